@@ -1,0 +1,175 @@
+"""The `mlcak` command: parses, calls the library, prints. Training is started with `accelerate launch`, not here."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from .errors import MLCAKError
+
+if TYPE_CHECKING:
+    from .data.prepare import PreparationReport
+
+app = typer.Typer(
+    name="mlcak",
+    help="Low-resolution chest X-ray classification (MLCAK). Research use only: not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+# Heavy libraries (torch, datasets) are imported inside the commands, so that `mlcak --help` answers at once.
+
+
+class Fit(str, Enum):
+    """How a radiograph becomes a square."""
+
+    pad = "pad"
+    squash = "squash"
+
+
+class Voi(str, Enum):
+    """Where the grey values' limits come from."""
+
+    dicom = "dicom"
+    percentile = "percentile"
+    none = "none"
+
+
+class Aggregation(str, Enum):
+    """How the readers' votes become targets."""
+
+    majority = "majority"
+    any = "any"
+    all = "all"
+    mean = "mean"
+    none = "none"
+
+
+class OnError(str, Enum):
+    """What to do with an image that cannot be used."""
+
+    raise_ = "raise"
+    skip = "skip"
+
+
+class TableFormat(str, Enum):
+    """Form of the predictions."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+@app.command()
+def phantom(
+    output: Annotated[Path, typer.Argument(help="Folder to write; it gets VinDr-CXR's layout.")],
+    train: Annotated[int, typer.Option(help="Number of training radiographs.", min=1)] = 1000,
+    test: Annotated[int, typer.Option(help="Number of test radiographs.", min=1)] = 300,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same bytes.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that draw at the same time.", min=1)] = 1,
+    overwrite: Annotated[bool, typer.Option(help="Replace phantoms that an earlier run left in the folder.")] = False,
+) -> None:
+    """Write synthetic chest radiographs as DICOM, in the exact layout of VinDr-CXR on PhysioNet."""
+    from .data.phantom import write_phantoms
+
+    report = write_phantoms(
+        output, num_train=train, num_test=test, seed=seed, num_proc=workers, overwrite=overwrite, progress=True
+    )
+    console.print(report.table())
+    console.print(f"Phantoms: {output}")
+
+
+@app.command()
+def prepare(
+    data_dir: Annotated[Path, typer.Argument(help="VinDr-CXR as downloaded: train/, test/, annotations/.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write: Parquet files and a dataset card.")],
+    size_px: Annotated[int, typer.Option("--size", help="Side of the stored square images, in pixels.", min=8)] = 256,
+    fit: Annotated[Fit, typer.Option(help="Pad to a square, or squash.")] = Fit.pad,
+    voi: Annotated[Voi, typer.Option(help="Limits of the grey values: the file's, percentiles, none.")] = Voi.dicom,
+    aggregation: Annotated[Aggregation, typer.Option(help="How readers' votes become labels.")] = Aggregation.majority,
+    annotated: Annotated[
+        list[str] | None,
+        typer.Option(help="A label that this source annotated (repeat it); the others count as missing, not as 0."),
+    ] = None,
+    groups: Annotated[Path | None, typer.Option(help="CSV with image_id,group_id: patients, for the split.")] = None,
+    validation_fraction: Annotated[float, typer.Option(help="Share of the training groups kept for validation.")] = 0.15,
+    seed: Annotated[int, typer.Option(help="Seed of the validation split.")] = 0,
+    on_error: Annotated[OnError, typer.Option(help="Stop at an unusable image, or leave it out and list it.")] = (
+        OnError.raise_
+    ),
+    workers: Annotated[int, typer.Option(help="Processes that decode at the same time.", min=1)] = 1,
+    overwrite: Annotated[bool, typer.Option(help="Replace a dataset that lies in the output folder.")] = False,
+) -> None:
+    """Turn a VinDr-CXR download into a small dataset that `load_dataset` reads anywhere. Nothing is uploaded."""
+    from .data.prepare import prepare_vindr_cxr
+
+    report = prepare_vindr_cxr(
+        data_dir,
+        output,
+        size_px=size_px,
+        fit=fit.value,
+        voi=voi.value,
+        aggregation=aggregation.value,
+        annotated=annotated,
+        groups=groups,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        on_error=on_error.value,
+        num_proc=workers,
+        overwrite=overwrite,
+    )
+    _print_preparation(report)
+
+
+def _print_preparation(report: PreparationReport) -> None:
+    console.print(report.table())
+    if report.left_out:
+        console.print(report.left_out_table())
+    console.print(f"Dataset: {report.output_dir}")
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="Folder or Hub id of a trained model.")],
+    inputs: Annotated[list[Path], typer.Argument(help="DICOM, PNG or JPEG files, or folders of them.")],
+    table_format: Annotated[TableFormat, typer.Option("--format", help="Form of the result.")] = TableFormat.table,
+    output: Annotated[Path | None, typer.Option(help="File for the result instead of the terminal.")] = None,
+    heatmaps: Annotated[Path | None, typer.Option(help="Folder for pictures of what the model attended to.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Radiographs in the model at once.", min=1)] = 16,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; by default the best there is.")] = None,
+) -> None:
+    """Predict the global label and the local findings of radiographs. Exit code 1 if a file could not be read."""
+    from .prediction import RadiographPredictor, find_radiographs, write_predictions
+
+    predictor = RadiographPredictor.from_pretrained(model, device=device)
+    paths = [path for given in inputs for path in find_radiographs(given)]
+    predictions = predictor.predict(paths, batch_size=batch_size, heatmaps_dir=heatmaps, progress=True)
+    failed = write_predictions(predictions, table_format.value, output=output, console=console)
+    if output is not None:
+        errors.print(f"Predictions: {output}")
+    if heatmaps is not None:
+        errors.print(f"Heatmaps: {heatmaps}")
+    errors.print("Research use only: not a medical device, no basis for a diagnosis.")
+    if failed:
+        raise typer.Exit(1)
+
+
+def main() -> NoReturn:
+    """Entry point: an error that a person can mend is one line on stderr, without a traceback."""
+    try:
+        app()
+    except MLCAKError as error:
+        errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        errors.print("stopped")
+        sys.exit(130)
+    sys.exit(0)
