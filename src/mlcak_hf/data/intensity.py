@@ -1,0 +1,118 @@
+"""Grey values: DICOM windows and look-up tables, and percentile limits. Pure functions of arrays.
+
+Every way of setting the limits is settled by the file or by one fixed reference size, never by the minimum and maximum:
+a lead marker or one hot pixel would otherwise set the contrast of the whole radiograph.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DicomError
+from ..image_processing_mlcak import area_resize
+
+Voi = Literal["dicom", "percentile", "none"]
+VOI_MODES: tuple[str, ...] = get_args(Voi)
+
+# Percentiles depend on the size they are taken at, so there is one size for all: the longer side of the image has this
+# many pixels. A marker or a collimator edge takes less than 1 % of a radiograph, hence 1 and 99.
+PERCENTILE_REFERENCE_PX = 256
+PERCENTILES = (1.0, 99.0)
+
+
+def apply_window(values: npt.NDArray[Any], center: float, width: float, function: str) -> npt.NDArray[np.float64]:
+    """Apply a DICOM window (PS3.3 C.11.2.1.2 and C.11.2.1.3), whose limits become 0 and 1.
+
+    Args:
+        values: Values after the modality transform, of any shape.
+        center: Window Center.
+        width: Window Width, >= 1 for LINEAR and > 0 for the others.
+        function: VOI LUT Function: "LINEAR", "LINEAR_EXACT" or "SIGMOID".
+
+    Returns:
+        float64 of the same shape, in [0, 1].
+
+    Raises:
+        DicomError: A function or width that the standard does not allow.
+    """
+    if not (math.isfinite(center) and math.isfinite(width)):
+        raise DicomError(f"the window's center ({center}) and width ({width}) must be finite numbers")
+    smallest = 1.0 if function == "LINEAR" else 0.0
+    if width < smallest or width <= 0:
+        raise DicomError(f"Window Width is {width:g}; {function} needs {'at least 1' if smallest else 'more than 0'}")
+    x = np.asarray(values, dtype=np.float64)
+    if function == "LINEAR":
+        if width == 1:
+            return (x > center - 0.5).astype(np.float64)
+        return np.clip((x - (center - 0.5)) / (width - 1) + 0.5, 0.0, 1.0)
+    if function == "LINEAR_EXACT":
+        return np.clip((x - center) / width + 0.5, 0.0, 1.0)
+    if function == "SIGMOID":
+        # Beyond +-350 the result is 0 or 1 to the last bit of a double; exp would overflow there.
+        return np.asarray(1.0 / (1.0 + np.exp(np.clip(-4.0 * (x - center) / width, -350.0, 350.0))))
+    raise DicomError(f"VOI LUT Function {function!r} is none of LINEAR, LINEAR_EXACT, SIGMOID")
+
+
+@dataclass(frozen=True)
+class LookUpTable:
+    """A DICOM look-up table (PS3.3 C.11.1.1 and C.11.2.1.1).
+
+    Args:
+        first: The input value that the first entry maps; smaller inputs get the first entry, larger than the last
+            one's the last entry.
+        entries: The table, integers in [0, 2**bits - 1].
+        bits: Bits per entry, 8 to 16.
+    """
+
+    first: int
+    entries: npt.NDArray[np.int64]
+    bits: int
+
+    @property
+    def largest(self) -> int:
+        """The largest value an entry can hold: the table's output range is 0 to this, whatever the entries are."""
+        return (1 << self.bits) - 1
+
+    def __call__(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """Map values of any shape; fractions are cut off, as the table has one entry per whole number."""
+        index = np.clip(np.floor(np.asarray(values, dtype=np.float64)) - self.first, 0, len(self.entries) - 1)
+        return np.asarray(self.entries[index.astype(np.int64)])
+
+
+def percentile_limits(values: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_] | None) -> tuple[float, float]:
+    """Take the 1st and 99th percentile of a radiograph at the fixed reference size (longer side 256 px).
+
+    Args:
+        values: The radiograph at its own size, shape (H, W).
+        valid: False where a pixel is padding and does not count, shape (H, W); None if all count.
+
+    Returns:
+        Lower and upper limit, lower < upper.
+
+    Raises:
+        DicomError: All pixels are padding, or the percentiles coincide (an empty exposure): no limits can be taken.
+    """
+    height, width = values.shape
+    scale = PERCENTILE_REFERENCE_PX / max(height, width)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    if valid is None or bool(valid.all()):
+        reference = area_resize(values, *size).ravel()
+    else:
+        share = area_resize(valid.astype(np.float32), *size)
+        total = area_resize(np.where(valid, values, np.float32(0.0)), *size)
+        counts = share > 1e-3
+        reference = total[counts] / share[counts]
+        if reference.size == 0:
+            raise DicomError('every pixel is padding; there is no image. Use voi="none" to see what is stored')
+    low, high = (float(v) for v in np.percentile(reference.astype(np.float64), PERCENTILES))
+    if not high > low:
+        raise DicomError(
+            f"the percentiles {PERCENTILES[0]:g} and {PERCENTILES[1]:g} are both {low:g}: the image is nearly empty."
+            ' Use voi="dicom" or voi="none" for it'
+        )
+    return low, high
