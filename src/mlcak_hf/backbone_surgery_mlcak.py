@@ -1,0 +1,177 @@
+"""Change a pretrained backbone's resolution, patch size and channels while keeping what it computes."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import logging
+
+from .configuration_mlcak import BACKBONE_PREFIX_TOKENS, MLCAKConfig
+from .image_processing_mlcak import MLCAKImageProcessor, area_weights
+
+logger = logging.get_logger(__name__)
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+#: Normalisation of the published checkpoints of each type, for those that carry no preprocessor_config.json.
+_USUAL_NORMALISATION = {"vit": _HALF, "deit": _IMAGENET, "dinov2": _IMAGENET, "dinov2_with_registers": _IMAGENET}
+_PROJECTION = "embeddings.patch_embeddings.projection"
+
+
+def resize_patch_filters(weight: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """
+    Resize patch filters by the pseudo-inverse of the area average `A`: `w' = pinv(A^T) w` along either axis.
+
+    It minimises `E[(<x, w> - <A x, w'>)^2]` over white patches `x`; where patches are enlarged it is exact,
+    `<A x, w'> = <x, w>`.
+
+    Args:
+        weight (`torch.Tensor` of shape `(D, C, p, p)`): Convolution filters of the patch embedding.
+        patch_size (`int`): New side of a patch, in pixels.
+
+    Returns:
+        `torch.Tensor` of shape `(D, C, patch_size, patch_size)`.
+
+    References:
+        Beyer et al., FlexiViT: One Model for All Patch Sizes (CVPR 2023), equation 7.
+    """
+    old_size = weight.shape[-1]
+    if old_size == patch_size:
+        return weight.clone()
+    area = torch.tensor(area_weights(old_size, patch_size), dtype=torch.float64)
+    operator = torch.linalg.pinv(area.T)
+    return (operator @ weight.double() @ operator.T).to(weight.dtype)
+
+
+def fold_channels(
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    old_normalisation: tuple[Sequence[float], Sequence[float]],
+    new_normalisation: tuple[Sequence[float], Sequence[float]],
+    num_channels: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Make patch filters expect another normalisation and, for one channel, a grey image instead of three equal channels.
+
+    `w'_c = w_c * s'_c / s_c` and `b' = b + sum_c w_c * (m'_c - m_c) / s_c`, summed over `c` for one channel. Exact,
+    because the patch convolution has no padding.
+
+    Args:
+        weight (`torch.Tensor` of shape `(D, C, p, p)`): Filters.
+        bias (`torch.Tensor` of shape `(D,)`): Their bias.
+        old_normalisation: Mean and standard deviation per channel that the filters were trained with.
+        new_normalisation: Those that they will be fed with; one number each, or one per channel.
+        num_channels (`int`): 1 or `C`.
+
+    Returns:
+        Weight of shape `(D, num_channels, p, p)` and bias of shape `(D,)`.
+    """
+    old_mean, old_std = (torch.tensor(list(values), dtype=torch.float64).view(-1, 1, 1) for values in old_normalisation)
+    new_mean, new_std = (torch.tensor(list(values), dtype=torch.float64).view(-1, 1, 1) for values in new_normalisation)
+    filters = weight.double()
+    folded = filters * (new_std / old_std)
+    shift = (filters * ((new_mean - old_mean) / old_std)).sum(dim=(1, 2, 3))
+    if num_channels == 1:
+        folded = folded.sum(dim=1, keepdim=True)
+    return folded.to(weight.dtype), (bias.double() + shift).to(bias.dtype)
+
+
+def adapt_backbone(
+    path_or_id: str | os.PathLike[str],
+    image_size: int,
+    patch_size: int,
+    num_channels: int,
+    image_mean: Sequence[float] | None = None,
+    image_std: Sequence[float] | None = None,
+) -> tuple[Any, dict[str, torch.Tensor]]:
+    """
+    Load a checkpoint and adapt configuration and weights; see [`MLCAKForCXRClassification.from_backbone`].
+
+    Returns:
+        The new backbone configuration and a state dict that fits it.
+
+    Raises:
+        ValueError: If the checkpoint is of another family, or channels or normalisation do not fit.
+    """
+    model_type = AutoConfig.from_pretrained(path_or_id).model_type
+    if model_type not in BACKBONE_PREFIX_TOKENS:
+        raise ValueError(
+            f"from_backbone reads checkpoints of type {sorted(BACKBONE_PREFIX_TOKENS)}; {path_or_id} is {model_type!r}."
+        )
+    source = AutoModel.from_pretrained(path_or_id, dtype=torch.float32).eval()
+    source_channels = source.config.num_channels
+    if num_channels not in (1, source_channels):
+        raise ValueError(f"num_channels must be 1 or the checkpoint's {source_channels}; got {num_channels}.")
+
+    backbone_config = copy.deepcopy(source.config)
+    backbone_config.image_size, backbone_config.patch_size = image_size, patch_size
+    backbone_config.num_channels = num_channels
+    # The labels and the place of the checkpoint are none of the new model's.
+    backbone_config.num_labels, backbone_config.architectures, backbone_config.name_or_path = 2, None, ""
+    grid = MLCAKConfig(backbone_config=backbone_config).image_size // patch_size
+
+    state_dict = dict(source.state_dict())
+    state_dict["embeddings.position_embeddings"] = _interpolate_positions(source, model_type, grid)
+    weight = resize_patch_filters(state_dict[f"{_PROJECTION}.weight"], patch_size)
+    bias = state_dict[f"{_PROJECTION}.bias"]
+    if num_channels != source_channels or image_mean is not None or image_std is not None:
+        default = MLCAKImageProcessor if num_channels == 1 else None
+        old = _read_normalisation(path_or_id, model_type, source_channels)
+        new_mean = image_mean or (default.image_mean if default else old[0])
+        new_std = image_std or (default.image_std if default else old[1])
+        if not {len(new_mean), len(new_std)} <= {1, num_channels} or min(new_std) <= 0:
+            raise ValueError(
+                f"image_mean and image_std must hold one number, or one for each of the {num_channels} channels, "
+                f"deviations above 0; got {list(new_mean)} and {list(new_std)}."
+            )
+        weight, bias = fold_channels(weight, bias, old, (new_mean, new_std), num_channels)
+    state_dict[f"{_PROJECTION}.weight"], state_dict[f"{_PROJECTION}.bias"] = weight, bias
+    return backbone_config, state_dict
+
+
+@torch.no_grad()
+def _interpolate_positions(source: Any, model_type: str, grid: int) -> torch.Tensor:
+    """Position embeddings for `grid` x `grid` patches, by the backbone's own interpolation; prefix tokens stay."""
+    embeddings = source.embeddings
+    positions: torch.Tensor = embeddings.position_embeddings
+    prefix = BACKBONE_PREFIX_TOKENS[model_type]
+    side = embeddings.patch_embeddings.patch_size[0] * grid
+    tokens = positions.new_zeros(1, grid * grid + prefix, positions.shape[-1])
+    return embeddings.interpolate_pos_encoding(tokens, side, side).clone()
+
+
+def _read_normalisation(
+    path_or_id: str | os.PathLike[str], model_type: str, num_channels: int
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation per channel that the checkpoint was trained with."""
+    try:
+        settings, _ = BaseImageProcessor.get_image_processor_dict(path_or_id)
+    except OSError:
+        mean, std = _USUAL_NORMALISATION[model_type]
+        logger.warning(
+            f"{path_or_id} has no preprocessor_config.json: assuming that it was trained with image_mean={list(mean)}, "
+            f"image_std={list(std)}, as published checkpoints of type {model_type!r} are."
+        )
+        return mean[:num_channels], std[:num_channels]
+    if settings.get("do_normalize") is False:
+        return (0.0,) * num_channels, (1.0,) * num_channels
+    mean, std = (settings.get(name) for name in ("image_mean", "image_std"))
+    if mean is None or std is None:
+        mean, std = _USUAL_NORMALISATION[model_type]
+    mean, std = ([values] if isinstance(values, (int, float)) else list(values) for values in (mean, std))
+    mean, std = (values * num_channels if len(values) == 1 else values for values in (mean, std))
+    if len(mean) != num_channels or len(std) != num_channels:
+        raise ValueError(
+            f"The checkpoint has {num_channels} channels, but its preprocessor_config.json gives image_mean={mean} and "
+            f"image_std={std}."
+        )
+    return mean, std
+
+
+__all__ = ["adapt_backbone", "fold_channels", "resize_patch_filters"]

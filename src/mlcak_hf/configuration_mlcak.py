@@ -1,0 +1,220 @@
+"""Configuration of an MLCAK model: a ViT-family backbone, a global head and a local head."""
+
+import copy
+from dataclasses import field
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, ViTConfig
+
+#: The 22 local findings of VinDr-CXR, in the order of its annotation tables.
+VINDR_CXR_FINDINGS: tuple[str, ...] = (
+    "Aortic enlargement",
+    "Atelectasis",
+    "Calcification",
+    "Cardiomegaly",
+    "Clavicle fracture",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Enlarged PA",
+    "ILD",
+    "Infiltration",
+    "Lung Opacity",
+    "Lung cavity",
+    "Lung cyst",
+    "Mediastinal shift",
+    "Nodule/Mass",
+    "Pleural effusion",
+    "Pleural thickening",
+    "Pneumothorax",
+    "Pulmonary fibrosis",
+    "Rib fracture",
+    "Other lesion",
+)
+
+#: Backbones whose first token is the class token, and the number of their prefix tokens (registers not counted).
+BACKBONE_PREFIX_TOKENS: dict[str, int] = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1}
+
+_DEFAULT_ID2LABEL = {0: "Normal", 1: "Abnormal"}
+
+
+@strict
+class MLCAKConfig(PreTrainedConfig):
+    r"""
+    Configuration of an [`MLCAKForCXRClassification`].
+
+    Args:
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*):
+            Configuration of the backbone: `vit`, `deit`, `dinov2` or `dinov2_with_registers`. A dict must name its
+            `model_type`; what it leaves out takes that type's defaults. It is copied, never changed in place.
+            Defaults to a ViT for 28 px, 4 px patches, 1 channel, width 192, 12 layers, 3 heads.
+        local_labels (`list[str]`, defaults to the 22 findings of VinDr-CXR):
+            Names of the local findings, in the order of `local_logits`. `[]` means no local head (global task only).
+        local_loss_weight (`float`, defaults to 1.0):
+            Weight (lambda >= 0) of the local loss in `L_classification = CE(MCCT) + lambda * BCE(MLCT)`.
+        attention_levels (`list[int]`, *optional*):
+            Encoder layers whose head-averaged attention is returned; negative numbers count from the last layer.
+            `None` means all layers.
+        id2label (`dict[int, str]`, defaults to `{0: "Normal", 1: "Abnormal"}`):
+            Names of the global labels, keys 0..n-1. `num_labels` follows it and `label2id` is derived from it.
+        problem_type (`str`, defaults to `"single_label_classification"`):
+            What the global head is trained for: `"single_label_classification"` or `"multi_label_classification"`.
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError:
+            If a value has the wrong type or lies outside its range; the message names the field.
+
+    Example:
+
+    ```python
+    >>> from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification
+
+    >>> config = MLCAKConfig(
+    ...     backbone_config={"model_type": "vit", "image_size": 56, "patch_size": 4, "num_channels": 1},
+    ...     local_labels=["Nodule/Mass", "Pneumothorax"],
+    ... )
+    >>> model = MLCAKForCXRClassification(config)
+    >>> model.config.num_labels, model.config.num_local_labels, model.config.image_size
+    (2, 2, 56)
+    ```"""
+
+    model_type = "mlcak"
+    sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012 - a class variable of the base class
+    # The Trainer gathers every other output of an evaluation step.
+    keys_to_ignore_at_inference = ["hidden_states", "attentions", "mlcak", "global_loss", "local_loss"]  # noqa: RUF012
+
+    backbone_config: dict[str, Any] | PreTrainedConfig | None = None
+    local_labels: list[str] | tuple[str, ...] = field(default_factory=lambda: list(VINDR_CXR_FINDINGS))
+    local_loss_weight: float | int = 1.0
+    attention_levels: list[int] | tuple[int, ...] | None = None
+    problem_type: Literal["single_label_classification", "multi_label_classification"] = "single_label_classification"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.backbone_config = _build_backbone_config(self.backbone_config)
+        self.local_labels = list(self.local_labels)
+        self.attention_levels = None if self.attention_levels is None else list(self.attention_levels)
+        if self.id2label is None and kwargs.get("num_labels") in (None, len(_DEFAULT_ID2LABEL)):
+            self.id2label = dict(_DEFAULT_ID2LABEL)
+        super().__post_init__(**kwargs)
+        self.id2label = dict(self.id2label)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        super().__setattr__(key, value)
+        if key == "id2label" and value is not None:
+            # Derived here and not once, so that `from_pretrained(folder, id2label=...)` cannot leave a stale inverse.
+            super().__setattr__("label2id", {name: int(index) for index, name in value.items()})
+
+    @property
+    def num_local_labels(self) -> int:
+        """Number of local findings; 0 without a local head."""
+        return len(self.local_labels)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input, in pixels."""
+        return _square_side(self.backbone_config.image_size, "backbone_config.image_size")
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a square patch, in pixels."""
+        return _square_side(self.backbone_config.patch_size, "backbone_config.patch_size")
+
+    @property
+    def num_channels(self) -> int:
+        """Number of input channels."""
+        return int(self.backbone_config.num_channels)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Number of tokens before the patches: the class token, DeiT's distillation token, registers."""
+        registers = getattr(self.backbone_config, "num_register_tokens", 0)
+        return BACKBONE_PREFIX_TOKENS[self.backbone_config.model_type] + registers
+
+    @property
+    def resolved_attention_levels(self) -> list[int]:
+        """The chosen encoder layers as ascending indices 0..num_hidden_layers-1."""
+        num_layers = self.backbone_config.num_hidden_layers
+        if self.attention_levels is None:
+            return list(range(num_layers))
+        return sorted(level % num_layers for level in self.attention_levels)
+
+    def validate_backbone(self) -> None:
+        """Check that the image is a square made of whole square patches."""
+        if self.image_size < 1 or self.patch_size < 1 or self.image_size % self.patch_size:
+            raise ValueError(
+                f"backbone_config.image_size must be a multiple of backbone_config.patch_size, so that every pixel lies "
+                f"in a patch; got image_size={self.image_size} and patch_size={self.patch_size}."
+            )
+
+    def validate_local_labels(self) -> None:
+        """Check that the findings' names are non-empty and unique."""
+        if any(not name.strip() for name in self.local_labels):
+            raise ValueError(f"local_labels must be non-empty names; got {self.local_labels}.")
+        repeated = sorted({name for name in self.local_labels if self.local_labels.count(name) > 1})
+        if repeated:
+            raise ValueError(f"local_labels must be unique; these come more than once: {repeated}.")
+
+    def validate_local_loss_weight(self) -> None:
+        """Check that the weight of the local loss is a finite number >= 0."""
+        if not 0 <= self.local_loss_weight < float("inf"):
+            raise ValueError(f"local_loss_weight must be a finite number >= 0; got {self.local_loss_weight}.")
+
+    def validate_attention_levels(self) -> None:
+        """Check that the levels exist in the backbone and that none is named twice."""
+        if self.attention_levels is None:
+            return
+        num_layers = self.backbone_config.num_hidden_layers
+        outside = [level for level in self.attention_levels if not -num_layers <= level < num_layers]
+        if outside or not self.attention_levels:
+            raise ValueError(
+                f"attention_levels must name at least one of the backbone's {num_layers} layers, from {-num_layers} to "
+                f"{num_layers - 1} (None means all); got {self.attention_levels}."
+            )
+        if len(set(self.resolved_attention_levels)) < len(self.attention_levels):
+            raise ValueError(f"attention_levels must be unique layers; got {self.attention_levels}.")
+
+    def validate_global_labels(self) -> None:
+        """Check that the global labels are numbered 0..n-1 and have unique names."""
+        if not self.id2label or sorted(self.id2label) != list(range(len(self.id2label))):
+            raise ValueError(f"id2label must have the keys 0, 1, ..., n-1; got {self.id2label}.")
+        if len(set(self.id2label.values())) < len(self.id2label):
+            raise ValueError(f"id2label must have unique names; got {self.id2label}.")
+
+
+def _build_backbone_config(backbone_config: Any) -> PreTrainedConfig:
+    """Turn `None`, a dict with `model_type` or a config object into a config object of its own."""
+    if backbone_config is None:
+        return ViTConfig(
+            image_size=28,
+            patch_size=4,
+            num_channels=1,
+            hidden_size=192,
+            num_hidden_layers=12,
+            num_attention_heads=3,
+            intermediate_size=768,
+        )
+    if isinstance(backbone_config, dict):
+        fields = dict(backbone_config)
+        model_type = fields.pop("model_type", None)
+        _check_backbone_type(model_type)
+        return CONFIG_MAPPING[model_type](**fields)
+    _check_backbone_type(getattr(backbone_config, "model_type", None))
+    return copy.deepcopy(backbone_config)
+
+
+def _check_backbone_type(model_type: str | None) -> None:
+    if model_type not in BACKBONE_PREFIX_TOKENS:
+        raise ValueError(
+            f"backbone_config must have a `model_type` out of {sorted(BACKBONE_PREFIX_TOKENS)}; got {model_type!r}."
+        )
+
+
+def _square_side(size: Any, name: str) -> int:
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) != 1:
+        raise ValueError(f"{name} must be one number or two equal ones (a square); got {size}.")
+    return int(sides.pop())
+
+
+__all__ = ["VINDR_CXR_FINDINGS", "MLCAKConfig"]

@@ -1,0 +1,466 @@
+"""Image processor of MLCAK models: any radiograph -> square, area-reduced, normalised `pixel_values`.
+
+Everything is computed in float32: no step goes through 8 bit, so a 12- or 16-bit radiograph keeps its grey levels.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.processing_utils import ImagesKwargs
+
+# ITU-R 601-2 luma, as PIL's own "L" conversion, but without its rounding to 8 bit.
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+# Float images may miss [0, 1] by rounding, not by more.
+_RANGE_TOLERANCE = 1e-5
+_FIT_CHOICES = ("pad", "squash")
+_VOI_CHOICES = ("dicom", "percentile", "none")
+_OWN_SETTINGS = ("size", "fit", "lowres", "image_mean", "image_std", "value_range", "voi", "do_normalize")
+
+
+@lru_cache(maxsize=256)
+def area_weights(n_in: int, n_out: int) -> np.ndarray:
+    """
+    Weights of the exact area average of `n_in` samples into `n_out`: fractional overlap of each output interval with
+    each input sample. Enlarging gives the piecewise constant signal's averages.
+
+    Args:
+        n_in (`int`): Number of input samples, >= 1.
+        n_out (`int`): Number of output samples, >= 1.
+
+    Returns:
+        `np.ndarray` of shape `(n_out, n_in)`: float32, read-only, every row sums to 1.
+
+    Raises:
+        ValueError: If a count is below 1.
+    """
+    if n_in < 1 or n_out < 1:
+        raise ValueError(f"area_weights needs at least one sample on either side; got n_in={n_in}, n_out={n_out}.")
+    # In units of 1 / (n_in * n_out) all edges are whole numbers, so the overlaps are exact.
+    out_edges = np.arange(n_out + 1, dtype=np.int64) * n_in
+    in_edges = np.arange(n_in + 1, dtype=np.int64) * n_out
+    low = np.maximum(out_edges[:-1, None], in_edges[None, :-1])
+    high = np.minimum(out_edges[1:, None], in_edges[None, 1:])
+    weights = (np.clip(high - low, 0, None) / n_in).astype(np.float32)
+    weights.setflags(write=False)
+    return weights
+
+
+@lru_cache(maxsize=64)
+def _bilinear_weights(n_in: int, n_out: int) -> np.ndarray:
+    """Weights `(n_out, n_in)` of bilinear interpolation between pixel centres, clamped at the border."""
+    centres = np.clip((np.arange(n_out) + 0.5) * n_in / n_out - 0.5, 0, n_in - 1)
+    weights = np.clip(1 - np.abs(centres[:, None] - np.arange(n_in)[None, :]), 0, None).astype(np.float32)
+    weights.setflags(write=False)
+    return weights
+
+
+def _apply_weights(images: np.ndarray, row_weights: np.ndarray, column_weights: np.ndarray) -> np.ndarray:
+    # Contiguous float32 makes every matrix product of a batch the same call as for a single image: same bits.
+    images = np.ascontiguousarray(images, dtype=np.float32)
+    return np.matmul(np.matmul(row_weights, images), np.ascontiguousarray(column_weights.T))
+
+
+def area_resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    """
+    Resize by exact area averages (the resize of this whole package).
+
+    Args:
+        images (`np.ndarray` of shape `(..., H, W)`): Any real dtype.
+        height (`int`): New height in pixels.
+        width (`int`): New width in pixels.
+
+    Returns:
+        `np.ndarray` of shape `(..., height, width)`: float32. At the same size, an exact copy.
+
+    Raises:
+        ValueError: If `images` has fewer than two axes or a size is below 1.
+    """
+    images = np.asarray(images)
+    if images.ndim < 2:
+        raise ValueError(f"area_resize expects images of shape (..., height, width); got shape {images.shape}.")
+    if images.shape[-2:] == (height, width):
+        return np.array(images, dtype=np.float32)
+    return _apply_weights(images, area_weights(images.shape[-2], height), area_weights(images.shape[-1], width))
+
+
+def fit_to_square(image: np.ndarray, fit: str) -> np.ndarray:
+    """
+    Pad to a centred square, or leave as is for a later resize to squash.
+
+    Args:
+        image (`np.ndarray` of shape `(..., H, W)`): Radiograph(s), 0 = dark (air).
+        fit (`str`): `"pad"` adds 0 on both sides of the shorter axis (an odd pixel goes to the end); `"squash"` does
+            nothing.
+
+    Returns:
+        `np.ndarray` of shape `(..., S, S)` with `S = max(H, W)`, or `image` itself.
+
+    Raises:
+        ValueError: If `fit` is neither.
+    """
+    _check_choice("fit", fit, _FIT_CHOICES)
+    height, width = image.shape[-2:]
+    if fit == "squash" or height == width:
+        return image
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.zeros((*image.shape[:-2], side, side), dtype=image.dtype)
+    square[..., top : top + height, left : left + width] = image
+    return square
+
+
+def map_boxes(
+    boxes: np.ndarray | Sequence[Sequence[float]],
+    original_size: tuple[int, int],
+    model_size: tuple[int, int],
+    fit: str,
+    inverse: bool = False,
+) -> np.ndarray:
+    """
+    Map boxes from original pixels to the model's input, or back (the mapping of this whole package).
+
+    Coordinates are continuous pixel edges: a box over the whole image is `(0, 0, width, height)`.
+
+    Args:
+        boxes (array of shape `(n, 4)`): `x_min, y_min, x_max, y_max`.
+        original_size (`tuple[int, int]`): Height and width of the original image.
+        model_size (`tuple[int, int]`): Height and width of the model's (square) input.
+        fit (`str`): `"pad"` or `"squash"`, as in the processor.
+        inverse (`bool`, defaults to `False`): From model coordinates to original ones.
+
+    Returns:
+        `np.ndarray` of shape `(n, 4)`: float64, not clipped.
+
+    Raises:
+        ValueError: If the boxes have another shape, `fit` is unknown, or `"pad"` meets a model size that is no square.
+    """
+    _check_choice("fit", fit, _FIT_CHOICES)
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) if np.size(boxes) == 0 else np.asarray(boxes, np.float64)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes must have shape (n, 4): x_min, y_min, x_max, y_max; got shape {boxes.shape}.")
+    height, width = original_size
+    if fit == "pad":
+        if model_size[0] != model_size[1]:
+            raise ValueError(f'fit="pad" needs a square model size; got {tuple(model_size)}.')
+        side = max(height, width)
+        # The whole pixels that fit_to_square puts before the image.
+        offset = np.array([(side - width) // 2, (side - height) // 2] * 2, dtype=np.float64)
+        scale = np.full(4, model_size[0] / side)
+    else:
+        offset = np.zeros(4)
+        scale = np.array([model_size[1] / width, model_size[0] / height] * 2)
+    return boxes / scale - offset if inverse else (boxes + offset) * scale
+
+
+def to_unit_range(
+    image: Any, value_range: Sequence[float] | None = None, input_data_format: str | None = None
+) -> np.ndarray:
+    """
+    Turn any accepted image into one grey float32 image in [0, 1]. Nothing is guessed.
+
+    uint8 is divided by 255, uint16 by 65535, booleans are 0 and 1, floats must already lie in [0, 1]. Everything else
+    (12 bits stored in 16, signed integers, PIL mode "I") needs `value_range`. Colour becomes luma (equal channels stay
+    what they are); transparency is laid over black.
+
+    Args:
+        image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
+            PIL image of any mode; array of shape `(H, W)`, or `(H, W, C)` / `(C, H, W)` with 1, 3 or 4 channels.
+        value_range (`Sequence[float]`, *optional*):
+            `(low, high)`: the values that become 0 and 1. Values outside are an error.
+        input_data_format (`str`, *optional*):
+            `"channels_first"` or `"channels_last"`, for arrays in which both could be meant.
+
+    Returns:
+        `np.ndarray` of shape `(H, W)`: float32 in [0, 1].
+
+    Raises:
+        ValueError: If type, shape, dtype or values are not among the above; the message says what to pass.
+    """
+    array = _as_array(image)
+    if isinstance(image, Image.Image):
+        input_data_format = "channels_last"
+    if array.ndim == 3:
+        array = _channels_last(array, input_data_format)
+    elif array.ndim != 2:
+        raise ValueError(
+            f"An image must have shape (H, W), (H, W, C) or (C, H, W); got shape {array.shape}. "
+            "Pass several images as a list."
+        )
+    if array.size == 0:
+        raise ValueError(f"An image must have at least one pixel; got shape {array.shape}.")
+    unit = _scale(array, value_range)
+    if unit.ndim == 2:
+        return unit
+    if unit.shape[-1] == 4:
+        if value_range is not None:
+            raise ValueError("value_range has no meaning for an alpha channel: drop the alpha channel first.")
+        unit = unit[..., :-1] * unit[..., -1:]
+    first = unit[..., 0]
+    if unit.shape[-1] == 1 or bool(np.all(unit == first[..., None])):
+        return np.ascontiguousarray(first)
+    return np.ascontiguousarray(np.clip(unit @ _LUMA, 0, 1))
+
+
+def _as_array(image: Any) -> np.ndarray:
+    if isinstance(image, Image.Image):
+        if image.mode.startswith("I;16"):
+            # Asked for by byte order: some Pillow versions hand out big-endian files byte-swapped or refuse them.
+            order = ">u2" if image.mode.endswith("B") else "<u2" if image.mode in ("I;16", "I;16L") else "=u2"
+            return np.frombuffer(image.tobytes(), dtype=order).reshape(image.height, image.width).astype(np.uint16)
+        if image.mode in ("LA", "La", "PA", "RGBa") or (image.mode == "P" and "transparency" in image.info):
+            image = image.convert("RGBA")
+        elif image.mode not in ("1", "L", "RGB", "RGBA", "I", "F"):
+            image = image.convert("RGB")
+        return np.asarray(image)
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        return (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+    if isinstance(image, np.ndarray):
+        return image
+    raise ValueError(
+        f"Expected a PIL image, a numpy array or a torch tensor; got {type(image).__name__}. "
+        "Files (DICOM, 16-bit PNG) are read with mlcak_hf.data.read_radiograph."
+    )
+
+
+def _channels_last(array: np.ndarray, input_data_format: str | None) -> np.ndarray:
+    first, last = array.shape[0] in (1, 3, 4), array.shape[-1] in (1, 3, 4)
+    if input_data_format is not None:
+        name = str(getattr(input_data_format, "value", input_data_format))
+        _check_choice("input_data_format", name, ("channels_first", "channels_last"))
+        first, last = first and name == "channels_first", last and name == "channels_last"
+    if first and last:
+        raise ValueError(
+            f"Shape {array.shape} may be (C, H, W) or (H, W, C): pass input_data_format "
+            '("channels_first" or "channels_last").'
+        )
+    if not first and not last:
+        raise ValueError(
+            f"A three-axis image must be (H, W, C) or (C, H, W) with 1, 3 or 4 channels; got shape {array.shape}. "
+            "Pass several grey images as a list."
+        )
+    return np.moveaxis(array, 0, -1) if first else array
+
+
+def _scale(array: np.ndarray, value_range: Sequence[float] | None) -> np.ndarray:
+    kind = array.dtype.kind
+    if kind not in "buif":
+        raise ValueError(f"An image must hold real numbers; got dtype {array.dtype}.")
+    if value_range is not None:
+        low, high = _check_value_range(value_range)
+        unit = (array.astype(np.float64) - low) / (high - low)
+        named = f"value_range=[{low:g}, {high:g}]"
+    elif array.dtype in (np.uint8, np.uint16):
+        return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
+    elif kind == "b":
+        return array.astype(np.float32)
+    elif kind == "f":
+        unit = array
+        named = "[0, 1]"
+    else:
+        raise ValueError(
+            f"{array.dtype} pixels have no range of their own: pass value_range=(low, high), the values that become "
+            "black and white, e.g. (0, 4095) for 12 bits."
+        )
+    low_value, high_value = unit.min(), unit.max()
+    # Written so that NaN, for which every comparison is false, fails too.
+    if not (low_value >= -_RANGE_TOLERANCE and high_value <= 1 + _RANGE_TOLERANCE):
+        raise ValueError(
+            f"Image values must lie in {named} and be finite; they run from {array.min():g} to {array.max():g}. "
+            "Pass value_range=(low, high), or read the file with mlcak_hf.data.read_radiograph."
+        )
+    return np.clip(unit.astype(np.float32), 0, 1)
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}; got {value!r}.")
+
+
+def _check_value_range(value_range: Sequence[float]) -> tuple[float, float]:
+    if len(value_range) != 2 or not all(math.isfinite(v) for v in value_range) or not value_range[0] < value_range[1]:
+        raise ValueError(f"value_range must be two ascending finite numbers (low, high); got {value_range}.")
+    return float(value_range[0]), float(value_range[1])
+
+
+class MLCAKImageProcessorKwargs(ImagesKwargs, total=False):
+    """Settings of [`MLCAKImageProcessor`] beyond those of every image processor."""
+
+    fit: str
+    lowres: int | None
+    value_range: list[float | int] | tuple[float | int, ...] | None
+    voi: str
+
+
+class MLCAKImageProcessor(PilBackend):
+    r"""
+    Makes `pixel_values` of radiographs: grey -> [0, 1] -> square -> area average (-> low resolution and back) ->
+    normalise. Needs no torchvision and never goes through 8 bit.
+
+    Args:
+        size (`dict[str, int]`, defaults to `{"height": 224, "width": 224}`): Side of the square input, in pixels.
+        fit (`str`, defaults to `"pad"`): How other shapes become a square: `"pad"` (with 0, centred) or `"squash"`.
+        lowres (`int`, *optional*): Area-reduce to this many pixels first, then enlarge bilinearly to `size`: a low
+            resolution image for a model of higher resolution.
+        image_mean (`list[float]`, defaults to `[0.5]`): One mean per channel; its length (1 or 3) is the number of
+            channels, a second and third one repeat the grey channel.
+        image_std (`list[float]`, defaults to `[0.25]`): One standard deviation per channel.
+        value_range (`list[float]`, *optional*): Values that become 0 and 1, for every image that goes through
+            `processor(...)`. `None`: see [`to_unit_range`].
+        voi (`str`, defaults to `"dicom"`): How files must be read before this processor (`"dicom"`, `"percentile"` or
+            `"none"`); kept here for those who read files, not applied to arrays.
+        do_normalize (`bool`, defaults to `True`): Subtract the mean and divide by the standard deviation.
+
+    Raises:
+        ValueError: If a setting lies outside its range.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from mlcak_hf import MLCAKImageProcessor
+
+    >>> processor = MLCAKImageProcessor(size={"height": 28, "width": 28})
+    >>> processor(np.zeros((1024, 800), dtype=np.uint8), return_tensors="pt")["pixel_values"].shape
+    torch.Size([1, 1, 28, 28])
+    ```"""
+
+    valid_kwargs = MLCAKImageProcessorKwargs
+    model_input_names = ["pixel_values"]  # noqa: RUF012 - the base class declares it so
+    size = {"height": 224, "width": 224}  # noqa: RUF012
+    fit = "pad"
+    lowres = None
+    image_mean = [0.5]  # noqa: RUF012
+    image_std = [0.25]  # noqa: RUF012
+    value_range = None
+    voi = "dicom"
+    do_normalize = True
+
+    def reduce(self, images: np.ndarray) -> np.ndarray:
+        """
+        The processor's geometry and normalisation for grey images that are already in [0, 1].
+
+        Args:
+            images (`np.ndarray` of shape `(B, H, W)`): Real numbers in [0, 1]; `value_range` does not apply.
+
+        Returns:
+            `np.ndarray` of shape `(B, C, S, S)`: float32, bit for bit what `processor(images)` gives.
+
+        Raises:
+            ValueError: If the shape or the values are others.
+        """
+        images = np.asarray(images)
+        if images.ndim != 3 or images.size == 0:
+            raise ValueError(f"reduce expects images of shape (batch, height, width); got shape {images.shape}.")
+        if images.dtype.kind != "f":
+            raise ValueError(f"reduce expects floats in [0, 1]; got dtype {images.dtype}. Use to_unit_range first.")
+        return self._reduce(
+            _scale(images, None),
+            side=self.size["height"],
+            fit=self.fit,
+            lowres=self.lowres,
+            mean=self.image_mean,
+            std=self.image_std,
+            do_normalize=self.do_normalize,
+        )
+
+    @staticmethod
+    def _reduce(
+        images: np.ndarray,
+        side: int,
+        fit: str,
+        lowres: int | None,
+        mean: Sequence[float],
+        std: Sequence[float],
+        do_normalize: bool,
+    ) -> np.ndarray:
+        images = fit_to_square(images, fit)
+        if lowres is None:
+            images = area_resize(images, side, side)
+        else:
+            weights = _bilinear_weights(lowres, side)
+            images = _apply_weights(area_resize(images, lowres, lowres), weights, weights)
+        if not do_normalize:
+            return np.repeat(images[:, None], len(mean), axis=1)
+        shape = (1, -1, 1, 1)
+        return (images[:, None] - np.float32(mean).reshape(shape)) / np.float32(std).reshape(shape)
+
+    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
+        """Flatten nested lists and four-axis batches into a list of single images."""
+        if isinstance(images, (list, tuple)):
+            return [image for entry in images for image in self._prepare_images_structure(entry)]
+        if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+            return list(images)
+        return [images]
+
+    def process_image(
+        self,
+        image: Any,
+        value_range: Sequence[float] | None = None,
+        input_data_format: str | None = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """Turn one image into grey float32 `(H, W)` in [0, 1]; see [`to_unit_range`]."""
+        return to_unit_range(image, value_range=value_range, input_data_format=input_data_format)
+
+    def _preprocess(self, images: list[np.ndarray], **kwargs: Any) -> BatchFeature:
+        if not images:
+            raise ValueError("Expected at least one image; got an empty list.")
+        reduced = [
+            self._reduce(
+                image[None],
+                side=kwargs["size"]["height"],
+                fit=kwargs["fit"],
+                lowres=kwargs["lowres"],
+                mean=kwargs["image_mean"],
+                std=kwargs["image_std"],
+                do_normalize=kwargs["do_normalize"],
+            )
+            for image in images
+        ]
+        return BatchFeature(data={"pixel_values": np.concatenate(reduced)}, tensor_type=kwargs["return_tensors"])
+
+    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        settings: dict[str, Any] = super()._standardize_kwargs(**kwargs)
+        _check_choice("fit", settings["fit"], _FIT_CHOICES)
+        _check_choice("voi", settings["voi"], _VOI_CHOICES)
+        size = settings["size"]
+        height, width = size.get("height"), size.get("width")
+        if height is None or height != width or height < 1:
+            raise ValueError(f'size must be a square {{"height": S, "width": S}} with S >= 1; got {dict(size)}.')
+        if settings["lowres"] is not None and not 1 <= settings["lowres"] <= height:
+            raise ValueError(f"lowres must lie between 1 and size ({height}), or be None; got {settings['lowres']}.")
+        for name in ("image_mean", "image_std"):
+            values = settings[name]
+            settings[name] = (float(values),) if isinstance(values, (int, float)) else tuple(map(float, values))
+        mean, std = settings["image_mean"], settings["image_std"]
+        if len(mean) not in (1, 3) or len(std) != len(mean) or not all(0 < value < math.inf for value in std):
+            raise ValueError(
+                "image_mean and image_std must hold one number per channel (1 or 3 of them), deviations above 0; "
+                f"got image_mean={list(mean)}, image_std={list(std)}."
+            )
+        if settings["value_range"] is not None:
+            settings["value_range"] = _check_value_range(settings["value_range"])
+        return settings
+
+    def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
+        """Nothing to add: `_standardize_kwargs` has checked every setting that is used."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings as saved in `preprocessor_config.json`: this processor's own, without unused ones of the base."""
+        settings: dict[str, Any] = super().to_dict()
+        unused = set(self.valid_kwargs.__annotations__) - set(_OWN_SETTINGS)
+        return {name: value for name, value in settings.items() if name not in unused} | {
+            name: list(value) if isinstance(value := getattr(self, name), tuple) else settings.get(name)
+            for name in _OWN_SETTINGS
+        }
+
+
+__all__ = ["MLCAKImageProcessor", "area_resize", "area_weights", "fit_to_square", "map_boxes", "to_unit_range"]

@@ -1,0 +1,413 @@
+"""A ViT-family backbone with a global and a local head, whose attention maps can be read without eager attention."""
+
+import inspect
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import MODEL_MAPPING, AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.utils import ModelOutput
+
+from .backbone_surgery_mlcak import adapt_backbone
+from .configuration_mlcak import MLCAKConfig
+
+ATTENTION_IMPLEMENTATION = "mlcak"
+
+
+def mlcak_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    output_attentions: bool = False,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """
+    Scaled dot product attention that also returns its map, averaged over heads, where it is wanted.
+
+    It keeps no state: whether to return a map follows from the argument of this call and from the fixed mark on
+    `module`, so that the recomputation of gradient checkpointing and other threads see the same.
+
+    Args:
+        module (`nn.Module`): The attention layer; its `is_mlcak_level` marks a chosen level.
+        query, key, value (`torch.Tensor` of shape `(B, heads, N, head_dim)`): Projected tokens.
+        attention_mask (`torch.Tensor`, *optional*): Additive or boolean mask that broadcasts to `(B, heads, N, N)`.
+        scaling (`float`, *optional*): Factor on the scores; `head_dim ** -0.5` if not given.
+        output_attentions (`bool`): Whether this forward pass wants maps.
+
+    Returns:
+        The output of shape `(B, N, heads, head_dim)`, and `softmax(q k^T * scaling).mean(heads)` of shape `(B, N, N)`
+        in float32, before dropout, or `None`.
+    """
+    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    if not output_attentions or not getattr(module, "is_mlcak_level", False):
+        return output, None
+    scores = torch.matmul(query, key.transpose(-2, -1)) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
+        scores = scores + attention_mask
+    return output, scores.softmax(dim=-1, dtype=torch.float32).mean(dim=1)
+
+
+AttentionInterface.register(ATTENTION_IMPLEMENTATION, mlcak_attention_forward)
+AttentionMaskInterface.register(ATTENTION_IMPLEMENTATION, sdpa_mask)
+
+
+@dataclass
+class MLCAKOutput(ModelOutput):
+    """
+    Output of [`MLCAKForCXRClassification`].
+
+    Args:
+        loss (`torch.FloatTensor`, *optional*, scalar): `global_loss + local_loss_weight * local_loss`, of those of the
+            two for which labels were given.
+        logits (`torch.FloatTensor` of shape `(B, num_labels)`): Global task (MCCT).
+        local_logits (`torch.FloatTensor` of shape `(B, num_local_labels)`): Local findings (MLCT); `None` without them.
+        attentions (`tuple` of `torch.FloatTensor` of shape `(B, N, N)`, *optional*): Head-averaged attention of each
+            chosen level, from shallow to deep; only with `output_attentions=True`.
+        mlcak (`torch.FloatTensor` of shape `(B, N, N)`, *optional*): Their mean, `(1/N) * sum_i H_i`.
+        hidden_states (`tuple` of `torch.FloatTensor` of shape `(B, N, hidden_size)`, *optional*): Input of the first
+            layer and output of every layer; only with `output_hidden_states=True`.
+        global_loss, local_loss (`torch.FloatTensor`, *optional*, scalars): The parts of `loss`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    local_logits: torch.FloatTensor | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    mlcak: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    global_loss: torch.FloatTensor | None = None
+    local_loss: torch.FloatTensor | None = None
+
+
+def global_classification_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    problem_type: str = "single_label_classification",
+    num_items: int | float | torch.Tensor | None = None,
+) -> torch.Tensor:
+    """
+    Loss of the global task: cross-entropy, or masked binary cross-entropy averaged over the labels.
+
+    Missing labels add 0. The sum is divided by the number of images, not of valid labels, so that gradient
+    accumulation and several processes add up to one big batch.
+
+    Args:
+        logits (`torch.Tensor` of shape `(B, C)`): Global logits.
+        labels (`torch.Tensor`): Single label: `(B,)` integer classes, negative = missing; or `(B, C)` float soft
+            targets, a row with any negative = missing. Multi label: `(B, C)` in [0, 1], negative = missing entry.
+        problem_type (`str`): `"single_label_classification"` or `"multi_label_classification"`.
+        num_items (`int` or `torch.Tensor`, *optional*): Number of images to divide by; the batch's own if not given.
+
+    Returns:
+        `torch.Tensor`: float32 scalar, differentiable even where nothing is labelled.
+
+    Raises:
+        ValueError: If `labels` has another shape or dtype.
+    """
+    count = logits.shape[0] if num_items is None else num_items
+    if problem_type == "multi_label_classification":
+        return _masked_bce_sum(logits, labels, "labels") / count / logits.shape[1]
+    logits = logits.float()
+    if labels.shape == logits.shape[:1] and not labels.is_floating_point():
+        classes = torch.where(labels < 0, -1, labels.long())
+        return F.cross_entropy(logits, classes, ignore_index=-1, reduction="sum") / count
+    if labels.shape == logits.shape and labels.is_floating_point():
+        missing = (labels < 0).any(dim=1)
+        cross_entropy = -(labels.clamp(min=0).float() * logits.log_softmax(dim=1)).sum(dim=1)
+        return cross_entropy.masked_fill(missing, 0.0).sum() / count
+    raise ValueError(
+        f"labels must be integer classes of shape ({logits.shape[0]},) or float soft targets of shape "
+        f"{tuple(logits.shape)}; got {labels.dtype} of shape {tuple(labels.shape)}."
+    )
+
+
+def local_classification_loss(
+    local_logits: torch.Tensor, local_labels: torch.Tensor, num_items: int | float | torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    Loss of the local findings: masked binary cross-entropy, `sum / (images * findings)`.
+
+    Args:
+        local_logits (`torch.Tensor` of shape `(B, F)`): Local logits.
+        local_labels (`torch.Tensor` of shape `(B, F)`): Targets in [0, 1], negative = missing.
+        num_items (`int` or `torch.Tensor`, *optional*): Number of images to divide by; the batch's own if not given.
+
+    Returns:
+        `torch.Tensor`: float32 scalar, differentiable even where nothing is labelled.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    count = local_logits.shape[0] if num_items is None else num_items
+    return _masked_bce_sum(local_logits, local_labels, "local_labels") / count / local_logits.shape[1]
+
+
+def _masked_bce_sum(logits: torch.Tensor, labels: torch.Tensor, name: str) -> torch.Tensor:
+    if labels.shape != logits.shape:
+        raise ValueError(f"{name} must have shape {tuple(logits.shape)}; got {tuple(labels.shape)}.")
+    targets = labels.float()
+    bce = F.binary_cross_entropy_with_logits(logits.float(), targets.clamp(min=0), reduction="none")
+    return bce.masked_fill(targets < 0, 0.0).sum()
+
+
+class MLCAKPreTrainedModel(PreTrainedModel):
+    """Base class: configuration, saving and loading of MLCAK models."""
+
+    config_class = MLCAKConfig
+    base_model_prefix = "backbone"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """
+        Save as every transformers model does, but with this model's own weight names.
+
+        The names of older releases, which transformers would write for a ViT or DINOv2 backbone, are silently dropped
+        when the Trainer resumes or loads its best model.
+        """
+        kwargs.setdefault("save_original_format", False)
+        return super().save_pretrained(*args, **kwargs)
+
+
+class MLCAKForCXRClassification(MLCAKPreTrainedModel):
+    r"""
+    Chest X-ray classifier: a ViT-family backbone and two linear heads on its final-norm class token, one for the
+    global label (MCCT), one for the local findings (MLCT).
+
+    Args:
+        config ([`MLCAKConfig`]): Backbone, labels, levels.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification
+
+    >>> model = MLCAKForCXRClassification(MLCAKConfig()).eval()
+    >>> outputs = model(torch.zeros(1, 1, 28, 28), output_attentions=True)
+    >>> outputs.logits.shape, outputs.local_logits.shape, outputs.mlcak.shape
+    (torch.Size([1, 2]), torch.Size([1, 22]), torch.Size([1, 50, 50]))
+    ```"""
+
+    # The loss is a mean over this batch: the Trainer must not take it as divided by the items of the whole step.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        config.validate()
+        # Kept out of eager attention, whose maps of all heads and layers would be alive at once.
+        config.backbone_config._attn_implementation = ATTENTION_IMPLEMENTATION
+        self.backbone = _build_backbone(config.backbone_config)
+        hidden_size = config.backbone_config.hidden_size
+        self.classifier = nn.Linear(hidden_size, config.num_labels)
+        self.local_classifier = nn.Linear(hidden_size, config.num_local_labels) if config.num_local_labels else None
+        self.set_attention_levels(config.attention_levels)
+        self.post_init()
+
+    @classmethod
+    def from_backbone(
+        cls,
+        path_or_id: str | os.PathLike[str],
+        image_size: int,
+        patch_size: int,
+        num_channels: int = 1,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
+        **config_kwargs: Any,
+    ) -> "MLCAKForCXRClassification":
+        """
+        Turn a pretrained ViT, DeiT or DINOv2 checkpoint into an MLCAK model of any resolution; the heads are new.
+
+        Position embeddings are interpolated to the new grid, patch filters resized by the pseudo-inverse of the area
+        average (as in FlexiViT), and channels folded exactly: a grey image gives the features that the checkpoint
+        gives for the same image in three equal channels.
+
+        Args:
+            path_or_id (`str`): Folder or Hub id that `AutoModel` can read. Its `preprocessor_config.json` tells the
+                normalisation it was trained with; without one, that of its model type is assumed, with a warning.
+            image_size (`int`): Side of the new input, in pixels.
+            patch_size (`int`): Side of the new patches, in pixels.
+            num_channels (`int`, defaults to 1): 1, or the checkpoint's own number.
+            image_mean, image_std (`Sequence[float]`, *optional*): Normalisation that the new model will be fed with,
+                one number per channel: give the same to [`MLCAKImageProcessor`]. Default: the processor's own `[0.5]`
+                and `[0.25]` for one channel, the checkpoint's own (filters unchanged) for several.
+            **config_kwargs: Further fields of [`MLCAKConfig`], e.g. `local_labels`, `attention_levels`.
+
+        Returns:
+            `MLCAKForCXRClassification`: In evaluation mode, float32.
+
+        Raises:
+            ValueError: If the checkpoint is of another family, or sizes, channels or normalisation do not fit.
+        """
+        backbone_config, state_dict = adapt_backbone(
+            path_or_id, image_size, patch_size, num_channels, image_mean=image_mean, image_std=image_std
+        )
+        model = cls(cls.config_class(backbone_config=backbone_config, **config_kwargs))
+        expected = model.backbone.state_dict().keys()
+        model.backbone.load_state_dict({name: state_dict[name] for name in expected})
+        return model.eval()
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Number of tokens before the patches: class token, DeiT's distillation token, registers."""
+        return int(self.config.num_prefix_tokens)
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        side = self.config.image_size // self.config.patch_size
+        return side, side
+
+    def set_attention_levels(self, attention_levels: Sequence[int] | None) -> None:
+        """
+        Choose the encoder layers whose attention is returned.
+
+        Args:
+            attention_levels (`Sequence[int]`, *optional*): As in [`MLCAKConfig`]; `None` means all.
+
+        Raises:
+            huggingface_hub.errors.StrictDataclassError: If a level does not exist or comes twice.
+        """
+        self.config.attention_levels = None if attention_levels is None else list(attention_levels)
+        self.config.validate()
+        layers = [
+            module for module in self.backbone.modules() if hasattr(module, "q_proj") and hasattr(module, "k_proj")
+        ]
+        chosen = set(self.config.resolved_attention_levels)
+        for index, layer in enumerate(layers):
+            layer.is_mlcak_level = index in chosen
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        local_labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MLCAKOutput | tuple[Any, ...]:
+        """
+        Classify a batch of radiographs.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(B, C, H, W)`): From [`MLCAKImageProcessor`].
+            labels (`torch.Tensor`, *optional*): Global labels; see [`global_classification_loss`].
+            local_labels (`torch.Tensor` of shape `(B, num_local_labels)`, *optional*): Findings in [0, 1], -1 missing.
+            output_attentions (`bool`, *optional*): Return `attentions` and `mlcak`.
+            output_hidden_states (`bool`, *optional*): Return `hidden_states`.
+            return_dict (`bool`, *optional*): `False` for a plain tuple.
+
+        Returns:
+            [`MLCAKOutput`]
+
+        Raises:
+            ValueError: If `pixel_values` or labels have another shape than the configuration says.
+            RuntimeError: If attention is asked for but cannot be captured.
+        """
+        self._check_pixel_values(pixel_values)
+        config = self.config
+        output_attentions = config.output_attentions if output_attentions is None else output_attentions
+        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        if output_attentions and self.training and torch.is_grad_enabled() and self._checkpoints_reentrantly():
+            raise RuntimeError(
+                "Reentrant gradient checkpointing cuts attention maps off from the graph: with output_attentions=True "
+                'use gradient_checkpointing_kwargs={"use_reentrant": False}.'
+            )
+        outputs = self.backbone(
+            pixel_values,
+            output_attentions=bool(output_attentions),
+            output_hidden_states=bool(output_hidden_states),
+            return_dict=True,
+        )
+        class_token = outputs.last_hidden_state[:, 0]
+        logits = self.classifier(class_token)
+        local_logits = None if self.local_classifier is None else self.local_classifier(class_token)
+
+        global_loss = local_loss = loss = None
+        if labels is not None:
+            loss = global_loss = global_classification_loss(logits, labels, config.problem_type)
+        if local_labels is not None and local_logits is not None:
+            local_loss = local_classification_loss(local_logits, local_labels)
+            loss = config.local_loss_weight * local_loss + (0.0 if global_loss is None else global_loss)
+        elif local_labels is not None and local_labels.numel() > 0:
+            raise ValueError(
+                f"This model has no local head (local_labels=[]), but got local_labels of shape "
+                f"{tuple(local_labels.shape)}."
+            )
+
+        attentions = self._captured_attentions(outputs.attentions) if output_attentions else None
+        output = MLCAKOutput(
+            loss=loss,
+            logits=logits,
+            local_logits=local_logits,
+            attentions=attentions,
+            mlcak=None if attentions is None else torch.stack(attentions).mean(dim=0),
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
+            global_loss=global_loss,
+            local_loss=local_loss,
+        )
+        return_dict = config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
+
+    def _check_pixel_values(self, pixel_values: torch.Tensor) -> None:
+        expected = (self.config.num_channels, self.config.image_size, self.config.image_size)
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected or not pixel_values.is_floating_point():
+            raise ValueError(
+                f"pixel_values must be floats of shape (batch, {expected[0]}, {expected[1]}, {expected[2]}) for this "
+                f"model; got {pixel_values.dtype} of shape {tuple(pixel_values.shape)}. Use the image processor saved "
+                "with the model."
+            )
+
+    def _checkpoints_reentrantly(self) -> bool:
+        return any(
+            getattr(module, "gradient_checkpointing", False)
+            and getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {}).get(
+                "use_reentrant", True
+            )
+            for module in self.backbone.modules()
+        )
+
+    def _captured_attentions(self, captured: Sequence[torch.Tensor] | None) -> tuple[torch.Tensor, ...]:
+        levels = self.config.resolved_attention_levels
+        if captured is None or len(captured) != len(levels) or any(attention.ndim != 3 for attention in captured):
+            raise RuntimeError(
+                f"Expected the head-averaged attention of {len(levels)} levels, but the backbone returned "
+                f"{0 if captured is None else len(captured)} maps with attention implementation "
+                f"{self.config.backbone_config._attn_implementation!r}: call "
+                f"model.set_attn_implementation({ATTENTION_IMPLEMENTATION!r})."
+            )
+        return tuple(captured)
+
+
+def _build_backbone(backbone_config: Any) -> PreTrainedModel:
+    """Build the backbone without parameters that this model never uses (they break DistributedDataParallel)."""
+    model_class = MODEL_MAPPING[type(backbone_config)]
+    takes_pooling = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    backbone = model_class(backbone_config, **({"add_pooling_layer": False} if takes_pooling else {}))
+    if getattr(backbone.embeddings, "mask_token", None) is not None:
+        backbone.embeddings.mask_token = None
+    return backbone
+
+
+__all__ = [
+    "MLCAKForCXRClassification",
+    "MLCAKOutput",
+    "MLCAKPreTrainedModel",
+    "global_classification_loss",
+    "local_classification_loss",
+    "mlcak_attention_forward",
+]
