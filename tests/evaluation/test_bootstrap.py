@@ -1,0 +1,135 @@
+"""Bootstrap statistics against copied samples and scikit-learn, and the coverage of the intervals."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from mlcak_hf.errors import MLCAKError
+from mlcak_hf.evaluation.bootstrap import (
+    auroc_draws,
+    average_precision_draws,
+    draw_weights,
+    label_draws,
+    macro_draws,
+    mean_draws,
+    percentile_interval,
+    sensitivity_draws,
+)
+from mlcak_hf.evaluation.metrics import sensitivity_at_specificity
+from mlcak_hf.evaluation.scores import local_scores
+
+
+@pytest.fixture
+def sample():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(-1, 2, 60).astype(np.int8)
+    scores = np.round(rng.normal(size=60) + labels, 1)  # rounding makes ties
+    groups = rng.integers(0, 25, 60)
+    return scores, labels, draw_weights(groups, 50, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("fast", "slow"),
+    [
+        (auroc_draws, roc_auc_score),
+        (average_precision_draws, average_precision_score),
+        (sensitivity_draws, lambda labels, scores: sensitivity_at_specificity(scores, labels)),
+    ],
+    ids=["auroc", "average precision", "sensitivity"],
+)
+def test_weighted_statistics_equal_those_of_copied_images(sample, fast, slow):
+    scores, labels, weights = sample
+    for draw, value in enumerate(fast(scores, labels, weights)):
+        copies = np.repeat(np.arange(60), weights[:, draw])
+        copies = copies[labels[copies] >= 0]
+        assert value == pytest.approx(slow(labels[copies], scores[copies]), abs=1e-12)
+
+
+def test_mean_leaves_unknown_values_out(sample):
+    *_, weights = sample
+    values = np.arange(60.0)
+    values[::7] = np.nan
+    for draw, value in enumerate(mean_draws(values, weights)):
+        assert value == pytest.approx(np.nanmean(np.repeat(values, weights[:, draw])), abs=1e-9)
+
+
+def test_draws_take_whole_groups_and_as_many_as_there_are():
+    groups = np.array(["a", "b", "a", "c", "b", "a"])
+    weights = draw_weights(groups, 200, seed=0)
+    assert (weights[0] == weights[2]).all()
+    assert (weights[1] == weights[4]).all()
+    assert (weights[[0, 1, 3]].sum(axis=0) == 3).all()
+    assert weights.mean(axis=1) == pytest.approx(1, abs=0.25)
+
+
+def test_draws_repeat_by_seed():
+    groups = np.arange(30)
+    assert (draw_weights(groups, 40, 5) == draw_weights(groups, 40, 5)).all()
+    assert (draw_weights(groups, 40, 5) != draw_weights(groups, 40, 6)).any()
+
+
+def test_draws_with_one_class_are_dropped_and_counted():
+    labels = np.array([1] + [0] * 9, dtype=np.int8)
+    scores = np.linspace(0, 1, 10)
+    draws = auroc_draws(scores, labels, draw_weights(np.arange(10), 1000, 0))
+    interval = percentile_interval(0.0, draws)
+    assert interval.dropped == np.isnan(draws).sum()
+    assert interval.dropped / 1000 == pytest.approx(0.9**10, abs=0.05)
+    assert interval.draws + interval.dropped == 1000
+
+
+def test_an_interval_of_too_few_draws_is_undefined_and_excludes_nothing():
+    interval = percentile_interval(0.9, [0.9] * 39 + [math.nan] * 61)
+    assert math.isnan(interval.low)
+    assert interval.contains(0.0)
+    with pytest.raises(MLCAKError, match="at least 40"):
+        draw_weights([1, 2], 39)
+
+
+def test_macro_is_over_the_same_labels_in_every_draw():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (40, 3))
+    labels[:, 1] = 0
+    task = local_scores(rng.random((40, 3)), labels, "abc")
+    per_label = label_draws(task, draw_weights(np.arange(40), 50), "auroc")
+    assert np.isnan(per_label[1]).all()
+    assert macro_draws(per_label, task.both_classes) == pytest.approx(per_label[[0, 2]].mean(axis=0))
+    per_label[0, 7] = math.nan
+    assert np.isnan(macro_draws(per_label, task.both_classes)[7])
+
+
+def covered(rng, n_groups, group_size, grouped, separation=1.0, spread=0.9):
+    """One trial: does the interval hold the AUROC of the population?"""
+    labels = np.repeat(rng.integers(0, 2, n_groups), group_size).astype(np.int8)
+    shared = np.repeat(rng.normal(size=n_groups), group_size)
+    scores = labels * separation + spread * shared + math.sqrt(1 - spread**2) * rng.normal(size=len(labels))
+    groups = np.repeat(np.arange(n_groups), group_size) if grouped else np.arange(len(labels))
+    draws = auroc_draws(scores, labels, draw_weights(groups, 300, seed=int(rng.integers(1 << 30))))
+    return percentile_interval(0.0, draws).contains(norm.cdf(separation / math.sqrt(2)))
+
+
+def test_intervals_cover_the_population_value():
+    rng = np.random.default_rng(0)
+    coverage = np.mean([covered(rng, 120, 1, grouped=True) for _ in range(400)])
+    assert 0.91 <= coverage <= 0.98  # 0.95 +- 3 standard errors, and a little for the percentile method
+
+
+def test_patients_with_several_images_need_groups():
+    rng = np.random.default_rng(1)
+    by_patient = np.mean([covered(rng, 60, 5, grouped=True) for _ in range(300)])
+    by_image = np.mean([covered(rng, 60, 5, grouped=False) for _ in range(300)])
+    assert by_patient >= 0.90
+    assert by_image <= 0.80  # images of one patient are no independent evidence
+
+
+def test_three_thousand_images_take_seconds():
+    rng = np.random.default_rng(0)
+    task = local_scores(rng.random((3000, 22)), rng.random((3000, 22)) < 0.1, [str(i) for i in range(22)])
+    weights = draw_weights(np.arange(3000), 1000)
+    start = time.perf_counter()
+    label_draws(task, weights, "auroc")
+    assert time.perf_counter() - start < 6

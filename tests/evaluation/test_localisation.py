@@ -1,0 +1,78 @@
+"""Attention against boxes on cases that can be worked out by hand, and against a painted reference."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mlcak_hf.errors import MLCAKError
+from mlcak_hf.evaluation.localisation import box_coverage, class_token_attention, localise
+
+
+def painted(boxes, size, grid, scale=10):
+    """Coverage by painting boxes on a fine raster."""
+    canvas = np.zeros((size * scale, size * scale), dtype=bool)
+    for box in boxes:
+        x_min, y_min, x_max, y_max = (np.array(box) * scale).round().astype(int)
+        canvas[max(y_min, 0) : max(y_max, 0), max(x_min, 0) : max(x_max, 0)] = True
+    patch = size * scale // grid
+    return canvas.reshape(grid, patch, grid, patch).mean(axis=(1, 3))
+
+
+def test_coverage_equals_a_painted_union():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        corners = np.round(rng.uniform(-4, 32, size=(4, 2, 2)), 1)
+        boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+        assert box_coverage(boxes, (28, 28), (7, 7)) == pytest.approx(painted(boxes, 28, 7), abs=1e-9)
+
+
+def test_readers_are_united_or_must_agree():
+    boxes = [[0, 0, 8, 8], [0, 0, 4, 4], [4, 4, 8, 8]]
+    readers = ["R1", "R2", "R1"]
+    assert box_coverage(boxes, (8, 8), (2, 2)).tolist() == [[1, 1], [1, 1]]
+    # R1 twice over the same place is one reader.
+    assert box_coverage(boxes, (8, 8), (2, 2), readers, min_readers=2).tolist() == [[1, 0], [0, 0]]
+    with pytest.raises(MLCAKError, match="reader"):
+        box_coverage(boxes, (8, 8), (2, 2), min_readers=2)
+
+
+def test_class_token_row_leaves_prefix_tokens_out():
+    attention = np.arange(2 * 8 * 8, dtype=float).reshape(2, 8, 8)
+    grid = class_token_attention(attention, 2, (2, 3))
+    assert grid.shape == (2, 2, 3)
+    assert grid[1].ravel().tolist() == attention[1, 0, 2:].tolist()
+    with pytest.raises(MLCAKError, match="1 \\+ 2 x 3 tokens"):
+        class_token_attention(attention, 1, (2, 3))
+
+
+def test_share_against_area_and_pointing():
+    attention = np.zeros((3, 4, 4))
+    attention[0, 0, 0], attention[0, 3, 3] = 0.6, 0.2  # three quarters in the box
+    attention[1] = 1 / 16  # ignores the box
+    attention[2, 2, 2] = 0.5
+    boxes = [[[0, 0, 4, 4]], [[4, 0, 8, 8]], []]
+    result = localise(attention, boxes, (16, 16))
+    assert result.share[:2] == pytest.approx([0.75, 1 / 8])
+    assert result.area[:2] == pytest.approx([1 / 16, 1 / 8])
+    assert result.hit[:2] == pytest.approx([1, 1 / 8])  # a sixteen-fold tie, two of them in the box
+    assert result.chance[:2] == pytest.approx([1 / 16, 1 / 8])
+    assert result.has_boxes.tolist() == [True, True, False]
+    assert result.ratio == pytest.approx((0.75 + 0.125) / (1 / 16 + 1 / 8))
+    assert result.pointing == pytest.approx((1 + 1 / 8) / 2)
+
+
+def test_even_attention_has_ratio_one_whatever_the_boxes():
+    rng = np.random.default_rng(0)
+    boxes = [np.sort(rng.uniform(0, 28, (1, 2, 2)), axis=1).reshape(1, 4) for _ in range(50)]
+    assert localise(np.ones((50, 7, 7)), boxes, (28, 28)).ratio == pytest.approx(1, abs=1e-12)
+
+
+def test_nothing_to_localise():
+    result = localise(np.ones((2, 7, 7)), [[], [[30, 30, 40, 40]]], (28, 28))
+    assert math.isnan(result.ratio)
+    assert math.isnan(result.pointing)
+    with pytest.raises(MLCAKError, match="boxes for 1 images, got 2"):
+        localise(np.ones((1, 7, 7)), [[], []], (28, 28))
+    with pytest.raises(MLCAKError, match="sums to 0"):
+        localise(np.zeros((1, 7, 7)), [[[0, 0, 9, 9]]], (28, 28))
