@@ -153,7 +153,7 @@ class _UnusableArgumentError(Exception):
     """What argparse would have printed before leaving the process."""
 
 
-class _RecipeParser(HfArgumentParser):  # type: ignore[misc]
+class _RecipeParser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise _UnusableArgumentError(message)
 

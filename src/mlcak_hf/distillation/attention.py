@@ -53,7 +53,7 @@ def merge_prefix_tokens(attention: Tensor, num_prefix_tokens: int) -> Tensor:
         DistillationError: if there is no class token.
     """
     if num_prefix_tokens < 1:
-        raise DistillationError(f"Attention needs a class token before the patches; got {num_prefix_tokens} prefix tokens.")
+        raise DistillationError(f"Attention needs a class token; got {num_prefix_tokens} tokens before the patches.")
     if num_prefix_tokens == 1:
         return attention
     patches = attention[..., num_prefix_tokens:]

@@ -1,7 +1,7 @@
 """What a student loses against its teacher. Modules of tensors only: no model, no trainer, no config inside.
 
-Every loss returns one value per image, of shape `(B,)`. The mean over a batch is the loss of the paper; a sum divided by
-the number of images of a whole optimizer step is the same thing under gradient accumulation and several processes.
+Every loss returns one value per image, of shape `(B,)`. The mean over a batch is the loss of the paper; a sum divided
+by the number of images of a whole optimizer step is the same thing under gradient accumulation and several processes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class LogitDistillationLoss(nn.Module):
 
     - `"mse"` (the paper's): :math:`\frac1C \sum_c (t_c - s_c)^2`
     - `"kl"`, exclusive labels (Hinton et al., 2015):
-      :math:`\tau^2 \sum_c p_c \log (p_c / q_c)`, :math:`p = \mathrm{softmax}(t/\tau)`, :math:`q = \mathrm{softmax}(s/\tau)`
+      :math:`\tau^2 \sum_c p_c \log (p_c / q_c)`,
+      :math:`p = \mathrm{softmax}(t/\tau)`, :math:`q = \mathrm{softmax}(s/\tau)`
     - `"kl"`, independent labels:
       :math:`\frac{\tau^2}{C} \sum_c \left[p_c \log\frac{p_c}{q_c} + (1-p_c) \log\frac{1-p_c}{1-q_c}\right]`,
       :math:`p = \sigma(t/\tau)`, :math:`q = \sigma(s/\tau)`
@@ -87,7 +88,7 @@ class AttentionDistillationLoss(nn.Module):
 
     With :math:`A` of N tokens, mean over the L levels:
 
-    - `"mse"` (the paper's): :math:`\frac{1}{N^2} \sum_{qk} (T_{qk} - S_{qk})^2`. Entries are about 1/N, so this is tiny.
+    - `"mse"` (the paper's): :math:`\frac{1}{N^2} \sum_{qk} (T_{qk} - S_{qk})^2`, tiny, for entries are about 1/N
     - `"normalized_mse"`: :math:`\sum_{qk} (T_{qk} - S_{qk})^2 / \sum_{qk} T_{qk}^2`
     - `"kl"`: :math:`\frac1N \sum_q \sum_k T_{qk} \log (T_{qk} / S_{qk})`
 
@@ -157,6 +158,6 @@ def sum_per_item(per_image: Tensor, num_items: Tensor | float | None = None, wei
 def _same_shape(student: Tensor, teacher: Tensor, what: str) -> tuple[Tensor, Tensor]:
     if student.shape != teacher.shape:
         raise DistillationError(
-            f"Student and teacher {what} must have the same shape; got {tuple(student.shape)} and {tuple(teacher.shape)}."
+            f"Student and teacher {what} must have one shape; got {tuple(student.shape)} and {tuple(teacher.shape)}."
         )
     return student.float(), teacher.detach().float()

@@ -1,0 +1,136 @@
+"""Rows of radiographs and labels -> the tensors of a batch, for training (with views) and for evaluation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DistillationError
+from ..image_processing_mlcak import MLCAKImageProcessor, area_resize, fit_to_square, to_unit_range
+from .views import ViewParameters, apply_views
+
+
+class MLCAKCollator:
+    """Make a batch: stored radiographs, one view of each, and its pixels for the student and for the teacher.
+
+    Teacher and student reduce the same view, each to its own size with its own normalisation. Views depend on
+    (seed, epoch, index) alone: not on workers, batches or processes.
+
+    Args:
+        processor: the (student) model's image processor.
+        teacher_processor: the teacher's; None where there is no teacher.
+        views: ranges to draw views from; None takes the images as they are stored.
+        seed: of the views.
+        canvas_px: larger images are reduced to this side before a view is made of them (about twice the time per
+            doubling). Stored datasets keep 256 px.
+
+    Raises:
+        DistillationError: if teacher and student make a square of a radiograph in different ways.
+
+    Example:
+
+    ```python
+    >>> processor = MLCAKImageProcessor(size={"height": 28, "width": 28})
+    >>> collator = MLCAKCollator(processor, views=ViewParameters())
+    >>> rows = [{"image": np.zeros((256, 256), np.uint8), "labels": 1, "index": i} for i in range(2)]
+    >>> {name: tuple(tensor.shape) for name, tensor in collator(rows).items()}
+    {'pixel_values': (2, 1, 28, 28), 'labels': (2,)}
+    ```
+    """
+
+    def __init__(
+        self,
+        processor: MLCAKImageProcessor,
+        teacher_processor: MLCAKImageProcessor | None = None,
+        views: ViewParameters | None = None,
+        seed: int = 0,
+        canvas_px: int = 256,
+    ) -> None:
+        if teacher_processor is not None:
+            _check_same_radiograph(processor, teacher_processor)
+        self.processor, self.teacher_processor = processor, teacher_processor
+        self.views, self.seed, self.canvas_px = views, seed, canvas_px
+        # In shared memory: worker processes that outlive an epoch see the next one's number.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose views are made, counted from 0."""
+        return int(self._epoch.item())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the views of another epoch, in this process and in workers that already run."""
+        self._epoch.fill_(epoch)
+
+    def for_evaluation(self) -> MLCAKCollator:
+        """Return a collator without views or teacher: the pixels that the processor alone makes."""
+        other = copy.copy(self)
+        other.teacher_processor, other.views = None, None
+        return other
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Collate rows.
+
+        Args:
+            rows: each with `image` (PIL image or array), `index` (its place in the dataset; only for views), and as far
+                as known `labels` (int, or a vector) and `local_labels` (a vector).
+
+        Returns:
+            `pixel_values` `(B, C, S, S)`, with a teacher `teacher_pixel_values`, and the labels that the rows have:
+            int64 `(B,)` or float32 `(B, n)`.
+
+        Raises:
+            ValueError: if an image's values have no defined range (see `to_unit_range`).
+        """
+        batch: dict[str, Tensor] = {}
+        models = {"pixel_values": self.processor}
+        if self.teacher_processor is not None:
+            models["teacher_pixel_values"] = self.teacher_processor
+        for positions, canvases in self._canvases([row["image"] for row in rows]):
+            if self.views is not None:
+                drawn = [self.views.draw(self.seed, self.epoch, int(rows[i]["index"])) for i in positions]
+                canvases = apply_views(canvases, drawn)
+            for name, processor in models.items():
+                pixels = torch.from_numpy(processor.reduce(canvases))
+                if name not in batch:
+                    batch[name] = pixels.new_empty((len(rows), *pixels.shape[1:]))
+                batch[name][positions] = pixels
+        for name in ("labels", "local_labels"):
+            if name in rows[0]:
+                values = np.stack([np.asarray(row[name]) for row in rows])
+                kind = torch.int64 if values.dtype.kind in "iu" and values.ndim == 1 else torch.float32
+                batch[name] = torch.as_tensor(values).to(kind)
+        return batch
+
+    def _canvases(self, images: Sequence[Any]) -> list[tuple[list[int], np.ndarray]]:
+        """Images in [0, 1], stacked by shape: (their positions in the batch, float32 of shape (n, H, W))."""
+        groups: dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]] = {}
+        for position, image in enumerate(images):
+            canvas = to_unit_range(image, self.processor.value_range)
+            if self.views is not None:
+                # Views turn about the centre of a square; without them the processor does all this by itself.
+                canvas = fit_to_square(canvas, self.processor.fit)
+                side = min(max(canvas.shape), self.canvas_px)
+                if canvas.shape != (side, side):
+                    canvas = area_resize(canvas, side, side)
+            positions, stack = groups.setdefault(canvas.shape, ([], []))
+            positions.append(position)
+            stack.append(canvas)
+        return [(positions, np.stack(stack)) for positions, stack in groups.values()]
+
+
+def _check_same_radiograph(student: MLCAKImageProcessor, teacher: MLCAKImageProcessor) -> None:
+    for name in ("fit", "value_range"):
+        # A range is a tuple or, once saved and loaded again, a list.
+        values = (getattr(processor, name) for processor in (student, teacher))
+        ours, theirs = (tuple(value) if isinstance(value, list) else value for value in values)
+        if ours != theirs:
+            raise DistillationError(
+                f"Teacher and student must see the same radiograph, but their image processors differ in {name}: "
+                f"teacher {theirs!r}, student {ours!r}."
+            )

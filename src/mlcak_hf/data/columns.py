@@ -1,0 +1,275 @@
+"""Columns of any dataset of radiographs -> the targets of an MLCAK model."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Value
+
+from ..errors import DatasetError, LabelError
+
+if TYPE_CHECKING:
+    from ..configuration_mlcak import MLCAKConfig
+
+#: Entries of a list of findings that say that there is none.
+NO_FINDING = frozenset({"", "no finding", "no findings", "normal"})
+_MISSING = -1.0
+
+
+@dataclass(frozen=True)
+class DatasetColumns:
+    """Which column holds what.
+
+    Args:
+        image: images.
+        label: global label: ClassLabel, name, integer, boolean, or the probability of label 1; for a multi-label head a
+            struct of numbers or a list of names. None: abnormal where any finding is present.
+        findings: local findings: a struct of numbers by name (1 present, 0 absent, -1 missing), a list of names, or a
+            list of ClassLabel ids. None: there are none.
+        group: patient (or other group) that a split must keep together; None: every image is its own.
+        image_id: name of the image; None: its place in the dataset.
+    """
+
+    image: str = "image"
+    label: str | None = "label"
+    findings: str | None = "findings"
+    group: str | None = None
+    image_id: str | None = None
+
+    def __post_init__(self) -> None:
+        # "none" is how a command line or a recipe says that there is no such column.
+        for name in ("label", "findings", "group", "image_id"):
+            if str(getattr(self, name)).lower() in ("none", ""):
+                object.__setattr__(self, name, None)
+
+    def check(self, dataset: Dataset) -> None:
+        """Check that the columns exist.
+
+        Raises:
+            DatasetError: if one is missing, or if neither label nor findings are named; names what the dataset has.
+        """
+        for role in ("image", "label", "findings", "group", "image_id"):
+            name = getattr(self, role)
+            if name is not None and name not in dataset.column_names:
+                remedy = "" if role == "image" else ' or "none" if there is none'
+                raise DatasetError(
+                    f"The dataset has no column {name!r} for the {role}; it has {dataset.column_names}. "
+                    f"Name the {role} column{remedy}."
+                )
+        if self.label is None and self.findings is None:
+            raise DatasetError("A dataset needs a label column or a findings column; both are none.")
+
+
+def global_label_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
+    """Names of the global labels, in the order of their ids.
+
+    Args:
+        dataset: the training rows.
+        columns: which column holds what.
+
+    Returns:
+        The ClassLabel's names; the sorted names of a column of strings; `["Normal", "Abnormal"]` for numbers 0 and 1,
+        for probabilities, and where abnormal follows from the findings; the fields of a struct.
+
+    Raises:
+        DatasetError: if the column is missing or of no usable kind.
+        LabelError: if fewer than two labels occur.
+    """
+    columns.check(dataset)
+    if columns.label is None:
+        return ["Normal", "Abnormal"]
+    feature = dataset.features[columns.label]
+    if _names_of(feature) is not None:
+        return list(_names_of(feature) or ())
+    values = [value for value in dataset.unique(columns.label) if value is not None and value != ""]
+    if feature.dtype == "string":
+        names = sorted(values)
+    elif feature.dtype.startswith("int") and max(values, default=0) > 1:
+        names = [str(i) for i in range(max(values) + 1)]
+    else:
+        names = ["Normal", "Abnormal"]
+    if len(names) < 2:
+        raise LabelError(f"The label column {columns.label!r} has fewer than two labels: {names}.")
+    return names
+
+
+def finding_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
+    """Names of the local findings that a dataset knows.
+
+    Args:
+        dataset: the training rows.
+        columns: which column holds what.
+
+    Returns:
+        The struct's fields or the ClassLabel's names in their order, or the sorted names in a list of names; empty
+        without findings.
+
+    Raises:
+        DatasetError: if the column is missing or of no usable kind.
+    """
+    columns.check(dataset)
+    if columns.findings is None:
+        return []
+    names = _names_of(dataset.features[columns.findings])
+    if names is None:
+        if not isinstance(_element(dataset.features[columns.findings]), Value):
+            raise DatasetError(
+                f"The findings column {columns.findings!r} must be a struct of numbers or a list of names."
+            )
+        lists = dataset.with_format(None)[columns.findings]
+        names = sorted({str(name) for row in lists for name in row or ()})
+    return [name for name in names if name.strip().lower() not in NO_FINDING]
+
+
+class Targets:
+    """Rows of a dataset -> the labels that a model's forward takes.
+
+    Args:
+        config: the model's: its names decide the order.
+        dataset: the training rows; what their columns are decides how every later row is read.
+        columns: which column holds what.
+
+    Raises:
+        DatasetError: if a column is missing or of no usable kind.
+        LabelError: if the dataset has a global label that the model does not have, or none of the model's findings.
+    """
+
+    def __init__(self, config: MLCAKConfig, dataset: Dataset, columns: DatasetColumns) -> None:
+        self.columns = columns
+        self.label_names = [str(name) for _, name in sorted(dict(config.id2label or {}).items())]
+        self.finding_names = list(config.local_labels)
+        self.multi_label = config.problem_type == "multi_label_classification"
+        self.known_findings = finding_names(dataset, columns)
+        if self.finding_names and not set(self.finding_names) & set(self.known_findings):
+            raise LabelError(
+                f"The dataset has none of the model's findings {self.finding_names}; it has {self.known_findings}. "
+                "Name the findings to train on, or a model without local findings."
+            )
+        feature = None if columns.label is None else dataset.features[columns.label]
+        self._label_ids = getattr(feature, "names", None)
+        self.soft_labels = feature is not None and str(getattr(feature, "dtype", "")).startswith("float")
+        if self.soft_labels and len(self.label_names) != 2:
+            raise LabelError(
+                f"The label column {columns.label!r} holds probabilities of label 1, so the model must have two global "
+                f"labels; it has {self.label_names}."
+            )
+        if not self.multi_label and columns.label is not None and isinstance(_fields(feature), dict):
+            raise LabelError(
+                f"The label column {columns.label!r} holds several labels per image: use a model with problem_type "
+                "'multi_label_classification', or name another column."
+            )
+
+    def labels(self, row: Mapping[str, Any]) -> np.ndarray:
+        """Global label of a row.
+
+        Returns:
+            int64 of shape `()`, -1 missing; float32 of shape `(num_labels,)` for probabilities and multi-label heads.
+
+        Raises:
+            LabelError: if the row has a label that the model does not have.
+        """
+        if self.multi_label:
+            value = None if self.columns.label is None else row[self.columns.label]
+            return self._several(value, self.label_names, self.label_names)
+        if self.columns.label is None:
+            return np.asarray(self._abnormal(row[str(self.columns.findings)]), dtype=np.int64)
+        value = row[self.columns.label]
+        if self.soft_labels:
+            missing = value is None or not 0 <= value <= 1
+            return np.full(2, _MISSING, np.float32) if missing else np.array([1 - value, value], np.float32)
+        return np.asarray(self._label_id(value), dtype=np.int64)
+
+    def local_labels(self, row: Mapping[str, Any]) -> np.ndarray:
+        """Local findings of a row.
+
+        Returns:
+            float32 of shape `(num_local_labels,)` in [0, 1], -1 missing; a finding that the dataset never names is
+            missing, not absent.
+        """
+        value = row[self.columns.findings] if self.columns.findings is not None else None
+        return self._several(value, self.finding_names, self.known_findings)
+
+    def encode(self, dataset: Dataset) -> dict[str, np.ndarray]:
+        """Targets of all rows, without decoding an image.
+
+        Args:
+            dataset: rows with the columns of the training rows.
+
+        Returns:
+            `labels` of shape `(n,)` or `(n, num_labels)` and, if the model has findings, `local_labels` `(n, F)`.
+
+        Raises:
+            DatasetError, LabelError: as above, with the row's number.
+        """
+        self.columns.check(dataset)
+        named = [name for name in (self.columns.label, self.columns.findings) if name is not None]
+        targets: dict[str, list[np.ndarray]] = {"labels": []}
+        if self.finding_names:
+            targets["local_labels"] = []
+        for number, row in enumerate(dataset.select_columns(named).with_format(None)):
+            try:
+                targets["labels"].append(self.labels(row))
+                if self.finding_names:
+                    targets["local_labels"].append(self.local_labels(row))
+            except LabelError as error:
+                raise LabelError(f"Row {number}: {error}") from None
+        return {name: np.stack(values) for name, values in targets.items()}
+
+    def _label_id(self, value: Any) -> int:
+        if value is None or value == "" or value == -1:
+            return -1
+        if isinstance(value, str):
+            name = value
+        elif self._label_ids is not None:
+            name = self._label_ids[value]
+        elif 0 <= int(value) < len(self.label_names):
+            return int(value)
+        else:
+            name = str(value)
+        if name not in self.label_names:
+            close = difflib.get_close_matches(name, self.label_names, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise LabelError(f"The global label {name!r} is not one of the model's {self.label_names}.{hint}")
+        return self.label_names.index(name)
+
+    def _several(self, value: Any, names: Sequence[str], known: Sequence[str]) -> np.ndarray:
+        """Vector of several labels from a struct of numbers, or from a list of names or ids."""
+        if value is None:
+            return np.full(len(names), _MISSING, np.float32)
+        if isinstance(value, Mapping):
+            numbers = [value.get(name) for name in names]
+            return np.array([_MISSING if n is None or not 0 <= n <= 1 else n for n in numbers], np.float32)
+        present = {known[entry] if isinstance(entry, int) else str(entry) for entry in value}
+        return np.array([float(name in present) if name in known else _MISSING for name in names], np.float32)
+
+    def _abnormal(self, value: Any) -> int:
+        """1 with any finding of the row (the model's or not), 0 with none, -1 where nothing was annotated."""
+        if value is None:
+            return -1
+        if isinstance(value, Mapping):
+            numbers = [number for number in value.values() if number is not None and number >= 0]
+            return int(max(numbers) >= 0.5) if numbers else -1
+        return int(any(isinstance(entry, int) or entry.strip().lower() not in NO_FINDING for entry in value))
+
+
+def _fields(feature: Any) -> dict[str, Any] | None:
+    return feature if isinstance(feature, dict) else None
+
+
+def _element(feature: Any) -> Any:
+    """What a list holds; the feature itself where it is no list."""
+    if isinstance(feature, list):
+        return feature[0]
+    return getattr(feature, "feature", feature)
+
+
+def _names_of(feature: Any) -> list[str] | None:
+    """Names that the kind of a column fixes by itself: struct fields, or a ClassLabel's names."""
+    if isinstance(feature, dict):
+        return list(feature)
+    element = _element(feature)
+    return list(element.names) if isinstance(element, ClassLabel) else None

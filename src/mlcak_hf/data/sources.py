@@ -1,0 +1,165 @@
+"""Open any dataset of radiographs, split off validation rows, and hand rows with targets to a collator."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict, Image, load_dataset
+
+from ..errors import DatasetError
+from .columns import DatasetColumns, Targets
+
+if TYPE_CHECKING:
+    from ..configuration_mlcak import MLCAKConfig
+
+_FILE_BUILDERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
+
+
+def open_dataset(source: str | Path, image_column: str = "image") -> DatasetDict:
+    """Open what `mlcak prepare` wrote, a Parquet, CSV or JSON file, an image folder, or a dataset on the Hub.
+
+    Args:
+        source: a folder, a file, or a Hub id.
+        image_column: a column of image bytes or paths is decoded as images.
+
+    Returns:
+        The splits; a single file is all `train`.
+
+    Raises:
+        DatasetError: if nothing can be opened there, or it has no images in that column.
+    """
+    path = Path(source)
+    looks_local = path.exists() or path.is_absolute() or path.suffix in _FILE_BUILDERS or str(source).count("/") > 1
+    if looks_local and not path.exists():
+        raise DatasetError(f"There is no dataset at {source}. Name a folder, a Parquet, CSV or JSON file, or a Hub id.")
+    try:
+        if path.is_file():
+            if path.suffix not in _FILE_BUILDERS:
+                raise DatasetError(f"{source} is none of {sorted(_FILE_BUILDERS)}; convert it, or name its folder.")
+            splits = load_dataset(_FILE_BUILDERS[path.suffix], data_files=str(path))
+        else:
+            splits = load_dataset(str(source))
+    except (OSError, ValueError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"The dataset {source} cannot be opened: {error}") from error
+    for name, split in splits.items():
+        if image_column not in split.column_names:
+            raise DatasetError(f"{source} has no image column {image_column!r}; it has {split.column_names}.")
+        if not isinstance(split.features[image_column], Image):
+            splits[name] = split.cast_column(image_column, Image())
+    return splits
+
+
+def split_validation(
+    dataset: Dataset, columns: DatasetColumns, fraction: float = 0.15, seed: int = 0
+) -> tuple[Dataset, Dataset]:
+    """Split rows into training and validation by patient, for a dataset that has no validation split.
+
+    The split depends on (seed, group) alone, not on the order of the rows: teacher and students share it. Groups are
+    taken in the order of a hash until the fraction is reached.
+
+    Args:
+        dataset: the rows.
+        columns: `group` keeps patients together, else `image_id`, else every row is its own group.
+        fraction: of the rows that become validation, above 0 and below 1.
+        seed: of the split.
+
+    Returns:
+        (training, validation), neither empty.
+
+    Raises:
+        DatasetError: if the fraction is out of range or there are fewer than two groups.
+    """
+    if not 0 < fraction < 1:
+        raise DatasetError(f"validation_fraction must lie between 0 and 1, both excluded; got {fraction}.")
+    column = columns.group or columns.image_id
+    groups = [str(group) for group in (dataset[column] if column else range(len(dataset)))]
+    sizes: dict[str, int] = {}
+    for group in groups:
+        sizes[group] = sizes.get(group, 0) + 1
+    if len(sizes) < 2:
+        raise DatasetError(
+            f"The {len(groups)} rows have {len(sizes)} group; validation rows need a group of their own."
+        )
+    chosen: set[str] = set()
+    rows = 0
+    for group in sorted(sizes, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest()):
+        if chosen and (rows >= fraction * len(groups) or len(chosen) == len(sizes) - 1):
+            break
+        chosen.add(group)
+        rows += sizes[group]
+    is_validation = np.array([group in chosen for group in groups])
+    return dataset.select(np.flatnonzero(~is_validation)), dataset.select(np.flatnonzero(is_validation))
+
+
+class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """Rows for `MLCAKCollator`: the stored image, its targets, and its place in the dataset. Knows of no teacher.
+
+    Targets of all rows are made at once, so that a wrong label fails before the training, not in it.
+
+    Args:
+        rows: an opened split.
+        targets: made from the training split.
+
+    Raises:
+        LabelError: if a row has a label that the model does not have.
+
+    Example:
+
+    ```python
+    >>> train = RadiographDataset(splits["train"], Targets(model.config, splits["train"], columns))  # doctest: +SKIP
+    >>> sorted(train[0])  # doctest: +SKIP
+    ['image', 'index', 'labels', 'local_labels']
+    ```
+    """
+
+    def __init__(self, rows: Dataset, targets: Targets) -> None:
+        self.targets = targets.encode(rows)
+        self._image_column = targets.columns.image
+        self._images = rows.select_columns([self._image_column])
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Decode one image.
+
+        Returns:
+            `image` (PIL), `index` (int), `labels` and, if the model has findings, `local_labels`.
+        """
+        image = self._images[int(index)][self._image_column]
+        if image is None:
+            raise DatasetError(f"Row {index} has no image in column {self._image_column!r}.")
+        return {"image": image, "index": int(index)} | {name: values[index] for name, values in self.targets.items()}
+
+
+def describe_targets(dataset: RadiographDataset, config: MLCAKConfig) -> dict[str, Any]:
+    """Count what a dataset teaches: rows, and known and positive labels by name.
+
+    Args:
+        dataset: rows with targets.
+        config: of the model that they are for.
+
+    Returns:
+        `{"rows": n, "global": {name: positives}, "local": {name: [positives, known]}}`.
+    """
+    labels = dataset.targets["labels"]
+    names = [str(name) for _, name in sorted(dict(config.id2label or {}).items())]
+    columns = labels if labels.ndim == 2 else np.stack([labels == i for i in range(len(names))], axis=1)
+    counts: dict[str, Any] = {
+        "rows": len(dataset),
+        "global": {name: int((columns[:, i] >= 0.5).sum()) for i, name in enumerate(names)},
+    }
+    if "local_labels" in dataset.targets:
+        local = dataset.targets["local_labels"]
+        counts["local"] = {
+            name: [int((local[:, i] >= 0.5).sum()), int((local[:, i] >= 0).sum())]
+            for i, name in enumerate(config.local_labels)
+        }
+    return counts

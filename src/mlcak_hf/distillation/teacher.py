@@ -1,0 +1,151 @@
+"""Load a frozen teacher and check that it can teach a given student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DistillationError
+from ..modeling_mlcak import MLCAKForCXRClassification
+from .attention import Aggregation, AttentionAlignment, pair_levels
+
+if TYPE_CHECKING:
+    from ..configuration_mlcak import MLCAKConfig
+
+
+def load_teacher(teacher: str | PathLike[str] | MLCAKForCXRClassification) -> MLCAKForCXRClassification:
+    """Load a teacher, freeze it and set it to evaluation.
+
+    Args:
+        teacher: a folder, a Hub id, or a model (frozen in place).
+
+    Returns:
+        The teacher: no parameter requires a gradient, dropout is off.
+
+    Raises:
+        DistillationError: if it cannot be loaded or is no MLCAK model.
+    """
+    if isinstance(teacher, (str, PathLike)):
+        name = str(teacher)
+        try:
+            model = MLCAKForCXRClassification.from_pretrained(name)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DistillationError(
+                f"The teacher {name!r} cannot be loaded as an MLCAK model: {error} "
+                "Name a folder that train_teacher.py wrote, or a Hub id of such a model."
+            ) from error
+    else:
+        model = teacher
+    # A model loaded from a folder with remote code is another class of the same name, so ask for what is used.
+    if getattr(getattr(model, "config", None), "model_type", None) != "mlcak":
+        raise DistillationError(
+            f"The teacher must be an MLCAK model (MLCAKForCXRClassification), not {type(model).__name__}: distillation "
+            "reads its local logits and its captured attention. MLCAKForCXRClassification.from_backbone turns a ViT, "
+            "DeiT or DINOv2 checkpoint into one."
+        )
+    model.requires_grad_(False)
+    model.train(False)
+    return model
+
+
+def check_teacher(
+    teacher: MLCAKForCXRClassification,
+    student: MLCAKForCXRClassification,
+    *,
+    student_levels: Sequence[int] | None = None,
+    attention: bool = True,
+    aggregation: Aggregation = "mean",
+) -> AttentionAlignment | None:
+    """Check that a teacher can teach a student, and pair their attention.
+
+    A student without a local head is taught the global logits only.
+
+    Args:
+        teacher, student: the models.
+        student_levels: encoder layers of the student that are taught; negative from the last; None means all that its
+            config returns.
+        attention: whether attention is taught at all.
+        aggregation: `"mean"` or `"per_level"`.
+
+    Returns:
+        What aligns their attention; None without `attention`.
+
+    Raises:
+        DistillationError: if labels, findings, kind of problem or levels do not fit; names what differs.
+    """
+    ours: Any = student.config
+    theirs: Any = teacher.config
+    if ours.problem_type != theirs.problem_type:
+        raise DistillationError(
+            f"Teacher and student solve different problems: teacher {theirs.problem_type}, student {ours.problem_type}."
+        )
+    _check_names("global labels (id2label)", _global_labels(theirs), _global_labels(ours))
+    if ours.local_labels:
+        _check_names("local findings (local_labels)", list(theirs.local_labels), list(ours.local_labels))
+    if not attention:
+        return None
+    chosen, paired = _paired_levels(theirs, ours, student_levels)
+    return AttentionAlignment(
+        student_levels=[ours.resolved_attention_levels.index(level) for level in chosen],
+        teacher_levels=[theirs.resolved_attention_levels.index(level) for level in paired],
+        student_grid=student.grid_size,
+        teacher_grid=teacher.grid_size,
+        student_prefix_tokens=student.num_prefix_tokens,
+        teacher_prefix_tokens=teacher.num_prefix_tokens,
+        aggregation=aggregation,
+    )
+
+
+def _paired_levels(
+    teacher: MLCAKConfig, student: MLCAKConfig, student_levels: Sequence[int] | None
+) -> tuple[list[int], list[int]]:
+    """Encoder layers of the student that are taught, and of the teacher that teach them."""
+    num_student, num_teacher = (_num_layers(config) for config in (student, teacher))
+    available = student.resolved_attention_levels
+    if student_levels is None:
+        chosen = list(available)
+    else:
+        outside = [level for level in student_levels if not -num_student <= level < num_student]
+        if outside:
+            raise DistillationError(
+                f"student_levels {outside} do not exist: the student has {num_student} layers, "
+                f"{-num_student} to {num_student - 1}."
+            )
+        chosen = sorted({level % num_student for level in student_levels})
+    closed = [level for level in chosen if level not in available]
+    if closed:
+        raise DistillationError(
+            f"The student's config returns the attention of layers {available} only; layers {closed} of student_levels "
+            "are missing. Add them to its attention_levels."
+        )
+    pairs = pair_levels(num_student, num_teacher)
+    paired = [pairs[level] for level in chosen]
+    closed = sorted(set(paired) - set(teacher.resolved_attention_levels))
+    if closed:
+        raise DistillationError(
+            f"The teacher's config returns the attention of layers {teacher.resolved_attention_levels} only; layers "
+            f"{closed} are paired with the student's {chosen}. Set its attention_levels to None."
+        )
+    return chosen, paired
+
+
+def _check_names(what: str, teacher: list[str], student: list[str]) -> None:
+    if teacher == student:
+        return
+    if sorted(teacher) == sorted(student):
+        raise DistillationError(f"Teacher and student order their {what} differently: {teacher} and {student}.")
+    only_teacher = [name for name in teacher if name not in student]
+    only_student = [name for name in student if name not in teacher]
+    raise DistillationError(
+        f"Teacher and student have different {what}: only the teacher has {only_teacher}, only the student has "
+        f"{only_student}. Train both on the same labels."
+    )
+
+
+def _global_labels(config: MLCAKConfig) -> list[str]:
+    return [str(name) for _, name in sorted(dict(config.id2label or {}).items())]
+
+
+def _num_layers(config: Any) -> int:
+    return int(config.backbone_config.num_hidden_layers)

@@ -1,0 +1,282 @@
+"""A `transformers.Trainer` that adds what a teacher knows to the classification loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+from transformers.utils import logging
+
+from ..errors import DistillationError
+from ..modeling_mlcak import global_classification_loss, local_classification_loss
+from .attention import AttentionAlignment
+from .losses import AttentionDistillationLoss, LogitDistillationLoss, sum_per_item
+from .teacher import check_teacher, load_teacher
+from .training_args import MLCAKTrainingArguments
+
+logger = logging.get_logger(__name__)
+
+_LABELS = ("labels", "local_labels")
+_PARTS = ("loss_global", "loss_local", "distil_global", "distil_local", "distil_attention")
+
+
+class EpochCallback(TrainerCallback):
+    """Tell the collator which epoch it makes views for, at the start of each and after a resume in the middle of one.
+
+    Args:
+        collator: has `set_epoch(epoch)` and shares the number with its worker processes.
+    """
+
+    def __init__(self, collator: Any) -> None:
+        self.collator = collator
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Pass the number of the epoch on, counted from 0."""
+        # After a resume in the middle of epoch 3, state.epoch is 3.4: its whole part is the epoch that goes on.
+        self.collator.set_epoch(int(state.epoch or 0))
+
+
+class MLCAKTrainer(Trainer):
+    r"""
+    Trains a student on `L = L_classification + alpha * D(local) + beta * D(global) + gamma * D(attention)`.
+
+    Every part is a sum over images divided by the images of the whole optimizer step, over all its micro-batches and
+    processes, so that accumulation, several processes and a short last micro-batch change no gradient. Evaluation is
+    classification only. Every part is logged: `loss_global`, `loss_local`, `distil_global`, `distil_local`,
+    `distil_attention`, each before its weight.
+
+    Args:
+        model: the student, an [`MLCAKForCXRClassification`].
+        teacher: a trained model, its folder or Hub id; None trains a plain student (or a teacher).
+        args: [`MLCAKTrainingArguments`].
+        data_collator: gives `pixel_values`, `labels`, `local_labels` and, for distillation, `teacher_pixel_values`.
+        eval_data_collator: the collator of evaluation; None means `data_collator.for_evaluation()` where it exists,
+            else `data_collator`.
+        kwargs: as for [`~transformers.Trainer`].
+
+    Raises:
+        DistillationError: if teacher and student do not fit each other.
+
+    Example:
+
+    ```python
+    >>> trainer = MLCAKTrainer(
+    ...     student, teacher="runs/teacher", args=MLCAKTrainingArguments("runs/student", gamma=1.0),
+    ...     data_collator=collator, train_dataset=train, eval_dataset=validation,
+    ... )  # doctest: +SKIP
+    >>> trainer.train()  # doctest: +SKIP
+    ```
+    """
+
+    args: MLCAKTrainingArguments
+    model: Any
+
+    # compute_loss already divides by the images of the whole step; the Trainer must not divide by micro-batches again.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: Any = None,
+        teacher: Any = None,
+        args: MLCAKTrainingArguments | None = None,
+        data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+        *,
+        eval_data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if args is None:
+            args = MLCAKTrainingArguments()
+        super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
+        if not self.model.config.local_labels:
+            self.label_names = [name for name in self.label_names if name != "local_labels"]
+        if eval_data_collator is None and hasattr(self.data_collator, "for_evaluation"):
+            eval_data_collator = self.data_collator.for_evaluation()
+        self.eval_data_collator = self.data_collator if eval_data_collator is None else eval_data_collator
+        if hasattr(self.data_collator, "set_epoch"):
+            self.add_callback(EpochCallback(self.data_collator))
+        self.teacher: nn.Module | None = None
+        self._alignment: AttentionAlignment | None = None
+        if teacher is not None and args.distils:
+            self._set_teacher(teacher)
+        multi_label = self.model.config.problem_type == "multi_label_classification"
+        self._global_distance = LogitDistillationLoss(args.logit_loss, args.temperature, independent_labels=multi_label)
+        self._local_distance = LogitDistillationLoss(args.logit_loss, args.temperature, independent_labels=True)
+        self._attention_distance = AttentionDistillationLoss(args.attention_loss)
+        self._part_sums: dict[str, Tensor] = {}
+        self._images_since_log = 0.0
+
+    def _set_teacher(self, teacher: Any) -> None:
+        """Freeze the teacher and keep it beside the model: a part of it would be saved, trained and wrapped."""
+        ours = not isinstance(teacher, nn.Module)
+        teacher = load_teacher(teacher)
+        if teacher is self.model:
+            raise DistillationError("Teacher and student are the same object; load the teacher from its own folder.")
+        check = partial(
+            check_teacher,
+            teacher,
+            self.model,
+            student_levels=self.args.student_levels,
+            attention=self.args.gamma > 0,
+            aggregation=self.args.attention_aggregation,
+        )
+        alignment = check()
+        if ours and alignment is not None:
+            # Nobody else sees this teacher, so it need not return maps that nothing is paired with.
+            levels = teacher.config.resolved_attention_levels
+            teacher.set_attention_levels(sorted({levels[position] for position in alignment.teacher_levels}))
+            alignment = check()
+        self._alignment = None if alignment is None else alignment.to(self.args.device)
+        self.teacher = self.accelerator.prepare_model(teacher, device_placement=True, evaluation_mode=True)
+
+    # Batches
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Return the dataloader of evaluation: stored images without views or teacher inputs."""
+        with self._evaluation_collator():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """Return the dataloader of prediction: stored images without views or teacher inputs."""
+        with self._evaluation_collator():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _evaluation_collator(self) -> Iterator[None]:
+        training_collator, self.data_collator = self.data_collator, self.eval_data_collator
+        try:
+            yield
+        finally:
+            self.data_collator = training_collator
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """Fetch the micro-batches of one optimizer step and count its images over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        self._mark_repeats(batches[-1])
+        count = sum(_num_images(batch) for batch in batches)
+        if self.args.world_size == 1:
+            return batches, torch.tensor(count, device=device)
+        counts = self.accelerator.gather(torch.tensor([count], device=device))
+        return batches, counts.sum()
+
+    def _mark_repeats(self, batch: dict[str, Any]) -> None:
+        """Give weight 0 to the images with which accelerate fills the last batch of every process to the same size."""
+        state = self.accelerator.gradient_state
+        if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return
+        size = batch["pixel_values"].shape[0]
+        real = min(max(state.remainder - self.args.process_index * size, 0), size)
+        if real < size:
+            weights = torch.zeros(size, device=batch["pixel_values"].device)
+            weights[:real] = 1.0
+            batch["image_weights"] = weights
+            for name in _LABELS:
+                if batch.get(name) is not None:
+                    batch[name] = batch[name].clone()
+                    batch[name][real:] = -1
+
+    # Loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Compute the loss of a micro-batch: its share of the whole step in training, classification in evaluation."""
+        inputs = dict(inputs)
+        teacher_pixels, weights = inputs.pop("teacher_pixel_values", None), inputs.pop("image_weights", None)
+        if not model.training:
+            outputs = model(**inputs)
+            return (outputs.loss, outputs) if return_outputs else outputs.loss
+        labels = {name: inputs.pop(name, None) for name in _LABELS}
+        outputs = model(**inputs, output_attentions=self._alignment is not None)
+        num_items = outputs.logits.shape[0] if num_items_in_batch is None else num_items_in_batch
+        parts = self._classification(outputs, labels, num_items)
+        if self.teacher is not None:
+            parts |= self._distillation(outputs, teacher_pixels, num_items, weights)
+        if not parts:
+            raise DistillationError("There is nothing to learn from: the batch has no labels and there is no teacher.")
+        loss = sum(self._weight(name) * part for name, part in parts.items())
+        images = outputs.logits.shape[0] if weights is None else float(weights.sum())
+        self._keep_parts(parts, num_items, images)
+        # DDP averages gradients over processes; each already holds its share of the sum.
+        loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _classification(self, outputs: Any, labels: dict[str, Any], num_items: Any) -> dict[str, Tensor]:
+        config = self.model.config
+        parts = {}
+        if labels["labels"] is not None:
+            parts["loss_global"] = global_classification_loss(
+                outputs.logits, labels["labels"], config.problem_type, num_items
+            )
+        if outputs.local_logits is not None and labels["local_labels"] is not None:
+            parts["loss_local"] = local_classification_loss(outputs.local_logits, labels["local_labels"], num_items)
+        return parts
+
+    def _distillation(self, outputs: Any, teacher_pixels: Any, num_items: Any, weights: Any) -> dict[str, Tensor]:
+        if teacher_pixels is None:
+            raise DistillationError(
+                "The batch has no teacher_pixel_values. Give the training collator the teacher's image processor "
+                "(MLCAKCollator(..., teacher_processor=...))."
+            )
+        assert self.teacher is not None
+        with torch.no_grad():
+            taught = self.teacher(pixel_values=teacher_pixels, output_attentions=self._alignment is not None)
+        parts = {}
+        if self.args.alpha > 0 and outputs.local_logits is not None:
+            parts["distil_local"] = self._local_distance(outputs.local_logits, taught.local_logits)
+        if self.args.beta > 0:
+            parts["distil_global"] = self._global_distance(outputs.logits, taught.logits)
+        if self._alignment is not None:
+            parts["distil_attention"] = self._attention_distance(
+                *self._alignment(outputs.attentions, taught.attentions)
+            )
+        return {name: sum_per_item(part, num_items, weights) for name, part in parts.items()}
+
+    def _weight(self, part: str) -> float:
+        return float(
+            {
+                "loss_global": 1.0,
+                "loss_local": self.model.config.local_loss_weight,
+                "distil_local": self.args.alpha,
+                "distil_global": self.args.beta,
+                "distil_attention": self.args.gamma,
+            }[part]
+        )
+
+    # Log
+
+    def _keep_parts(self, parts: dict[str, Tensor], num_items: Any, images: float) -> None:
+        """Keep each part as a sum over images, so that the log's mean counts every image once."""
+        for name, part in parts.items():
+            total = (part.detach() * num_items).float()
+            self._part_sums[name] = self._part_sums[name] + total if name in self._part_sums else total
+        self._images_since_log += images
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of every part of the loss since the last log, over images and processes."""
+        # "loss" marks the training log, which every process writes at the same step; evaluation logs "eval_loss".
+        if "loss" in logs and self._part_sums:
+            zero = next(iter(self._part_sums.values())).new_zeros(())
+            sums = [self._part_sums.get(name, zero) for name in _PARTS]
+            reduced = self.accelerator.reduce(torch.stack([*sums, zero + self._images_since_log]), reduction="sum")
+            means = dict(zip(_PARTS, (reduced[:-1] / reduced[-1]).tolist(), strict=True))
+            logs |= {name: means[name] for name in _PARTS if name in self._part_sums}
+            self._part_sums, self._images_since_log = {}, 0.0
+        super().log(logs, start_time)
+
+
+def _num_images(batch: dict[str, Any]) -> int:
+    weights = batch.get("image_weights")
+    return int(batch["pixel_values"].shape[0] if weights is None else weights.sum())
