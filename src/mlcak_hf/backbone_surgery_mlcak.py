@@ -13,7 +13,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
 from .configuration_mlcak import BACKBONE_PREFIX_TOKENS, MLCAKConfig
-from .image_processing_mlcak import MLCAKImageProcessor, area_weights
+from .image_geometry_mlcak import area_weights
+from .image_processing_mlcak import MLCAKImageProcessor
 
 logger = logging.get_logger(__name__)
 
@@ -45,7 +46,7 @@ def resize_patch_filters(weight: torch.Tensor, patch_size: int) -> torch.Tensor:
     if old_size == patch_size:
         return weight.clone()
     area = torch.tensor(area_weights(old_size, patch_size), dtype=torch.float64)
-    operator = torch.linalg.pinv(area.T)
+    operator: torch.Tensor = torch.linalg.pinv(area.T)
     return (operator @ weight.double() @ operator.T).to(weight.dtype)
 
 
@@ -143,35 +144,38 @@ def _interpolate_positions(source: Any, model_type: str, grid: int) -> torch.Ten
     prefix = BACKBONE_PREFIX_TOKENS[model_type]
     side = embeddings.patch_embeddings.patch_size[0] * grid
     tokens = positions.new_zeros(1, grid * grid + prefix, positions.shape[-1])
-    return embeddings.interpolate_pos_encoding(tokens, side, side).clone()
+    interpolated: torch.Tensor = embeddings.interpolate_pos_encoding(tokens, side, side)
+    return interpolated.clone()
 
 
 def _read_normalisation(
     path_or_id: str | os.PathLike[str], model_type: str, num_channels: int
 ) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation per channel that the checkpoint was trained with."""
+    usual = _USUAL_NORMALISATION[model_type]
     try:
         settings, _ = BaseImageProcessor.get_image_processor_dict(path_or_id)
     except OSError:
-        mean, std = _USUAL_NORMALISATION[model_type]
+        settings = {"image_mean": usual[0], "image_std": usual[1]}
         logger.warning(
-            f"{path_or_id} has no preprocessor_config.json: assuming that it was trained with image_mean={list(mean)}, "
-            f"image_std={list(std)}, as published checkpoints of type {model_type!r} are."
+            f"{path_or_id} has no preprocessor_config.json: assuming that it was trained with {settings}, as published "
+            f"checkpoints of type {model_type!r} are."
         )
-        return mean[:num_channels], std[:num_channels]
     if settings.get("do_normalize") is False:
-        return (0.0,) * num_channels, (1.0,) * num_channels
-    mean, std = (settings.get(name) for name in ("image_mean", "image_std"))
-    if mean is None or std is None:
-        mean, std = _USUAL_NORMALISATION[model_type]
-    mean, std = ([values] if isinstance(values, (int, float)) else list(values) for values in (mean, std))
-    mean, std = (values * num_channels if len(values) == 1 else values for values in (mean, std))
+        return [0.0] * num_channels, [1.0] * num_channels
+    mean = _per_channel(settings.get("image_mean") or usual[0], num_channels)
+    std = _per_channel(settings.get("image_std") or usual[1], num_channels)
     if len(mean) != num_channels or len(std) != num_channels:
         raise ValueError(
             f"The checkpoint has {num_channels} channels, but its preprocessor_config.json gives image_mean={mean} and "
-            f"image_std={std}."
+            f"image_std={std}: one number per channel is needed."
         )
     return mean, std
+
+
+def _per_channel(values: float | Sequence[float], num_channels: int) -> list[float]:
+    numbers = [float(values)] if isinstance(values, (int, float)) else [float(value) for value in values]
+    return numbers * num_channels if len(numbers) == 1 else numbers
 
 
 __all__ = ["adapt_backbone", "fold_channels", "resize_patch_filters"]

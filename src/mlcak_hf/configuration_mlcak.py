@@ -40,7 +40,7 @@ _DEFAULT_ID2LABEL = {0: "Normal", 1: "Abnormal"}
 
 
 @strict
-class MLCAKConfig(PreTrainedConfig):
+class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     r"""
     Configuration of an [`MLCAKForCXRClassification`].
 
@@ -84,7 +84,7 @@ class MLCAKConfig(PreTrainedConfig):
     # The Trainer gathers every other output of an evaluation step.
     keys_to_ignore_at_inference = ["hidden_states", "attentions", "mlcak", "global_loss", "local_loss"]  # noqa: RUF012
 
-    backbone_config: dict[str, Any] | PreTrainedConfig | None = None
+    backbone_config: Any = None
     local_labels: list[str] | tuple[str, ...] = field(default_factory=lambda: list(VINDR_CXR_FINDINGS))
     local_loss_weight: float | int = 1.0
     attention_levels: list[int] | tuple[int, ...] | None = None
@@ -96,14 +96,13 @@ class MLCAKConfig(PreTrainedConfig):
         self.attention_levels = None if self.attention_levels is None else list(self.attention_levels)
         if self.id2label is None and kwargs.get("num_labels") in (None, len(_DEFAULT_ID2LABEL)):
             self.id2label = dict(_DEFAULT_ID2LABEL)
-        super().__post_init__(**kwargs)
-        self.id2label = dict(self.id2label)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     def __setattr__(self, key: str, value: Any) -> None:
-        super().__setattr__(key, value)
+        super().__setattr__(key, value)  # type: ignore[no-untyped-call]
         if key == "id2label" and value is not None:
             # Derived here and not once, so that `from_pretrained(folder, id2label=...)` cannot leave a stale inverse.
-            super().__setattr__("label2id", {name: int(index) for index, name in value.items()})
+            super().__setattr__("label2id", {n: int(i) for i, n in value.items()})  # type: ignore[no-untyped-call]
 
     @property
     def num_local_labels(self) -> int:
@@ -143,8 +142,8 @@ class MLCAKConfig(PreTrainedConfig):
         """Check that the image is a square made of whole square patches."""
         if self.image_size < 1 or self.patch_size < 1 or self.image_size % self.patch_size:
             raise ValueError(
-                f"backbone_config.image_size must be a multiple of backbone_config.patch_size, so that every pixel lies "
-                f"in a patch; got image_size={self.image_size} and patch_size={self.patch_size}."
+                f"backbone_config.image_size must be a multiple of backbone_config.patch_size, so that every pixel "
+                f"lies in a patch; got image_size={self.image_size} and patch_size={self.patch_size}."
             )
 
     def validate_local_labels(self) -> None:
@@ -182,7 +181,7 @@ class MLCAKConfig(PreTrainedConfig):
             raise ValueError(f"id2label must have unique names; got {self.id2label}.")
 
 
-def _build_backbone_config(backbone_config: Any) -> PreTrainedConfig:
+def _build_backbone_config(backbone_config: Any) -> Any:
     """Turn `None`, a dict with `model_type` or a config object into a config object of its own."""
     if backbone_config is None:
         return ViTConfig(

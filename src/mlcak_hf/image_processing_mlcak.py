@@ -5,158 +5,32 @@ Everything is computed in float32: no step goes through 8 bit, so a 12- or 16-bi
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_backends import PilBackend
-from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ImagesKwargs
+
+from .image_geometry_mlcak import (
+    FIT_CHOICES,
+    apply_weights,
+    area_resize,
+    area_weights,
+    bilinear_weights,
+    check_choice,
+    fit_to_square,
+    map_boxes,
+)
 
 # ITU-R 601-2 luma, as PIL's own "L" conversion, but without its rounding to 8 bit.
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 # Float images may miss [0, 1] by rounding, not by more.
 _RANGE_TOLERANCE = 1e-5
-_FIT_CHOICES = ("pad", "squash")
 _VOI_CHOICES = ("dicom", "percentile", "none")
 _OWN_SETTINGS = ("size", "fit", "lowres", "image_mean", "image_std", "value_range", "voi", "do_normalize")
-
-
-@lru_cache(maxsize=256)
-def area_weights(n_in: int, n_out: int) -> np.ndarray:
-    """
-    Weights of the exact area average of `n_in` samples into `n_out`: fractional overlap of each output interval with
-    each input sample. Enlarging gives the piecewise constant signal's averages.
-
-    Args:
-        n_in (`int`): Number of input samples, >= 1.
-        n_out (`int`): Number of output samples, >= 1.
-
-    Returns:
-        `np.ndarray` of shape `(n_out, n_in)`: float32, read-only, every row sums to 1.
-
-    Raises:
-        ValueError: If a count is below 1.
-    """
-    if n_in < 1 or n_out < 1:
-        raise ValueError(f"area_weights needs at least one sample on either side; got n_in={n_in}, n_out={n_out}.")
-    # In units of 1 / (n_in * n_out) all edges are whole numbers, so the overlaps are exact.
-    out_edges = np.arange(n_out + 1, dtype=np.int64) * n_in
-    in_edges = np.arange(n_in + 1, dtype=np.int64) * n_out
-    low = np.maximum(out_edges[:-1, None], in_edges[None, :-1])
-    high = np.minimum(out_edges[1:, None], in_edges[None, 1:])
-    weights = (np.clip(high - low, 0, None) / n_in).astype(np.float32)
-    weights.setflags(write=False)
-    return weights
-
-
-@lru_cache(maxsize=64)
-def _bilinear_weights(n_in: int, n_out: int) -> np.ndarray:
-    """Weights `(n_out, n_in)` of bilinear interpolation between pixel centres, clamped at the border."""
-    centres = np.clip((np.arange(n_out) + 0.5) * n_in / n_out - 0.5, 0, n_in - 1)
-    weights = np.clip(1 - np.abs(centres[:, None] - np.arange(n_in)[None, :]), 0, None).astype(np.float32)
-    weights.setflags(write=False)
-    return weights
-
-
-def _apply_weights(images: np.ndarray, row_weights: np.ndarray, column_weights: np.ndarray) -> np.ndarray:
-    # Contiguous float32 makes every matrix product of a batch the same call as for a single image: same bits.
-    images = np.ascontiguousarray(images, dtype=np.float32)
-    return np.matmul(np.matmul(row_weights, images), np.ascontiguousarray(column_weights.T))
-
-
-def area_resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
-    """
-    Resize by exact area averages (the resize of this whole package).
-
-    Args:
-        images (`np.ndarray` of shape `(..., H, W)`): Any real dtype.
-        height (`int`): New height in pixels.
-        width (`int`): New width in pixels.
-
-    Returns:
-        `np.ndarray` of shape `(..., height, width)`: float32. At the same size, an exact copy.
-
-    Raises:
-        ValueError: If `images` has fewer than two axes or a size is below 1.
-    """
-    images = np.asarray(images)
-    if images.ndim < 2:
-        raise ValueError(f"area_resize expects images of shape (..., height, width); got shape {images.shape}.")
-    if images.shape[-2:] == (height, width):
-        return np.array(images, dtype=np.float32)
-    return _apply_weights(images, area_weights(images.shape[-2], height), area_weights(images.shape[-1], width))
-
-
-def fit_to_square(image: np.ndarray, fit: str) -> np.ndarray:
-    """
-    Pad to a centred square, or leave as is for a later resize to squash.
-
-    Args:
-        image (`np.ndarray` of shape `(..., H, W)`): Radiograph(s), 0 = dark (air).
-        fit (`str`): `"pad"` adds 0 on both sides of the shorter axis (an odd pixel goes to the end); `"squash"` does
-            nothing.
-
-    Returns:
-        `np.ndarray` of shape `(..., S, S)` with `S = max(H, W)`, or `image` itself.
-
-    Raises:
-        ValueError: If `fit` is neither.
-    """
-    _check_choice("fit", fit, _FIT_CHOICES)
-    height, width = image.shape[-2:]
-    if fit == "squash" or height == width:
-        return image
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    square = np.zeros((*image.shape[:-2], side, side), dtype=image.dtype)
-    square[..., top : top + height, left : left + width] = image
-    return square
-
-
-def map_boxes(
-    boxes: np.ndarray | Sequence[Sequence[float]],
-    original_size: tuple[int, int],
-    model_size: tuple[int, int],
-    fit: str,
-    inverse: bool = False,
-) -> np.ndarray:
-    """
-    Map boxes from original pixels to the model's input, or back (the mapping of this whole package).
-
-    Coordinates are continuous pixel edges: a box over the whole image is `(0, 0, width, height)`.
-
-    Args:
-        boxes (array of shape `(n, 4)`): `x_min, y_min, x_max, y_max`.
-        original_size (`tuple[int, int]`): Height and width of the original image.
-        model_size (`tuple[int, int]`): Height and width of the model's (square) input.
-        fit (`str`): `"pad"` or `"squash"`, as in the processor.
-        inverse (`bool`, defaults to `False`): From model coordinates to original ones.
-
-    Returns:
-        `np.ndarray` of shape `(n, 4)`: float64, not clipped.
-
-    Raises:
-        ValueError: If the boxes have another shape, `fit` is unknown, or `"pad"` meets a model size that is no square.
-    """
-    _check_choice("fit", fit, _FIT_CHOICES)
-    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) if np.size(boxes) == 0 else np.asarray(boxes, np.float64)
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"boxes must have shape (n, 4): x_min, y_min, x_max, y_max; got shape {boxes.shape}.")
-    height, width = original_size
-    if fit == "pad":
-        if model_size[0] != model_size[1]:
-            raise ValueError(f'fit="pad" needs a square model size; got {tuple(model_size)}.')
-        side = max(height, width)
-        # The whole pixels that fit_to_square puts before the image.
-        offset = np.array([(side - width) // 2, (side - height) // 2] * 2, dtype=np.float64)
-        scale = np.full(4, model_size[0] / side)
-    else:
-        offset = np.zeros(4)
-        scale = np.array([model_size[1] / width, model_size[0] / height] * 2)
-    return boxes / scale - offset if inverse else (boxes + offset) * scale
 
 
 def to_unit_range(
@@ -221,7 +95,8 @@ def _as_array(image: Any) -> np.ndarray:
         return np.asarray(image)
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu()
-        return (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+        array: np.ndarray = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+        return array
     if isinstance(image, np.ndarray):
         return image
     raise ValueError(
@@ -234,7 +109,7 @@ def _channels_last(array: np.ndarray, input_data_format: str | None) -> np.ndarr
     first, last = array.shape[0] in (1, 3, 4), array.shape[-1] in (1, 3, 4)
     if input_data_format is not None:
         name = str(getattr(input_data_format, "value", input_data_format))
-        _check_choice("input_data_format", name, ("channels_first", "channels_last"))
+        check_choice("input_data_format", name, ("channels_first", "channels_last"))
         first, last = first and name == "channels_first", last and name == "channels_last"
     if first and last:
         raise ValueError(
@@ -257,8 +132,9 @@ def _scale(array: np.ndarray, value_range: Sequence[float] | None) -> np.ndarray
         low, high = _check_value_range(value_range)
         unit = (array.astype(np.float64) - low) / (high - low)
         named = f"value_range=[{low:g}, {high:g}]"
-    elif array.dtype in (np.uint8, np.uint16):
-        return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
+    elif kind == "u" and array.dtype.itemsize <= 2:  # in either byte order
+        scaled: np.ndarray = array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
+        return scaled
     elif kind == "b":
         return array.astype(np.float32)
     elif kind == "f":
@@ -277,11 +153,6 @@ def _scale(array: np.ndarray, value_range: Sequence[float] | None) -> np.ndarray
             "Pass value_range=(low, high), or read the file with mlcak_hf.data.read_radiograph."
         )
     return np.clip(unit.astype(np.float32), 0, 1)
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}; got {value!r}.")
 
 
 def _check_value_range(value_range: Sequence[float]) -> tuple[float, float]:
@@ -385,12 +256,13 @@ class MLCAKImageProcessor(PilBackend):
         if lowres is None:
             images = area_resize(images, side, side)
         else:
-            weights = _bilinear_weights(lowres, side)
-            images = _apply_weights(area_resize(images, lowres, lowres), weights, weights)
+            weights = bilinear_weights(lowres, side)
+            images = apply_weights(area_resize(images, lowres, lowres), weights, weights)
         if not do_normalize:
             return np.repeat(images[:, None], len(mean), axis=1)
-        shape = (1, -1, 1, 1)
-        return (images[:, None] - np.float32(mean).reshape(shape)) / np.float32(std).reshape(shape)
+        mean_array, std_array = (np.array(values, dtype=np.float32).reshape(1, -1, 1, 1) for values in (mean, std))
+        normalised: np.ndarray = (images[:, None] - mean_array) / std_array
+        return normalised
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
         """Flatten nested lists and four-axis batches into a list of single images."""
@@ -400,7 +272,7 @@ class MLCAKImageProcessor(PilBackend):
             return list(images)
         return [images]
 
-    def process_image(
+    def process_image(  # type: ignore[override]
         self,
         image: Any,
         value_range: Sequence[float] | None = None,
@@ -410,7 +282,7 @@ class MLCAKImageProcessor(PilBackend):
         """Turn one image into grey float32 `(H, W)` in [0, 1]; see [`to_unit_range`]."""
         return to_unit_range(image, value_range=value_range, input_data_format=input_data_format)
 
-    def _preprocess(self, images: list[np.ndarray], **kwargs: Any) -> BatchFeature:
+    def _preprocess(self, images: list[np.ndarray], **kwargs: Any) -> BatchFeature:  # type: ignore[override]
         if not images:
             raise ValueError("Expected at least one image; got an empty list.")
         reduced = [
@@ -427,10 +299,10 @@ class MLCAKImageProcessor(PilBackend):
         ]
         return BatchFeature(data={"pixel_values": np.concatenate(reduced)}, tensor_type=kwargs["return_tensors"])
 
-    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         settings: dict[str, Any] = super()._standardize_kwargs(**kwargs)
-        _check_choice("fit", settings["fit"], _FIT_CHOICES)
-        _check_choice("voi", settings["voi"], _VOI_CHOICES)
+        check_choice("fit", settings["fit"], FIT_CHOICES)
+        check_choice("voi", settings["voi"], _VOI_CHOICES)
         size = settings["size"]
         height, width = size.get("height"), size.get("width")
         if height is None or height != width or height < 1:
@@ -450,7 +322,7 @@ class MLCAKImageProcessor(PilBackend):
             settings["value_range"] = _check_value_range(settings["value_range"])
         return settings
 
-    def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
+    def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:  # type: ignore[override]
         """Nothing to add: `_standardize_kwargs` has checked every setting that is used."""
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,62 +4,17 @@ import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import MODEL_MAPPING, AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
-from transformers.utils import ModelOutput
+from transformers import MODEL_MAPPING, PreTrainedModel
+from transformers.utils.generic import ModelOutput
 
+from .attention_mlcak import ATTENTION_IMPLEMENTATION
 from .backbone_surgery_mlcak import adapt_backbone
 from .configuration_mlcak import MLCAKConfig
-
-ATTENTION_IMPLEMENTATION = "mlcak"
-
-
-def mlcak_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    output_attentions: bool = False,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """
-    Scaled dot product attention that also returns its map, averaged over heads, where it is wanted.
-
-    It keeps no state: whether to return a map follows from the argument of this call and from the fixed mark on
-    `module`, so that the recomputation of gradient checkpointing and other threads see the same.
-
-    Args:
-        module (`nn.Module`): The attention layer; its `is_mlcak_level` marks a chosen level.
-        query, key, value (`torch.Tensor` of shape `(B, heads, N, head_dim)`): Projected tokens.
-        attention_mask (`torch.Tensor`, *optional*): Additive or boolean mask that broadcasts to `(B, heads, N, N)`.
-        scaling (`float`, *optional*): Factor on the scores; `head_dim ** -0.5` if not given.
-        output_attentions (`bool`): Whether this forward pass wants maps.
-
-    Returns:
-        The output of shape `(B, N, heads, head_dim)`, and `softmax(q k^T * scaling).mean(heads)` of shape `(B, N, N)`
-        in float32, before dropout, or `None`.
-    """
-    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    if not output_attentions or not getattr(module, "is_mlcak_level", False):
-        return output, None
-    scores = torch.matmul(query, key.transpose(-2, -1)) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    if attention_mask is not None and attention_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    elif attention_mask is not None:
-        scores = scores + attention_mask
-    return output, scores.softmax(dim=-1, dtype=torch.float32).mean(dim=1)
-
-
-AttentionInterface.register(ATTENTION_IMPLEMENTATION, mlcak_attention_forward)
-AttentionMaskInterface.register(ATTENTION_IMPLEMENTATION, sdpa_mask)
 
 
 @dataclass
@@ -80,14 +35,14 @@ class MLCAKOutput(ModelOutput):
         global_loss, local_loss (`torch.FloatTensor`, *optional*, scalars): The parts of `loss`.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    local_logits: torch.FloatTensor | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    mlcak: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    global_loss: torch.FloatTensor | None = None
-    local_loss: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    local_logits: torch.Tensor | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    mlcak: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    global_loss: torch.Tensor | None = None
+    local_loss: torch.Tensor | None = None
 
 
 def global_classification_loss(
@@ -161,13 +116,13 @@ def _masked_bce_sum(logits: torch.Tensor, labels: torch.Tensor, name: str) -> to
     return bce.masked_fill(targets < 0, 0.0).sum()
 
 
-class MLCAKPreTrainedModel(PreTrainedModel):
+class MLCAKPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     """Base class: configuration, saving and loading of MLCAK models."""
 
     config_class = MLCAKConfig
     base_model_prefix = "backbone"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]  # noqa: RUF012 - the base class declares it so
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
@@ -183,7 +138,7 @@ class MLCAKPreTrainedModel(PreTrainedModel):
         return super().save_pretrained(*args, **kwargs)
 
 
-class MLCAKForCXRClassification(MLCAKPreTrainedModel):
+class MLCAKForCXRClassification(MLCAKPreTrainedModel):  # type: ignore[no-untyped-call]
     r"""
     Chest X-ray classifier: a ViT-family backbone and two linear heads on its final-norm class token, one for the
     global label (MCCT), one for the local findings (MLCT).
@@ -216,7 +171,7 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):
         self.classifier = nn.Linear(hidden_size, config.num_labels)
         self.local_classifier = nn.Linear(hidden_size, config.num_local_labels) if config.num_local_labels else None
         self.set_attention_levels(config.attention_levels)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_backbone(
@@ -256,10 +211,11 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):
         backbone_config, state_dict = adapt_backbone(
             path_or_id, image_size, patch_size, num_channels, image_mean=image_mean, image_std=image_std
         )
-        model = cls(cls.config_class(backbone_config=backbone_config, **config_kwargs))
+        config_class: Any = cls.config_class
+        model = cls(config_class(backbone_config=backbone_config, **config_kwargs))
         expected = model.backbone.state_dict().keys()
         model.backbone.load_state_dict({name: state_dict[name] for name in expected})
-        return model.eval()
+        return cast("MLCAKForCXRClassification", model.train(False))
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -339,7 +295,7 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):
 
         global_loss = local_loss = loss = None
         if labels is not None:
-            loss = global_loss = global_classification_loss(logits, labels, config.problem_type)
+            loss = global_loss = global_classification_loss(logits, labels, str(config.problem_type))
         if local_labels is not None and local_logits is not None:
             local_loss = local_classification_loss(local_logits, local_labels)
             loss = config.local_loss_weight * local_loss + (0.0 if global_loss is None else global_loss)
@@ -393,10 +349,10 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):
         return tuple(captured)
 
 
-def _build_backbone(backbone_config: Any) -> PreTrainedModel:
+def _build_backbone(backbone_config: Any) -> Any:
     """Build the backbone without parameters that this model never uses (they break DistributedDataParallel)."""
-    model_class = MODEL_MAPPING[type(backbone_config)]
-    takes_pooling = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    model_class: Any = MODEL_MAPPING[type(backbone_config)]
+    takes_pooling = "add_pooling_layer" in inspect.signature(model_class).parameters
     backbone = model_class(backbone_config, **({"add_pooling_layer": False} if takes_pooling else {}))
     if getattr(backbone.embeddings, "mask_token", None) is not None:
         backbone.embeddings.mask_token = None
@@ -409,5 +365,4 @@ __all__ = [
     "MLCAKPreTrainedModel",
     "global_classification_loss",
     "local_classification_loss",
-    "mlcak_attention_forward",
 ]

@@ -1,0 +1,154 @@
+"""Geometry of images: exact area averages, the square, and boxes between original and model coordinates."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+FIT_CHOICES = ("pad", "squash")
+
+
+@lru_cache(maxsize=256)
+def area_weights(n_in: int, n_out: int) -> np.ndarray:
+    """
+    Weights of the exact area average of `n_in` samples into `n_out`: fractional overlap of each output interval with
+    each input sample. Enlarging gives the piecewise constant signal's averages.
+
+    Args:
+        n_in (`int`): Number of input samples, >= 1.
+        n_out (`int`): Number of output samples, >= 1.
+
+    Returns:
+        `np.ndarray` of shape `(n_out, n_in)`: float32, read-only, every row sums to 1.
+
+    Raises:
+        ValueError: If a count is below 1.
+    """
+    if n_in < 1 or n_out < 1:
+        raise ValueError(f"area_weights needs at least one sample on either side; got n_in={n_in}, n_out={n_out}.")
+    # In units of 1 / (n_in * n_out) all edges are whole numbers, so the overlaps are exact.
+    out_edges = np.arange(n_out + 1, dtype=np.int64) * n_in
+    in_edges = np.arange(n_in + 1, dtype=np.int64) * n_out
+    low = np.maximum(out_edges[:-1, None], in_edges[None, :-1])
+    high = np.minimum(out_edges[1:, None], in_edges[None, 1:])
+    weights: np.ndarray = (np.clip(high - low, 0, None) / n_in).astype(np.float32)
+    weights.setflags(write=False)
+    return weights
+
+
+@lru_cache(maxsize=64)
+def bilinear_weights(n_in: int, n_out: int) -> np.ndarray:
+    """Read-only weights `(n_out, n_in)` of bilinear interpolation between pixel centres, clamped at the border."""
+    centres = np.clip((np.arange(n_out) + 0.5) * n_in / n_out - 0.5, 0, n_in - 1)
+    weights: np.ndarray = np.clip(1 - np.abs(centres[:, None] - np.arange(n_in)[None, :]), 0, None).astype(np.float32)
+    weights.setflags(write=False)
+    return weights
+
+
+def apply_weights(images: np.ndarray, row_weights: np.ndarray, column_weights: np.ndarray) -> np.ndarray:
+    """Resample `(..., H, W)` to `(..., h, w)` with weights `(h, H)` for the rows and `(w, W)` for the columns."""
+    # Contiguous float32 makes every matrix product of a batch the same call as for a single image: same bits.
+    images = np.ascontiguousarray(images, dtype=np.float32)
+    resized: np.ndarray = np.matmul(np.matmul(row_weights, images), np.ascontiguousarray(column_weights.T))
+    return resized
+
+
+def area_resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    """
+    Resize by exact area averages (the resize of this whole package).
+
+    Args:
+        images (`np.ndarray` of shape `(..., H, W)`): Any real dtype.
+        height (`int`): New height in pixels.
+        width (`int`): New width in pixels.
+
+    Returns:
+        `np.ndarray` of shape `(..., height, width)`: float32. At the same size, an exact copy.
+
+    Raises:
+        ValueError: If `images` has fewer than two axes or a size is below 1.
+    """
+    images = np.asarray(images)
+    if images.ndim < 2:
+        raise ValueError(f"area_resize expects images of shape (..., height, width); got shape {images.shape}.")
+    if images.shape[-2:] == (height, width):
+        return np.array(images, dtype=np.float32)
+    return apply_weights(images, area_weights(images.shape[-2], height), area_weights(images.shape[-1], width))
+
+
+def fit_to_square(image: np.ndarray, fit: str) -> np.ndarray:
+    """
+    Pad to a centred square, or leave as is for a later resize to squash.
+
+    Args:
+        image (`np.ndarray` of shape `(..., H, W)`): Radiograph(s), 0 = dark (air).
+        fit (`str`): `"pad"` adds 0 on both sides of the shorter axis (an odd pixel goes to the end); `"squash"` does
+            nothing.
+
+    Returns:
+        `np.ndarray` of shape `(..., S, S)` with `S = max(H, W)`, or `image` itself.
+
+    Raises:
+        ValueError: If `fit` is neither.
+    """
+    check_choice("fit", fit, FIT_CHOICES)
+    height, width = image.shape[-2:]
+    if fit == "squash" or height == width:
+        return image
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.zeros((*image.shape[:-2], side, side), dtype=image.dtype)
+    square[..., top : top + height, left : left + width] = image
+    return square
+
+
+def map_boxes(
+    boxes: np.ndarray | Sequence[Sequence[float]],
+    original_size: tuple[int, int],
+    model_size: tuple[int, int],
+    fit: str,
+    inverse: bool = False,
+) -> np.ndarray:
+    """
+    Map boxes from original pixels to the model's input, or back (the mapping of this whole package).
+
+    Coordinates are continuous pixel edges: a box over the whole image is `(0, 0, width, height)`.
+
+    Args:
+        boxes (array of shape `(n, 4)`): `x_min, y_min, x_max, y_max`.
+        original_size (`tuple[int, int]`): Height and width of the original image.
+        model_size (`tuple[int, int]`): Height and width of the model's (square) input.
+        fit (`str`): `"pad"` or `"squash"`, as in the processor.
+        inverse (`bool`, defaults to `False`): From model coordinates to original ones.
+
+    Returns:
+        `np.ndarray` of shape `(n, 4)`: float64, not clipped.
+
+    Raises:
+        ValueError: If the boxes have another shape, `fit` is unknown, or `"pad"` meets a model size that is no square.
+    """
+    check_choice("fit", fit, FIT_CHOICES)
+    boxes = np.asarray(boxes, dtype=np.float64)
+    if boxes.size == 0:
+        return np.empty((0, 4))
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes must have shape (n, 4): x_min, y_min, x_max, y_max; got shape {boxes.shape}.")
+    height, width = original_size
+    if fit == "pad":
+        if model_size[0] != model_size[1]:
+            raise ValueError(f'fit="pad" needs a square model size; got {tuple(model_size)}.')
+        side = max(height, width)
+        # The whole pixels that fit_to_square puts before the image.
+        offset = np.array([(side - width) // 2, (side - height) // 2] * 2, dtype=np.float64)
+        scale = np.full(4, model_size[0] / side)
+    else:
+        offset = np.zeros(4)
+        scale = np.array([model_size[1] / width, model_size[0] / height] * 2)
+    mapped: np.ndarray = boxes / scale - offset if inverse else (boxes + offset) * scale
+    return mapped
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}; got {value!r}.")
