@@ -1,0 +1,228 @@
+"""Phantoms on disk, in the layout of VinDr-CXR on PhysioNet."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from huggingface_hub.utils import tqdm
+
+from mlcak_hf.configuration_mlcak import VINDR_CXR_FINDINGS
+from mlcak_hf.data.phantom.dicom_format import DicomFormat, to_dicom
+from mlcak_hf.data.phantom.plan import (
+    DRAWN_FINDINGS,
+    SPLITS,
+    Exposure,
+    Patient,
+    group_id,
+    image_id,
+    patient_index,
+    stream,
+)
+from mlcak_hf.data.phantom.readers import Reading, consensus, read_by_three
+from mlcak_hf.data.phantom.render import render_phantom
+from mlcak_hf.errors import DatasetError
+
+#: Written beside the images; a folder without it is never cleared.
+RECORD = "phantom.json"
+#: Smallest picture on which the anatomy can still be drawn.
+MIN_SIZE_PX = 64
+
+
+@dataclass(frozen=True)
+class PhantomReport:
+    """What `write_phantoms` made.
+
+    Args:
+        output_dir: Folder in the VinDr-CXR layout.
+        groups_file: CSV with image_id and group_id (the made-up patient).
+        num_images: Images per split.
+        num_abnormal: Images per split that truly show a finding.
+        finding_counts: Per split, the images that truly show each drawn finding.
+        transfer_syntaxes: Images per name of the transfer syntax, over both splits.
+    """
+
+    output_dir: Path
+    groups_file: Path
+    num_images: dict[str, int]
+    num_abnormal: dict[str, int]
+    finding_counts: dict[str, dict[str, int]]
+    transfer_syntaxes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Written:
+    split: str
+    image_id: str
+    group_id: str
+    truth: tuple[str, ...]
+    readings: tuple[Reading, ...]
+    transfer_syntax: str
+
+
+def write_phantoms(
+    output_dir: str | os.PathLike[str],
+    num_train: int = 1000,
+    num_test: int = 300,
+    size_px: int = 512,
+    seed: int = 0,
+    num_proc: int | None = None,
+    progress: bool = True,
+    overwrite: bool = False,
+) -> PhantomReport:
+    """Write synthetic chest radiographs as DICOM files with annotations, laid out exactly as VinDr-CXR.
+
+    Train images are read by three readers who disagree; test images carry the truth as a consensus. Findings are drawn
+    independently of each other and of format, exposure and noise. Only `DRAWN_FINDINGS` ever occur; the other columns
+    are 0. `groups.csv` names the made-up patient of each image, some of whom have two.
+
+    Args:
+        output_dir: Folder to make. It must not hold phantoms already, unless `overwrite`.
+        num_train: Number of train images.
+        num_test: Number of test images.
+        size_px: Typical length of the shorter side in pixels, at least 64.
+        seed: Same seed, same bytes, whatever `num_proc` is.
+        num_proc: Number of processes; `None` uses one.
+        progress: Whether to show a progress bar.
+        overwrite: Replace phantoms that an earlier call wrote here.
+
+    Returns:
+        Counts and places of what was written.
+
+    Raises:
+        DatasetError: If the folder is in use, or a number is out of range.
+
+    Example:
+        >>> from mlcak_hf.data.phantom import write_phantoms
+        >>> report = write_phantoms("phantoms", num_train=8, num_test=4)  # doctest: +SKIP
+    """
+    if num_train < 0 or num_test < 0 or num_train + num_test == 0:
+        raise DatasetError(f"Expected at least one phantom, got num_train={num_train} and num_test={num_test}.")
+    if size_px < MIN_SIZE_PX:
+        raise DatasetError(f"size_px must be at least {MIN_SIZE_PX} for anatomy to be drawn, got {size_px}.")
+    if num_proc is not None and num_proc < 1:
+        raise DatasetError(f"num_proc must be at least 1, got {num_proc}.")
+    root = _make_room(Path(output_dir), overwrite)
+    counts = dict(zip(SPLITS, (num_train, num_test), strict=True))
+    for split in SPLITS:
+        (root / split).mkdir(parents=True, exist_ok=True)
+    (root / "annotations").mkdir(exist_ok=True)
+    # Written first, so that a stopped run can be overwritten.
+    record = {"seed": seed, "size_px": size_px, "num_images": counts, "drawn_findings": list(DRAWN_FINDINGS)}
+    (root / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    jobs = [(split, index) for split in SPLITS for index in range(counts[split])]
+    work = partial(_write_one, root, seed, size_px)
+    written = list(_run(work, jobs, num_proc or 1, progress))
+    for split in SPLITS:
+        _write_annotations(root / "annotations", split, [w for w in written if w.split == split])
+    groups_file = root / "groups.csv"
+    _write_csv(groups_file, ["image_id", "group_id"], ([w.image_id, w.group_id] for w in written))
+    report = PhantomReport(
+        output_dir=root,
+        groups_file=groups_file,
+        num_images=counts,
+        num_abnormal={split: sum(bool(w.truth) for w in written if w.split == split) for split in SPLITS},
+        finding_counts={
+            split: {name: sum(name in w.truth for w in written if w.split == split) for name in DRAWN_FINDINGS}
+            for split in SPLITS
+        },
+        transfer_syntaxes=_tally(w.transfer_syntax for w in written),
+    )
+    summary = {k: v for k, v in asdict(report).items() if k not in ("output_dir", "groups_file", "num_images")}
+    (root / RECORD).write_text(json.dumps(record | summary, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def _make_room(root: Path, overwrite: bool) -> Path:
+    if root.exists() and not root.is_dir():
+        raise DatasetError(f"{root} is a file; name a folder for the phantoms.")
+    if not root.exists() or not any(root.iterdir()):
+        root.mkdir(parents=True, exist_ok=True)
+        return root
+    if not (root / RECORD).is_file():
+        raise DatasetError(f"{root} holds files that are no phantoms ({RECORD} is missing); choose an empty folder.")
+    if not overwrite:
+        raise DatasetError(f"{root} already holds phantoms; choose another folder or overwrite them (overwrite=True).")
+    for name in (*SPLITS, "annotations"):
+        shutil.rmtree(root / name, ignore_errors=True)
+    return root
+
+
+def _run(work: partial[_Written], jobs: list[tuple[str, int]], num_proc: int, progress: bool) -> Iterator[_Written]:
+    with tqdm(total=len(jobs), desc="phantoms", unit="image", disable=not progress) as bar:
+        if num_proc == 1:
+            for job in jobs:
+                yield work(job)
+                bar.update()
+            return
+        with ProcessPoolExecutor(num_proc) as pool:
+            for done in pool.map(work, jobs, chunksize=8):
+                yield done
+                bar.update()
+
+
+def _write_one(root: Path, seed: int, size_px: int, job: tuple[str, int]) -> _Written:
+    split, index = job
+    phantom = render_phantom(seed, split, index, size_px)
+    form = DicomFormat.draw(stream(seed, split, index, "format"))
+    identity, group = image_id(seed, split, index), group_id(seed, split, index)
+    exposure = Exposure.draw(seed, split, index, size_px, Patient.draw(seed, split, patient_index(index)))
+    ds = to_dicom(phantom, form, identity, group, exposure.cm_per_px, stream(seed, split, index, "tags"))
+    ds.save_as(root / split / f"{identity}.dicom", enforce_file_format=True)
+    truth = consensus(phantom.findings)
+    readings: tuple[Reading, ...] = (truth,)
+    if split == "train":
+        height, width = phantom.pixels.shape
+        generator = stream(seed, split, index, "readers")
+        readings = read_by_three(phantom.findings, phantom.mimics, height, width, generator)
+    return _Written(split, identity, group, truth.findings, readings, form.transfer_syntax.name)
+
+
+def _write_annotations(folder: Path, split: str, written: list[_Written]) -> None:
+    # The released files differ between the splits: only train names the reader, and one column is spelt differently.
+    train = split == "train"
+    reader = ["rad_id"] if train else []
+    diagnoses = ["COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases", "No finding"]
+    header = [name if train or name != "Other diseases" else "Other disease" for name in diagnoses]
+
+    def label_rows() -> Iterator[list[object]]:
+        for image in written:
+            for reading in image.readings:
+                present = {*reading.findings, *reading.diagnoses}
+                values = [int(name in present) for name in (*VINDR_CXR_FINDINGS, *diagnoses)]
+                yield [image.image_id, *([reading.reader] if train else []), *values]
+
+    def box_rows() -> Iterator[list[object]]:
+        for image in written:
+            for reading in image.readings:
+                start = [image.image_id, *([reading.reader] if train else [])]
+                if not reading.boxes:
+                    yield [*start, "No finding", "", "", "", ""]
+                for name, box in reading.boxes:
+                    yield [*start, name, *(f"{edge:.3f}" for edge in box)]
+
+    _write_csv(folder / f"image_labels_{split}.csv", ["image_id", *reader, *VINDR_CXR_FINDINGS, *header], label_rows())
+    columns = ["image_id", *reader, "class_name", "x_min", "y_min", "x_max", "y_max"]
+    _write_csv(folder / f"annotations_{split}.csv", columns, box_rows())
+
+
+def _write_csv(path: Path, header: list[str], rows: Iterable[list[object]] | Iterable[list[str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _tally(names: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return dict(sorted(counts.items()))
