@@ -23,3 +23,7 @@ class RecipeError(MLCAKError, ValueError):
 
 class DistillationError(MLCAKError, ValueError):
     """Teacher and student cannot be distilled as they stand."""
+
+
+class DeploymentError(MLCAKError, ValueError):
+    """A model cannot be described or published as it stands."""

@@ -1,0 +1,140 @@
+"""A model card made from measured numbers: what was not measured or recorded says so."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PreTrainedConfig
+
+from mlcak_hf.deployment.measurements import Evaluation
+from mlcak_hf.image_processing_mlcak import MLCAKImageProcessor
+from mlcak_hf.recipes import hub_configs_dir
+
+_TAGS = ("chest-xray", "medical", "mlcak", "knowledge-distillation", "vision-transformer", "low-resolution")
+
+
+def create_model_card(
+    config: PreTrainedConfig,
+    processor: MLCAKImageProcessor | None = None,
+    *,
+    model_name: str,
+    model_id: str | None = None,
+    base_model: str | None = None,
+    datasets: Sequence[str] = (),
+    training: Mapping[str, Any] | None = None,
+    evaluation: Evaluation | None = None,
+    limits: Sequence[str] = (),
+) -> ModelCard:
+    """Make the model card of a teacher or student.
+
+    Args:
+        config: The model's configuration.
+        processor: Its processor.
+        model_name: Name of the model; also that of the entry in the `model-index`.
+        model_id: Where the model will be found, for the snippets: `"your-name/model"` or a folder; its name by default.
+        base_model: Hub id of the checkpoint that the training started from; None if it started from scratch.
+        datasets: Hub ids of the training datasets; a dataset that is not on the Hub is named in `training`.
+        training: What was trained on what and how, in the order to be shown. Of paths, only the last part is shown: a
+            card is public, the folders of a machine are not.
+        evaluation: Measured numbers, from [`Evaluation.from_comparison`]; without them the card says "not measured".
+        limits: Sentences about limits of this very model, ahead of those that hold for all.
+
+    Returns:
+        The card, with metadata for the Hub; `card.save(folder / "README.md")` writes it.
+    """
+    metadata = ModelCardData(
+        language="en",
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=list(_TAGS),
+        base_model=base_model,
+        datasets=list(datasets) or None,
+        metrics=sorted({result.metric_type for result in _eval_results(evaluation)}) or None,
+        model_name=model_name,
+        eval_results=_eval_results(evaluation) or None,
+    )
+    card: ModelCard = ModelCard.from_template(
+        metadata,
+        template_path=str(hub_configs_dir() / "model_card_template.md"),
+        model_name=model_name,
+        model_id=model_id or model_name,
+        config=config,
+        backbone=config.backbone_config,
+        processor=processor,
+        single_label=config.problem_type == "single_label_classification",
+        global_labels=", ".join(map(str, (config.id2label or {}).values())),
+        findings=list(config.local_labels),
+        training=None if training is None else {key: _shown(value) for key, value in training.items()},
+        evaluation=evaluation,
+        limits=[*limits, *_limits(config, evaluation)],
+    )
+    return card
+
+
+def _eval_results(evaluation: Evaluation | None) -> list[EvalResult]:
+    """The measurements as entries of the `model-index`, intervals in their names."""
+    if evaluation is None:
+        return []
+    slug = re.sub(r"[^a-z0-9]+", "-", evaluation.dataset.lower()).strip("-")
+    results = []
+    for measured in evaluation.measurements:
+        interval = measured.interval
+        name = f"{measured.title}, {measured.label}"
+        if interval is not None:
+            name += f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
+        results.append(
+            EvalResult(
+                task_type="image-classification",
+                task_name="Chest radiograph classification",
+                dataset_type=slug,
+                dataset_name=evaluation.dataset,
+                dataset_split=evaluation.split,
+                metric_type=measured.metric,
+                metric_name=name,
+                metric_value=round(measured.value, 4),
+            )
+        )
+    return results
+
+
+def _limits(config: PreTrainedConfig, evaluation: Evaluation | None) -> list[str]:
+    """Limits that follow from what the model is and from what was, or was not, measured."""
+    size = config.image_size
+    limits = [
+        f"The model sees {size} x {size} pixels. Findings that are small on the original, such as nodules, thin "
+        "pneumothorax lines and fine fibrosis, may be gone from such an image.",
+        "Attention maps show where the class token looked. They are no localisation and no explanation of a disease.",
+        "No decision threshold comes with the model. Choose one on validation data of your own, for the sensitivity or "
+        "specificity that you need; 0.5 is not such a choice.",
+    ]
+    if evaluation is None:
+        limits.append("Neither discrimination nor calibration was measured: its outputs are scores, not probabilities.")
+        return limits
+    metrics = {measured.metric for measured in evaluation.measurements}
+    if not metrics & {"brier_score", "expected_calibration_error"}:
+        limits.append("Calibration was not measured: do not read its outputs as probabilities.")
+    if any(measured.interval is None for measured in evaluation.measurements):
+        limits.append("Numbers without an interval carry an unknown uncertainty.")
+    if evaluation.single_class:
+        limits.append(f"The test images hold one class only of: {', '.join(evaluation.single_class)}. Not measured.")
+    if evaluation.unannotated:
+        limits.append(f"Never annotated in the test images, so not measured: {', '.join(evaluation.unannotated)}.")
+    limits.append(f"All numbers are for {evaluation.dataset} only; elsewhere expect others.")
+    return limits
+
+
+def _shown(value: Any) -> str:
+    """A value as a table cell; of an absolute path only the last part."""
+    if isinstance(value, os.PathLike) or (
+        isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute())
+    ):
+        value = Path(value).name
+    if isinstance(value, float):
+        value = f"{value:g}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = ", ".join(_shown(entry) for entry in value)
+    return " ".join(str(value).split()).replace("|", "\\|")
