@@ -85,7 +85,11 @@ def global_label_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
     feature = dataset.features[columns.label]
     if _names_of(feature) is not None:
         return list(_names_of(feature) or ())
-    values = [value for value in dataset.unique(columns.label) if value is not None and value != ""]
+    values = [
+        value
+        for value in dataset.select_columns([columns.label]).unique(columns.label)
+        if value is not None and value != ""
+    ]
     if feature.dtype == "string":
         names = sorted(values)
     elif feature.dtype.startswith("int") and max(values, default=0) > 1:
@@ -120,7 +124,7 @@ def finding_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
             raise DatasetError(
                 f"The findings column {columns.findings!r} must be a struct of numbers or a list of names."
             )
-        lists = dataset.with_format(None)[columns.findings]
+        lists = dataset.select_columns([columns.findings]).with_format(None)[columns.findings]
         names = sorted({str(name) for row in lists for name in row or ()})
     return [name for name in names if name.strip().lower() not in NO_FINDING]
 
