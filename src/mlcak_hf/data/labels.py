@@ -1,8 +1,8 @@
 """VinDr-CXR's label names, and how the votes of several readers become training targets. Pure: no files here.
 
 Every reader says yes (1) or no (0) to 28 labels: 22 local findings and 6 global ones, of which the last is "No
-finding". "Abnormal" is taken per reader (1 - "No finding") and aggregated like any other label, so "No finding" = 1 - abnormal
-holds whatever the aggregation is. An image may thus be abnormal by majority while no single finding has a majority.
+finding". "Abnormal" is taken per reader (1 - "No finding") and aggregated like any other label, so that "No finding" =
+1 - abnormal whatever the aggregation is. An image may be abnormal by majority while no single finding has a majority.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 from ..configuration_mlcak import VINDR_CXR_FINDINGS
@@ -80,6 +81,12 @@ class ImageLabels:
     num_readers: int
 
 
+@lru_cache(maxsize=8)
+def _by_folded_name(known: tuple[str, ...]) -> dict[str, str]:
+    aliases = {alias.casefold(): name for alias, name in _ALIASES.items() if name in known}
+    return aliases | {label.casefold(): label for label in known}
+
+
 def canonical_label(name: str, known: Sequence[str] = VINDR_CXR_LABELS) -> str:
     """Spell a label as this package does.
 
@@ -94,8 +101,7 @@ def canonical_label(name: str, known: Sequence[str] = VINDR_CXR_LABELS) -> str:
     Raises:
         LabelError: No such label; names the nearest ones and all that are known.
     """
-    by_folded = {alias.casefold(): name for alias, name in _ALIASES.items() if name in known}
-    by_folded |= {label.casefold(): label for label in known}
+    by_folded = _by_folded_name(tuple(known))
     folded = " ".join(name.split()).casefold()
     if folded in by_folded:
         return by_folded[folded]

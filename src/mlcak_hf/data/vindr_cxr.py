@@ -1,0 +1,389 @@
+"""VinDr-CXR (or anything laid out like it) as a `datasets` dataset, in the form of a loading script.
+
+The images are read from a local folder only; nothing is downloaded or uploaded. Patients' names, dates and numbers are
+never read from the DICOM files, so the dataset cannot contain them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import PIL
+import pydicom
+from datasets.exceptions import DatasetGenerationError
+from PIL import Image
+from transformers.utils import logging
+
+from ..configuration_mlcak import VINDR_CXR_FINDINGS
+from ..errors import DatasetError, DicomError, LabelError
+from .intensity import PERCENTILE_REFERENCE_PX, PERCENTILES, VOI_MODES, Voi
+from .labels import (
+    AGGREGATIONS,
+    GLOBAL_CLASS_NAMES,
+    GLOBAL_LABELS,
+    VINDR_CXR_LABELS,
+    Aggregation,
+    Reading,
+    aggregate,
+    resolve_annotated,
+)
+from .preparation_notes import PreparationNotes
+from .radiograph import FITS, Fit, read_radiograph, resize_radiograph
+from .vindr_layout import (
+    ImageRecord,
+    LeftOut,
+    VinDrLayout,
+    checked_data_dir,
+    layout_fingerprint,
+    read_layout,
+    split_validation,
+)
+
+logger = logging.get_logger(__name__)
+
+_DESCRIPTION = (
+    "Chest radiographs laid out as VinDr-CXR, with 22 local findings, 6 global labels, the votes of every reader, and"
+    " boxes in original pixels. Images are squares of 8-bit grey, 0 is air. For research only."
+)
+_HOMEPAGE = "https://physionet.org/content/vindr-cxr/1.0.0/"
+_LICENSE = (
+    "PhysioNet Credentialed Health Data License 1.5.0 and its data use agreement, if the source is VinDr-CXR:"
+    " do not pass the data on"
+)
+_CITATION = """\
+@article{nguyen2022vindr,
+  title = {{VinDr-CXR}: An open dataset of chest {X}-rays with radiologist's annotations},
+  author = {Nguyen, Ha Q. and Lam, Khanh and Le, Linh T. and others},
+  journal = {Scientific Data},
+  volume = {9},
+  pages = {429},
+  year = {2022},
+  doi = {10.1038/s41597-022-01498-w}
+}"""
+
+
+@dataclass
+class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
+    """Choices that settle what the dataset contains; see `load_vindr_cxr` for each of them."""
+
+    version: datasets.Version | str = field(default_factory=lambda: datasets.Version("1.0.0"))
+    size_px: int = 256
+    fit: Fit = "pad"
+    voi: Voi = "dicom"
+    aggregation: Aggregation = "majority"
+    annotated: Sequence[str] | None = None
+    groups: str | None = None
+    validation_fraction: float = 0.15
+    seed: int = 0
+    on_error: str = "raise"
+    data_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choices = {"fit": FITS, "voi": VOI_MODES, "aggregation": AGGREGATIONS, "on_error": ("raise", "skip")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                error = LabelError if name == "aggregation" else DatasetError
+                raise error(f"{name} must be one of {', '.join(allowed)}, but {getattr(self, name)!r} came")
+        if self.size_px < 1:
+            raise DatasetError(f"size_px must be at least 1, but {self.size_px} came")
+        if not 0 <= self.validation_fraction < 1:
+            raise DatasetError(
+                f"validation_fraction must be at least 0 and below 1, but {self.validation_fraction} came"
+            )
+        if self.annotated is not None:
+            self.annotated = resolve_annotated(self.annotated)
+        if self.groups is not None:
+            self.groups = str(self.groups)
+        if self.data_dir is None:
+            raise DatasetError("data_dir is needed: the local folder that holds train/, test/ and annotations/")
+        self.data_dir = str(checked_data_dir(self.data_dir))
+
+    def choices(self) -> dict[str, Any]:
+        """Every choice that shapes the dataset, as plain values; no path, which may name a person."""
+        return {
+            "size_px": self.size_px,
+            "fit": self.fit,
+            "voi": self.voi,
+            "percentiles": list(PERCENTILES) if self.voi == "percentile" else None,
+            "percentile_reference_px": PERCENTILE_REFERENCE_PX if self.voi == "percentile" else None,
+            "aggregation": self.aggregation,
+            "annotated": list(resolve_annotated(self.annotated)),
+            "groups": "file" if self.groups else "image",
+            "validation_fraction": self.validation_fraction,
+            "seed": self.seed,
+            "on_error": self.on_error,
+        }
+
+    def create_config_id(self, config_kwargs: dict[str, Any], custom_features: Any = None) -> str:
+        """Name the cache folder by the choices and the content of the data folder, so that no stale one is reused."""
+        from .. import __version__
+
+        identity = {
+            "choices": json.dumps(self.choices(), sort_keys=True),
+            "content": layout_fingerprint(str(self.data_dir), self.groups),
+            "software": f"{__version__} {self.version} {pydicom.__version__} {PIL.__version__}",
+        }
+        return str(super().create_config_id(identity, custom_features))
+
+
+def vindr_features(aggregation: Aggregation = "majority") -> datasets.Features:
+    """Columns of the dataset.
+
+    Args:
+        aggregation: "mean" makes the targets float32 shares of readers; "none" adds the column `reader`.
+
+    Returns:
+        The features; -1 is missing in `label`, `findings`, `global_labels` and `votes`.
+    """
+    soft = aggregation == "mean"
+    target = datasets.Value("float32" if soft else "int8")
+    edge = datasets.Value("float32")
+    columns: dict[str, Any] = {
+        "image_id": datasets.Value("string"),
+        "image": datasets.Image(),
+        "label": datasets.Value("float32") if soft else datasets.ClassLabel(names=list(GLOBAL_CLASS_NAMES)),
+        "findings": dict.fromkeys(VINDR_CXR_FINDINGS, target),
+        "global_labels": dict.fromkeys(GLOBAL_LABELS, target),
+        "votes": {name: datasets.Value("int8") for name in VINDR_CXR_LABELS},
+        "num_readers": datasets.Value("int8"),
+        "boxes": datasets.List(
+            {
+                "finding": datasets.Value("string"),
+                "reader": datasets.Value("string"),
+                "x_min": edge,
+                "y_min": edge,
+                "x_max": edge,
+                "y_max": edge,
+            }
+        ),
+        "original_height": datasets.Value("int32"),
+        "original_width": datasets.Value("int32"),
+        "group": datasets.Value("string"),
+    }
+    if aggregation == "none":
+        columns["reader"] = datasets.Value("string")
+    return datasets.Features(columns)
+
+
+class VinDrCXR(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
+    """Builder over a local folder in VinDr-CXR's layout; `load_vindr_cxr` is the short way to it.
+
+    Example:
+
+    ```python
+    >>> from mlcak_hf.data import VinDrCXR
+    >>> builder = VinDrCXR(data_dir="vindr-cxr/1.0.0", aggregation="any")
+    >>> builder.download_and_prepare(num_proc=2)
+    >>> train = builder.as_dataset(split="train")
+    ```
+    """
+
+    BUILDER_CONFIG_CLASS = VinDrCXRConfig
+    # A batch of 256 px images is some 10 MB; the default of 1000 rows would keep 40 MB per process for no gain.
+    DEFAULT_WRITER_BATCH_SIZE = 250
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(
+            description=json.dumps({"description": _DESCRIPTION, "choices": self.config.choices()}),
+            features=vindr_features(self.config.aggregation),
+            homepage=_HOMEPAGE,
+            license=_LICENSE,
+            citation=_CITATION,
+        )
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        """Images that are not in the prepared dataset, and why; by folder and image id."""
+        return self._notes.left_out
+
+    def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        """Read the folder and write the dataset; nothing is downloaded. Arguments as in `datasets`.
+
+        Raises:
+            DicomError: A radiograph cannot be read (with on_error="raise").
+            DatasetError: A split would be empty.
+            LabelError: The tables cannot be used.
+        """
+        try:
+            super().download_and_prepare(*args, **kwargs)
+        except DatasetGenerationError as error:
+            reason = self._notes.stopped_by
+            if reason is None:
+                raise
+            raise DicomError(reason) from error
+        skipped = self.left_out
+        if skipped:
+            logger.warning(f"{len(skipped)} image(s) left out; the first: {skipped[0].image_id} ({skipped[0].reason})")
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        config = self.config
+        layout = read_layout(config.data_dir, config.groups, config.on_error)
+        train, validation = split_validation(layout.train, config.validation_fraction, config.seed)
+        pseudonyms = _group_pseudonyms(layout) if config.groups else None
+        notes = PreparationNotes(None) if dl_manager.is_streaming else self._notes
+        notes.clear()
+        notes.leave_out(layout.left_out)
+        generators = []
+        for name, images in (("train", train), ("validation", validation), ("test", layout.test)):
+            if name == "validation" and not images:
+                continue
+            if not images:
+                raise DatasetError(f"no usable image for the split {name} in {config.data_dir}; complete the download")
+            per_reader = name == "train" and config.aggregation == "none"
+            generator = datasets.SplitGenerator(
+                name=name,
+                gen_kwargs={"images": images, "per_reader": per_reader, "pseudonyms": pseudonyms, "notes": notes},
+            )
+            # The progress bar takes its total from here; the true count replaces it at the end.
+            generator.split_info.num_examples = sum(len(i.readings) if per_reader else 1 for i in images)
+            generators.append(generator)
+        return generators
+
+    def _generate_examples(
+        self, images: list[ImageRecord], per_reader: bool, pseudonyms: dict[str, str] | None, notes: PreparationNotes
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        config = self.config
+        for record in images:
+            try:
+                radiograph = read_radiograph(record.path, voi=config.voi)
+            except DicomError as error:
+                if config.on_error == "raise":
+                    notes.stop(f"{error}. To go on without such images: on_error='skip' (--on-error skip)")
+                    raise
+                notes.leave_out([LeftOut(record.image_id, str(error), Path(record.path).parent.name)])
+                continue
+            common = {
+                "image_id": record.image_id,
+                "image": {"bytes": _png(resize_radiograph(radiograph, config.size_px, config.fit)), "path": None},
+                "original_height": radiograph.shape[0],
+                "original_width": radiograph.shape[1],
+                "group": record.group if pseudonyms is None else pseudonyms[record.group],
+            }
+            if not per_reader:
+                yield record.image_id, common | self._targets(record, record.readings)
+                continue
+            for reading in record.readings:
+                yield f"{record.image_id}/{reading.reader}", common | self._targets(record, (reading,), reading.reader)
+
+    def _targets(self, record: ImageRecord, readings: Sequence[Reading], reader: str = "") -> dict[str, Any]:
+        """Columns that follow from the readings: that of `reader` in a row per reader, else all."""
+        aggregation, annotated = self.config.aggregation, self.config.annotated
+        labels = aggregate(readings, "majority" if aggregation == "none" else aggregation, annotated)
+        counted = aggregate(record.readings, "majority", annotated)
+        boxes = [box for box in record.boxes if reader in ("", box.reader)]
+        columns: dict[str, Any] = {
+            "label": labels.label,
+            "findings": labels.findings,
+            "global_labels": labels.global_labels,
+            "votes": counted.votes,
+            "num_readers": counted.num_readers,
+            "boxes": [box._asdict() for box in boxes],
+        }
+        if aggregation == "none":
+            columns["reader"] = reader
+        return columns
+
+    @property
+    def _notes(self) -> PreparationNotes:
+        return PreparationNotes(Path(f"{self._cache_dir}.notes"))
+
+
+def load_vindr_cxr(
+    data_dir: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    size_px: int = 256,
+    fit: Fit = "pad",
+    voi: Voi = "dicom",
+    aggregation: Aggregation = "majority",
+    annotated: Sequence[str] | None = None,
+    groups: str | os.PathLike[str] | None = None,
+    validation_fraction: float = 0.15,
+    seed: int = 0,
+    on_error: str = "raise",
+    num_proc: int | None = None,
+    streaming: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Any:
+    """Load a local folder in VinDr-CXR's layout as a dataset. Nothing is downloaded or uploaded.
+
+    Args:
+        data_dir: Folder with train/, test/ and annotations/ as on PhysioNet.
+        split: "train", "validation" or "test"; None for all of them.
+        size_px: Side of the stored square images, in pixels.
+        fit: "pad" to a square with black, or "squash".
+        voi: Limits of the grey values: "dicom", "percentile" or "none", as in `read_radiograph`.
+        aggregation: "majority" (more than half of the readers), "any", "all", "mean" (soft targets), or "none": a row
+            per reader in the training split, with that reader's targets and boxes and with the votes of all; validation
+            and test stay by image, validation by majority. Test labels are a consensus (one reading) in every case.
+        annotated: Names of the labels that this source annotated; the others are missing (-1), not 0. None: all 28.
+        groups: CSV with the columns image_id and group_id, one row per image: images of one patient share a group and
+            never lie in two splits. The groups get running numbers in the dataset, as the ids may name a patient.
+        validation_fraction: Share of the training images set aside for validation, by whole groups.
+        seed: Seed of that split.
+        on_error: "raise" at the first unusable image, or "skip" it, count it and list it (`VinDrCXR.left_out`).
+        num_proc: Processes that decode at the same time.
+        streaming: Decode while iterating instead of preparing a cache.
+        cache_dir: Where prepared datasets are kept; None for that of `datasets`. Other choices or changed files make a
+            new entry.
+
+    Returns:
+        `datasets.DatasetDict`, or `datasets.Dataset` for one split; the iterable kinds with `streaming`. Columns as in
+        `vindr_features`; the choices are in `info.description` as JSON.
+
+    Raises:
+        DatasetError: The folder, its tables or the groups file are not as they must be.
+        LabelError: An unknown label or aggregation, or labels that contradict themselves.
+        DicomError: A radiograph cannot be read.
+
+    Example:
+
+    ```python
+    >>> from mlcak_hf.data import load_vindr_cxr
+    >>> dataset = load_vindr_cxr("vindr-cxr/1.0.0", num_proc=4)
+    >>> dataset["train"].features["label"].names
+    ['Normal', 'Abnormal']
+    ```
+    """
+    builder = VinDrCXR(
+        cache_dir=None if cache_dir is None else str(cache_dir),
+        data_dir=str(data_dir),
+        size_px=size_px,
+        fit=fit,
+        voi=voi,
+        aggregation=aggregation,
+        annotated=annotated,
+        groups=None if groups is None else str(groups),
+        validation_fraction=validation_fraction,
+        seed=seed,
+        on_error=on_error,
+    )
+    if streaming:
+        return builder.as_streaming_dataset(split=split)
+    builder.download_and_prepare(num_proc=num_proc)
+    return builder.as_dataset(split=split)
+
+
+def _png(image: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
+    """Store a square in [0, 1] as 8-bit PNG."""
+    stream = io.BytesIO()
+    Image.fromarray(np.rint(image * 255.0).astype(np.uint8)).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _group_pseudonyms(layout: VinDrLayout) -> dict[str, str]:
+    """Number the groups, in no order that tells anything about their ids."""
+    ranked = sorted(
+        {r.group for r in (*layout.train, *layout.test)}, key=lambda g: uuid.uuid5(uuid.NAMESPACE_OID, g).hex
+    )
+    return {group: f"group-{number:06d}" for number, group in enumerate(ranked)}
