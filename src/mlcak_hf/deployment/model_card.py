@@ -1,15 +1,14 @@
 """A model card made from measured numbers: what was not measured or recorded says so."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedConfig
 
-from mlcak_hf.deployment.measurements import Evaluation
+from mlcak_hf.deployment.measurements import Evaluation, without_folders
 from mlcak_hf.image_processing_mlcak import MLCAKImageProcessor
 from mlcak_hf.recipes import hub_configs_dir
 
@@ -45,6 +44,7 @@ def create_model_card(
     Returns:
         The card, with metadata for the Hub; `card.save(folder / "README.md")` writes it.
     """
+    results = _eval_results(evaluation)
     metadata = ModelCardData(
         language="en",
         license="apache-2.0",
@@ -53,13 +53,15 @@ def create_model_card(
         tags=list(_TAGS),
         base_model=base_model,
         datasets=list(datasets) or None,
-        metrics=sorted({result.metric_type for result in _eval_results(evaluation)}) or None,
+        metrics=sorted({result.metric_type for result in results}) or None,
         model_name=model_name,
-        eval_results=_eval_results(evaluation) or None,
+        eval_results=results or None,
     )
-    card: ModelCard = ModelCard.from_template(
-        metadata,
-        template_path=str(hub_configs_dir() / "model_card_template.md"),
+    template = (hub_configs_dir() / "model_card_template.md").read_text(encoding="utf-8")
+    # Not ModelCard.from_template: it neither trims the lines of block tags nor refuses a misspelt name.
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    content = environment.from_string(template).render(
+        card_data=metadata.to_yaml(),
         model_name=model_name,
         model_id=model_id or model_name,
         config=config,
@@ -68,24 +70,25 @@ def create_model_card(
         single_label=config.problem_type == "single_label_classification",
         global_labels=", ".join(map(str, (config.id2label or {}).values())),
         findings=list(config.local_labels),
-        training=None if training is None else {key: _shown(value) for key, value in training.items()},
+        training=training,
         evaluation=evaluation,
+        cell=_cell,
         limits=[*limits, *_limits(config, evaluation)],
     )
-    return card
+    return ModelCard(content)
 
 
 def _eval_results(evaluation: Evaluation | None) -> list[EvalResult]:
     """The measurements as entries of the `model-index`, intervals in their names."""
     if evaluation is None:
         return []
-    slug = re.sub(r"[^a-z0-9]+", "-", evaluation.dataset.lower()).strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", evaluation.dataset.lower()).strip("-") or "unnamed"
     results = []
-    for measured in evaluation.measurements:
+    for measured in evaluation.measurements():
+        if measured.metric is None:
+            continue
         interval = measured.interval
-        name = f"{measured.title}, {measured.label}"
-        if interval is not None:
-            name += f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
+        of_interval = "" if interval is None else f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
         results.append(
             EvalResult(
                 task_type="image-classification",
@@ -94,7 +97,7 @@ def _eval_results(evaluation: Evaluation | None) -> list[EvalResult]:
                 dataset_name=evaluation.dataset,
                 dataset_split=evaluation.split,
                 metric_type=measured.metric,
-                metric_name=name,
+                metric_name=measured.title + of_interval,
                 metric_value=round(measured.value, 4),
             )
         )
@@ -114,27 +117,37 @@ def _limits(config: PreTrainedConfig, evaluation: Evaluation | None) -> list[str
     if evaluation is None:
         limits.append("Neither discrimination nor calibration was measured: its outputs are scores, not probabilities.")
         return limits
-    metrics = {measured.metric for measured in evaluation.measurements}
-    if not metrics & {"brier_score", "expected_calibration_error"}:
-        limits.append("Calibration was not measured: do not read its outputs as probabilities.")
-    if any(measured.interval is None for measured in evaluation.measurements):
-        limits.append("Numbers without an interval carry an unknown uncertainty.")
+    if "calibration_error_global" in evaluation.overall:
+        limits.append(
+            "Calibration was measured for the global task, on this test set's share of abnormal images; elsewhere the "
+            "share differs, and the outputs are off by it. Findings' outputs are scores, not probabilities."
+        )
+    else:
+        limits.append("Calibration was not measured: its outputs are scores, not probabilities.")
+    limits.append(
+        f"All numbers are for the {evaluation.split} split of {evaluation.dataset} only; elsewhere expect others. The "
+        "intervals are over its images and say nothing about other hospitals."
+    )
+    if evaluation.runs == 1:
+        limits.append("The numbers come from a single training run: another seed gives others.")
+    else:
+        limits.append(f"The numbers are means over {evaluation.runs} training runs, of which this model is one.")
     if evaluation.single_class:
-        limits.append(f"The test images hold one class only of: {', '.join(evaluation.single_class)}. Not measured.")
+        names = ", ".join(evaluation.single_class)
+        limits.append(f"Not measured, because the split holds one class only: {names}.")
     if evaluation.unannotated:
-        limits.append(f"Never annotated in the test images, so not measured: {', '.join(evaluation.unannotated)}.")
-    limits.append(f"All numbers are for {evaluation.dataset} only; elsewhere expect others.")
+        names = ", ".join(evaluation.unannotated)
+        limits.append(f"Not measured, because the split never annotated them: {names}.")
+    unknown = [name for name in config.local_labels if name not in evaluation.present]
+    if unknown:
+        limits.append(f"Not evaluated at all: {', '.join(unknown)}.")
     return limits
 
 
-def _shown(value: Any) -> str:
-    """A value as a table cell; of an absolute path only the last part."""
-    if isinstance(value, os.PathLike) or (
-        isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute())
-    ):
-        value = Path(value).name
+def _cell(value: Any) -> str:
+    """A value as a cell of a Markdown table."""
     if isinstance(value, float):
         value = f"{value:g}"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        value = ", ".join(_shown(entry) for entry in value)
-    return " ".join(str(value).split()).replace("|", "\\|")
+        return ", ".join(map(_cell, value))
+    return " ".join(without_folders(value).split()).replace("|", "\\|")
