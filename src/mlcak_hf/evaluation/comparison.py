@@ -118,8 +118,12 @@ class Comparison:
         unit = f"{self.n_groups} patients" if self.groups_known else "images (patients unknown)"
         lines = [
             f"{self.n_images} images; 95 % intervals by bootstrap over {unit}, {self.n_draws} draws shared by all "
-            "rows; ± is the deviation over runs."
+            f"rows{'; ± is the deviation over runs' if any(len(row.runs) > 1 for row in self.rows) else ''}."
         ]
+        lines.append(
+            "AP, Sens., Brier, ECE: average precision, sensitivity at 90 % specificity, Brier score and calibration "
+            "error (ten bins of equal size) of the global task."
+        )
         if any("attention_ratio" in row.estimates for row in self.rows):
             lines.append(
                 "Attention on boxes: share of the class token's attention inside the readers' boxes over their share "

@@ -38,7 +38,7 @@ def draw_comparison(comparison: Comparison, path: str | Path) -> None:
     summaries = ["auroc_global", *(["auroc_local_macro"] if has_local else [])]
     strip = 0.5 + 0.32 * len(rows)
     left_height = len(summaries) * (strip + 0.75) + 3.6
-    height = max(left_height, 1.4 + len(findings) * (0.16 + 0.11 * len(rows))) if has_local else left_height
+    height = max(left_height, 1.4 + len(findings) * (0.14 + 0.08 * len(rows))) if has_local else left_height
     # A Figure of its own, not pyplot's: library code must not touch global figures or choose a backend.
     figure = Figure(figsize=(11.5 if has_local else 6.2, height + 0.9), layout="constrained", dpi=150)
     grid = figure.add_gridspec(
@@ -64,7 +64,7 @@ def _draw_summary(axes: Any, rows: Sequence[Row], key: str) -> None:
             axes.text(0.5, position, "no such head", color=GREY, fontsize=8, va="center")
             continue
         _dot(axes, estimate, position, position, size=7)
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=9)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_title(TITLES[key], loc="left", fontsize=10)
     _auroc_axis(axes, [row.estimates[key] for row in rows if key in row.estimates])
@@ -106,10 +106,11 @@ def _draw_reliability(axes: Any, rows: Sequence[Row]) -> None:
         )
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
+    axes.set_aspect("equal", adjustable="box", anchor="N")
     axes.set_xlabel("Predicted probability (bins of equal size)", fontsize=8)
     axes.set_ylabel("Observed rate", fontsize=8)
     axes.set_title("Reliability, global task", loc="left", fontsize=10)
-    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
     axes.tick_params(labelsize=8)
     _plain(axes)
 

@@ -16,10 +16,10 @@ from .scores import FloatArray, TaskScores
 #: Titles of the measures, in the order of the table.
 TITLES = {
     "auroc_global": "AUROC global",
-    "auroc_local_macro": "AUROC local, macro",
-    "auroc_local_micro": "AUROC local, micro",
+    "auroc_local_macro": "AUROC local macro",
+    "auroc_local_micro": "AUROC local micro",
     "average_precision_global": "Average precision",
-    "average_precision_local_macro": "Average precision local, macro",
+    "average_precision_local_macro": "Average precision local macro",
     "sensitivity_at_90_specificity_global": "Sensitivity at 90 % specificity",
     "sensitivity_at_90_specificity_local_macro": "Sensitivity at 90 % specificity, local macro",
     "brier_global": "Brier score",
@@ -51,12 +51,13 @@ def measure(model: ModelPredictions, weights: Weights) -> dict[str, Measure]:
         `dict[str, Measure]`; what the model has no head, threshold or box for is absent.
     """
     values = task_metrics(model.global_task, model.local_task)
-    result: dict[str, Measure] = {}
+    lists = ("single_class_labels", "unannotated_labels")
+    result = {key: Measure(value) for key, value in values.items() if key not in lists}
     for metric in METRICS:
-        result |= _ranking(metric, "global", model.global_task, values, weights)
-        if model.local_task is not None:
-            result |= _ranking(metric, "local", model.local_task, values, weights)
-            result[f"{metric}_local_micro"] = Measure(values[f"{metric}_local_micro"])
+        result |= _with_draws(metric, f"{metric}_global", f"{metric}_global/", model.global_task, result, weights)
+    if model.local_task is not None:
+        # Intervals of every metric of every finding would cost minutes; JSON has their values.
+        result |= _with_draws("auroc", "auroc_local_macro", "auroc/", model.local_task, result, weights)
     result |= _calibration(model, weights)
     if model.localisation is not None and model.localisation.has_boxes.any():
         found = model.localisation
@@ -67,16 +68,15 @@ def measure(model: ModelPredictions, weights: Weights) -> dict[str, Measure]:
     return result
 
 
-def _ranking(
-    metric: str, which: str, task: TaskScores, values: dict[str, float | None], weights: Weights
+def _with_draws(
+    metric: str, mean_key: str, prefix: str, task: TaskScores, measures: dict[str, Measure], weights: Weights
 ) -> dict[str, Measure]:
+    """A ranking metric with its draws: the mean over labels, and each label that has a key of its own."""
     draws = bootstrap.label_draws(task, weights, metric)
-    key = f"{metric}_global" if which == "global" else f"{metric}_local_macro"
-    result = {key: Measure(values[key], bootstrap.macro_draws(draws, task.both_classes))}
-    prefix = f"{metric}_global" if which == "global" else metric
+    result = {mean_key: Measure(measures[mean_key].value, bootstrap.macro_draws(draws, task.both_classes))}
     for name, of_label in zip(task.names, draws, strict=True):
-        if f"{prefix}/{name}" in values:
-            result[f"{prefix}/{name}"] = Measure(values[f"{prefix}/{name}"], of_label)
+        if prefix + name in measures:
+            result[prefix + name] = Measure(measures[prefix + name].value, of_label)
     return result
 
 

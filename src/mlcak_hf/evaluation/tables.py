@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -12,15 +13,15 @@ from .comparison import format_interval
 if TYPE_CHECKING:
     from .comparison import Comparison, Estimate, Row
 
-#: Columns of the table: key, short title, decimals. A column that no row has is left out.
+#: Columns of the table: key, title (broken where the terminal breaks it), decimals. One that no row has is left out.
 COLUMNS = (
-    ("auroc_global", "AUROC global", 3),
-    ("auroc_local_macro", "AUROC local macro", 3),
-    ("average_precision_global", "Average precision", 3),
-    ("sensitivity_at_90_specificity_global", "Sens. at 90 % spec.", 3),
+    ("auroc_global", "AUROC\nglobal", 3),
+    ("auroc_local_macro", "AUROC\nlocal macro", 3),
+    ("average_precision_global", "AP", 3),
+    ("sensitivity_at_90_specificity_global", "Sens.\n90 %\nspec.", 3),
     ("brier_global", "Brier", 3),
     ("calibration_error_global", "ECE", 3),
-    ("attention_ratio", "Attention on boxes", 2),
+    ("attention_ratio", "Atten-\ntion on\nboxes", 2),
 )
 #: The terminal shows intervals of these only, so that the table fits; JSON has them all.
 WITH_INTERVAL = ("auroc_global", "auroc_local_macro")
@@ -36,13 +37,15 @@ def rich_table(comparison: Comparison) -> Table:
         caption="\n".join(comparison.footer()),
         caption_justify="left",
         title_justify="left",
-        show_lines=False,
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    table.add_column("Model", overflow="fold")
+    # 80 columns hold the numbers whole; a long name wraps instead.
+    table.add_column("Model", overflow="fold", min_width=10)
     columns = _columns(comparison)
-    for key, title, _ in columns:
-        table.add_column(title, justify="right", no_wrap=key in WITH_INTERVAL)
+    for _, title, _ in columns:
+        table.add_column(title, justify="right", no_wrap=True)
     for row in comparison.rows:
         cells = [_terminal_cell(row, key, decimals) for key, _, decimals in columns]
         table.add_row(_name(row), *cells)
@@ -53,7 +56,7 @@ def markdown(comparison: Comparison) -> str:
     """Table with all its intervals, differences, AUROC per finding, and footer."""
     columns = _columns(comparison)
     lines = [
-        "| Model | " + " | ".join(title for _, title, _ in columns) + " |",
+        "| Model | " + " | ".join(title.replace("-\n", "").replace("\n", " ") for _, title, _ in columns) + " |",
         "|---|" + "---:|" * len(columns),
     ]
     for row in comparison.rows:
@@ -100,10 +103,11 @@ def _terminal_cell(row: Row, key: str, decimals: int) -> Text:
     estimate = row.estimates.get(key)
     if estimate is None:
         return Text("-")
-    text = Text(_value(estimate, decimals))
     if key in WITH_INTERVAL:
-        text.append(f"\n{format_interval(estimate)}", style="dim")
-    return text
+        interval = format_interval(estimate).strip("[]").replace(", ", "–")
+        return Text(_value(estimate, decimals).replace("± ", "±")).append(f"\n{interval}", style="dim")
+    # Narrow columns: the deviation goes below.
+    return Text(_value(estimate, decimals).replace(" ± ", "\n±"))
 
 
 def _cell(estimate: Estimate | None, decimals: int, with_interval: bool) -> str:
