@@ -1,0 +1,287 @@
+"""Pairing of predictions, comparisons against values worked out by hand, and what is written to files."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from sklearn.metrics import roc_auc_score
+
+from mlcak_hf.errors import MLCAKError
+from mlcak_hf.evaluation import (
+    Localisation,
+    ModelPredictions,
+    TaskScores,
+    compare,
+    evaluate_predictions,
+    global_scores,
+    local_scores,
+    operating_thresholds,
+    probabilities,
+)
+from mlcak_hf.evaluation.predictions import align
+
+FINDINGS = ("Cardiomegaly", "Nodule/Mass", "Pneumothorax", "Edema")
+N = 90
+
+
+def predictions(name, skill=1.0, run="", noise=0, local=True, **changes):
+    """A model of some skill, always on the same images and labels; Pneumothorax is never present, Edema unknown."""
+    rng = np.random.default_rng(7)
+    labels = (rng.random((N, 4)) < 0.3).astype(int)
+    labels[:, 2], labels[:, 3] = 0, -1
+    abnormal = rng.integers(0, 2, N)
+    shared, shared_local = rng.normal(size=N), rng.normal(size=(N, 4))
+    own = np.random.default_rng(noise)
+    scores = probabilities(skill * (2 * abnormal - 1) + shared + 0.1 * own.normal(size=N))
+    local_scores_ = probabilities(2 * skill * labels + shared_local + 0.1 * own.normal(size=(N, 4)))
+    values = {
+        "name": name,
+        "image_ids": [f"image-{index}" for index in range(N)],
+        "global_task": global_scores(scores, abnormal),
+        "local_task": local_scores(local_scores_, labels, FINDINGS) if local else None,
+        "groups": [f"patient-{index // 2}" for index in range(N)],
+        "run": run,
+    }
+    return ModelPredictions(**{**values, **changes})
+
+
+def test_saved_predictions_come_back_whole(tmp_path):
+    nan = math.nan
+    found = Localisation(*(np.append(np.full(N - 1, nan), value) for value in (0.5, 0.25, 1.0, 0.3)))
+    model = predictions(
+        "a", description="d", run="2", thresholds=np.array([0.4]), localisation=found, details={"folder": "x"}
+    )
+    path = tmp_path / "deep" / "predictions.npz"
+    model.save(path)
+    loaded = ModelPredictions.load(path)
+    assert (loaded.name, loaded.description, loaded.run, loaded.details) == ("a", "d", "2", {"folder": "x"})
+    assert (loaded.image_ids, loaded.groups) == (model.image_ids, model.groups)
+    assert (loaded.global_task.scores == model.global_task.scores).all()
+    assert (loaded.local_task.labels == model.local_task.labels).all()
+    assert loaded.local_task.names == FINDINGS
+    assert loaded.thresholds.tolist() == [0.4]
+    assert loaded.localisation.ratio == 2.0
+    bare = predictions("b", local=False, groups=None)
+    bare.save(path)
+    assert ModelPredictions.load(path).local_task is None
+
+
+def test_a_file_that_is_no_predictions_is_named(tmp_path):
+    with pytest.raises(MLCAKError, match=r"no predictions file .*gone\.npz"):
+        ModelPredictions.load(tmp_path / "gone.npz")
+    (tmp_path / "text.npz").write_text("hello")
+    np.savez(tmp_path / "other.npz", numbers=np.zeros(3))
+    np.savez(tmp_path / "pickle.npz", words=np.array([{"a": 1}], dtype=object))
+    for name in ("text.npz", "other.npz", "pickle.npz"):
+        with pytest.raises(MLCAKError, match=name):
+            ModelPredictions.load(tmp_path / name)
+
+
+def test_predictions_in_another_order_are_paired_by_image_and_finding():
+    first, second = predictions("a"), predictions("b", skill=0.5)
+    shuffled = second.take(np.random.default_rng(0).permutation(N))
+    order = [2, 0, 3, 1]
+    task = shuffled.local_task
+    shuffled = replace(
+        shuffled,
+        local_task=TaskScores(task.scores[:, order], task.labels[:, order], tuple(FINDINGS[i] for i in order)),
+    )
+    aligned = align([first, shuffled])[1]
+    assert aligned.image_ids == first.image_ids
+    assert (aligned.global_task.scores == second.global_task.scores).all()
+    assert (aligned.local_task.scores == second.local_task.scores).all()
+    assert compare([first, shuffled]).to_dict() == compare([first, second]).to_dict()
+
+
+def test_what_cannot_be_paired_is_refused():
+    first = predictions("a")
+    with pytest.raises(MLCAKError, match=r"images differ: 1 only in 'a' \(such as 'image-0'\)"):
+        compare([first, predictions("b").take(np.arange(1, N))])
+    other_labels = global_scores(first.global_task.scores, 1 - first.global_task.labels[:, 0])
+    with pytest.raises(MLCAKError, match=r"global labels differ in 90 places, first 'Abnormal' of image 'image-0'"):
+        compare([first, predictions("b", global_task=other_labels)])
+    fewer = local_scores(first.local_task.scores[:, :3], first.local_task.labels[:, :3], FINDINGS[:3])
+    with pytest.raises(MLCAKError, match=r"local labels differ: 1 only in 'a' \(such as 'Edema'\)"):
+        compare([first, predictions("b", local_task=fewer)])
+    with pytest.raises(MLCAKError, match="different groups"):
+        compare([first, predictions("b", groups=[str(index) for index in range(N)])])
+    with pytest.raises(MLCAKError, match="'image-1' more than once"):
+        predictions("b", image_ids=["image-1"] * 2 + [f"image-{index}" for index in range(2, N)])
+    with pytest.raises(MLCAKError, match="1 groups"):
+        predictions("b", groups=["p"])
+    with pytest.raises(MLCAKError, match="'a' came twice with run ''"):
+        compare([first, first])
+    with pytest.raises(MLCAKError, match="baseline 'c' is none of the models 'a'"):
+        compare([first], baseline="c")
+    with pytest.raises(MLCAKError, match="no predictions"):
+        compare([])
+
+
+def test_rows_hold_the_metrics_of_each_model():
+    model = predictions("a")
+    row = compare([model], n_draws=200).rows[0]
+    task = model.local_task
+    aurocs = [roc_auc_score(task.labels[:, index], task.scores[:, index]) for index in (0, 1)]
+    assert row.estimates["auroc/Cardiomegaly"].value == pytest.approx(aurocs[0])
+    assert row.estimates["auroc_local_macro"].value == pytest.approx(np.mean(aurocs))
+    assert "auroc/Pneumothorax" not in row.estimates
+    assert row.estimates["brier_global"].value == pytest.approx(
+        np.mean((model.global_task.scores - model.global_task.labels) ** 2)
+    )
+    for estimate in row.estimates.values():
+        if estimate.interval is not None:
+            assert estimate.interval.low <= estimate.value <= estimate.interval.high
+    assert "attention_ratio" not in row.estimates
+    assert "sensitivity_at_threshold_global" not in row.estimates
+
+
+def test_validation_thresholds_are_used_as_they_are():
+    model = predictions("a")
+    thresholds = operating_thresholds(model.global_task)
+    estimates = compare([replace(model, thresholds=thresholds)], n_draws=100).rows[0].estimates
+    scores, labels = model.global_task.scores[:, 0], model.global_task.labels[:, 0]
+    assert estimates["sensitivity_at_threshold_global"].value == np.mean(scores[labels == 1] >= thresholds[0])
+    assert estimates["specificity_at_threshold_global"].value >= 0.9
+    assert compare([replace(model, thresholds=np.array([0.0]))]).rows[0].estimates[
+        "specificity_at_threshold_global"
+    ].value == pytest.approx(0.0)
+
+
+def test_single_class_and_unannotated_labels_are_listed():
+    comparison = compare([predictions("a")])
+    assert comparison.single_class_labels == ("Pneumothorax",)
+    assert comparison.unannotated_labels == ("Edema",)
+    footer = "\n".join(comparison.footer())
+    assert "One class only in this split, no curve defined: Pneumothorax." in footer
+    assert "Never annotated in this split: Edema." in footer
+    assert "45 patients" in footer
+    assert "Research use only" in footer
+
+
+def test_paired_differences_are_narrower_than_unpaired_ones():
+    # Two models that err on the same images: each interval is wide, that of the difference is not.
+    comparison = compare([predictions("plain", 0.8), predictions("student", 1.0)], n_draws=500)
+    difference = next(d for d in comparison.differences if d.metric == "auroc_global")
+    single = comparison.rows[0].estimates["auroc_global"].interval
+    paired = difference.estimate.interval
+    assert paired.high - paired.low < 0.7 * (single.high - single.low)
+    assert difference.estimate.value == pytest.approx(
+        comparison.rows[1].estimates["auroc_global"].value - comparison.rows[0].estimates["auroc_global"].value
+    )
+
+
+def test_statements_tell_noise_from_difference():
+    models = [predictions("plain", 0.6), predictions("same", 0.6, noise=1), predictions("better", 1.6)]
+    lines = compare(models, baseline="plain").noise_statements()
+    assert len(lines) == 5  # two rows, two measures, and the line about single runs
+    assert lines[0].startswith("same - plain, AUROC global: ")
+    assert lines[0].endswith(": within noise")
+    assert lines[2].startswith("better - plain, AUROC global: +0.")
+    assert lines[2].endswith("]: beyond noise")
+    assert "single training run" in lines[-1]
+    assert len(compare(models).differences) == 6  # without a baseline every pair
+
+
+def test_a_model_compared_with_its_copy_differs_by_exactly_nothing():
+    comparison = compare([predictions("a"), predictions("b")])
+    for difference in comparison.differences:
+        assert (difference.estimate.value, difference.estimate.interval.low, difference.estimate.interval.high) == (
+            0.0, 0.0, 0.0,
+        )  # fmt: skip
+        assert difference.within_noise
+
+
+def test_runs_of_a_row_give_mean_and_deviation():
+    runs = [predictions("a", skill, run) for skill, run in ((0.5, "1"), (0.7, "2"), (0.9, "3"))]
+    others = [predictions("b", skill, run) for skill, run in ((0.6, "1"), (0.8, "2"), (1.0, "3"))]
+    values = np.array([compare([run]).rows[0].estimates["auroc_global"].value for run in runs])
+    other_values = np.array([compare([run]).rows[0].estimates["auroc_global"].value for run in others])
+    comparison = compare([*runs, *others])
+    estimate = comparison.rows[0].estimates["auroc_global"]
+    assert [row.name for row in comparison.rows] == ["a", "b"]
+    assert (estimate.value, estimate.deviation, estimate.runs) == pytest.approx((values.mean(), values.std(ddof=1), 3))
+    difference = comparison.differences[0]
+    assert difference.per_run == pytest.approx(other_values - values)
+    assert difference.estimate.deviation == pytest.approx((other_values - values).std(ddof=1))
+    assert "single training run" not in " ".join(comparison.noise_statements())
+
+
+def test_runs_that_disagree_about_the_sign_are_noise():
+    runs = [predictions("a", 0.5, "1"), predictions("a", 0.5, "2")]
+    others = [predictions("b", 0.45, "1"), predictions("b", 3.0, "2")]
+    difference = compare([*runs, *others]).differences[0]
+    assert not difference.estimate.interval.contains(0)
+    assert difference.within_noise
+
+
+def test_a_row_without_a_local_head_shows_a_dash(tmp_path):
+    comparison = compare([predictions("both"), predictions("global only", local=False)])
+    assert "auroc_local_macro" not in comparison.rows[1].estimates
+    console = Console(width=100, record=True, file=(tmp_path / "out").open("w"))
+    console.print(comparison.table())
+    text = console.export_text()
+    row = next(line for line in text.splitlines() if "global only" in line)
+    assert " - " in row
+    assert "Research use only" in text
+    assert next(line for line in comparison.to_markdown().splitlines() if "global only" in line).count(" - |") == 1
+
+
+def test_the_terminal_table_keeps_its_numbers_at_80_columns(tmp_path):
+    rows = [predictions(f"student with a long name {i}", 0.5 + i / 10, str(i)) for i in range(2)]
+    found = Localisation(*(np.full(N, value) for value in (0.5, 0.25, 1.0, 0.3)))
+    comparison = compare([replace(row, localisation=found, name=rows[0].name) for row in rows])
+    console = Console(width=80, record=True, file=(tmp_path / "out").open("w"))
+    console.print(comparison.table())
+    text = console.export_text()
+    assert "…" not in text
+    estimate = comparison.rows[0].estimates["auroc_global"]
+    assert f"{estimate.interval.low:.3f}–{estimate.interval.high:.3f}" in text
+    assert "2.00" in text
+
+
+def test_json_is_strict_and_complete(tmp_path):
+    comparison = compare([predictions("a"), predictions("b", 0.5)], context={"split": "test"})
+    comparison.to_json(tmp_path / "comparison.json")
+    saved = json.loads((tmp_path / "comparison.json").read_text(), parse_constant=pytest.fail)
+    assert saved["context"] == {"split": "test"}
+    assert saved["rows"][1]["metrics"]["auroc_global"]["low"] < saved["rows"][1]["metrics"]["auroc_global"]["high"]
+    assert saved["single_class_labels"] == ["Pneumothorax"]
+    assert saved["class_counts"]["Cardiomegaly"]["present"] > 0
+    assert saved["differences"][0]["model"] == "b"
+    assert saved["statements"]
+    assert "Research use only" in saved["notice"]
+
+
+def test_figures_are_drawn_for_every_kind_of_comparison(tmp_path):
+    many = [predictions(f"model {index}", 0.4 + 0.2 * index) for index in range(9)]
+    for name, models in {"one": many[:1], "many": many, "global": [predictions("a", local=False)]}.items():
+        path = tmp_path / f"{name}.png"
+        compare(models, n_draws=60).figure(path)
+        with Image.open(path) as picture:
+            assert min(picture.size) > 400
+            assert np.asarray(picture.convert("L")).std() > 5  # not an empty sheet
+
+
+def test_no_model_has_both_classes(tmp_path):
+    task = global_scores(np.linspace(0, 1, 50), np.zeros(50))
+    comparison = compare([ModelPredictions("a", [str(i) for i in range(50)], task)])
+    assert comparison.single_class_labels == ("global/Abnormal",)
+    assert "auroc_global" not in comparison.rows[0].estimates
+    comparison.to_json(tmp_path / "comparison.json")
+    comparison.figure(tmp_path / "comparison.png")
+    assert "Brier" in comparison.to_markdown()
+
+
+def test_evaluate_predictions_takes_plain_arrays():
+    model = predictions("a")
+    task, local = model.global_task, model.local_task
+    result = evaluate_predictions(
+        np.concatenate([1 - task.scores, task.scores], axis=1), task.labels[:, 0], local.scores, local.labels,
+        finding_names=FINDINGS, groups=model.groups,
+    )  # fmt: skip
+    row = compare([model]).rows[0]
+    assert result == {key: estimate.to_dict() for key, estimate in row.estimates.items()}
