@@ -105,7 +105,10 @@ def adapt_backbone(
         raise ValueError(
             f"from_backbone reads checkpoints of type {sorted(BACKBONE_PREFIX_TOKENS)}; {path_or_id} is {model_type!r}."
         )
-    source = AutoModel.from_pretrained(path_or_id, dtype=torch.float32).eval()
+    source, report = AutoModel.from_pretrained(path_or_id, dtype=torch.float32, output_loading_info=True)
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ValueError(f"{path_or_id} lacks weights of a {model_type!r} backbone, e.g. {missing[:3]}.")
     source_channels = source.config.num_channels
     if num_channels not in (1, source_channels):
         raise ValueError(f"num_channels must be 1 or the checkpoint's {source_channels}; got {num_channels}.")
@@ -121,17 +124,19 @@ def adapt_backbone(
     state_dict["embeddings.position_embeddings"] = _interpolate_positions(source, model_type, grid)
     weight = resize_patch_filters(state_dict[f"{_PROJECTION}.weight"], patch_size)
     bias = state_dict[f"{_PROJECTION}.bias"]
-    if num_channels != source_channels or image_mean is not None or image_std is not None:
-        default = MLCAKImageProcessor if num_channels == 1 else None
-        old = _read_normalisation(path_or_id, model_type, source_channels)
-        new_mean = image_mean or (default.image_mean if default else old[0])
-        new_std = image_std or (default.image_std if default else old[1])
+    if num_channels == 1 or image_mean is not None or image_std is not None:
+        old_mean, old_std = _read_normalisation(path_or_id, model_type, source_channels)
+        # One channel is fed by this package's processor, several by the checkpoint's own unless told otherwise.
+        usual = (MLCAKImageProcessor.image_mean, MLCAKImageProcessor.image_std)
+        default_mean, default_std = usual if num_channels == 1 else (old_mean, old_std)
+        new_mean = default_mean if image_mean is None else image_mean
+        new_std = default_std if image_std is None else image_std
         if not {len(new_mean), len(new_std)} <= {1, num_channels} or min(new_std) <= 0:
             raise ValueError(
                 f"image_mean and image_std must hold one number, or one for each of the {num_channels} channels, "
                 f"deviations above 0; got {list(new_mean)} and {list(new_std)}."
             )
-        weight, bias = fold_channels(weight, bias, old, (new_mean, new_std), num_channels)
+        weight, bias = fold_channels(weight, bias, (old_mean, old_std), (new_mean, new_std), num_channels)
     state_dict[f"{_PROJECTION}.weight"], state_dict[f"{_PROJECTION}.bias"] = weight, bias
     return backbone_config, state_dict
 
@@ -152,25 +157,27 @@ def _read_normalisation(
     path_or_id: str | os.PathLike[str], model_type: str, num_channels: int
 ) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation per channel that the checkpoint was trained with."""
-    usual = _USUAL_NORMALISATION[model_type]
+    own = (MLCAKImageProcessor.image_mean, MLCAKImageProcessor.image_std)
+    usual = own if num_channels == 1 else _USUAL_NORMALISATION[model_type]
     try:
         settings, _ = BaseImageProcessor.get_image_processor_dict(path_or_id)
     except OSError:
         settings = {"image_mean": usual[0], "image_std": usual[1]}
         logger.warning(
-            f"{path_or_id} has no preprocessor_config.json: assuming that it was trained with {settings}, as published "
-            f"checkpoints of type {model_type!r} are."
+            f"{path_or_id} has no preprocessor_config.json: assuming that it was trained with {settings}, the usual "
+            f"normalisation of {num_channels}-channel checkpoints of type {model_type!r}."
         )
-    if settings.get("do_normalize") is False:
-        return [0.0] * num_channels, [1.0] * num_channels
-    mean = _per_channel(settings.get("image_mean") or usual[0], num_channels)
-    std = _per_channel(settings.get("image_std") or usual[1], num_channels)
+    normalises = settings.get("do_normalize") is not False
+    mean = _per_channel((settings.get("image_mean") or usual[0]) if normalises else 0.0, num_channels)
+    std = _per_channel((settings.get("image_std") or usual[1]) if normalises else 1.0, num_channels)
     if len(mean) != num_channels or len(std) != num_channels:
         raise ValueError(
             f"The checkpoint has {num_channels} channels, but its preprocessor_config.json gives image_mean={mean} and "
             f"image_std={std}: one number per channel is needed."
         )
-    return mean, std
+    # Some checkpoints were fed with other units than 8-bit pixels / 255.
+    unit = 255 * (settings.get("rescale_factor") or 1 / 255) if settings.get("do_rescale") is not False else 255
+    return [value / unit for value in mean], [value / unit for value in std]
 
 
 def _per_channel(values: float | Sequence[float], num_channels: int) -> list[float]:

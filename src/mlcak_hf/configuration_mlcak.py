@@ -138,6 +138,11 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
             return list(range(num_layers))
         return sorted(level % num_layers for level in self.attention_levels)
 
+    def validate_output_attentions(self) -> None:
+        """Check that attention is not asked for by the configuration."""
+        if self.output_attentions:
+            raise ValueError("output_attentions cannot be set in the configuration: pass it to each call of the model.")
+
     def validate_backbone(self) -> None:
         """Check that the image is a square made of whole square patches."""
         if self.image_size < 1 or self.patch_size < 1 or self.image_size % self.patch_size:
@@ -193,20 +198,14 @@ def _build_backbone_config(backbone_config: Any) -> Any:
             num_attention_heads=3,
             intermediate_size=768,
         )
-    if isinstance(backbone_config, dict):
-        fields = dict(backbone_config)
-        model_type = fields.pop("model_type", None)
-        _check_backbone_type(model_type)
-        return CONFIG_MAPPING[model_type](**fields)
-    _check_backbone_type(getattr(backbone_config, "model_type", None))
-    return copy.deepcopy(backbone_config)
-
-
-def _check_backbone_type(model_type: str | None) -> None:
+    given = dict(backbone_config) if isinstance(backbone_config, dict) else {}
+    model_type = given.pop("model_type", None) if given else getattr(backbone_config, "model_type", None)
     if model_type not in BACKBONE_PREFIX_TOKENS:
         raise ValueError(
-            f"backbone_config must have a `model_type` out of {sorted(BACKBONE_PREFIX_TOKENS)}; got {model_type!r}."
+            "backbone_config must be a configuration, or a dict with `model_type`, of one of the types "
+            f"{sorted(BACKBONE_PREFIX_TOKENS)}; got {type(backbone_config).__name__} with model_type={model_type!r}."
         )
+    return CONFIG_MAPPING[model_type](**given) if given else copy.deepcopy(backbone_config)
 
 
 def _square_side(size: Any, name: str) -> int:
