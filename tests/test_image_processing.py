@@ -266,6 +266,8 @@ def test_no_step_goes_through_8_bit():
         ({"image_mean": [0.5] * 3}, "one number per channel"),
         ({"image_std": [0.0]}, "deviations above 0"),
         ({"value_range": [5, 5]}, "ascending"),
+        ({"do_resize": False}, r"has no \['do_resize'\].*its settings are"),
+        ({"do_center_crop": True, "crop_size": 20}, "'do_center_crop', 'crop_size'"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

@@ -30,6 +30,11 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 # Float images may miss [0, 1] by rounding, not by more.
 _RANGE_TOLERANCE = 1e-5
 _VOI_CHOICES = ("dicom", "percentile", "none")
+# Settings of the base class that have no place in this processor's fixed path: refused, not silently ignored.
+_REFUSED_SETTINGS = (
+    *("do_convert_rgb", "do_resize", "resample", "do_rescale"),
+    *("do_center_crop", "crop_size", "do_pad", "pad_size"),
+)
 _OWN_SETTINGS = ("size", "fit", "lowres", "image_mean", "image_std", "value_range", "voi", "do_normalize")
 
 
@@ -301,6 +306,12 @@ class MLCAKImageProcessor(PilBackend):
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         settings: dict[str, Any] = super()._standardize_kwargs(**kwargs)
+        refused = [name for name in _REFUSED_SETTINGS if settings.get(name) is not None]
+        if refused:
+            raise ValueError(
+                f"MLCAKImageProcessor has no {refused}: its path is grey, square, area average, normalise; "
+                f"its settings are {list(_OWN_SETTINGS)}."
+            )
         check_choice("fit", settings["fit"], FIT_CHOICES)
         check_choice("voi", settings["voi"], _VOI_CHOICES)
         size = settings["size"]

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import nn
 from transformers import MODEL_MAPPING, PreTrainedModel
 from transformers.utils.generic import ModelOutput
@@ -240,9 +241,13 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):  # type: ignore[no-untype
         """
         self.config.attention_levels = None if attention_levels is None else list(attention_levels)
         self.config.validate()
-        layers = [
-            module for module in self.backbone.modules() if hasattr(module, "q_proj") and hasattr(module, "k_proj")
-        ]
+        layers = [layer for layer in self.backbone.modules() if hasattr(layer, "q_proj") and hasattr(layer, "k_proj")]
+        if len(layers) != self.config.backbone_config.num_hidden_layers:
+            raise RuntimeError(
+                f"Expected {self.config.backbone_config.num_hidden_layers} attention layers with q_proj and k_proj in "
+                f"{type(self.backbone).__name__}, found {len(layers)}: transformers {transformers.__version__} builds "
+                "it in another way than this model knows. Use transformers 5.23."
+            )
         chosen = set(self.config.resolved_attention_levels)
         for index, layer in enumerate(layers):
             layer.is_mlcak_level = index in chosen
