@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from loopback_hub import LoopbackHub, running_hub
 
 REPO_ID = "radiology-lab/student-28"

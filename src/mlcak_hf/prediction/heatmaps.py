@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mlcak_hf.image_processing_mlcak import area_resize, map_boxes
 
-DISPLAY_SIZE_PX = 1024
+# The longer side of a heatmap: large enough to read its legend, small enough to hold a batch of them.
+SMALLEST_DISPLAY_PX, LARGEST_DISPLAY_PX = 512, 1024
 
 # Below this multiple of uniform attention nothing is called a peak: a flat map is drawn flat, not stretched.
 _LEAST_COLOUR_RANGE = 2.0
@@ -20,18 +21,21 @@ _COLOURS = "inferno"
 _FOOTER = "Attention of the class token, not a location of disease. Research use only; not for diagnosis."
 
 
-def shrink_for_display(
-    radiograph: npt.NDArray[np.float32], longest_px: int = DISPLAY_SIZE_PX
-) -> npt.NDArray[np.float32]:
-    """Area-reduce a radiograph of shape `(height, width)` so that its longer side has at most `longest_px` pixels."""
-    height, width = radiograph.shape
-    shrink = max(height, width) / longest_px
-    if shrink <= 1:
+def resize_for_display(radiograph: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Bring the longer side of a radiograph of shape `(height, width)` to 512 to 1024 pixels; within that, do nothing.
+
+    Large ones are area-averaged, small ones enlarged smoothly.
+    """
+    longer = max(radiograph.shape)
+    factor = min(max(longer, SMALLEST_DISPLAY_PX), LARGEST_DISPLAY_PX) / longer
+    if factor == 1:
         return radiograph
-    reduced: npt.NDArray[np.float32] = area_resize(
-        radiograph, max(1, round(height / shrink)), max(1, round(width / shrink))
-    )
-    return reduced
+    height, width = (max(1, round(side * factor)) for side in radiograph.shape)
+    if factor < 1:
+        resized: npt.NDArray[np.float32] = area_resize(radiograph, height, width)
+        return resized
+    enlarged = Image.fromarray(radiograph).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(enlarged, dtype=np.float32).clip(0.0, 1.0)
 
 
 def attention_over_radiograph(
@@ -41,7 +45,7 @@ def attention_over_radiograph(
     fit: str,
     shown_size: tuple[int, int] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Lay attention over patches back on the original radiograph, linearly interpolated between patch centres.
+    """Lay attention over patches back on the original radiograph, blended smoothly between patch centres.
 
     Args:
         attention: Attention per patch, of shape `(rows, columns)`.
@@ -61,21 +65,26 @@ def attention_over_radiograph(
     # Pixel centres of the shown picture, in pixels of the original.
     y = (np.arange(shown_height) + 0.5) * original_size[0] / shown_height
     x = (np.arange(shown_width) + 0.5) * original_size[1] / shown_width
-    down = _linear_weights((y - top) / (bottom - top) * rows, rows)
-    across = _linear_weights((x - left) / (right - left) * columns, columns)
+    down = _blend_weights((y - top) / (bottom - top) * rows, rows)
+    across = _blend_weights((x - left) / (right - left) * columns, columns)
     mapped: npt.NDArray[np.float32] = (down @ attention.astype(np.float64) @ across.T).astype(np.float32)
     return mapped
 
 
-def _linear_weights(positions: npt.NDArray[np.float64], cells: int) -> npt.NDArray[np.float64]:
-    """Weights `(positions, cells)` of linear interpolation between cell centres, constant beyond the outer ones."""
+def _blend_weights(positions: npt.NDArray[np.float64], cells: int) -> npt.NDArray[np.float64]:
+    """Weights `(positions, cells)` that blend the two nearest cell centres; constant beyond the outer ones.
+
+    The blend is flat at the centres (smoothstep): linear blending in two directions draws a four-pointed star.
+    """
     between = np.clip(positions - 0.5, 0.0, cells - 1.0)
     lower = np.minimum(between.astype(int), max(cells - 2, 0))
+    way = between - lower
+    share = way * way * (3.0 - 2.0 * way)
     weights = np.zeros((len(positions), cells))
     rows = np.arange(len(positions))
-    weights[rows, lower] = 1.0 - (between - lower)
+    weights[rows, lower] = 1.0 - share
     if cells > 1:
-        weights[rows, lower + 1] = between - lower
+        weights[rows, lower + 1] = share
     return weights
 
 

@@ -19,7 +19,7 @@ from mlcak_hf.errors import MLCAKError
 from mlcak_hf.image_processing_mlcak import MLCAKImageProcessor
 from mlcak_hf.modeling_mlcak import MLCAKForCXRClassification, MLCAKOutput
 from mlcak_hf.prediction.files import OutputNames
-from mlcak_hf.prediction.heatmaps import draw_heatmap, shrink_for_display
+from mlcak_hf.prediction.heatmaps import draw_heatmap, resize_for_display
 
 
 @dataclass
@@ -205,7 +205,7 @@ class RadiographPredictor:
         size = (radiograph.shape[0], radiograph.shape[1])
         # `reduce`, not `__call__`: the radiograph is in [0, 1] already, whatever range the processor expects of others.
         pixel_values = self.processor.reduce(radiograph[None])[0]
-        return _Read(file, pixel_values, size, shrink_for_display(radiograph) if with_picture else None)
+        return _Read(file, pixel_values, size, resize_for_display(radiograph) if with_picture else None)
 
     @torch.inference_mode()
     def _describe(self, batch: list[_Read], pixel_values: torch.Tensor, attention: bool) -> Iterator[Prediction]:
