@@ -62,7 +62,8 @@ def class_token_attention(mlcak: ArrayLike, num_prefix_tokens: int, grid_size: t
     """The class token's row of a token-by-token map, over the patches.
 
     Args:
-        mlcak (array-like of shape `(n, tokens, tokens)`): Attention, queries by keys; the class token comes first.
+        mlcak (array-like of shape `(n, queries, tokens)`): Attention, queries by keys; the class token is the first
+            query, the others are not looked at.
         num_prefix_tokens (`int`): Tokens before the patches (1 for ViT, 2 for DeiT).
         grid_size (`tuple[int, int]`): Rows and columns of patches.
 
@@ -74,9 +75,9 @@ def class_token_attention(mlcak: ArrayLike, num_prefix_tokens: int, grid_size: t
     """
     array = np.asarray(mlcak, dtype=np.float64)
     rows, columns = grid_size
-    if array.ndim != 3 or array.shape[1] != array.shape[2] or array.shape[2] != num_prefix_tokens + rows * columns:
+    if array.ndim != 3 or not array.shape[1] or array.shape[2] != num_prefix_tokens + rows * columns:
         raise MLCAKError(
-            f"attention must have shape (n, tokens, tokens) with {num_prefix_tokens} + {rows} x {columns} tokens, "
+            f"attention must have shape (n, queries, tokens) with {num_prefix_tokens} + {rows} x {columns} tokens, "
             f"got {array.shape}"
         )
     return array[:, 0, num_prefix_tokens:].reshape(-1, rows, columns)

@@ -1,0 +1,229 @@
+"""The evaluation script on a tiny prepared dataset: one process, two processes, low resolution, boxes, bad input."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from tiny_models import FINDINGS, tiny_model
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from mlcak_hf import MLCAKImageProcessor
+from mlcak_hf.errors import DatasetError, MLCAKError, RecipeError
+from mlcak_hf.evaluation import ModelPredictions, global_scores, localise, operating_thresholds
+from mlcak_hf.image_processing_mlcak import map_boxes
+
+SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "evaluate_models.py"
+SIZES = {"train": 6, "validation": 12, "test": 23}  # 23: uneven over batches and processes
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("evaluate_models", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["evaluate_models"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def rows(split, count):
+    rng = np.random.default_rng(len(split))
+    for index in range(count):
+        abnormal = index % 2
+        image = rng.integers(0, 256, (32, 32), dtype=np.uint8)
+        box = {"finding": "Edema", "reader": "R1", "x_min": 4.0, "y_min": 8.0, "x_max": 30.0, "y_max": 44.0}
+        yield {
+            "image_id": f"{split}-{index}",
+            "image": image,
+            "label": abnormal,
+            "findings": {"Edema": abnormal * int(rng.integers(0, 2)), "Nodule/Mass": -1, "Pneumothorax": 0},
+            "boxes": [box] if abnormal else [],
+            "original_height": 64,
+            "original_width": 40,
+            "group": f"{split}-{index // 2}",
+        }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A dataset and three models: teacher with 16 px input, student with 8 px, one without a local head."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    number = datasets.Value("float32")
+    box = dict.fromkeys(("x_min", "y_min", "x_max", "y_max"), number)
+    box |= {"finding": datasets.Value("string"), "reader": datasets.Value("string")}
+    features = datasets.Features(
+        {
+            "image_id": datasets.Value("string"),
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=["Normal", "Abnormal"]),
+            "findings": {name: datasets.Value("int8") for name in FINDINGS},
+            "boxes": datasets.List(box),
+            "original_height": datasets.Value("int32"),
+            "original_width": datasets.Value("int32"),
+            "group": datasets.Value("string"),
+        }
+    )
+    for split, count in SIZES.items():
+        path = folder / "dataset" / "data" / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        datasets.Dataset.from_list(list(rows(split, count)), features=features).to_parquet(path)
+    models = {"teacher": (16, FINDINGS), "student": (8, FINDINGS), "global": (8, [])}
+    for seed, (name, (size, findings)) in enumerate(models.items()):
+        model = tiny_model(seed=seed, local_labels=list(findings), backbone={"image_size": size})
+        model.save_pretrained(folder / name)
+        MLCAKImageProcessor(size={"height": size, "width": size}).save_pretrained(folder / name)
+    return folder
+
+
+def arguments(script, folder, output, *names, **changes):
+    return script.EvaluationArguments(
+        dataset=str(folder / "dataset"), models=[f"{name}={folder / name}" for name in names], output=str(output),
+        **{"bootstrap_draws": 100, "batch_size": 4} | changes,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def evaluated(script, folder):
+    output = folder / "comparison"
+    script.run(arguments(script, folder, output, "teacher", "student", "global", lowres=["8"], baseline="student"))
+    return output
+
+
+def test_it_writes_table_figure_and_predictions(evaluated):
+    saved = json.loads((evaluated / "comparison.json").read_text())
+    assert [row["name"] for row in saved["rows"]] == ["teacher", "student", "global", "teacher fed 8 px"]
+    assert (saved["n_images"], saved["n_groups"], saved["groups_known"]) == (23, 12, True)
+    assert saved["single_class_labels"] == ["Pneumothorax"]
+    assert saved["unannotated_labels"] == ["Nodule/Mass"]
+    assert "auroc_local_macro" not in saved["rows"][2]["metrics"]
+    assert "attention_ratio" in saved["rows"][2]["metrics"]
+    assert {difference["baseline"] for difference in saved["differences"]} == {"student"}
+    assert "Research use only" in (evaluated / "comparison.md").read_text()
+    assert (evaluated / "comparison.png").stat().st_size > 10_000
+    assert len(list((evaluated / "predictions").iterdir())) == 4
+
+
+def reference(folder, name, split, lowres=None):
+    """One image at a time, through the saved processor and model."""
+    processor = AutoImageProcessor.from_pretrained(folder / name)
+    if lowres is not None:
+        processor.lowres = lowres
+    model = AutoModelForImageClassification.from_pretrained(folder / name).eval()
+    with torch.no_grad():
+        outputs = [
+            model(processor(row["image"], return_tensors="pt")["pixel_values"], output_attentions=True)
+            for row in rows(split, SIZES[split])
+        ]
+    return model, outputs
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "lowres"),
+    [("teacher", "teacher", None), ("teacher-fed-8-px", "teacher", 8), ("global", "global", None)],
+)
+def test_scores_are_those_of_the_saved_model_image_by_image(folder, evaluated, file, name, lowres):
+    loaded = ModelPredictions.load(evaluated / "predictions" / f"{file}.npz")
+    _, outputs = reference(folder, name, "test", lowres)
+    scores = [output.logits.softmax(-1)[0, 1].item() for output in outputs]
+    assert loaded.global_task.scores[:, 0] == pytest.approx(scores, abs=1e-5)
+    assert loaded.image_ids == tuple(f"test-{index}" for index in range(23))
+    assert loaded.global_task.labels[:, 0].tolist() == [index % 2 for index in range(23)]
+    if name == "teacher":
+        local = np.stack([output.local_logits.sigmoid()[0].numpy() for output in outputs])
+        assert loaded.local_task.scores == pytest.approx(local, abs=1e-5)
+        assert loaded.details["lowres_px"] == lowres
+
+
+def test_low_resolution_changes_what_the_teacher_sees(evaluated):
+    full, fed = (ModelPredictions.load(evaluated / "predictions" / f"{n}.npz") for n in ("teacher", "teacher-fed-8-px"))
+    assert np.abs(full.global_task.scores - fed.global_task.scores).max() > 1e-3
+
+
+def test_thresholds_come_from_validation(folder, evaluated):
+    loaded = ModelPredictions.load(evaluated / "predictions" / "student.npz")
+    _, outputs = reference(folder, "student", "validation")
+    scores = np.array([output.logits.softmax(-1)[0, 1].item() for output in outputs])
+    task = global_scores(scores, [index % 2 for index in range(12)])
+    assert loaded.thresholds == pytest.approx(operating_thresholds(task), abs=1e-5)
+
+
+def test_attention_is_measured_against_boxes_in_model_coordinates(folder, evaluated):
+    loaded = ModelPredictions.load(evaluated / "predictions" / "teacher.npz")
+    _, outputs = reference(folder, "teacher", "test")
+    grids = np.stack([output.mlcak[0, 0, 1:].reshape(4, 4).numpy() for output in outputs]).astype(float)
+    box = map_boxes([[4, 8, 30, 44]], (64, 40), (16, 16), "pad")
+    expected = localise(grids, [box if index % 2 else [] for index in range(23)], (16, 16))
+    # 26 of 64 by 36 of 64 pixels of the padded square.
+    assert np.nanmax(np.abs(loaded.localisation.area[1::2] - 26 / 64 * 36 / 64)) < 1e-9
+    assert loaded.localisation.share[1::2] == pytest.approx(expected.share[1::2], abs=1e-5)
+    assert np.isnan(loaded.localisation.share[::2]).all()
+
+
+def test_runs_of_one_name_are_one_row(script, folder, tmp_path):
+    models = [f"student={folder / 'student'}", f"student={folder / 'teacher'}"]
+    assert [row.run for row in script.parse_rows(models)] == ["1", "2"]
+    args = arguments(script, folder, tmp_path, threshold_split="none")
+    args.models = models
+    script.run(args)
+    saved = json.loads((tmp_path / "comparison.json").read_text())
+    assert [(row["name"], row["runs"]) for row in saved["rows"]] == [("student", ["1", "2"])]
+    assert saved["rows"][0]["metrics"]["auroc_global"]["deviation"] > 0
+    assert "sensitivity_at_threshold_global" not in saved["rows"][0]["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"models": ["teacher"]}, RecipeError, "--models needs name=folder, got 'teacher'"),
+        ({"models": ["teacher=/nowhere"]}, MLCAKError, "--models teacher=/nowhere: there is no such folder"),
+        ({"split": "holdout"}, DatasetError, "has no split 'holdout'; it has train, validation, test"),
+        ({"lowres": ["tiny"]}, RecipeError, "--lowres needs a number of pixels, got 'tiny'"),
+        ({"lowres": ["nobody=8"]}, RecipeError, "none of the models is named 'nobody'"),
+        ({"label_column": "diagnosis"}, DatasetError, "no column 'diagnosis'"),
+        ({"baseline": "nobody"}, MLCAKError, "'nobody' is none of the models"),
+    ],
+    ids=lambda value: str(next(iter(value))) if isinstance(value, dict) else None,
+)
+def test_bad_input_is_named(script, folder, tmp_path, changes, error, message):
+    args = arguments(script, folder, tmp_path, "student", threshold_split="none")
+    for name, value in changes.items():
+        setattr(args, name, value)
+    with pytest.raises(error, match=message):
+        script.run(args)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(folder, evaluated, tmp_path):
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(SCRIPT),
+        "--dataset", str(folder / "dataset"), "--output", str(tmp_path), "--batch_size", "4",
+        "--bootstrap_draws", "100", "--models", f"teacher={folder / 'teacher'}", f"student={folder / 'student'}",
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Written:") == 1
+    assert "AUROC" in done.stdout
+    for name in ("teacher", "student"):
+        one, two = (ModelPredictions.load(at / "predictions" / f"{name}.npz") for at in (evaluated, tmp_path))
+        assert two.image_ids == one.image_ids
+        assert two.global_task.scores == pytest.approx(one.global_task.scores, abs=1e-6)
+        assert two.local_task.scores == pytest.approx(one.local_task.scores, abs=1e-6)
+        assert two.thresholds == pytest.approx(one.thresholds, abs=1e-6)
+        assert np.nan_to_num(two.localisation.share) == pytest.approx(np.nan_to_num(one.localisation.share), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_the_command_line_ends_with_one_line_on_bad_input(folder, tmp_path):
+    command = [sys.executable, str(SCRIPT), "--dataset", str(folder / "dataset"), "--output", str(tmp_path)]
+    done = subprocess.run([*command, "--models", "a=b/c/d"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "error: --models a=b/c/d: there is no such folder" in done.stderr
+    assert "Traceback" not in done.stderr
