@@ -75,6 +75,14 @@ def test_attention_that_cannot_be_captured_is_an_error_with_remedy(implementatio
     assert model(images(), output_attentions=True).mlcak is not None
 
 
+def test_loading_with_another_implementation_still_captures(tmp_path):
+    model, x = tiny_model(), images()
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path, attn_implementation="eager")
+    assert torch.equal(loaded(x, output_attentions=True).mlcak, model(x, output_attentions=True).mlcak)
+    assert "attn_implementation" not in (tmp_path / "config.json").read_text()
+
+
 def test_map_is_taken_before_attention_dropout():
     model, x = tiny_model(backbone={"attention_probs_dropout_prob": 0.5}), images()
     reference = model(x, output_attentions=True).attentions[0]

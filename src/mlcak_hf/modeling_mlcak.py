@@ -1,6 +1,5 @@
 """A ViT-family backbone with a global and a local head, whose attention maps can be read without eager attention."""
 
-import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -268,7 +267,8 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):  # type: ignore[no-untype
             pixel_values (`torch.Tensor` of shape `(B, C, H, W)`): From [`MLCAKImageProcessor`].
             labels (`torch.Tensor`, *optional*): Global labels; see [`global_classification_loss`].
             local_labels (`torch.Tensor` of shape `(B, num_local_labels)`, *optional*): Findings in [0, 1], -1 missing.
-            output_attentions (`bool`, *optional*): Return `attentions` and `mlcak`.
+            output_attentions (`bool`, *optional*): Return `attentions` and `mlcak`. Before `torch.compile`, call the
+                model once so: transformers installs its hooks on the first call, which a compiled graph cannot hold.
             output_hidden_states (`bool`, *optional*): Return `hidden_states`.
             return_dict (`bool`, *optional*): `False` for a plain tuple.
 
@@ -357,10 +357,10 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):  # type: ignore[no-untype
 def _build_backbone(backbone_config: Any) -> Any:
     """Build the backbone without parameters that this model never uses (they break DistributedDataParallel)."""
     model_class: Any = MODEL_MAPPING[type(backbone_config)]
-    takes_pooling = "add_pooling_layer" in inspect.signature(model_class).parameters
-    backbone = model_class(backbone_config, **({"add_pooling_layer": False} if takes_pooling else {}))
-    if getattr(backbone.embeddings, "mask_token", None) is not None:
-        backbone.embeddings.mask_token = None
+    backbone = model_class(backbone_config)
+    for owner, name in ((backbone, "pooler"), (backbone.embeddings, "mask_token")):
+        if getattr(owner, name, None) is not None:
+            setattr(owner, name, None)
     return backbone
 
 
