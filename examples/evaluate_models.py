@@ -250,7 +250,9 @@ def evaluate_row(
 
 def run(args: EvaluationArguments) -> None:
     """Evaluate every model, then compare and write on the main process."""
-    accelerator = Accelerator()
+    # Several processes without an accelerator find each other only if told that they are on CPUs; otherwise each would
+    # take itself for the only one.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     models = parse_rows(args.models)
     models += lowres_rows(models, args.lowres)
     with accelerator.main_process_first():
@@ -267,11 +269,11 @@ def run(args: EvaluationArguments) -> None:
     )
     found = [evaluate_row(row, splits, columns, args, accelerator) for row in models]
     if accelerator.is_main_process:
-        write(found, args)
+        write(found, args, accelerator.num_processes)
     accelerator.end_training()
 
 
-def write(models: Sequence[ModelPredictions], args: EvaluationArguments) -> None:
+def write(models: Sequence[ModelPredictions], args: EvaluationArguments, num_processes: int) -> None:
     """Compare, print the table, write the files."""
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -282,6 +284,7 @@ def write(models: Sequence[ModelPredictions], args: EvaluationArguments) -> None
         "dataset": Path(args.dataset).name,
         "split": args.split,
         "threshold_split": args.threshold_split,
+        "num_processes": num_processes,
     }
     comparison = compare(models, args.baseline, args.bootstrap_draws, args.seed, context)
     comparison.to_json(output / "comparison.json")

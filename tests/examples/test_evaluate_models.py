@@ -200,9 +200,10 @@ def test_bad_input_is_named(script, folder, tmp_path, changes, error, message):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(folder, evaluated, tmp_path):
+    # On a machine without GPUs, accelerate's --cpu starts one process (or MPI); its GPU launcher starts two.
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(SCRIPT),
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(SCRIPT),
         "--dataset", str(folder / "dataset"), "--output", str(tmp_path), "--batch_size", "4",
         "--bootstrap_draws", "100", "--models", f"teacher={folder / 'teacher'}", f"student={folder / 'student'}",
     ]  # fmt: skip
@@ -211,6 +212,7 @@ def test_two_processes_equal_one(folder, evaluated, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Written:") == 1
     assert "AUROC" in done.stdout
+    assert json.loads((tmp_path / "comparison.json").read_text())["context"]["num_processes"] == 2
     for name in ("teacher", "student"):
         one, two = (ModelPredictions.load(at / "predictions" / f"{name}.npz") for at in (evaluated, tmp_path))
         assert two.image_ids == one.image_ids
