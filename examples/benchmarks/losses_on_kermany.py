@@ -3,9 +3,10 @@
     python examples/benchmarks/losses_on_kermany.py --dataset kermany-pneumonia-224/train.parquet --seeds 3
 
 Kermany's paediatric radiographs (normal / pneumonia; columns image, label, patient_id). One tiny ViT teacher from
-scratch at 112 px; for every seed a student at 28 px without teacher, with logit distillation, and with each attention loss on
-top. Rows of a seed share initial weights, data order, views and number of steps. Printed per row: AUROC on held-out
-patients, how far the student's attention and logits are from the teacher's there, and how the attention loss fell.
+scratch at 112 px; for every seed a student at 28 px without teacher, with logit distillation, and with each attention
+loss on top. Rows of a seed share initial weights, data order, views and number of steps. Printed per row: AUROC on
+held-out patients, how far the student's attention and logits are from the teacher's there, and how the attention loss
+fell.
 With the default sizes about 25 minutes on one core; `--output` keeps every number as JSON.
 """
 

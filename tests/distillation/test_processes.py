@@ -1,0 +1,47 @@
+"""Two real processes give what one gives, to rounding: gradients, weights after SGD steps, logs, evaluation."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from toys import assert_close
+from train_in_processes import main
+
+SCRIPT = Path(__file__).with_name("train_in_processes.py")
+
+
+def launch(processes: int, output: Path, *sizes: int) -> dict:
+    # accelerate's --cpu would start MPI; its launcher for GPUs starts two processes on a CPU just as well. Port 0 lets
+    # the system pick: several test runs may go on at once.
+    options = ["--multi_gpu", "--num_processes", processes, "--main_process_port", 0, "--num_machines", 1]
+    options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, SCRIPT, output, *sizes]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    run = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return torch.load(output, weights_only=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("images", "batch", "steps"),
+    # 10 images: one process fills its second batch with two repeats. 7 images: the other one's are all repeats.
+    [(10, 3, 2), (7, 3, 2)],
+)
+def test_two_processes_equal_one(tmp_path, images, batch, steps):
+    two = launch(2, tmp_path / "two.pt", images, batch, steps)
+    main(str(tmp_path / "one.pt"), images, images, 1)
+    one = torch.load(tmp_path / "one.pt", weights_only=False)
+    assert (two["world_size"], one["world_size"]) == (2, 1)
+    assert not two["teacher_is_wrapped"], "a teacher needs no DistributedDataParallel"
+    assert len(two["gradients"]) == len(one["gradients"]) == 3
+    for ours, theirs in zip(two["gradients"], one["gradients"], strict=True):
+        assert_close(ours, theirs)
+    assert_close(two["weights"], one["weights"])
+    for ours, theirs in zip(two["logs"], one["logs"], strict=True):
+        for name in ("loss", "loss_global", "loss_local", "distil_global", "distil_local", "distil_attention"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+    assert two["eval_loss"] == pytest.approx(one["eval_loss"], rel=1e-4)

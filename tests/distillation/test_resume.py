@@ -1,0 +1,86 @@
+"""Stopping, resuming and loading the best model lose no weight and change no bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toys import make_trainer, toy_collator, toy_model, toy_rows, weights_of
+from transformers import TrainerCallback
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            control.should_save = control.should_training_stop = True
+
+
+def run(folder, workers, callbacks=None, resume=None, dropout=0.2, **choices):
+    trainer = make_trainer(
+        folder,
+        student=toy_model(seed=1, dropout=dropout),
+        rows=toy_rows(11, seed=5),
+        collator=toy_collator(seed=7),
+        callbacks=callbacks,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        num_train_epochs=3,
+        optim="adamw_torch",
+        lr_scheduler_type="cosine",
+        learning_rate=1e-2,
+        dataloader_num_workers=workers,
+        **choices,
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop", [4, 6], ids=["inside an epoch", "between epochs"])
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, workers, stop):
+    """Three optimizer steps an epoch, the last with a short micro-batch; dropout and views on."""
+    whole = run(tmp_path / "whole", workers)
+    run(tmp_path / "parts", workers, callbacks=[StopAt(stop)])
+    resumed = run(tmp_path / "parts", workers, resume=str(tmp_path / "parts" / f"checkpoint-{stop}"))
+    assert resumed.state.global_step == whole.state.global_step == 9
+    start, expected = weights_of(make_trainer(tmp_path, student=toy_model(seed=1))), weights_of(whole)
+    for name, weight in weights_of(resumed).items():
+        assert torch.equal(weight, expected[name]), name
+    assert sum(not torch.equal(expected[name], start[name]) for name in expected) == len(expected), "all weights moved"
+
+
+def test_persistent_workers_see_the_epoch(tmp_path):
+    """Workers that outlive an epoch make the same views as none (dropout draws from another state, so it is off)."""
+    expected = weights_of(run(tmp_path, workers=0, dropout=0.0))
+    kept = weights_of(run(tmp_path, workers=2, dropout=0.0, dataloader_persistent_workers=True))
+    for name, weight in kept.items():
+        torch.testing.assert_close(weight, expected[name], rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("model_type", ["vit", "dinov2"])
+def test_the_best_model_comes_back_whole(tmp_path, model_type):
+    """The best evaluation is the first: training goes astray after it."""
+    trainer = make_trainer(
+        tmp_path,
+        student=toy_model(seed=1, model_type=model_type),
+        evaluate=toy_rows(8, seed=9),
+        max_steps=6,
+        learning_rate=2.0,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+    )
+    trainer.train()
+    best = Path(trainer.state.best_model_checkpoint)
+    assert best.name != "checkpoint-6"
+    saved, last = load_file(best / "model.safetensors"), load_file(tmp_path / "checkpoint-6" / "model.safetensors")
+    assert saved.keys() == trainer.model.state_dict().keys()
+    for name, weight in weights_of(trainer).items():
+        assert torch.equal(weight, saved[name]), name
+    assert any(not torch.equal(saved[name], last[name]) for name in saved if name.startswith("backbone.layer"))

@@ -1,0 +1,42 @@
+"""Train a toy student under `accelerate launch` and save every gradient and weight (see test_processes)."""
+
+import sys
+
+import torch
+from toys import KeepGradients, make_trainer, toy_model, toy_rows
+
+
+def main(output: str, images: int, batch: int, steps: int) -> None:
+    keep = KeepGradients()
+    trainer = make_trainer(
+        f"{output}-run",
+        student=toy_model(seed=1, dropout=0.0),
+        rows=toy_rows(images, seed=5),
+        callbacks=[keep],
+        evaluate=toy_rows(8, seed=6),
+        num_train_epochs=3,
+        per_device_train_batch_size=batch,
+        per_device_eval_batch_size=2,
+        gradient_accumulation_steps=steps,
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    teacher = trainer.teacher
+    if trainer.is_world_process_zero():
+        torch.save(
+            {
+                "gradients": keep.steps,
+                "weights": trainer.model.state_dict(),
+                "logs": [entry for entry in trainer.state.log_history if "loss" in entry],
+                "eval_loss": metrics["eval_loss"],
+                "world_size": trainer.args.world_size,
+                "teacher_is_wrapped": hasattr(teacher, "module"),
+            },
+            output,
+        )
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))
