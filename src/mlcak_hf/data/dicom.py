@@ -7,17 +7,18 @@ is worked out once, in double precision, for each of the 2**BitsStored possible 
 from __future__ import annotations
 
 import contextlib
+import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.encaps import get_frame
-from pydicom.pixels.decoders import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
@@ -147,7 +148,10 @@ def read_dicom(path: str | Path, voi: Voi = "dicom") -> npt.NDArray[np.float32]:
 def _explained(path: Path, doing: str) -> Iterator[None]:
     """Turn whatever goes wrong in pydicom and its plugins into one DicomError that names the file."""
     try:
-        yield
+        # pydicom's warnings about odd values quote the file, and in a damaged one that may be the patient's name.
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
     except DicomError as error:
         raise DicomError(f"{path.name}: {error}") from None
     except MemoryError:
@@ -165,31 +169,28 @@ def _explained(path: Path, doing: str) -> Iterator[None]:
 
 def _read_image_tags(path: Path) -> pydicom.Dataset:
     """Read the image tags only, after checking that a deflated file does not swell beyond all measure."""
-    meta = pydicom.filereader.read_file_meta_info(path)
+    with path.open("rb") as stream:
+        pydicom.filereader.read_preamble(stream, False)
+        meta = pydicom.filereader.read_dataset(stream, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            _check_deflated(stream)
     if meta.get("TransferSyntaxUID") is None:
         raise DicomError(
             "it has no Transfer Syntax UID, so how its pixels are stored is unknown; this is often a cut-off download."
             " Download or export it again"
         )
-    if meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
-        _check_deflated(path, meta)
-    dataset = pydicom.dcmread(path, specific_tags=_IMAGE_TAGS)
-    dataset.file_meta = meta
-    return dataset
+    return pydicom.dcmread(path, specific_tags=_IMAGE_TAGS)
 
 
-def _check_deflated(path: Path, meta: pydicom.Dataset) -> None:
+def _check_deflated(stream: BinaryIO) -> None:
     """Refuse a deflate bomb: count what comes out without keeping it."""
-    preamble, group_length_element = 132, 12
-    with path.open("rb") as stream:
-        stream.seek(preamble + group_length_element + int(meta.FileMetaInformationGroupLength))
-        inflate, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        data = stream.read(1 << 20)
-        while data and not inflate.eof:
-            total += len(inflate.decompress(data, 1 << 24))
-            if total > _MAX_DEFLATED_BYTES:
-                raise DicomError(f"it inflates to more than {_MAX_DEFLATED_BYTES:,} bytes; that is no radiograph")
-            data = inflate.unconsumed_tail or stream.read(1 << 20)
+    inflate, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    data = stream.read(1 << 20)
+    while data and not inflate.eof:
+        total += len(inflate.decompress(data, 1 << 24))
+        if total > _MAX_DEFLATED_BYTES:
+            raise DicomError(f"it inflates to more than {_MAX_DEFLATED_BYTES:,} bytes; that is no radiograph")
+        data = inflate.unconsumed_tail or stream.read(1 << 20)
 
 
 def _whole(dataset: pydicom.Dataset, keyword: str) -> int:

@@ -110,7 +110,7 @@ def percentile_limits(values: npt.NDArray[np.float32], valid: npt.NDArray[np.boo
         if reference.size == 0:
             raise DicomError('every pixel is padding; there is no image. Use voi="none" to see what is stored')
     low, high = (float(v) for v in np.percentile(reference.astype(np.float64), PERCENTILES))
-    if not high > low:
+    if not high - low > 1e-5 * max(abs(low), abs(high)):  # less is rounding: a 16-bit step is 1.5e-5 of the range
         raise DicomError(
             f"the percentiles {PERCENTILES[0]:g} and {PERCENTILES[1]:g} are both {low:g}: the image is nearly empty."
             ' Use voi="dicom" or voi="none" for it'

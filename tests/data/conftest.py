@@ -1,0 +1,44 @@
+"""Small folders in VinDr-CXR's layout for the tests of the dataset."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from vindr_factories import Votes, make_vindr, write_table
+
+
+@pytest.fixture
+def small_vindr(tmp_path: Path) -> Path:
+    """Six training images read by three readers, two test images, a few boxes."""
+    train: dict[str, Votes] = {
+        "a1": {"R1": [], "R2": [], "R3": []},
+        "a2": {"R1": ["Cardiomegaly"], "R2": ["Cardiomegaly", "Edema"], "R3": []},
+        "a3": {"R1": ["Edema"], "R2": ["Pneumothorax"], "R3": []},
+        "a4": {"R4": ["Pneumonia"], "R5": ["Pneumonia", "Consolidation"], "R6": ["Pneumonia"]},
+        "a5": {"R1": ["Nodule/Mass"], "R2": [], "R3": []},
+        "a6": {"R1": ["Other diseases"], "R2": ["Other diseases"], "R3": ["Other diseases"]},
+    }
+    test = {"t1": [], "t2": ["Cardiomegaly", "Other diseases"]}
+    train_boxes = [
+        ["a1", "R1", "No finding", "", "", "", ""],
+        ["a2", "R1", "Cardiomegaly", 5, 20, 25.5, 35],
+        ["a2", "R2", "Cardiomegaly", 6, 21, 26, 36],
+        ["a4", "R5", "Consolidation", 1, 2, 3, 4],
+    ]
+    test_boxes = [["t2", "Cardiomegaly", 4, 19, 27, 37], ["t1", "No finding", "", "", "", ""]]
+    return make_vindr(tmp_path / "vindr", train, test, train_boxes, test_boxes)
+
+
+@pytest.fixture
+def edit_table() -> Callable[..., None]:
+    """Rewrite one CSV file through a function of its lines."""
+
+    def edit(path: Path, change: Callable[[list[list[str]]], list[list[str]]]) -> None:
+        with path.open(newline="", encoding="utf-8") as stream:
+            header, *rows = change(list(csv.reader(stream)))
+        write_table(path, header, rows)
+
+    return edit

@@ -1,0 +1,134 @@
+"""DICOM files and folders in VinDr-CXR's layout, made on the spot; each carries a patient's tags to be found out."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
+
+from mlcak_hf.data.labels import VINDR_CXR_LABELS
+
+PATIENT_TAGS = {
+    "PatientName": "SECRET^Jane",
+    "PatientID": "SECRET-4711",
+    "PatientBirthDate": "19530217",
+    "StudyDate": "20190803",
+    "StudyTime": "113059",
+    "AccessionNumber": "SECRETACC",
+    "InstitutionName": "SECRET Hospital",
+    "ReferringPhysicianName": "SECRET^House",
+    "StudyInstanceUID": "1.2.826.0.1.3680043.8.498.777777777",
+}
+
+
+def make_dicom(
+    path: Path,
+    pixels: np.ndarray,
+    *,
+    bits: int | None = None,
+    photometric: str = "MONOCHROME2",
+    syntax: str = ExplicitVRLittleEndian,
+    drop: Sequence[str] = (),
+    **elements: Any,
+) -> Path:
+    """Write integer `pixels` (H, W) as DICOM; signedness and Bits Allocated follow the array, `elements` the rest."""
+    allocated = pixels.dtype.itemsize * 8
+    bits = allocated if bits is None else bits
+    dataset = FileDataset(str(path), {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
+    dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
+    for keyword, value in PATIENT_TAGS.items():
+        setattr(dataset, keyword, value)
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = photometric
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = allocated, bits, bits - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    big = syntax == pydicom.uid.ExplicitVRBigEndian
+    raw = pixels.astype(pixels.dtype.newbyteorder(">" if big else "<")).tobytes()
+    dataset.add_new("PixelData", "OB" if allocated == 8 else "OW", raw + b"\0" * (len(raw) % 2))
+    if syntax == JPEG2000:
+        dataset.compress(JPEG2000, j2k_cr=[10])
+    elif syntax in (JPEG2000Lossless, RLELossless):
+        dataset.compress(syntax, encoding_plugin="pydicom" if syntax == RLELossless else "pylibjpeg")
+    else:
+        dataset.file_meta.TransferSyntaxUID = syntax
+        if pydicom.uid.UID(syntax).is_encapsulated:
+            dataset["PixelData"].value = pydicom.encaps.encapsulate([raw])
+            dataset["PixelData"].is_undefined_length = True
+    for keyword in drop:
+        delattr(dataset.file_meta if keyword == "TransferSyntaxUID" else dataset, keyword)
+    encoding = {"implicit_vr": False, "little_endian": True} if "TransferSyntaxUID" in drop else {}
+    pydicom.dcmwrite(path, dataset, enforce_file_format=False, **encoding)
+    return path
+
+
+def look_up_table(entries: Sequence[int] | bytes, first: int, bits: int, count: int | None = None) -> Dataset:
+    """A LUT item; bytes are written as packed words."""
+    item = Dataset()
+    count = len(entries) if count is None else count
+    item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [count % 65536, first, bits])
+    item.add_new("LUTData", "OW" if isinstance(entries, bytes) else "US", entries)
+    return item
+
+
+def chest(height: int = 48, width: int = 40, bits: int = 12, dtype: type = np.uint16, seed: int = 0) -> np.ndarray:
+    """A smooth picture with noise that uses the whole range of `bits`."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    picture = np.clip(0.5 + 0.4 * np.sin(6 * x) * np.cos(5 * y) + 0.05 * rng.standard_normal((height, width)), 0, 1)
+    picture.flat[0], picture.flat[-1] = 0, 1
+    values = np.rint(picture * (2**bits - 1)).astype(np.int64)
+    return (values - 2 ** (bits - 1) if np.dtype(dtype).kind == "i" else values).astype(dtype)
+
+
+Votes = Mapping[str, Sequence[str]]
+
+
+def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a CSV file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([header, *rows])
+
+
+def label_row(marked: Sequence[str]) -> list[int]:
+    """0 or 1 for the 28 labels; "No finding" is set where nothing else is marked."""
+    names = tuple(marked) or ("No finding",)
+    return [int(name in names) for name in VINDR_CXR_LABELS]
+
+
+def make_vindr(
+    root: Path,
+    train: Mapping[str, Votes],
+    test: Mapping[str, Sequence[str]],
+    train_boxes: Sequence[Sequence[Any]] = (),
+    test_boxes: Sequence[Sequence[Any]] = (),
+    **dicom: Any,
+) -> Path:
+    """Write a folder in VinDr-CXR's layout: train images with what each reader marked, test images with theirs."""
+    test_header = [{"Other diseases": "Other disease"}.get(name, name) for name in VINDR_CXR_LABELS]
+    annotations = root / "annotations"
+    rows = [[i, reader, *label_row(m)] for i, votes in train.items() for reader, m in votes.items()]
+    write_table(annotations / "image_labels_train.csv", ["image_id", "rad_id", *VINDR_CXR_LABELS], rows)
+    rows = [[i, *label_row(m)] for i, m in test.items()]
+    write_table(annotations / "image_labels_test.csv", ["image_id", *test_header], rows)
+    edges = ["class_name", "x_min", "y_min", "x_max", "y_max"]
+    write_table(annotations / "annotations_train.csv", ["image_id", "rad_id", *edges], train_boxes)
+    write_table(annotations / "annotations_test.csv", ["image_id", *edges], test_boxes)
+    for folder, images in (("train", train), ("test", test)):
+        (root / folder).mkdir()
+        for number, image_id in enumerate(images):
+            make_dicom(root / folder / f"{image_id}.dicom", chest(seed=number), bits=12, **dicom)
+    return root
