@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from .errors import MLCAKError
 
 if TYPE_CHECKING:
-    from .data.prepare import PreparationReport
+    from .data.phantom import PhantomReport
 
 app = typer.Typer(
     name="mlcak",
@@ -83,8 +84,22 @@ def phantom(
     report = write_phantoms(
         output, num_train=train, num_test=test, seed=seed, num_proc=workers, overwrite=overwrite, progress=True
     )
-    console.print(report.table())
-    console.print(f"Phantoms: {output}")
+    _print_phantoms(report)
+
+
+def _print_phantoms(report: PhantomReport) -> None:
+    table = Table(title="Synthetic radiographs")
+    table.add_column("truly showing")
+    for split in report.num_images:
+        table.add_column(split, justify="right")
+    table.add_row("(images)", *map(str, report.num_images.values()))
+    table.add_row("any finding", *map(str, report.num_abnormal.values()), end_section=True)
+    for finding in next(iter(report.finding_counts.values())):
+        table.add_row(finding, *(str(counts[finding]) for counts in report.finding_counts.values()))
+    console.print(table)
+    syntaxes = ", ".join(f"{name} {count}" for name, count in report.transfer_syntaxes.items())
+    console.print(f"Transfer syntaxes: {syntaxes}")
+    console.print(f"Phantoms: {report.output_dir}   patients: {report.groups_file}")
 
 
 @app.command()
@@ -100,7 +115,9 @@ def prepare(
         typer.Option(help="A label that this source annotated (repeat it); the others count as missing, not as 0."),
     ] = None,
     groups: Annotated[Path | None, typer.Option(help="CSV with image_id,group_id: patients, for the split.")] = None,
-    validation_fraction: Annotated[float, typer.Option(help="Share of the training groups kept for validation.")] = 0.15,
+    validation_fraction: Annotated[
+        float, typer.Option(help="Share of the groups kept for validation.")
+    ] = 0.15,
     seed: Annotated[int, typer.Option(help="Seed of the validation split.")] = 0,
     on_error: Annotated[OnError, typer.Option(help="Stop at an unusable image, or leave it out and list it.")] = (
         OnError.raise_
@@ -126,10 +143,6 @@ def prepare(
         num_proc=workers,
         overwrite=overwrite,
     )
-    _print_preparation(report)
-
-
-def _print_preparation(report: PreparationReport) -> None:
     console.print(report.table())
     if report.left_out:
         console.print(report.left_out_table())
@@ -149,9 +162,10 @@ def predict(
     """Predict the global label and the local findings of radiographs. Exit code 1 if a file could not be read."""
     from .prediction import RadiographPredictor, find_radiographs, write_predictions
 
+    exclude = [] if heatmaps is None else [heatmaps]
+    paths = [path for given in inputs for path in find_radiographs(given, exclude=exclude)]
     predictor = RadiographPredictor.from_pretrained(model, device=device)
-    paths = [path for given in inputs for path in find_radiographs(given)]
-    predictions = predictor.predict(paths, batch_size=batch_size, heatmaps_dir=heatmaps, progress=True)
+    predictions = predictor.stream(paths, batch_size=batch_size, heatmaps_dir=heatmaps, progress=True)
     failed = write_predictions(predictions, table_format.value, output=output, console=console)
     if output is not None:
         errors.print(f"Predictions: {output}")
