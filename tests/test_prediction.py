@@ -381,6 +381,19 @@ def test_table_shows_probabilities_highest_findings_and_failures() -> None:
     assert "not read: no.dcm: cut off" in text
 
 
+def test_table_names_a_common_folder_once() -> None:
+    def shown(*files: str) -> str:
+        console = Console(file=io.StringIO(), width=120)
+        predictions = [Prediction(Path(file), {"Normal": 0.5, "Abnormal": 0.5}) for file in files]
+        write_predictions(predictions, "table", console=console)
+        return str(console.file.getvalue())
+
+    text = shown("/data/study/a.dcm", "/data/study/more/b.dcm")
+    assert text.count("/data/study") == 1
+    assert "more/b.dcm" in text
+    assert "/data/study/a.dcm" in shown("/data/study/a.dcm", "b.dcm")
+
+
 def test_csv_of_failures_only_and_unknown_format(tmp_path: Path) -> None:
     assert write_predictions(PREDICTIONS[:1], "csv", tmp_path / "x.csv") == 1
     assert "cut off" in (tmp_path / "x.csv").read_text()

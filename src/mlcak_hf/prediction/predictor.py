@@ -201,7 +201,8 @@ class RadiographPredictor:
         try:
             radiograph = read_radiograph(file, voi=cast(Voi, self.processor.voi))
         except (MLCAKError, OSError) as error:
-            return _Read(file, error=str(error))
+            # The reader's message begins with the file, which stands beside it in every form of output.
+            return _Read(file, error=str(error).removeprefix(f"{file}: ").removeprefix(f"{file.name}: "))
         size = (radiograph.shape[0], radiograph.shape[1])
         # `reduce`, not `__call__`: the radiograph is in [0, 1] already, whatever range the processor expects of others.
         pixel_values = self.processor.reduce(radiograph[None])[0]

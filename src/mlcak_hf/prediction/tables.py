@@ -74,7 +74,8 @@ def _print_table(predictions: list[Prediction], console: Console) -> None:
         labels = list(readable[0].probabilities)
         has_findings = any(prediction.findings for prediction in readable)
         has_heatmaps = any(prediction.heatmap for prediction in readable)
-        table = Table()
+        folder = _common_folder(readable)
+        table = Table(title=Text(folder), title_justify="left")
         table.add_column("File", overflow="fold")
         for label in labels:
             table.add_column(Text(label), justify="right")
@@ -83,17 +84,27 @@ def _print_table(predictions: list[Prediction], console: Console) -> None:
         if has_heatmaps:
             table.add_column("Heatmap", overflow="fold")
         for prediction in readable:
-            cells = [str(prediction.file), *(f"{prediction.probabilities[label]:.3f}" for label in labels)]
+            file = os.path.relpath(prediction.file, folder) if folder else str(prediction.file)
+            cells = [file, *(f"{prediction.probabilities[label]:.3f}" for label in labels)]
             if has_findings:
                 highest = sorted(prediction.findings.items(), key=lambda item: -item[1])[:_HIGHEST_FINDINGS]
                 cells.append(", ".join(f"{name} {probability:.2f}" for name, probability in highest))
             if has_heatmaps:
-                cells.append(str(prediction.heatmap or ""))
+                cells.append(prediction.heatmap.name if prediction.heatmap else "")
             table.add_row(*map(Text, cells))  # Text: a file name with brackets is no markup.
         console.print(table)
     for prediction in predictions:
         if prediction.error is not None:
             console.print(Text(f"not read: {prediction.file}: {prediction.error}", style="red"))
+
+
+def _common_folder(predictions: list[Prediction]) -> str:
+    """The folder that all files share, named once above the table instead of in every row; empty if there is none."""
+    try:
+        folder = os.path.commonpath([prediction.file.parent for prediction in predictions])
+    except ValueError:  # Relative paths beside absolute ones.
+        return ""
+    return "" if folder in (os.curdir, os.sep) else folder
 
 
 def _write_csv(predictions: Iterable[Prediction], file: IO[str]) -> None:
