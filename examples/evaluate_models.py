@@ -155,15 +155,11 @@ def choose_split(splits: DatasetDict, name: str, columns: DatasetColumns, args: 
 
 
 def predict(
-    row: RowModel, rows: Dataset, training: Dataset, columns: DatasetColumns, args: EvaluationArguments,
-    accelerator: Accelerator, with_attention: bool, title: str,
+    model: Any, processor: Any, dataset: RadiographDataset, args: EvaluationArguments, accelerator: Accelerator,
+    with_attention: bool, title: str,
 ) -> Outputs:  # fmt: skip
     """Run one model over one split, shared among the processes."""
-    processor = AutoImageProcessor.from_pretrained(row.folder)
-    processor.lowres = row.lowres if row.lowres is not None else processor.lowres
-    model = AutoModelForImageClassification.from_pretrained(row.folder).eval().to(accelerator.device)
     config = model.config
-    dataset = RadiographDataset(rows, Targets(config, training, columns))
     loader = accelerator.prepare(
         DataLoader(
             dataset,
@@ -226,14 +222,19 @@ def evaluate_row(
     row: RowModel, splits: DatasetDict, columns: DatasetColumns, args: EvaluationArguments, accelerator: Accelerator
 ) -> ModelPredictions:
     """Everything about one model: predictions, thresholds from validation, attention against boxes."""
+    processor = AutoImageProcessor.from_pretrained(row.folder)
+    processor.lowres = row.lowres if row.lowres is not None else processor.lowres
+    model = AutoModelForImageClassification.from_pretrained(row.folder).eval().to(accelerator.device)
     rows = choose_split(splits, args.split, columns, args)
-    training = splits.get("train", rows)
+    targets = Targets(model.config, splits.get("train", rows), columns)
+    title = f"{row.name} {row.run}".strip()
     with_boxes = {"boxes", "original_height", "original_width"} <= set(rows.column_names)
-    outputs = predict(row, rows, training, columns, args, accelerator, with_boxes, f"{row.name} {row.run}".strip())
+    outputs = predict(model, processor, RadiographDataset(rows, targets), args, accelerator, with_boxes, title)
     thresholds = None
     if args.threshold_split != NO_SPLIT:
         validation = choose_split(splits, args.threshold_split, columns, args)
-        found = predict(row, validation, training, columns, args, accelerator, False, f"{row.name}, thresholds")
+        dataset = RadiographDataset(validation, targets)
+        found = predict(model, processor, dataset, args, accelerator, False, f"{title}, thresholds")
         thresholds = operating_thresholds(found.global_task)
     return ModelPredictions(
         name=row.name,
@@ -292,10 +293,13 @@ def write(models: Sequence[ModelPredictions], args: EvaluationArguments, num_pro
     comparison.figure(output / "comparison.png")
     console = Console()
     console.print(comparison.table())
-    console.print("\nDifferences (paired, same draws):")
-    for line in comparison.noise_statements():
+    statements = comparison.noise_statements()
+    if statements:
+        console.print("\nDifferences (paired, same draws):")
+    for line in statements:
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"\nWritten: {', '.join(str(output / f'comparison.{kind}') for kind in ('json', 'md', 'png'))}")
+    written = ", ".join(str(output / f"comparison.{kind}") for kind in ("json", "md", "png"))
+    console.print(f"\nWritten: {written}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _split_pair(given: str, option: str, form: str) -> tuple[str, str]:

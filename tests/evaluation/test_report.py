@@ -159,7 +159,21 @@ def test_single_class_and_unannotated_labels_are_listed():
     assert "One class only in this split, no curve defined: Pneumothorax." in footer
     assert "Never annotated in this split: Edema." in footer
     assert "45 patients" in footer
+    assert "Fewer than" not in footer
+
+
+def test_intervals_of_rare_labels_are_called_too_narrow(tmp_path):
+    model = predictions("a")
+    labels = model.local_task.labels.copy()
+    labels[:, 0] = np.arange(N) < 9
+    labels[:, 1] = np.arange(N) >= 9
+    rare = replace(model, local_task=TaskScores(model.local_task.scores, labels, FINDINGS))
+    comparison = compare([rare], n_draws=100)
+    assert comparison.rare_labels == ("Cardiomegaly", "Nodule/Mass")
+    footer = "\n".join(comparison.footer())
+    assert "Fewer than 10 images of one class: Cardiomegaly, Nodule/Mass." in footer
     assert "Research use only" in footer
+    comparison.figure(tmp_path / "comparison.png")
 
 
 def test_paired_differences_are_narrower_than_unpaired_ones():

@@ -203,8 +203,8 @@ def test_two_processes_equal_one(folder, evaluated, tmp_path):
     # On a machine without GPUs, accelerate's --cpu starts one process (or MPI); its GPU launcher starts two.
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(SCRIPT),
-        "--dataset", str(folder / "dataset"), "--output", str(tmp_path), "--batch_size", "4",
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+        str(SCRIPT), "--dataset", str(folder / "dataset"), "--output", str(tmp_path), "--batch_size", "4",
         "--bootstrap_draws", "100", "--models", f"teacher={folder / 'teacher'}", f"student={folder / 'student'}",
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

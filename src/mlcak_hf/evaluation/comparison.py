@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 NOTICE = "Research use only: not a medical device, no basis for a diagnosis."
 #: Measures whose differences between rows are stated.
 COMPARED = ("auroc_global", "auroc_local_macro")
+#: With fewer images than this in a class, resampling them says little about other patients.
+RARE = 10
 FORMAT = 1
 
 
@@ -103,6 +105,11 @@ class Comparison:
     seed: int
     context: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def rare_labels(self) -> tuple[str, ...]:
+        """Labels that have both classes, but fewer than ten images in one of them: their intervals are too narrow."""
+        return tuple(name for name, counts in self.class_counts.items() if 0 < min(counts) < RARE)
+
     def noise_statements(self) -> list[str]:
         """Which differences are within noise, a line each; then what the intervals do not contain."""
         lines = [difference.statement() for difference in self.differences]
@@ -133,6 +140,11 @@ class Comparison:
             lines.append(f"One class only in this split, no curve defined: {', '.join(self.single_class_labels)}.")
         if self.unannotated_labels:
             lines.append(f"Never annotated in this split: {', '.join(self.unannotated_labels)}.")
+        if self.rare_labels:
+            lines.append(
+                f"Fewer than {RARE} images of one class: {', '.join(self.rare_labels)}. Bootstrap intervals of so few "
+                "are too narrow."
+            )
         for metric in COMPARED:
             dropped = [row.estimates[metric].interval for row in self.rows if metric in row.estimates]
             most = max((interval.dropped for interval in dropped if interval is not None), default=0)
@@ -157,6 +169,7 @@ class Comparison:
             "finding_names": list(self.finding_names),
             "single_class_labels": list(self.single_class_labels),
             "unannotated_labels": list(self.unannotated_labels),
+            "rare_labels": list(self.rare_labels),
             "class_counts": {name: {"absent": a, "present": p} for name, (a, p) in self.class_counts.items()},
             "titles": TITLES,
             "rows": [

@@ -53,7 +53,7 @@ def draw_comparison(comparison: Comparison, path: str | Path) -> None:
         _draw_findings(figure.add_subplot(grid[:, 1]), comparison, findings)
     where = " · ".join(str(comparison.context[key]) for key in ("dataset", "split") if comparison.context.get(key))
     figure.suptitle(f"Comparison{': ' + where if where else ''}", fontsize=12, fontweight="bold")
-    figure.supxlabel("\n".join(_wrap(comparison.footer(), 150 if has_local else 85)), fontsize=7, color=GREY)
+    figure.supxlabel("\n".join(_wrap(comparison.footer(), 165 if has_local else 85)), fontsize=7, color=GREY)
     figure.savefig(path)
 
 
@@ -81,12 +81,12 @@ def _draw_findings(axes: Any, comparison: Comparison, findings: Sequence[str]) -
         for row, offset in zip(rows, offsets, strict=True):
             estimate = row.estimates.get(f"auroc/{name}")
             if estimate is not None:
-                _dot(axes, estimate, place + offset, index[row.name], size=4.5)
+                _dot(axes, estimate, place + offset, index[row.name], size=4.5, faint=name in comparison.rare_labels)
                 shown.append(estimate)
     labels = [f"{name}  ({comparison.class_counts[name][1]})" for name in findings]
     axes.set_yticks(range(len(findings)), labels, fontsize=8)
     axes.set_ylim(len(findings) - 0.5, -0.5)
-    axes.set_title("AUROC per finding (images that have it)", loc="left", fontsize=10)
+    axes.set_title("AUROC per finding (images that have it; dotted: too few)", loc="left", fontsize=10)
     _auroc_axis(axes, shown)
 
 
@@ -115,11 +115,13 @@ def _draw_reliability(axes: Any, rows: Sequence[Row]) -> None:
     _plain(axes)
 
 
-def _dot(axes: Any, estimate: Estimate, height: float, style: int, size: float) -> None:
+def _dot(axes: Any, estimate: Estimate, height: float, style: int, size: float, faint: bool = False) -> None:
+    """A value and its interval; dotted where the interval is not to be relied on."""
     colour = COLOURS[style % len(COLOURS)]
     interval = estimate.interval
     if interval is not None and interval.low <= interval.high:
-        axes.plot([interval.low, interval.high], [height, height], color=colour, linewidth=1.6, solid_capstyle="butt")
+        dashes = (0, (1, 1.5)) if faint else "-"
+        axes.plot([interval.low, interval.high], [height, height], color=colour, linewidth=1.6, linestyle=dashes)
     axes.plot(
         estimate.value,
         height,

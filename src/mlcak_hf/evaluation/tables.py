@@ -73,7 +73,8 @@ def markdown(comparison: Comparison) -> str:
 
 def _finding_table(comparison: Comparison) -> list[str]:
     """AUROC of every finding, with the number of images that have it."""
-    names = [name for name in comparison.finding_names if name not in comparison.unannotated_labels]
+    undefined = {*comparison.unannotated_labels, *comparison.single_class_labels}
+    names = [name for name in comparison.finding_names if name not in undefined]
     rows = [row for row in comparison.rows if any(f"auroc/{name}" in row.estimates for name in names)]
     if not rows:
         return []
