@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Value
+from datasets import ClassLabel, Dataset
 
 from ..errors import DatasetError, LabelError
 
@@ -83,22 +83,28 @@ def global_label_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
     if columns.label is None:
         return ["Normal", "Abnormal"]
     feature = dataset.features[columns.label]
-    if _names_of(feature) is not None:
-        return list(_names_of(feature) or ())
-    values = [
-        value
-        for value in dataset.select_columns([columns.label]).unique(columns.label)
-        if value is not None and value != ""
-    ]
-    if feature.dtype == "string":
-        names = sorted(values)
-    elif feature.dtype.startswith("int") and max(values, default=0) > 1:
-        names = [str(i) for i in range(max(values) + 1)]
+    if has_several_labels(dataset, columns) or isinstance(feature, ClassLabel):
+        names = _names_in(dataset, columns.label)
     else:
-        names = ["Normal", "Abnormal"]
+        labels = dataset.select_columns([columns.label]).unique(columns.label)
+        values = [value for value in labels if value is not None and value != ""]
+        if feature.dtype == "string":
+            names = sorted(values)
+        elif "int" in feature.dtype and max(values, default=0) > 1:
+            names = [str(i) for i in range(max(values) + 1)]
+        else:
+            names = ["Normal", "Abnormal"]
     if len(names) < 2:
         raise LabelError(f"The label column {columns.label!r} has fewer than two labels: {names}.")
     return names
+
+
+def has_several_labels(dataset: Dataset, columns: DatasetColumns) -> bool:
+    """Whether the label column holds several labels per image (a struct or a list), which needs a multi-label head."""
+    if columns.label is None:
+        return False
+    feature = dataset.features[columns.label]
+    return isinstance(feature, dict) or _element(feature) is not feature
 
 
 def finding_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
@@ -109,8 +115,8 @@ def finding_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
         columns: which column holds what.
 
     Returns:
-        The struct's fields or the ClassLabel's names in their order, or the sorted names in a list of names; empty
-        without findings.
+        The struct's fields or the ClassLabel's names in their order, or the sorted names in a list of names, without
+        entries such as "No finding"; empty without findings.
 
     Raises:
         DatasetError: if the column is missing or of no usable kind.
@@ -118,15 +124,14 @@ def finding_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
     columns.check(dataset)
     if columns.findings is None:
         return []
-    names = _names_of(dataset.features[columns.findings])
-    if names is None:
-        if not isinstance(_element(dataset.features[columns.findings]), Value):
-            raise DatasetError(
-                f"The findings column {columns.findings!r} must be a struct of numbers or a list of names."
-            )
-        lists = dataset.select_columns([columns.findings]).with_format(None)[columns.findings]
-        names = sorted({str(name) for row in lists for name in row or ()})
-    return [name for name in names if name.strip().lower() not in NO_FINDING]
+    return [name for name in _names_in(dataset, columns.findings) if name.strip().lower() not in NO_FINDING]
+
+
+def is_annotated(value: Any, name: str) -> bool:
+    """Whether a row's findings say yes or no to a finding: a list always does, a struct unless it holds -1 or none."""
+    if isinstance(value, Mapping):
+        return _share(value.get(name)) >= 0
+    return value is not None
 
 
 class Targets:
@@ -147,24 +152,27 @@ class Targets:
         self.label_names = [str(name) for _, name in sorted(dict(config.id2label or {}).items())]
         self.finding_names = list(config.local_labels)
         self.multi_label = config.problem_type == "multi_label_classification"
-        self.known_findings = finding_names(dataset, columns)
-        if self.finding_names and not set(self.finding_names) & set(self.known_findings):
+        known = finding_names(dataset, columns)
+        if self.finding_names and not set(self.finding_names) & set(known):
             raise LabelError(
-                f"The dataset has none of the model's findings {self.finding_names}; it has {self.known_findings}. "
+                f"The dataset has none of the model's findings {self.finding_names}; it has {known}. "
                 "Name the findings to train on, or a model without local findings."
             )
+        self._finding_ids = [] if columns.findings is None else _names_in(dataset, columns.findings)
         feature = None if columns.label is None else dataset.features[columns.label]
-        self._label_ids = getattr(feature, "names", None)
+        several = has_several_labels(dataset, columns)
+        named = columns.label is not None and (several or isinstance(feature, ClassLabel))
+        self._label_ids = _names_in(dataset, str(columns.label)) if named else None
         self.soft_labels = feature is not None and str(getattr(feature, "dtype", "")).startswith("float")
         if self.soft_labels and len(self.label_names) != 2:
             raise LabelError(
                 f"The label column {columns.label!r} holds probabilities of label 1, so the model must have two global "
                 f"labels; it has {self.label_names}."
             )
-        if not self.multi_label and columns.label is not None and isinstance(_fields(feature), dict):
+        if several != self.multi_label:
             raise LabelError(
-                f"The label column {columns.label!r} holds several labels per image: use a model with problem_type "
-                "'multi_label_classification', or name another column."
+                f"The label column {columns.label!r} holds {'several labels' if several else 'one label'} per image, "
+                f"but the model's problem_type is {config.problem_type!r}: name another column, or use another model."
             )
 
     def labels(self, row: Mapping[str, Any]) -> np.ndarray:
@@ -177,14 +185,13 @@ class Targets:
             LabelError: if the row has a label that the model does not have.
         """
         if self.multi_label:
-            value = None if self.columns.label is None else row[self.columns.label]
-            return self._several(value, self.label_names, self.label_names)
+            return _several(row[str(self.columns.label)], self.label_names, self._label_ids or ())
         if self.columns.label is None:
             return np.asarray(self._abnormal(row[str(self.columns.findings)]), dtype=np.int64)
         value = row[self.columns.label]
         if self.soft_labels:
-            missing = value is None or not 0 <= value <= 1
-            return np.full(2, _MISSING, np.float32) if missing else np.array([1 - value, value], np.float32)
+            share = _share(value)
+            return np.full(2, _MISSING, np.float32) if share < 0 else np.array([1 - share, share], np.float32)
         return np.asarray(self._label_id(value), dtype=np.int64)
 
     def local_labels(self, row: Mapping[str, Any]) -> np.ndarray:
@@ -195,7 +202,7 @@ class Targets:
             missing, not absent.
         """
         value = row[self.columns.findings] if self.columns.findings is not None else None
-        return self._several(value, self.finding_names, self.known_findings)
+        return _several(value, self.finding_names, self._finding_ids)
 
     def encode(self, dataset: Dataset) -> dict[str, np.ndarray]:
         """Targets of all rows, without decoding an image.
@@ -240,16 +247,6 @@ class Targets:
             raise LabelError(f"The global label {name!r} is not one of the model's {self.label_names}.{hint}")
         return self.label_names.index(name)
 
-    def _several(self, value: Any, names: Sequence[str], known: Sequence[str]) -> np.ndarray:
-        """Vector of several labels from a struct of numbers, or from a list of names or ids."""
-        if value is None:
-            return np.full(len(names), _MISSING, np.float32)
-        if isinstance(value, Mapping):
-            numbers = [value.get(name) for name in names]
-            return np.array([_MISSING if n is None or not 0 <= n <= 1 else n for n in numbers], np.float32)
-        present = {known[entry] if isinstance(entry, int) else str(entry) for entry in value}
-        return np.array([float(name in present) if name in known else _MISSING for name in names], np.float32)
-
     def _abnormal(self, value: Any) -> int:
         """1 with any finding of the row (the model's or not), 0 with none, -1 where nothing was annotated."""
         if value is None:
@@ -260,8 +257,37 @@ class Targets:
         return int(any(isinstance(entry, int) or entry.strip().lower() not in NO_FINDING for entry in value))
 
 
-def _fields(feature: Any) -> dict[str, Any] | None:
-    return feature if isinstance(feature, dict) else None
+def _share(value: Any) -> float:
+    """A number in [0, 1]; -1 where it is missing (None, not a number, negative)."""
+    if value is None or value != value or value < 0:
+        return _MISSING
+    if value > 1:
+        raise LabelError(f"A label must lie in [0, 1], or be -1 or empty where it is missing; got {value}.")
+    return float(value)
+
+
+def _several(value: Any, names: Sequence[str], known: Sequence[str]) -> np.ndarray:
+    """Vector of several labels from a struct of numbers, or from a list of names or of ids into `known`."""
+    if value is None:
+        return np.full(len(names), _MISSING, np.float32)
+    if isinstance(value, Mapping):
+        return np.array([_share(value.get(name)) for name in names], np.float32)
+    present = {known[entry] if isinstance(entry, int) else str(entry) for entry in value}
+    return np.array([float(name in present) if name in known else _MISSING for name in names], np.float32)
+
+
+def _names_in(dataset: Dataset, column: str) -> list[str]:
+    """Names that a column of several labels, or of ClassLabel ids, speaks of."""
+    feature = dataset.features[column]
+    if isinstance(feature, dict):
+        return list(feature)
+    element = _element(feature)
+    if isinstance(element, ClassLabel):
+        return list(element.names)
+    if element is feature or getattr(element, "dtype", None) != "string":
+        raise DatasetError(f"The column {column!r} must be a struct of numbers or a list of names; it is {feature}.")
+    lists = dataset.select_columns([column]).with_format(None)[column]
+    return sorted({name for row in lists for name in row or () if name is not None})
 
 
 def _element(feature: Any) -> Any:
@@ -269,11 +295,3 @@ def _element(feature: Any) -> Any:
     if isinstance(feature, list):
         return feature[0]
     return getattr(feature, "feature", feature)
-
-
-def _names_of(feature: Any) -> list[str] | None:
-    """Names that the kind of a column fixes by itself: struct fields, or a ClassLabel's names."""
-    if isinstance(feature, dict):
-        return list(feature)
-    element = _element(feature)
-    return list(element.names) if isinstance(element, ClassLabel) else None

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
+import torch
 from transformers import TrainingArguments
 
 from ..errors import RecipeError
@@ -99,6 +100,9 @@ class MLCAKTrainingArguments(TrainingArguments):
             and self.gradient_checkpointing_kwargs is None
         ):
             setattr(self, f"{checkpointing}_checkpointing_kwargs", {"use_reentrant": False})
+        if not torch.accelerator.is_available():
+            # Several processes on a machine without accelerator find each other only if told that they are on CPUs.
+            self.use_cpu = True
         super().__post_init__()  # type: ignore[no-untyped-call]
         chosen = getattr(self, f"{checkpointing}_checkpointing_kwargs") or {}
         if getattr(self, f"{checkpointing}_checkpointing") and chosen.get("use_reentrant", True) and self.gamma > 0:

@@ -1,0 +1,139 @@
+"""What the training scripts need to know of a dataset: its splits, its labels, and how its images were stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers.utils import logging
+
+from ..errors import DatasetError
+from ..image_processing_mlcak import MLCAKImageProcessor
+from .columns import DatasetColumns, finding_names, global_label_names, has_several_labels, is_annotated
+from .prepare import read_preparation
+from .sources import open_dataset, split_validation
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class DataArguments:
+    """Which dataset, which of its columns, and which rows become validation."""
+
+    dataset: str = field(
+        metadata={"help": "Folder that `mlcak prepare` wrote, a Parquet file, or a Hub id."}
+    )
+    image_column: str = field(default="image", metadata={"help": "Column of images."})
+    label_column: str = field(default="label", metadata={"help": 'Column of the global label; "none": any finding.'})
+    findings_column: str = field(default="findings", metadata={"help": 'Column of local findings, or "none".'})
+    group_column: str | None = field(default=None, metadata={"help": 'Column of patients; default "group" if there.'})
+    image_id_column: str | None = field(default=None, metadata={"help": 'Default "image_id" if there.'})
+    findings: list[str] | None = field(
+        default=None, metadata={"help": "Names of the local findings to learn; default: all that are annotated."}
+    )
+    validation_fraction: float = field(
+        default=0.15, metadata={"help": "Of the training rows, by patient, where the dataset has no validation split."}
+    )
+    split_seed: int = field(default=0, metadata={"help": "Seed of that split; the same for teacher and students."})
+    augment: bool = field(default=True, metadata={"help": "Train on seeded views instead of the stored images."})
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """An opened dataset, ready to be turned into targets.
+
+    Args:
+        train: training rows.
+        validation: validation rows.
+        columns: which column holds what.
+        labels: what a model's config takes: `id2label`, `local_labels`, `problem_type`.
+        preparation: the choices of `mlcak prepare`; empty for other datasets.
+    """
+
+    train: Dataset
+    validation: Dataset
+    columns: DatasetColumns
+    labels: dict[str, Any]
+    preparation: dict[str, Any]
+
+    def processor(self, image_size: int, processor: MLCAKImageProcessor | None = None) -> MLCAKImageProcessor:
+        """Image processor of a model of this size that makes squares and reads files as this dataset was made.
+
+        Args:
+            image_size: side of the model's input, in pixels.
+            processor: settings to start from; the defaults if None.
+
+        Returns:
+            The processor, to be saved with the model.
+        """
+        processor = MLCAKImageProcessor() if processor is None else processor
+        processor.size = {"height": image_size, "width": image_size}
+        for name in ("fit", "voi"):
+            setattr(processor, name, self.preparation.get(name, getattr(processor, name)))
+        return processor
+
+
+def open_training_data(args: DataArguments) -> TrainingData:
+    """Open a dataset for training.
+
+    Args:
+        args: which dataset, columns and split.
+
+    Returns:
+        Its training and validation rows, labels and choices. Findings that nobody annotated in the training rows are no
+        local labels: nothing could be learnt of them. What is left out is logged.
+
+    Raises:
+        DatasetError: if the dataset, a column or the training split is missing, or it knows no finding named in
+            `findings`.
+        LabelError: if its labels cannot be used.
+    """
+    splits = open_dataset(args.dataset, args.image_column)
+    if "train" not in splits:
+        raise DatasetError(f"{args.dataset} has no split 'train'; it has {list(splits)}.")
+    available = splits["train"].column_names
+    columns = DatasetColumns(
+        image=args.image_column,
+        label=args.label_column,
+        findings=args.findings_column,
+        group=args.group_column or ("group" if "group" in available else None),
+        image_id=args.image_id_column or ("image_id" if "image_id" in available else None),
+    )
+    columns.check(splits["train"])
+    if "validation" in splits:
+        train, validation = splits["train"], splits["validation"]
+    else:
+        train, validation = split_validation(splits["train"], columns, args.validation_fraction, args.split_seed)
+        by = columns.group or "image: name a group column if patients have several images"
+        logger.warning(f"No validation split: {len(validation)} of {len(splits['train'])} rows split off by {by}.")
+    several = has_several_labels(train, columns)
+    labels = {
+        "id2label": dict(enumerate(global_label_names(train, columns))),
+        "local_labels": _local_labels(train, columns, args.findings),
+        "problem_type": "multi_label_classification" if several else "single_label_classification",
+    }
+    try:
+        preparation = dict(read_preparation(args.dataset)["choices"])
+    except DatasetError:
+        if (Path(args.dataset) / "preparation.json").exists():
+            raise
+        preparation = {}
+    return TrainingData(train, validation, columns, labels, preparation)
+
+
+def _local_labels(train: Dataset, columns: DatasetColumns, wanted: list[str] | None) -> list[str]:
+    known = finding_names(train, columns)
+    unknown = [name for name in wanted or () if name not in known and name.lower() != "none"]
+    if unknown:
+        raise DatasetError(f"The dataset has no findings {unknown}; it has {known}.")
+    names = known if wanted is None else [name for name in wanted if name in known]
+    if not names:
+        return []
+    rows = train.select_columns([str(columns.findings)]).with_format(None)[columns.findings]
+    annotated = [name for name in names if any(is_annotated(row, name) for row in rows)]
+    left_out = [name for name in names if name not in annotated]
+    if left_out:
+        logger.warning(f"Findings that nobody annotated in the training rows are left out: {', '.join(left_out)}.")
+    return annotated
