@@ -186,14 +186,15 @@ class Chest:
     patient: Patient
     exposure: Exposure
     outlines: Outlines
-    body: FloatArray  # attenuation of trunk, arms and neck without any air
     lung: FloatArray  # visible lung, 0 to 1
     air: FloatArray  # attenuation that the lungs' air takes away
     vessels: FloatArray  # attenuation of the lung markings
+    coarse: Canvas  # half the resolution, for what has no fine detail
+    smooth: FloatArray  # attenuation of trunk, spine, mediastinum, breasts and gut on the coarse canvas
     extra: FloatArray = field(init=False)  # everything else that is added
 
     def __post_init__(self) -> None:
-        self.extra = np.zeros_like(self.body)
+        self.extra = np.zeros_like(self.lung)
 
 
 def trunk(canvas: Canvas, patient: Patient, outlines: Outlines, shape: np.random.Generator) -> FloatArray:
@@ -238,7 +239,7 @@ def trunk(canvas: Canvas, patient: Patient, outlines: Outlines, shape: np.random
 
     # Shoulders and arms hang outside the trunk.
     shoulder_top = smooth_curve(
-        [(0, -9), (5, -7), (7, -4.2), (10, -2.7), (14, -1.3), (17, -0.2), (19.5, 1.3), (22, 4.0), (24, 9), (30, 40)],
+        [(0, -9.0), (5, -7), (7, -4.2), (10, -2.7), (14, -1.3), (17, -0.2), (19.5, 1.3), (22, 4.0), (24, 9), (30, 40)],
         1.5,
     )
     spread = shape.uniform(1.6, 3.2)
@@ -250,7 +251,8 @@ def trunk(canvas: Canvas, patient: Patient, outlines: Outlines, shape: np.random
     thickness = np.maximum(thickness, arm_thickness)
 
     # Fat, muscle and gut are not homogeneous.
-    coarse = shape.standard_normal((canvas.height // 48 + 2, canvas.width // 48 + 2), dtype=np.float32)
+    cells = 3.2 / canvas.cm_per_px
+    coarse = shape.standard_normal((int(canvas.height / cells) + 3, int(canvas.width / cells) + 3), dtype=np.float32)
     thickness *= 1 + np.float32(0.022) * enlarge(coarse, canvas.height, canvas.width)
     out: FloatArray = thickness * np.float32(SOFT_PER_CM)
     return out
@@ -274,7 +276,7 @@ def lungs(canvas: Canvas, patient: Patient, outlines: Outlines) -> tuple[FloatAr
     beyond = side - border
     clear = ramp(beyond, 0.28)
     # Heart and great vessels push the lung aside; what is behind them still lets some light through.
-    behind = np.float32(0.36) * ramp(beyond + 1.6, 3.4)
+    behind = np.float32(0.45) * ramp(beyond + 1.4, 3.6)
     clear = clear + (1 - clear) * behind
 
     depth = np.float32(0.70 * patient.depth) * (np.float32(0.42) + np.float32(0.58) * ramp(canvas.y - 3.8, 9.0))
@@ -289,7 +291,7 @@ def mediastinum(canvas: Canvas, patient: Patient, exposure: Exposure, outlines: 
     carina = 0.285 * height
     centre = smooth_curve([(-20, 0.0), (0, 0.1), (carina, 0.35 + 0.5 * exposure.yaw)], 2.0)
     tube = 1 - ((canvas.x - canvas.by_y(centre)) / np.float32(0.85 + 0.15 * (not patient.female))) ** 2
-    out = -np.sqrt(np.clip(tube, 0, 1)) * ramp(carina + 0.6 - canvas.y, 1.6) * np.float32(0.20)
+    out = -np.sqrt(np.clip(tube, 0, 1)) * ramp(carina + 0.6 - canvas.y, 1.6) * np.float32(0.27)
     for side in (RIGHT, LEFT):
         # Main bronchi leave the carina obliquely.
         start, slope = 0.35 + 0.5 * exposure.yaw, 0.75 if side == RIGHT else 1.0
@@ -297,11 +299,11 @@ def mediastinum(canvas: Canvas, patient: Patient, exposure: Exposure, outlines: 
         drop = canvas.y - carina - along * np.float32(1 / slope) * np.float32(0.95)
         wide = np.float32(0.75)
         pipe = np.sqrt(np.clip(1 - (drop / wide) ** 2, 0, 1))
-        out -= pipe * ramp(along, 0.5) * ramp(3.4 - along, 1.5) * np.float32(0.13)
+        out -= pipe * ramp(along, 0.5) * ramp(1.6 - along, 1.2) * np.float32(0.09)
         # Hilum.
-        hilum_x, hilum_y = side * (3.5 + 0.2 * exposure.yaw * side), (0.425 if side == RIGHT else 0.385) * height
+        hilum_x, hilum_y = side * (2.9 + 0.2 * exposure.yaw * side), (0.425 if side == RIGHT else 0.385) * height
         r = ((canvas.x - hilum_x) / np.float32(1.25)) ** 2 + ((canvas.y - hilum_y) / np.float32(2.2)) ** 2
-        out += np.float32(0.17 * patient.vessels) * np.exp(-r)
+        out += np.float32(0.36 * patient.vessels) * np.exp(-r)
     heart_x = 0.5 * (outlines.heart_left - outlines.heart_right)
     r = ((canvas.x - heart_x) / (0.62 * (outlines.heart_left + outlines.heart_right))) ** 2
     r = r + ((canvas.y - 0.8 * height) / (0.36 * height)) ** 2

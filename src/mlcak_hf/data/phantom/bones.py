@@ -11,27 +11,29 @@ from mlcak_hf.data.phantom.plan import Exposure, Patient
 Path = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 _RIBS = 11
-_CORTEX = 0.62  # share of a bone's half width that is its less dense core
-_CORE = 0.60  # how dense the core looks beside the cortex
+_CORTEX = 0.74  # share of a bone's half width that is its less dense core
+_CORE = 0.80  # how dense the core looks beside the cortex
 
 
 def rib_paths(patient: Patient, outlines: Outlines, shape: np.random.Generator) -> list[tuple[Path, Path]]:
     """Return, for every rib of both sides, the posterior and the anterior part as points (n, 2) in cm."""
     height = patient.lung_height
     paths = []
-    start = shape.normal(-1.3, 0.35)
+    start = shape.normal(-1.0, 0.3)
     bend = shape.uniform(0.9, 1.1)
     for side in (RIGHT, LEFT):
         for i in range(_RIBS):
             y0 = start + i * patient.rib_pitch * height * (0.97 if i < 3 else 1.0) + 0.08 * shape.normal()
             growth = min(1.0, (i + 1.2) / 4.5)
-            drop = patient.rib_drop * (1.7 + 2.6 * growth) * bend
+            drop = patient.rib_drop * (1.7 + 2.6 * growth) * bend + (0.9 if i < 2 else 0.0)
             fall = (2.6 + 3.6 * growth) * (0.8 + 0.25 * patient.rib_drop)
             y_side = y0 + drop
             x_side = float(at(outlines.lateral, max(y_side, 0.6))) + 0.28
+            if i < 2:  # the first two run close around the apex
+                x_side = min(x_side, (0.60, 0.78)[i] * patient.half_width)
             t = np.linspace(0, 1, 26)
             angle = 0.5 * np.pi * t
-            flat = 0.35 * growth * np.sin(np.pi * np.minimum(t * 2.2, 1))
+            flat = (0.35 if i > 1 else 0.0) * growth * np.sin(np.pi * np.minimum(t * 2.2, 1))
             x = 2.1 + (x_side - 2.1) * np.sin(angle) ** 0.94
             y = y0 + drop * (1 - np.cos(angle)) ** 1.08 - flat
             x = np.minimum(x, at(outlines.lateral, np.maximum(y, 0.6)) + 0.3)
@@ -63,14 +65,18 @@ def ribs(canvas: Canvas, patient: Patient, outlines: Outlines, shape: np.random.
             if i % _RIBS > 8:
                 continue
             pen.polygon(band(path, half * taper), 0.95)
-            pen.polygon(band(path, half * taper * (_CORTEX + 0.08)), 0.72)
+            pen.polygon(band(path, half * taper * _CORTEX), 0.80)
 
-    side = np.abs(canvas.x) / canvas.by_y(outlines.lateral)
+    lateral = canvas.by_y(outlines.lateral)
+    side = np.abs(canvas.x) / lateral
+    # The chest wall ends where the ribs turn round.
+    inside = ramp(lateral + np.float32(0.55) - np.abs(canvas.x), 0.4)
+    inside += (canvas.y < 1.5) * (1 - inside)
     rim = np.minimum(side, 1.1) ** 8
-    behind = canvas.draw(paint_posterior) * (np.float32(0.20) + np.float32(0.16) * rim)
-    front = canvas.draw(paint_anterior) * (np.float32(0.17) * ramp(side - 0.62, 0.7) + np.float32(0.05))
+    behind = canvas.draw(paint_posterior) * (np.float32(0.19) + np.float32(0.20) * rim)
+    front = canvas.draw(paint_anterior) * (np.float32(0.125) * ramp(side - 0.68, 0.6) + np.float32(0.035))
     density = 0.9 + 0.2 * shape.random() - 0.003 * (patient.age_years - 50)
-    out: FloatArray = (behind + front) * np.float32(density)
+    out: FloatArray = (behind + front) * inside * (np.float32(density) * ramp(canvas.y - 0.5, 7.0))
     return out
 
 
@@ -108,18 +114,19 @@ def clavicles_and_shoulders(
     def paint(pen: Pen) -> None:
         for side in (RIGHT, LEFT):
             clavicle, scapula, head = side_paths(side)
-            swell = 0.52 + 0.22 * np.abs(np.linspace(-1, 1, 30)) ** 2
+            swell = 0.60 + 0.24 * np.abs(np.linspace(-1, 1, 30)) ** 2
             pen.polygon(scapula, 0.22)
             pen.line(scapula[[1, 2, 3]], 0.55, 0.45)
             pen.line(scapula[[3, 4, 5, 6]], 0.36, 0.18)
             pen.line(scapula[[6, 7, 0]], 0.5, 0.5)
-            shaft = np.array([head.mean(0), head.mean(0) + (side * 3.0, 14.0)])
+            centre = head.mean(0)
+            shaft = np.array([centre, centre + np.array([side * 6.0, 28.0])])
             pen.polygon(band(shaft, 1.45), 0.9)
             pen.polygon(band(shaft, 0.85), 0.55)
             pen.polygon(head, 0.85)
-            pen.polygon((head - head.mean(0)) * 0.88 + head.mean(0), 0.68)
+            pen.polygon((head - centre) * 0.88 + centre, 0.68)
             pen.polygon(band(clavicle, swell), 0.95)
-            pen.polygon(band(clavicle, swell * _CORTEX), 0.62)
+            pen.polygon(band(clavicle, swell * 0.66), 0.70)
 
     out: FloatArray = canvas.draw(paint) * np.float32(0.36 + 0.06 * shape.random())
     return out
@@ -140,11 +147,11 @@ def spine(canvas: Canvas, patient: Patient, shape: np.random.Generator) -> Float
     pedicle = np.exp(-(pedicle_x**2)) * ramp(-wave - np.float32(0.3), 0.7)
     process = np.exp(-((across / np.float32(0.28)) ** 2)) * ramp(np.cos(phase + np.float32(1.1)) - 0.2, 0.8)
     transverse = np.exp(-(((np.abs(across) - half_px - 0.5) / np.float32(0.7)) ** 2)) * ramp(-wave - 0.55, 0.5)
-    density = np.float32(0.9 + 0.2 * shape.random())
-    out: FloatArray = density * (
-        body * (np.float32(0.26) - np.float32(0.09) * disc)
-        + np.float32(0.10) * pedicle
-        + np.float32(0.09) * process
-        + np.float32(0.07) * transverse
+    density = np.float32(0.9 + 0.2 * shape.random()) * ramp(canvas.y + 2.0, 14.0)
+    out: FloatArray = (density * np.float32(0.55) + np.float32(0.45)) * (
+        body * (np.float32(0.44) - np.float32(0.10) * disc)
+        + np.float32(0.13) * pedicle
+        + np.float32(0.11) * process
+        + np.float32(0.09) * transverse
     )
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,20 +14,21 @@ from mlcak_hf.data.phantom.plan import Exposure
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
 _TABLE_STEP_CM = 0.02
+_SMOOTHING_STEP_CM = 0.1  # smoothing at the table's own step would cost as much as drawing
 _TABLE_RANGE_CM = 60.0
 _TABLE_SIZE = int(2 * _TABLE_RANGE_CM / _TABLE_STEP_CM) + 1
 
 
 def smooth_curve(points: Sequence[tuple[float, float]], smoothing_cm: float = 0.0) -> FloatArray:
     """Tabulate a curve through (position, value) points, by straight pieces rounded over `smoothing_cm`."""
-    axis = np.linspace(-_TABLE_RANGE_CM, _TABLE_RANGE_CM, _TABLE_SIZE)
+    coarse = np.linspace(-_TABLE_RANGE_CM, _TABLE_RANGE_CM, round(2 * _TABLE_RANGE_CM / _SMOOTHING_STEP_CM) + 1)
     x, y = np.asarray(points, dtype=np.float64).T
-    table = np.interp(axis, x, y)
+    values: npt.NDArray[np.float64] = np.interp(coarse, x, y)
     if smoothing_cm > 0:
-        half = max(1, int(smoothing_cm / _TABLE_STEP_CM))
+        half = max(1, round(smoothing_cm / _SMOOTHING_STEP_CM))
         kernel = np.hanning(2 * half + 3)[1:-1]
-        table = np.convolve(np.pad(table, half, mode="edge"), kernel / kernel.sum(), mode="valid")
-    return table.astype(np.float32)
+        values = np.convolve(np.pad(values, half, mode="edge"), kernel / kernel.sum(), mode="valid")
+    return np.interp(table_axis(), coarse, values).astype(np.float32)
 
 
 def table_axis() -> FloatArray:
@@ -38,19 +39,38 @@ def table_axis() -> FloatArray:
 def at(table: FloatArray, position: npt.ArrayLike) -> FloatArray:
     """Look a tabulated curve up at positions in cm (any shape)."""
     index = (np.asarray(position) + _TABLE_RANGE_CM) * (1 / _TABLE_STEP_CM) + 0.5
-    return table[np.clip(index.astype(np.int32), 0, _TABLE_SIZE - 1)]
+    values: FloatArray = table[np.clip(index.astype(np.int32), 0, _TABLE_SIZE - 1)]
+    return values
 
 
-def ramp(distance: FloatArray, width: float) -> FloatArray:
+def ramp(distance: npt.NDArray[np.floating[Any]], width: float) -> FloatArray:
     """Go from 0 to 1 while `distance` goes from -width / 2 to width / 2, with rounded ends (smoothstep)."""
-    t = np.clip(distance * np.float32(1 / width) + np.float32(0.5), 0, 1)
-    out: FloatArray = t * t * (3 - 2 * t)
+    t: FloatArray = distance * np.float32(1 / width)  # in place from here on: this is called some thirty times an image
+    t += np.float32(0.5)
+    np.clip(t, 0, 1, out=t)
+    out: FloatArray = np.float32(3) - np.float32(2) * t
+    out *= t
+    out *= t
     return out
 
 
 def enlarge(small: FloatArray, height: int, width: int) -> FloatArray:
     """Resize an array to (height, width) with a bicubic filter."""
-    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
+    large: FloatArray = np.asarray(
+        Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32
+    )
+    return large
+
+
+def soften(image: FloatArray, sigma_px: float) -> FloatArray:
+    """Blur by a three-tap filter of about the given deviation along both axes."""
+    side = np.float32(min(0.33, 0.5 * sigma_px**2 / (0.5 + sigma_px**2)))
+    out = image.copy()
+    for axis in (0, 1):
+        middle = np.moveaxis(out, axis, 0)
+        before = middle.copy()
+        middle[1:-1] += side * (before[:-2] + before[2:] - 2 * before[1:-1])
+    return out
 
 
 class Canvas:
@@ -60,12 +80,14 @@ class Canvas:
     positive towards the image's right (the patient's left), `y` is 0 at the lung apex and positive downwards.
     """
 
-    def __init__(self, exposure: Exposure) -> None:
-        self.height, self.width = exposure.height, exposure.width
-        self.cm_per_px = exposure.cm_per_px
+    def __init__(self, exposure: Exposure, coarser: int = 1) -> None:
+        """Lay the grid out; with `coarser` = 2 at half the resolution, for what has no fine detail."""
+        self.height, self.width = -(-exposure.height // coarser), -(-exposure.width // coarser)
+        self.cm_per_px = exposure.cm_per_px * coarser
         self._cos, self._sin = float(np.cos(exposure.angle)), float(np.sin(exposure.angle))
         self._pivot = 10.0  # cm below the apex: the patient leans about the middle of the chest
-        self._column0, self._row0 = exposure.midline_column, exposure.apex_row
+        self._column0 = (exposure.midline_column + 0.5) / coarser - 0.5
+        self._row0 = (exposure.apex_row + 0.5) / coarser - 0.5
         across = ((np.arange(self.width, dtype=np.float32) - self._column0) * self.cm_per_px)[None, :]
         down = ((np.arange(self.height, dtype=np.float32) - self._row0) * self.cm_per_px - self._pivot)[:, None]
         self.x: FloatArray = across * np.float32(self._cos) + down * np.float32(self._sin)
@@ -77,11 +99,13 @@ class Canvas:
 
     def by_y(self, table: FloatArray) -> FloatArray:
         """Look a curve over `y` up at every pixel."""
-        return table[self._y_index]
+        values: FloatArray = table[self._y_index]
+        return values
 
     def by_x(self, table: FloatArray) -> FloatArray:
         """Look a curve over `x` up at every pixel."""
-        return table[self._x_index]
+        values: FloatArray = table[self._x_index]
+        return values
 
     def to_pixels(self, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Map anatomical points (..., 2) as (x, y) in cm to (column, row), pixel centres at whole numbers."""
@@ -110,7 +134,9 @@ class Canvas:
         """Return what `paint` draws on a layer, antialiased, as float32 in [0, 1] of shape (height, width)."""
         image = Image.new("L", (self.width * oversample, self.height * oversample))
         paint(Pen(self, ImageDraw.Draw(image), oversample))
-        return np.asarray(image.reduce(oversample), dtype=np.float32) * np.float32(1 / 255)
+        layer: FloatArray = np.asarray(image.reduce(oversample), dtype=np.float32)
+        layer *= np.float32(1 / 255)
+        return layer
 
 
 class Pen:
@@ -134,12 +160,12 @@ class Pen:
             self._xy(points), fill=int(255 * value), width=width_px, joint="curve" if width_px > 3 else None
         )
 
-    def lines(self, segments: npt.NDArray[np.float64], value: float, width: float) -> None:
-        """Draw separate pieces (n, 2, 2) of one width."""
+    def lines(self, paths: npt.NDArray[np.float64], value: float, width: float) -> None:
+        """Draw separate polylines (n, points, 2) of one width."""
         width_px = max(1, round(width / self._canvas.cm_per_px * self._oversample))
         fill = int(255 * value)
-        flat = ((self._canvas.to_pixels(segments) + 0.5) * self._oversample - 0.5).reshape(-1, 4).tolist()
-        for piece in flat:
+        pixels = (self._canvas.to_pixels(paths) + 0.5) * self._oversample - 0.5
+        for piece in pixels.reshape(len(paths), -1).tolist():
             self._draw.line(piece, fill=fill, width=width_px)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +84,7 @@ class DicomFormat:
         )
 
 
-def stored_values(phantom: Phantom, form: DicomFormat) -> npt.NDArray[np.unsignedinteger | np.signedinteger]:
+def stored_values(phantom: Phantom, form: DicomFormat) -> npt.NDArray[Any]:
     """Return the integers that go into the file, of shape (height, width)."""
     top = 2**form.bits_stored - 1
     values = (form.low + (form.high - form.low) * phantom.pixels) * np.float32(top)
@@ -93,8 +94,9 @@ def stored_values(phantom: Phantom, form: DicomFormat) -> npt.NDArray[np.unsigne
         values = top - values
     if form.signed:
         values -= 2 ** (form.bits_stored - 1)
-        return values.astype(np.int16)
-    return values.astype(np.uint8 if form.bits_stored == 8 else np.uint16)
+    dtype = np.int16 if form.signed else np.uint8 if form.bits_stored == 8 else np.uint16
+    stored: npt.NDArray[Any] = values.astype(dtype)
+    return stored
 
 
 def _add_display_range(ds: Dataset, form: DicomFormat, g: np.random.Generator) -> None:
@@ -109,11 +111,11 @@ def _add_display_range(ds: Dataset, form: DicomFormat, g: np.random.Generator) -
         ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = form.intercept, form.slope, "US"
         low, high = slope * low + form.intercept, slope * high + form.intercept
     if form.window == "LUT":
-        entries = min(4096, top + 1)
+        entries = top + 1
         curve = np.linspace(0, 1, entries)
         curve = curve**2 * (3 - 2 * curve) * 0.5 + curve * 0.5
         lut = Dataset()
-        lut.LUTDescriptor = [entries, 0, 16]
+        lut.LUTDescriptor = [entries % 65536, 0, 16]  # 0 stands for 65536
         lut.LUTData = np.rint(curve * 65535).astype("<u2").tobytes()
         lut["LUTData"].VR = "OW"
         ds.VOILUTSequence = Sequence([lut])

@@ -61,15 +61,15 @@ def pour_effusion(outlines: Outlines, g: np.random.Generator) -> list[tuple[int,
     levels = []
     for side in sides:
         depth = g.uniform(0.6, 1.0) + g.exponential(2.2)
-        rise = g.uniform(2.2, 4.2)
-        centre = 0.45 * outlines.half_width
+        rise = g.uniform(2.5, 5.0)
         level = outlines.lung_height - min(depth, 0.5 * outlines.lung_height)
-        reach = (side * axis - centre) / (outlines.half_width - centre)
-        climb = np.where(reach > 0, np.abs(reach) ** 2.2, 0.35 * np.abs(reach) ** 2.0)
+        # The meniscus is lowest near the heart and climbs steeply along the chest wall.
+        reach = (side * axis - 0.3 * outlines.half_width) / (0.7 * outlines.half_width)
+        climb = np.where(reach > 0, np.abs(reach) ** 2.6, 0.5 * np.abs(reach) ** 1.5)
         surface = (level - rise * np.minimum(climb, 1.3)).astype(np.float32)
         wet = (side * axis > 0) & (surface < outlines.diaphragm)
         outlines.diaphragm = np.where(wet, surface, outlines.diaphragm).astype(np.float32)
-        outlines.diaphragm_softness = np.where(wet, np.float32(1.1), outlines.diaphragm_softness).astype(np.float32)
+        outlines.diaphragm_softness = np.where(wet, np.float32(1.4), outlines.diaphragm_softness).astype(np.float32)
         levels.append((side, float(level - rise)))
     return levels
 

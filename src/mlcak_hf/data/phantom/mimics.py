@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from mlcak_hf.data.phantom.anatomy import LEFT, RIGHT, Chest
 from mlcak_hf.data.phantom.canvas import Pen, at, ramp, smooth_curve
 from mlcak_hf.data.phantom.findings import Box, Finding
 
 
-def _disc(chest: Chest, centre: np.ndarray, radius: float, height: float, halo: float) -> None:
+def _disc(chest: Chest, centre: npt.NDArray[np.float64], radius: float, height: float, halo: float) -> None:
     rows, columns = chest.canvas.window(centre, margin=2.2 * radius)
     dx, dy = chest.canvas.x[rows, columns] - centre[0], chest.canvas.y[rows, columns] - centre[1]
     r = np.sqrt(dx**2 + dy**2)
@@ -24,7 +25,7 @@ def add_breasts(chest: Chest, g: np.random.Generator) -> None:
     lift, apart, asymmetry = g.uniform(0.62, 0.92), g.uniform(0.56, 0.68), g.uniform(0.9, 1.1, 2)
     if size <= 0:
         return
-    canvas, o = chest.canvas, chest.outlines
+    canvas, o = chest.coarse, chest.outlines
     for side, scale in zip((RIGHT, LEFT), asymmetry, strict=True):
         cx, cy = side * apart * o.half_width, lift * o.lung_height
         rx, ry = (4.2 + 1.9 * size) * scale, (4.0 + 2.3 * size) * scale
@@ -33,12 +34,12 @@ def add_breasts(chest: Chest, g: np.random.Generator) -> None:
         dy = (canvas.y - cy) / np.where(below, np.float32(0.62 * ry), np.float32(1.5 * ry))
         inside = np.clip(1 - dx**2 - dy**2, 0, 1)
         bulk = np.where(below, inside**0.33, inside**0.75)
-        chest.extra += np.float32(0.155 * (0.4 + 1.7 * size)) * bulk
+        chest.smooth += np.float32(0.155 * (0.4 + 1.7 * size)) * bulk
 
 
 def add_gas(chest: Chest, g: np.random.Generator) -> None:
     """Add the gastric bubble under the left dome and some gas in the colon."""
-    o, canvas = chest.outlines, chest.canvas
+    o, canvas = chest.outlines, chest.coarse
     u = g.random(8)
     shape = g.standard_normal((5, 4))
     if u[0] < 0.75:
@@ -48,12 +49,12 @@ def add_gas(chest: Chest, g: np.random.Generator) -> None:
         dx = (canvas.x - x0) / np.float32(wide)
         up = (canvas.y - (top + high)) / np.float32(high)
         dome = np.sqrt(np.clip(1 - dx**2 - up**2, 0, 1)) * (ramp(-up + 0.1, 0.12) if u[4] < 0.6 else 1)
-        chest.extra -= np.float32(0.45 + 0.5 * u[5]) * dome
+        chest.smooth -= np.float32(0.45 + 0.5 * u[5]) * dome
     if u[6] < 0.5:
         for k in range(int(2 + 3 * u[7])):
             centre = (3.5 + 4.0 * shape[k, 0], o.lung_height + 6.5 + 1.5 * shape[k, 1])
             r = ((canvas.x - centre[0]) / (1.2 + 0.3 * shape[k, 2])) ** 2 + ((canvas.y - centre[1]) / 0.9) ** 2
-            chest.extra -= np.float32(0.28) * np.sqrt(np.clip(1 - r, 0, 1))
+            chest.smooth -= np.float32(0.28) * np.sqrt(np.clip(1 - r, 0, 1))
 
 
 def _nipples(chest: Chest, g: np.random.Generator) -> Finding:

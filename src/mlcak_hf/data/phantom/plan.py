@@ -156,8 +156,8 @@ class Exposure:
     def draw(cls, seed: int, split: str, index: int, size_px: int, patient: Patient) -> Exposure:
         """Draw pose, field of view and exposure of one image; `size_px` is the typical shorter side."""
         g = stream(seed, split, index, "exposure")
-        short = int(round(size_px * g.uniform(0.92, 1.12)))
-        long = int(round(short * g.choice([1.0, 1.1, 1.17, 1.22], p=[0.15, 0.25, 0.3, 0.3])))
+        short = round(size_px * g.uniform(0.92, 1.12))
+        long = round(short * float(g.choice([1.0, 1.1, 1.17, 1.22], p=[0.15, 0.25, 0.3, 0.3])))
         portrait = bool(g.random() < 0.72)
         height, width = (long, short) if portrait else (short, long)
         inspiration = float(g.uniform(0.80, 0.9)) if g.random() < 0.15 else float(g.uniform(0.93, 1.03))
@@ -179,7 +179,7 @@ class Exposure:
             yaw=float(np.clip(g.normal(0, 0.35), -0.9, 0.9)),
             inspiration=inspiration,
             dose=float(np.exp(g.normal(0, 0.45))),
-            scatter=float(g.uniform(0.25, 0.75)),
+            scatter=float(g.uniform(0.25, 0.6)),
             contrast=float(np.exp(g.normal(0, 0.10))),
             brightness=float(g.normal(0, 0.035)),
             gamma=float(np.exp(g.normal(0, 0.12))),

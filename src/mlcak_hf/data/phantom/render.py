@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from mlcak_hf.data.phantom import anatomy, bones, markings, mimics
-from mlcak_hf.data.phantom.canvas import Canvas, FloatArray, enlarge
+from mlcak_hf.data.phantom.canvas import Canvas, FloatArray, enlarge, soften
 from mlcak_hf.data.phantom.findings import Finding, OutlinePlan, add_findings, pour_effusion
 from mlcak_hf.data.phantom.plan import (
     DRAWN_FINDINGS,
@@ -22,6 +23,7 @@ from mlcak_hf.data.phantom.plan import (
 )
 
 _COUNTS_IN_AIR = 45_000.0
+_KNEE = 0.55
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Phantom:
     """
 
     pixels: FloatArray
-    collimated: np.ndarray
+    collimated: npt.NDArray[np.bool_]
     findings: tuple[Finding, ...]
     mimics: tuple[Finding, ...]
     patient: Patient
@@ -77,21 +79,23 @@ def render_phantom(
     plan = OutlinePlan.draw(names, generators)
     outlines = anatomy.draw_outlines(patient, exposure, shape, plan.heart_ratio, plan.knob, plan.aorta_right)
     fluid = pour_effusion(outlines, generators["Pleural effusion"]) if "Pleural effusion" in names else []
-    body = anatomy.trunk(canvas, patient, outlines, stream(seed, split, index, "trunk"))
     lung, air = anatomy.lungs(canvas, patient, outlines)
     vessels = markings.lung_markings(canvas, patient, outlines, lung, stream(seed, split, index, "markings"))
-    chest = anatomy.Chest(canvas, patient, exposure, outlines, body, lung, air, vessels)
+    coarse = Canvas(exposure, coarser=2)
+    skeleton = stream(seed, split, index, "bones")
+    smooth = anatomy.trunk(coarse, patient, outlines, stream(seed, split, index, "trunk"))
+    smooth += anatomy.mediastinum(coarse, patient, exposure, outlines)
+    smooth += bones.spine(coarse, patient, skeleton)
+    chest = anatomy.Chest(canvas, patient, exposure, outlines, lung, air, vessels, coarse, smooth)
     mimics.add_breasts(chest, stream(seed, split, index, "breasts"))
     mimics.add_gas(chest, stream(seed, split, index, "gas"))
     taken = mimics.add_mimics(chest, stream(seed, split, index, "mimics"))
     drawn = add_findings(chest, names, generators, fluid)
 
-    total = chest.body - chest.air + chest.vessels + chest.extra
-    total += anatomy.mediastinum(canvas, patient, exposure, outlines)
-    skeleton = stream(seed, split, index, "bones")
+    total = enlarge(chest.smooth, 2 * coarse.height, 2 * coarse.width)[: canvas.height, : canvas.width]
+    total = total - chest.air + chest.vessels + chest.extra
     total += bones.ribs(canvas, patient, outlines, skeleton)
     total += bones.clavicles_and_shoulders(canvas, patient, exposure, skeleton)
-    total += bones.spine(canvas, patient, skeleton)
 
     pixels = _expose(np.maximum(total, 0, out=total), patient, exposure, stream(seed, split, index, "noise"))
     collimated = _collimate(exposure)
@@ -108,9 +112,9 @@ def _expose(attenuation: FloatArray, patient: Patient, exposure: Exposure, g: np
     small = Image.fromarray(in_body).resize((max(2, width // 24), max(2, height // 24)), Image.Resampling.BOX)
     spread = np.asarray(small, dtype=np.float32)
     for _ in range(2):
-        spread = _soften(spread, 0.9)
+        spread = soften(spread, 0.9)
     light += np.float32(exposure.scatter) * enlarge(spread, height, width)
-    light = _soften(light, exposure.blur_px)
+    light = soften(light, exposure.blur_px)
     deviation = np.sqrt(light * np.float32(1 / (_COUNTS_IN_AIR * exposure.dose)))
     light += deviation * g.standard_normal((height, width), dtype=np.float32)
     density = -np.log(np.maximum(light, 1e-4))
@@ -120,25 +124,17 @@ def _expose(attenuation: FloatArray, patient: Patient, exposure: Exposure, g: np
     veil = exposure.scatter * 0.16
     dark = -np.log(np.exp(-soft * (0.95 - 0.70 * anatomy.AIR_SHARE)) + veil)
     bright = -np.log(np.exp(-(soft + 0.30)) + 0.75 * veil)
-    span = (bright - dark) * 1.40 / exposure.contrast
-    shown = (density - dark) / span + np.float32(0.27 + exposure.brightness)
-    positive = np.clip(shown, 0.02, None)
-    toned: FloatArray = np.where(shown > 0.02, positive ** np.float32(exposure.gamma), shown).astype(np.float32)
-    return toned
-
-
-def _soften(image: FloatArray, sigma_px: float) -> FloatArray:
-    """Blur by a three-tap filter of about the given deviation along both axes."""
-    side = np.float32(min(0.33, 0.5 * sigma_px**2 / (0.5 + sigma_px**2)))
-    out = image.copy()
-    for axis in (0, 1):
-        middle = np.moveaxis(out, axis, 0)
-        before = middle.copy()
-        middle[1:-1] += side * (before[:-2] + before[2:] - 2 * before[1:-1])
+    span = (bright - dark) * 1.10 / exposure.contrast
+    shown = (density - dark) / np.float32(span) + np.float32(0.36 + exposure.brightness)
+    # Film and display compress what is bright: shoulder above the knee.
+    over = np.maximum(shown - np.float32(_KNEE), 0)
+    shown = np.minimum(shown, np.float32(_KNEE)) - np.float32(1 - _KNEE) * np.expm1(over * np.float32(-1 / (1 - _KNEE)))
+    toned: FloatArray = np.where(shown > 0.02, np.maximum(shown, 0.02) ** np.float32(exposure.gamma), shown)
+    out: FloatArray = toned.astype(np.float32, copy=False)
     return out
 
 
-def _collimate(exposure: Exposure) -> np.ndarray:
+def _collimate(exposure: Exposure) -> npt.NDArray[np.bool_]:
     height, width = exposure.height, exposure.width
     if exposure.collimation is None:
         return np.zeros((height, width), dtype=bool)
@@ -147,11 +143,11 @@ def _collimate(exposure: Exposure) -> np.ndarray:
     rows = np.arange(height, dtype=np.float32)[:, None]
     columns = np.arange(width, dtype=np.float32)[None] + exposure.collimation_angle * (height / 2 - rows)
     outside = (columns < left * width) | (columns >= width * (1 - right))
-    result: np.ndarray = outside | (rows + tilt < top * height) | (rows + tilt >= height * (1 - bottom))
+    result: npt.NDArray[np.bool_] = outside | (rows + tilt < top * height) | (rows + tilt >= height * (1 - bottom))
     return result
 
 
-_LETTERS = {
+_LETTERS: dict[str, list[list[tuple[float, float]]]] = {
     "L": [[(0, 0), (0, 1), (0.6, 1)]],
     "R": [[(0, 1), (0, 0), (0.5, 0), (0.62, 0.12), (0.62, 0.38), (0.5, 0.5), (0, 0.5)], [(0.3, 0.5), (0.65, 1)]],
 }

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from huggingface_hub.utils import tqdm
+from transformers.utils import logging
 
 from mlcak_hf.configuration_mlcak import VINDR_CXR_FINDINGS
 from mlcak_hf.data.phantom.dicom_format import DicomFormat, to_dicom
@@ -157,7 +157,7 @@ def _make_room(root: Path, overwrite: bool) -> Path:
 
 
 def _run(work: partial[_Written], jobs: list[tuple[str, int]], num_proc: int, progress: bool) -> Iterator[_Written]:
-    with tqdm(total=len(jobs), desc="phantoms", unit="image", disable=not progress) as bar:
+    with logging.tqdm(total=len(jobs), desc="phantoms", unit="image", disable=not progress) as bar:
         if num_proc == 1:
             for job in jobs:
                 yield work(job)
