@@ -192,8 +192,8 @@ def test_groups_never_span_splits_and_get_numbers(load, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (GROUPS.replace("a4,P-2\n", ""), r"1 image\(s\) of train/ have no group in the groups file: a4"),
-        (GROUPS.replace("a4,P-2", "a4,P-9"), r"belong to a group \(patient\) that is also in test/: a4"),
+        (GROUPS.replace("a4,P-2\n", ""), r"1 image\(s\) of train/ without a group in the groups file: a4"),
+        (GROUPS.replace("a4,P-2", "a4,P-9"), r"from a group \(patient\) that is also in test/: a4"),
         (GROUPS + "a1,P-7\n", "line 11 puts image a1 into a second group"),
         (GROUPS + "a9,\n", "line 11 needs both"),
     ],
@@ -287,7 +287,7 @@ def test_files_and_rows_that_do_not_match(load, small_vindr, tmp_path) -> None:
     (small_vindr / "train" / "a5.dicom").unlink()
     with pytest.raises(
         DatasetError,
-        match=r"1 image\(s\) named in image_labels_train\.csv have no file in train/: a5\. .*--on-error",
+        match=r"1 image\(s\) named in image_labels_train\.csv, but without a file in train/: a5\. .*--on-error",
     ):
         load()
     make_dicom(small_vindr / "train" / "a5.dicom", chest(), bits=12)
@@ -295,7 +295,8 @@ def test_files_and_rows_that_do_not_match(load, small_vindr, tmp_path) -> None:
         make_dicom(small_vindr / "test" / f"extra{n}.dicom", chest(), bits=12)
     (small_vindr / "test" / "index.html").write_text("left by wget")
     with pytest.raises(
-        DatasetError, match=r"7 image\(s\) in test/ are not named .*: extra0, extra1, extra2, extra3, extra4 and 2 more"
+        DatasetError,
+        match=r"7 image\(s\) in test/, but not named .*: extra0, extra1, .*, extra4 and 2 more",
     ):
         load()
     builder = VinDrCXR(data_dir=str(small_vindr), on_error="skip", cache_dir=str(tmp_path / "c"))
@@ -308,7 +309,7 @@ def test_an_image_in_train_and_test(load, small_vindr, edit_table) -> None:
     edit_table(small_vindr / "annotations" / "image_labels_test.csv", rename("t1", "a1"))
     (small_vindr / "test" / "t1.dicom").rename(small_vindr / "test" / "a1.dicom")
     edit_table(small_vindr / "annotations" / "annotations_test.csv", rename("t1", "a1"))
-    with pytest.raises(DatasetError, match="of train/ are also in test/: a1"):
+    with pytest.raises(DatasetError, match="of train/ that are also in test/: a1"):
         load()
     assert "a1" not in load("train", on_error="skip")["image_id"][:]
 

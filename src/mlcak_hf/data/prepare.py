@@ -212,9 +212,7 @@ def read_preparation(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise DatasetError(f"{path} is damaged ({error}); prepare the dataset again") from None
     found = preparation.get("format_version") if isinstance(preparation, dict) else None
     if found != _FORMAT_VERSION:
-        raise DatasetError(
-            f"{path} has format_version {found!r}, expected {_FORMAT_VERSION}; prepare the dataset again"
-        )
+        raise DatasetError(f"{path} has format_version {found!r}, not {_FORMAT_VERSION}; prepare the dataset again")
     return dict(preparation)
 
 
@@ -228,9 +226,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
     if not overwrite:
         raise DatasetError(f"{output} is not empty; name a new folder, or pass overwrite=True (--overwrite)")
     if not (output / PREPARATION_FILE).is_file():
-        raise DatasetError(
-            f"{output} holds other files than a prepared dataset, so it is not replaced; name a new folder"
-        )
+        raise DatasetError(f"{output} holds no prepared dataset but other files, and is left alone; name a new folder")
 
 
 def _move_shards(written: Path, data: Path) -> dict[str, SplitSummary]:
@@ -273,7 +269,7 @@ def _card(report: PreparationReport, citation: str) -> DatasetCard:
     files = [{"split": split, "path": f"data/{split}-*"} for split in report.splits]
     reasons = Counter(f"image(s) of {r.folder}/: {r.reason.split(': ')[0]}" for r in report.left_out)
     name = "Chest radiographs in VinDr-CXR's layout"
-    return DatasetCard.from_template(
+    card: DatasetCard = DatasetCard.from_template(
         DatasetCardData(
             pretty_name=name,
             license="other",
@@ -295,6 +291,7 @@ def _card(report: PreparationReport, citation: str) -> DatasetCard:
         aggregation_text=_AGGREGATION_TEXT[report.choices["aggregation"]],
         citation=citation,
     )
+    return card
 
 
 def _put_in_place(folder: Path, output: Path, replaced: Path) -> None:

@@ -179,12 +179,12 @@ def read_layout(data_dir: str | Path, groups: str | Path | None = None, on_error
     folders = [_read_folder(root, name) for name in FOLDERS]
     train, test = folders
     for image_id in train.readings.keys() & test.readings.keys():
-        train.refuse(image_id, "of train/ are also in test/", f"Remove them from one of the two tables, {_SKIP}")
+        train.refuse(image_id, "of train/ that are also in test/", f"Remove them from one of the two tables, {_SKIP}")
     records = {folder.name: _records(folder, by_image) for folder in folders}
     test_groups = {record.group for record in records["test"]}
     for record in records["train"]:
         if record.group in test_groups:
-            headline = "of train/ belong to a group (patient) that is also in test/"
+            headline = "of train/ from a group (patient) that is also in test/"
             train.refuse(record.image_id, headline, f"Correct the groups file, {_SKIP}")
     if on_error == "raise":
         for folder in folders:
@@ -258,9 +258,9 @@ def _read_folder(root: Path, name: str) -> _Folder:
     _read_boxes(folder, root / "annotations" / f"annotations_{name}.csv")
     again = f"Download them again (one {_SUFFIX} file per image), {_SKIP}"
     for image_id in folder.readings.keys() - files.keys():
-        folder.refuse(image_id, f"named in image_labels_{name}.csv have no file in {name}/", again)
+        folder.refuse(image_id, f"named in image_labels_{name}.csv, but without a file in {name}/", again)
     for image_id in files.keys() - folder.readings.keys() - folder.problems.keys():
-        headline = f"in {name}/ are not named in image_labels_{name}.csv"
+        headline = f"in {name}/, but not named in image_labels_{name}.csv"
         folder.refuse(image_id, headline, f"Add their rows or remove the files, {_SKIP}")
     return folder
 
@@ -269,7 +269,7 @@ def _read_labels(folder: _Folder, path: Path) -> None:
     rows = _rows(path)
     other = ("image_id", "rad_id") if folder.name == "train" else ("image_id",)
     columns = label_columns(next(rows, (0, [""]))[1], other, path.name)
-    bad = f"have unusable labels in {path.name}"
+    bad = f"with unusable labels in {path.name}"
     remedy = f"Correct the rows, {_SKIP}"
     for line, cells in rows:
         image_id = cells[columns["image_id"]].strip() if len(cells) > columns["image_id"] else ""
@@ -317,7 +317,7 @@ def _read_boxes(folder: _Folder, path: Path) -> None:
         except ValueError as error:  # LabelError is one, and so is what float() raises
             detail = f"line {line}: {str(error).split(' Known labels:')[0]}"
             remedy = f"Correct the rows (labels are spelt as in image_labels_train.csv), {_SKIP}"
-            folder.refuse(image_id, f"have unusable boxes in {path.name}", remedy, detail, LabelError)
+            folder.refuse(image_id, f"with unusable boxes in {path.name}", remedy, detail, LabelError)
 
 
 def _read_groups(path: Path) -> dict[str, str]:
@@ -341,7 +341,7 @@ def _read_groups(path: Path) -> dict[str, str]:
 def _records(folder: _Folder, groups: dict[str, str] | None) -> list[ImageRecord]:
     if groups is not None:
         for image_id in folder.readings.keys() - groups.keys():
-            folder.refuse(image_id, f"of {folder.name}/ have no group in the groups file", f"Add their rows, {_SKIP}")
+            folder.refuse(image_id, f"of {folder.name}/ without a group in the groups file", f"Add their rows, {_SKIP}")
     return [
         ImageRecord(
             image_id,

@@ -1,0 +1,243 @@
+"""The Parquet folder: read by plain `load_dataset`, complete or absent, and without a trace of a patient."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+from huggingface_hub import DatasetCard
+from rich.console import Console
+from vindr_factories import PATIENT_TAGS, make_vindr
+
+from mlcak_hf.data import PreparationReport, load_vindr_cxr, prepare_vindr_cxr, read_preparation, vindr_features
+from mlcak_hf.data import prepare as prepare_module
+from mlcak_hf.errors import DatasetError, DicomError
+
+IMAGES = ("a1", "a2", "a3", "a4", "a5", "a6", "t1", "t2")
+
+
+@pytest.fixture
+def prepare(small_vindr, tmp_path):
+    """`prepare_vindr_cxr` from the small folder to `out`."""
+
+    def call(**choices) -> PreparationReport:
+        return prepare_vindr_cxr(small_vindr, tmp_path / "out", **{"validation_fraction": 0.2} | choices)
+
+    return call
+
+
+def load(folder, tmp_path):
+    return load_dataset(str(folder), cache_dir=str(tmp_path / "load"))
+
+
+@pytest.mark.parametrize("aggregation", ["majority", "mean", "none"])
+def test_load_dataset_reads_the_same_rows_and_features(prepare, small_vindr, tmp_path, aggregation) -> None:
+    report = prepare(aggregation=aggregation)
+    prepared = load(report.output_dir, tmp_path)
+    direct = load_vindr_cxr(
+        small_vindr, aggregation=aggregation, validation_fraction=0.2, cache_dir=tmp_path / "direct"
+    )
+    assert set(prepared) == {"train", "validation", "test"}
+    for split in direct:
+        assert prepared[split].features == direct[split].features == vindr_features(aggregation)
+        assert prepared[split].with_format("arrow")[:].equals(direct[split].with_format("arrow")[:])
+
+
+@pytest.mark.parametrize("num_proc", [None, 2])
+def test_the_folder_holds_shards_card_and_record_and_nothing_else(prepare, tmp_path, num_proc) -> None:
+    report = prepare(num_proc=num_proc)
+    names = {str(path.relative_to(report.output_dir)) for path in report.output_dir.rglob("*") if path.is_file()}
+    shards = {"train": num_proc or 1, "validation": 1, "test": num_proc or 1}
+    parquet = {f"data/{s}-{i:05d}-of-{n:05d}.parquet" for s, n in shards.items() for i in range(n)}
+    assert names == {"README.md", "preparation.json", *parquet}
+    assert {path.name for path in tmp_path.iterdir()} == {"vindr", "out"}  # nothing half-made stays beside it
+    assert [row["image_id"] for row in load(report.output_dir, tmp_path)["test"]] == ["t1", "t2"]
+
+
+def test_what_the_report_and_the_record_say(prepare, tmp_path) -> None:
+    report = prepare(voi="percentile", annotated=["Cardiomegaly"])
+    splits = load(report.output_dir, tmp_path)
+    for name, summary in report.splits.items():
+        assert summary.image_ids == splits[name]["image_id"][:]
+        assert summary.images == summary.rows == summary.groups == len(splits[name])
+        assert summary.abnormal == sum(splits[name]["label"])
+        assert summary.normal == summary.rows - summary.abnormal
+    assert report.sources == {
+        "train": {"found": 6, "used": 6, "left_out": 0},
+        "test": {"found": 2, "used": 2, "left_out": 0},
+    }
+    preparation = read_preparation(report.output_dir)
+    assert preparation["splits"]["validation"]["image_ids"] == report.splits["validation"].image_ids
+    assert preparation["choices"] == report.choices
+    assert preparation["choices"]["voi"] == "percentile"
+    assert preparation["choices"]["annotated"] == ["Cardiomegaly", "No finding"]
+    assert preparation["left_out"] == []
+    assert "pydicom" in preparation["software"]
+    assert str(tmp_path) not in json.dumps(preparation)
+
+
+def test_preparing_twice_writes_the_same_bytes(prepare) -> None:
+    def content(report):
+        return {p.name: p.read_bytes() for p in report.output_dir.rglob("*") if p.is_file()}
+
+    assert content(prepare()) == content(prepare(overwrite=True))
+
+
+def test_the_card(prepare) -> None:
+    report = prepare()
+    card = DatasetCard.load(report.output_dir / "README.md")
+    assert card.data.license == "other"
+    assert card.data.task_categories == ["image-classification"]
+    files = {entry["split"]: entry["path"] for entry in card.data.to_dict()["configs"][0]["data_files"]}
+    assert files == {s: f"data/{s}-*" for s in ("train", "validation", "test")}
+    assert "Do not pass this folder on" in card.text
+    assert "Research use only" in card.text
+    assert "nguyen2022vindr" in card.text
+    assert "| test | 2 | 2 | 1 | 1 | 2 |" in card.text
+    assert "No image was left out" in card.text
+    assert "{{ " not in card.text
+    assert "{%" not in card.text
+
+
+def test_no_patient_data_reaches_the_folder(prepare, small_vindr, tmp_path) -> None:
+    cut_off = small_vindr / "train" / "a4.dicom"
+    cut_off.write_bytes(cut_off.read_bytes()[:900])
+    groups = tmp_path / "groups.csv"
+    groups.write_text(
+        "image_id,group_id\n" + "".join(f"{i},SECRET-{i}\n" for i in ["a1", "a2", "a3", "a4", "a5", "a6", "t1", "t2"])
+    )
+    report = prepare(groups=groups, on_error="skip")
+    assert [record.image_id for record in report.left_out] == ["a4"]
+    secrets = [*PATIENT_TAGS.values(), "SECRET"]
+    assert any(b"SECRET" in path.read_bytes() for path in (small_vindr / "train").iterdir())  # they are in the source
+    for path in report.output_dir.rglob("*"):
+        if not path.is_file():
+            continue
+        texts = [path.read_bytes()]
+        if path.suffix == ".parquet":  # pages may be compressed: look into every cell as well
+            texts += [str(row).encode() + row["image"]["bytes"] for row in pq.read_table(path).to_pylist()]
+        for secret in secrets:
+            assert not any(secret.encode() in text for text in texts), (path, secret)
+
+
+def test_left_out_images_are_listed_everywhere(prepare, small_vindr) -> None:
+    (small_vindr / "train" / "a1.dicom").write_bytes(b"")
+    (small_vindr / "test" / "t1.dicom").unlink()
+    with pytest.raises(DatasetError, match="without a file in test/: t1"):
+        prepare()
+    report = prepare(on_error="skip", num_proc=2)
+    assert [(r.folder, r.image_id) for r in report.left_out] == [("test", "t1"), ("train", "a1")]
+    assert "without a file in test/" in report.left_out[0].reason
+    assert report.left_out[1].reason.startswith("a1.dicom: cannot read its header")
+    assert report.sources["train"] == {"found": 6, "used": 5, "left_out": 1}
+    assert report.sources["test"] == {"found": 2, "used": 1, "left_out": 1}
+    recorded = read_preparation(report.output_dir)["left_out"]
+    assert recorded == [record._asdict() for record in report.left_out]
+    text = (report.output_dir / "README.md").read_text()
+    assert "2 image(s) were left out" in text
+    assert "1 image(s) of train/" in text
+    terminal = io.StringIO()
+    Console(file=terminal, width=300).print(report.table(), report.left_out_table())
+    assert "a1.dicom: cannot read its header" in terminal.getvalue()
+    assert "validation" in terminal.getvalue()
+
+
+def test_a_failure_leaves_nothing_behind(prepare, small_vindr, tmp_path) -> None:
+    (small_vindr / "test" / "t2.dicom").write_bytes(b"cut off")
+    with pytest.raises(DicomError, match=r"t2\.dicom: .*--on-error skip"):
+        prepare()
+    assert {path.name for path in tmp_path.iterdir()} == {"vindr"}
+
+
+def test_an_empty_split_is_an_error(prepare, small_vindr, tmp_path) -> None:
+    for path in (small_vindr / "test").iterdir():
+        path.write_bytes(b"cut off")
+    with pytest.raises(DatasetError, match="every image of the split test had to be left out"):
+        prepare(on_error="skip")
+    assert {path.name for path in tmp_path.iterdir()} == {"vindr"}
+
+
+def test_only_a_prepared_dataset_is_overwritten(prepare, tmp_path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()  # empty is fine
+    prepare(seed=1)
+    with pytest.raises(DatasetError, match=r"is not empty; .*--overwrite"):
+        prepare()
+    assert read_preparation(out)["choices"]["seed"] == 1
+    prepare(seed=2, overwrite=True)
+    assert read_preparation(out)["choices"]["seed"] == 2
+    (out / "preparation.json").unlink()
+    with pytest.raises(DatasetError, match="left alone"):
+        prepare(overwrite=True)
+    assert (out / "README.md").exists()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DatasetError, match="is a file"):
+        prepare_vindr_cxr(tmp_path / "vindr", tmp_path / "file")
+
+
+def test_an_old_dataset_survives_a_failed_replacement(prepare, small_vindr, tmp_path, monkeypatch) -> None:
+    prepare(seed=1)
+    rename = prepare_module.Path.rename
+
+    def fail(self, target):
+        if self.name == "dataset":
+            raise OSError("disk went away")
+        return rename(self, target)
+
+    monkeypatch.setattr(prepare_module.Path, "rename", fail)
+    with pytest.raises(OSError, match="disk went away"):
+        prepare(seed=2, overwrite=True)
+    assert read_preparation(tmp_path / "out")["choices"]["seed"] == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"vindr", "out"}
+
+
+def test_missing_source_makes_no_output(tmp_path) -> None:
+    with pytest.raises(DatasetError, match="there is no folder"):
+        prepare_vindr_cxr(tmp_path / "nowhere", tmp_path / "deep" / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_read_preparation_of_other_folders(tmp_path) -> None:
+    with pytest.raises(DatasetError, match="is not there; name a folder that `mlcak prepare` wrote"):
+        read_preparation(tmp_path)
+    (tmp_path / "preparation.json").write_text("{")
+    with pytest.raises(DatasetError, match="is damaged"):
+        read_preparation(tmp_path)
+    (tmp_path / "preparation.json").write_text('{"format_version": 99}')
+    with pytest.raises(DatasetError, match="format_version 99, not 1"):
+        read_preparation(tmp_path)
+
+
+def test_other_sizes(tmp_path) -> None:
+    root = make_vindr(
+        tmp_path / "v", {"a1": {"R1": []}, "a2": {"R1": ["Edema"]}}, {"t1": []}, photometric="MONOCHROME1"
+    )
+    prepare_vindr_cxr(root, tmp_path / "o", size_px=64, fit="squash", validation_fraction=0)
+    dataset = load(tmp_path / "o", tmp_path)
+    assert set(dataset) == {"train", "test"}
+    assert dataset["train"][0]["image"].size == (64, 64)
+    assert dataset["train"][0]["image"].mode == "L"
+
+
+def test_real_radiographs_end_to_end(shared_data, tmp_path) -> None:
+    """The whole of the development data, with patients: counts, and no patient in two splits."""
+    groups = shared_data / "nih-in-vindr-layout-groups.csv"
+    report = prepare_vindr_cxr(shared_data / "nih-in-vindr-layout", tmp_path / "out", groups=groups, num_proc=2)
+    assert report.splits["train"].images + report.splits["validation"].images == 581
+    assert 80 <= report.splits["validation"].images <= 95
+    test = report.splits["test"]
+    assert (test.images, test.normal, test.abnormal) == (128, 52, 76)
+    with groups.open(newline="") as stream:
+        patient = {row["image_id"]: row["group_id"] for row in csv.DictReader(stream)}
+    patients = [{patient[i] for i in summary.image_ids} for summary in report.splits.values()]
+    assert sum(map(len, patients)) == len(set().union(*patients))
+    splits = load(tmp_path / "out", tmp_path)
+    rows = [row for name in ("train", "validation") for row in splits[name].remove_columns("image")]
+    positives = {name: sum(row["findings"][name] for row in rows) for name in ("Infiltration", "Edema", "Pneumothorax")}
+    assert positives == {"Infiltration": 102, "Edema": 51, "Pneumothorax": 6}
+    assert sum(row["global_labels"]["Pneumonia"] for row in rows) == 276
+    assert all(value in (0, 3) for row in rows for value in row["votes"].values())
