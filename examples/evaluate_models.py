@@ -245,7 +245,8 @@ def evaluate_row(
         run=row.run,
         thresholds=thresholds,
         localisation=against_boxes(outputs, rows, _stored_fit(args.dataset)) if with_boxes else None,
-        details={"folder": row.folder, "image_size_px": outputs.image_size, "lowres_px": row.lowres},
+        # The comparison may be published: of a local path, only the last part is kept.
+        details={"folder": Path(row.folder).name, "image_size_px": outputs.image_size, "lowres_px": row.lowres},
     )
 
 

@@ -6,7 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from transformers import EvalPrediction
+import torch
+from tiny_models import FINDINGS as MODEL_FINDINGS
+from tiny_models import images, tiny_model
+from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from mlcak_hf.errors import LabelError, MLCAKError
 from mlcak_hf.evaluation import (
@@ -249,3 +252,43 @@ def test_compute_metrics_never_returns_nan(sample, config):
     logits[3] = np.nan
     with pytest.raises(MLCAKError, match="diverged"):
         make_compute_metrics(config)(EvalPrediction((logits, local), (np.ones(80), local_labels)))
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    """The Trainer itself over a tiny model; Pneumothorax is never present."""
+    count = 12
+    rng = np.random.default_rng(0)
+    findings = rng.integers(0, 2, (count, 3)).astype(np.float32)
+    findings[:, 2] = 0
+    pixels = images(count)
+    rows = [{"pixel_values": pixels[i], "labels": i % 2, "local_labels": findings[i]} for i in range(count)]
+    model = tiny_model()
+    args = TrainingArguments(
+        tmp_path, label_names=["labels", "local_labels"], remove_unused_columns=False, report_to="none", max_steps=1,
+        use_cpu=True, per_device_eval_batch_size=5, eval_strategy="steps", eval_steps=1, save_strategy="steps",
+        save_steps=1, load_best_model_at_end=True, metric_for_best_model="auroc_global", disable_tqdm=True,
+    )  # fmt: skip
+    compute_metrics = make_compute_metrics(model.config)
+    return Trainer(model, args, train_dataset=rows, eval_dataset=rows, compute_metrics=compute_metrics)
+
+
+def test_the_trainer_gets_metrics_of_both_tasks(trainer):
+    metrics = trainer.evaluate()
+    with torch.no_grad():
+        output = trainer.model.eval()(torch.stack([row["pixel_values"] for row in trainer.eval_dataset]))
+    scores = output.logits.softmax(-1)[:, 1].double().numpy()
+    labels = np.array([row["labels"] for row in trainer.eval_dataset])
+    assert metrics["eval_auroc_global"] == pytest.approx(slow_auroc(scores, labels))
+    local = np.stack([row["local_labels"] for row in trainer.eval_dataset])
+    first = slow_auroc(output.local_logits[:, 0].numpy(), local[:, 0])
+    assert metrics[f"eval_auroc/{MODEL_FINDINGS[0]}"] == pytest.approx(first)
+    assert f"eval_auroc/{MODEL_FINDINGS[2]}" not in metrics
+    assert "eval_auroc_local_macro" in metrics
+
+
+def test_the_trainer_stops_where_its_best_metric_is_not_defined(trainer):
+    for row in trainer.eval_dataset:
+        row["labels"] = 1
+    with pytest.raises(KeyError, match="eval_auroc_global"):
+        trainer.train()
