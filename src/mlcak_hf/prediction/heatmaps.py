@@ -14,8 +14,9 @@ from mlcak_hf.image_processing_mlcak import area_resize, map_boxes
 # The longer side of a heatmap: large enough to read its legend, small enough to hold a batch of them.
 SMALLEST_DISPLAY_PX, LARGEST_DISPLAY_PX = 512, 1024
 
-# Below this multiple of uniform attention nothing is called a peak: a flat map is drawn flat, not stretched.
-_LEAST_COLOUR_RANGE = 2.0
+# In multiples of uniform attention. A map that stays below the first is drawn flat and not stretched to full colour; one
+# that stays below the second is called nearly uniform.
+_LEAST_COLOUR_RANGE, _CLEARLY_UNEVEN = 1.1, 1.5
 _STRONGEST_TINT = 0.65
 _COLOURS = "inferno"
 _FOOTER = "Attention of the class token, not a location of disease. Research use only; not for diagnosis."
@@ -98,8 +99,9 @@ def draw_heatmap(
 ) -> Image.Image:
     """Draw the attention in colour over the radiograph, with a legend and a research-use footer.
 
-    Colour is attention relative to uniform attention (1x = each patch the same). Its scale ends at the largest patch,
-    but never below 2x, so that a map without a peak does not look as if it had one.
+    Colour is attention above uniform attention (1x = each patch the same); what gets less stays as it is. The scale
+    ends at the largest patch, but never below 1.1x, so that a flat map does not look as if it had a peak; up to 1.5x
+    the caption says that the attention is nearly uniform, as the mean over many heads and layers often is.
 
     Args:
         radiograph: The picture to draw on, of shape `(height, width)` in [0, 1]; it may be shrunk from the original.
@@ -118,26 +120,27 @@ def draw_heatmap(
     limit = max(_LEAST_COLOUR_RANGE, float(relative.max()))
     shown_size = (radiograph.shape[0], radiograph.shape[1])
     over = attention_over_radiograph(relative, original_size, model_size_px, fit, shown_size)
-    strength = np.clip(over / limit, 0.0, 1.0)[..., None]
+    strength = np.clip((over - 1.0) / (limit - 1.0), 0.0, 1.0)[..., None]
     tint = _STRONGEST_TINT * strength
     overlay = radiograph[..., None] * (1.0 - tint) + colormaps[_COLOURS](strength[..., 0])[..., :3] * tint
-    return _with_legend(_to_rgb(overlay), limit, attention.shape, caption)
+    explanation = f"{attention.shape[0]} x {attention.shape[1]} patches; 1x: as much as if all got the same"
+    if relative.max() < _CLEARLY_UNEVEN:
+        explanation += f"; nearly uniform, at most {relative.max():.2f}x"
+    return _with_legend(_to_rgb(overlay), limit, f"{caption} ({explanation})" if caption else explanation)
 
 
 def _to_rgb(values: npt.NDArray[np.floating]) -> Image.Image:
     return Image.fromarray(np.rint(np.clip(values, 0.0, 1.0) * 255).astype(np.uint8), mode="RGB")
 
 
-def _with_legend(overlay: Image.Image, limit: float, grid: tuple[int, ...], caption: str) -> Image.Image:
+def _with_legend(overlay: Image.Image, limit: float, caption: str) -> Image.Image:
     """Frame the overlay: colour bar at its right, what it shows and the research-use line below."""
     text_px = min(22, max(11, overlay.width // 42))
     font = ImageFont.load_default(size=text_px)
     margin, line = text_px, round(1.5 * text_px)
     bar_width, label_width = text_px, 5 * text_px
-    explanation = f"{grid[0]} x {grid[1]} patches; 1x = uniform attention"
-    first_line = f"{caption}  ({explanation})" if caption else explanation
     text_width = overlay.width + margin + bar_width + label_width
-    lines = [piece for text in (first_line, _FOOTER) for piece in _wrap(text, font, text_width)]
+    lines = [piece for text in (caption, _FOOTER) for piece in _wrap(text, font, text_width)]
     height = overlay.height + margin + line * len(lines) + margin // 2
     canvas = Image.new("RGB", (text_width + margin, height), "black")
     canvas.paste(overlay, (margin // 2, margin // 2))
@@ -147,9 +150,9 @@ def _with_legend(overlay: Image.Image, limit: float, grid: tuple[int, ...], capt
     if bar_height > 0:
         shades = np.linspace(1.0, 0.0, bar_height)[:, None].repeat(bar_width, 1)
         canvas.paste(_to_rgb(colormaps[_COLOURS](shades)[..., :3]), (bar_left, bar_top))
-        for value in (0.0, 1.0, limit):
-            y = bar_top + (1.0 - value / limit) * bar_height
-            draw.text((bar_left + bar_width + margin // 3, y), f"{value:.1f}x", "white", font, anchor="lm")
+        for value in (1.0, (1.0 + limit) / 2, limit):
+            y = bar_top + (limit - value) / (limit - 1.0) * bar_height
+            draw.text((bar_left + bar_width + margin // 3, y), f"{value:.2f}x", "white", font, anchor="lm")
     for index, text in enumerate(lines):
         y = overlay.height + margin + line * index
         draw.text((margin // 2, y), text, "white", font)

@@ -73,8 +73,8 @@ class RadiographPredictor:
 
     ```python
     >>> from mlcak_hf.prediction import RadiographPredictor, find_radiographs
-    >>> predictor = RadiographPredictor.from_pretrained("demo/mlcak-student-28")
-    >>> for prediction in predictor.stream(find_radiographs("demo/vindr/test"), heatmaps_dir="demo/heatmaps"):
+    >>> predictor = RadiographPredictor.from_pretrained("demo/student-mlcak")
+    >>> for prediction in predictor.stream(find_radiographs("demo/phantoms/test"), heatmaps_dir="demo/heatmaps"):
     ...     print(prediction.file.name, prediction.probabilities["Abnormal"])
     ```
     """
