@@ -1,25 +1,36 @@
-"""Radiographs and their labels: files to arrays, VinDr-CXR as a dataset, phantoms, paired views."""
+"""Radiographs and their labels: files to arrays, VinDr-CXR as a dataset, paired views. Phantoms: `.phantom`."""
 
+from .collator import MLCAKCollator
+from .columns import DatasetColumns, Targets
 from .dicom import read_dicom
 from .labels import GLOBAL_LABELS, VINDR_CXR_LABELS, ImageLabels, Reading, aggregate, canonical_label
 from .prepare import PreparationReport, prepare_vindr_cxr, read_preparation
 from .radiograph import RadiographNotFoundError, read_radiograph, resize_radiograph
+from .sources import RadiographDataset, open_dataset
+from .views import View, ViewParameters
 from .vindr_cxr import VinDrCXR, VinDrCXRConfig, load_vindr_cxr, vindr_features
 from .vindr_layout import LeftOut
 
 __all__ = [
     "GLOBAL_LABELS",
     "VINDR_CXR_LABELS",
+    "DatasetColumns",
     "ImageLabels",
     "LeftOut",
+    "MLCAKCollator",
     "PreparationReport",
+    "RadiographDataset",
     "RadiographNotFoundError",
     "Reading",
+    "Targets",
+    "View",
+    "ViewParameters",
     "VinDrCXR",
     "VinDrCXRConfig",
     "aggregate",
     "canonical_label",
     "load_vindr_cxr",
+    "open_dataset",
     "prepare_vindr_cxr",
     "read_dicom",
     "read_preparation",
