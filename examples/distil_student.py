@@ -7,7 +7,7 @@
 
 --config names a recipe in hub_configs/recipes or a YAML file; every entry can be given on the command line too, which
 wins: all of transformers' TrainingArguments, the weights alpha (local logits), beta (global logits), gamma (attention)
-and kinds of the losses, and what follows below. Without --teacher, or with all three weights 0, the student is plain.
+and kinds of the losses, and what follows below. With all three weights 0 the student is plain and needs no --teacher.
 Labels and findings are the teacher's; `--findings none` leaves the student the global task only. Rows of a comparison
 share --seed: the same initial weights, order of images and views.
 
@@ -29,7 +29,7 @@ from mlcak_hf.data.sources import RadiographDataset, describe_targets
 from mlcak_hf.data.training_data import DataArguments, open_training_data
 from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.distillation import MLCAKTrainer, MLCAKTrainingArguments, load_teacher
-from mlcak_hf.errors import MLCAKError
+from mlcak_hf.errors import MLCAKError, RecipeError
 from mlcak_hf.evaluation import make_compute_metrics
 from mlcak_hf.recipes import parse_recipe, resolve_model
 
@@ -62,13 +62,15 @@ def main() -> None:
     """Parse, train, evaluate, save."""
     kinds = [ModelArguments, DataArguments, ViewParameters, MLCAKTrainingArguments]
     model_args, data_args, views, args = parse_recipe(kinds)
+    if args.distils and model_args.teacher is None:
+        raise RecipeError("--teacher is missing. A plain student has alpha, beta and gamma 0, as in student-plain-28.")
     transformers.utils.logging.set_verbosity(args.get_process_log_level())
     set_seed(args.seed)
 
     with args.main_process_first(desc="opening the dataset"):
         data = open_training_data(data_args)
     labels, teacher, teacher_processor = data.labels, None, None
-    if model_args.teacher is not None and args.distils:
+    if args.distils:
         teacher = load_teacher(model_args.teacher)
         teacher_processor = MLCAKImageProcessor.from_pretrained(model_args.teacher)
         labels = {name: getattr(teacher.config, name) for name in labels}

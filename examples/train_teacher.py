@@ -37,9 +37,7 @@ from mlcak_hf.recipes import parse_recipe, resolve_model
 class ModelArguments:
     """Which model."""
 
-    model: str = field(
-        default="teacher-vit-b16-224", metadata={"help": "Size in hub_configs/models, or trained model."}
-    )
+    model: str = field(default="teacher-vit-b16-224", metadata={"help": "Size in hub_configs/models, or a model."})
     backbone: str | None = field(default=None, metadata={"help": "Pretrained ViT, DeiT or DINOv2: folder or Hub id."})
     local_loss_weight: float = field(default=1.0, metadata={"help": "Weight (lambda) of the local findings' loss."})
 

@@ -1,0 +1,269 @@
+"""Columns of many kinds of datasets -> the same targets; splits by patient; and what is refused."""
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image, Sequence, Value
+from PIL import Image as PILImage
+
+from mlcak_hf import MLCAKConfig
+from mlcak_hf.data.columns import DatasetColumns, Targets, finding_names, global_label_names
+from mlcak_hf.data.sources import RadiographDataset, describe_targets, open_dataset, split_validation
+from mlcak_hf.data.training_data import DataArguments, open_training_data
+from mlcak_hf.errors import DatasetError, LabelError
+
+PICTURE = PILImage.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+COLUMNS = DatasetColumns()
+NO_FINDINGS = DatasetColumns(findings=None)
+
+
+def dataset(**columns) -> Dataset:
+    """A dataset with an image column; a column is a list, or (list, feature)."""
+    values = {name: column[0] if isinstance(column, tuple) else column for name, column in columns.items()}
+    count = len(next(iter(values.values())))
+    made = Dataset.from_dict({"image": [PICTURE] * count, **values})
+    for name, column in columns.items():
+        if isinstance(column, tuple):
+            made = made.cast_column(name, column[1])
+    return made.cast_column("image", Image())
+
+
+def config(labels=("Normal", "Abnormal"), findings=("Edema", "Nodule/Mass"), **kwargs) -> MLCAKConfig:
+    return MLCAKConfig(id2label=dict(enumerate(labels)), local_labels=list(findings), **kwargs)
+
+
+def encoded(rows, columns, **kwargs):
+    return Targets(config(**kwargs), rows, columns).encode(rows)
+
+
+# Global labels
+
+
+@pytest.mark.parametrize(
+    ("column", "names", "expected"),
+    [
+        (([1, 0, None], ClassLabel(names=["sick", "well"])), ("well", "sick"), [0, 1, -1]),
+        (["pneumonia", "normal", None, ""], ("normal", "pneumonia"), [1, 0, -1, -1]),
+        ([0, 1, -1, None], ("Normal", "Abnormal"), [0, 1, -1, -1]),
+        ([True, False], ("Normal", "Abnormal"), [1, 0]),
+        ([2, 0, 1], ("a", "b", "c"), [2, 0, 1]),
+    ],
+)
+def test_a_global_label_is_found_by_name(column, names, expected):
+    targets = encoded(dataset(label=column), NO_FINDINGS, labels=names, findings=())
+    assert targets["labels"].dtype == np.int64
+    assert targets["labels"].tolist() == expected
+    assert "local_labels" not in targets
+
+
+def test_a_probability_becomes_soft_targets():
+    targets = encoded(dataset(label=[0.25, 1.0, -1.0, None]), NO_FINDINGS, findings=())
+    np.testing.assert_allclose(targets["labels"], [[0.75, 0.25], [0, 1], [-1, -1], [-1, -1]])
+    assert targets["labels"].dtype == np.float32
+
+
+def test_several_global_labels_by_struct_or_list():
+    multi = {"labels": ("COPD", "Pneumonia"), "findings": (), "problem_type": "multi_label_classification"}
+    struct = dataset(
+        label=[{"Pneumonia": 1.0, "COPD": 0.0, "Other": 1.0}, {"Pneumonia": -1.0, "COPD": None, "Other": 0.0}]
+    )
+    np.testing.assert_array_equal(encoded(struct, NO_FINDINGS, **multi)["labels"], [[0, 1], [-1, -1]])
+    lists = dataset(label=[["Pneumonia"], ["COPD", "Other"], []])
+    np.testing.assert_array_equal(encoded(lists, NO_FINDINGS, **multi)["labels"], [[0, 1], [1, 0], [0, 0]])
+    assert global_label_names(lists, NO_FINDINGS) == ["COPD", "Other", "Pneumonia"]
+
+
+def test_without_a_label_column_any_finding_is_abnormal():
+    columns = DatasetColumns(label="none")
+    lists = dataset(findings=[["Edema"], [], ["No Finding"], ["Hernia"], None])
+    assert encoded(lists, columns)["labels"].tolist() == [1, 0, 0, 1, -1]
+    struct = dataset(findings=[{"Edema": 0, "Hernia": 1}, {"Edema": 0, "Hernia": -1}, {"Edema": -1, "Hernia": -1}])
+    assert encoded(struct, columns)["labels"].tolist() == [1, 0, -1]
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (([0, 1], ClassLabel(names=["well", "sick"])), ["well", "sick"]),
+        (["pneumonia", "normal"], ["normal", "pneumonia"]),
+        ([0, 1, -1], ["Normal", "Abnormal"]),
+        ([0, 3], ["0", "1", "2", "3"]),
+        ([0.5, 0.1], ["Normal", "Abnormal"]),
+        ([True, False], ["Normal", "Abnormal"]),
+    ],
+)
+def test_the_names_of_global_labels_follow_from_the_column(column, expected):
+    assert global_label_names(dataset(label=column), NO_FINDINGS) == expected
+
+
+# Findings
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ([{"Nodule/Mass": 1, "Edema": 0}, {"Nodule/Mass": -1, "Edema": None}], [[0, 1], [-1, -1]]),
+        ([{"Nodule/Mass": 0.5, "Edema": 1.0}, None], [[1, 0.5], [-1, -1]]),
+        ([["Nodule/Mass"], ["Edema", "Hernia"]], [[0, 1], [1, 0]]),
+        ([["Nodule/Mass"], []], [[-1, 1], [-1, 0]]),
+        (([[2], [0, 1]], Sequence(ClassLabel(names=["Hernia", "Edema", "Nodule/Mass"]))), [[0, 1], [1, 0]]),
+        (([[2], [0]], Sequence(ClassLabel(names=["No finding", "Edema", "Nodule/Mass"]))), [[0, 1], [0, 0]]),
+    ],
+    ids=["struct", "shares", "names", "a name never used is missing", "ids", "ids with no finding"],
+)
+def test_findings_are_found_by_name(column, expected):
+    targets = encoded(dataset(label=[0, 1], findings=column), COLUMNS)
+    np.testing.assert_array_equal(targets["local_labels"], np.float32(expected))
+
+
+def test_the_names_of_findings_follow_from_the_column():
+    assert finding_names(dataset(label=[0], findings=[["b", "a", "No Finding"]]), COLUMNS) == ["a", "b"]
+    assert finding_names(dataset(label=[0], findings=[{"b": 1, "a": 0}]), COLUMNS) == ["b", "a"]
+    assert finding_names(dataset(label=[0]), NO_FINDINGS) == []
+
+
+# What is refused
+
+
+def test_a_missing_column_is_named_with_what_there_is():
+    with pytest.raises(DatasetError, match=r"no column 'findings' for the findings.*\['image', 'label'\].*none"):
+        COLUMNS.check(dataset(label=[0]))
+    with pytest.raises(DatasetError, match="no column 'patient' for the group"):
+        DatasetColumns(findings=None, group="patient").check(dataset(label=[0]))
+    with pytest.raises(DatasetError, match="both are none"):
+        DatasetColumns(label="none", findings="none").check(dataset(label=[0]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "kwargs", "message"),
+    [
+        (dataset(label=["sick", "wel"]), NO_FINDINGS, {"labels": ("sick", "well")}, "Row 1: .*'wel'.*mean 'well'"),
+        (dataset(label=[0, 2]), NO_FINDINGS, {}, "Row 1: .*'2'"),
+        (dataset(label=[0.5, 1.5]), NO_FINDINGS, {}, r"Row 1: .*\[0, 1\].*1.5"),
+        (dataset(label=[0.5]), NO_FINDINGS, {"labels": ("a", "b", "c")}, "probabilities"),
+        (dataset(label=[["a"], ["b"]]), NO_FINDINGS, {"labels": ("a", "b")}, "several labels"),
+        (dataset(label=[0, 1]), NO_FINDINGS, {"problem_type": "multi_label_classification"}, "one label per image"),
+    ],
+)  # fmt: skip
+def test_a_global_label_that_does_not_fit_is_named(rows, columns, kwargs, message):
+    with pytest.raises(LabelError, match=message):
+        encoded(rows, columns, findings=(), **kwargs)
+
+
+def test_findings_that_do_not_fit_are_named():
+    with pytest.raises(LabelError, match=r"none of the model's findings.*it has \['Hernia'\]"):
+        encoded(dataset(label=[0], findings=[["Hernia"]]), COLUMNS)
+    with pytest.raises(LabelError, match=r"Row 0: .*\[0, 1\].*3"):
+        encoded(dataset(label=[0], findings=[{"Edema": 3, "Nodule/Mass": 0}]), COLUMNS)
+    with pytest.raises(DatasetError, match="'findings' must be a struct"):
+        encoded(dataset(label=[0], findings=["Edema"]), COLUMNS)
+
+
+# Rows, files and splits
+
+
+def test_rows_carry_image_targets_and_place():
+    rows = dataset(label=[1, 0], findings=[["Edema"], ["Nodule/Mass"]])
+    radiographs = RadiographDataset(rows, Targets(config(), rows, COLUMNS))
+    row = radiographs[1]
+    assert len(radiographs) == 2
+    assert row["index"] == 1
+    assert row["labels"] == 0
+    assert row["local_labels"].tolist() == [0, 1]
+    assert np.array_equal(np.asarray(row["image"]), np.asarray(PICTURE))
+    counts = describe_targets(radiographs, config())
+    assert counts == {
+        "rows": 2,
+        "global": {"Normal": 1, "Abnormal": 1},
+        "local": {"Edema": [1, 2], "Nodule/Mass": [1, 2]},
+    }
+
+
+def test_a_split_keeps_patients_together_and_does_not_depend_on_the_order():
+    patients = [f"p{i % 40}" for i in range(200)]
+    rows = dataset(label=[0, 1] * 100, patient=patients, number=list(range(200)))
+    columns = DatasetColumns(findings=None, group="patient")
+    train, validation = split_validation(rows, columns, 0.2, seed=1)
+    assert set(train["patient"]).isdisjoint(validation["patient"])
+    assert len(train) + len(validation) == 200
+    assert 0.2 <= len(validation) / 200 <= 0.225
+    _, again = split_validation(rows.select(range(199, -1, -1)), columns, 0.2, seed=1)
+    assert set(again["number"]) == set(validation["number"])
+    _, other = split_validation(rows, columns, 0.2, seed=2)
+    assert set(other["number"]) != set(validation["number"])
+
+
+def test_a_split_that_cannot_be_made_is_refused():
+    rows = dataset(label=[0, 1], patient=["p", "p"])
+    with pytest.raises(DatasetError, match="between 0 and 1"):
+        split_validation(rows, NO_FINDINGS, 1.0)
+    with pytest.raises(DatasetError, match="1 group"):
+        split_validation(rows, DatasetColumns(findings=None, group="patient"), 0.5)
+
+
+def test_a_parquet_file_with_images_as_bytes_is_opened(tmp_path):
+    rows = dataset(label=[0, 1])
+    rows.cast(
+        Features({"image": {"bytes": Value("binary"), "path": Value("string")}, "label": Value("int64")})
+    ).to_parquet(tmp_path / "rows.parquet")
+    splits = open_dataset(tmp_path / "rows.parquet")
+    assert list(splits) == ["train"]
+    assert splits["train"][0]["image"].size == (8, 8)
+
+
+def test_a_source_that_cannot_be_opened_is_named(tmp_path):
+    with pytest.raises(DatasetError, match=r"no dataset at .*nowhere"):
+        open_dataset(tmp_path / "nowhere")
+    (tmp_path / "rows.txt").write_text("x")
+    with pytest.raises(DatasetError, match=r"rows\.txt is none of"):
+        open_dataset(tmp_path / "rows.txt")
+    dataset(label=[0]).rename_column("image", "picture").to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(DatasetError, match="no image column 'image'"):
+        open_dataset(tmp_path / "rows.parquet")
+
+
+def training_data(tmp_path, rows: Dataset, **arguments):
+    rows.to_parquet(tmp_path / "rows.parquet")
+    return open_training_data(DataArguments(dataset=str(tmp_path / "rows.parquet"), **arguments))
+
+
+def test_training_data_knows_labels_and_leaves_out_what_nobody_annotated(tmp_path):
+    findings = [{"Edema": i % 2, "ILD": -1, "Nodule/Mass": 0} for i in range(20)]
+    data = training_data(tmp_path, dataset(label=["a", "b"] * 10, findings=findings), validation_fraction=0.2)
+    assert data.labels == {
+        "id2label": {0: "a", 1: "b"},
+        "local_labels": ["Edema", "Nodule/Mass"],
+        "problem_type": "single_label_classification",
+    }
+    assert (len(data.train), len(data.validation)) == (16, 4)
+    assert data.preparation == {}
+    processor = data.processor(28)
+    assert (processor.size["height"], processor.fit, processor.voi) == (28, "pad", "dicom")
+
+
+def test_training_data_takes_the_findings_it_is_told(tmp_path):
+    rows = dataset(label=[0, 1] * 5, findings=[["Edema"], ["Nodule/Mass", "Hernia"]] * 5)
+    assert training_data(tmp_path, rows, findings=["Hernia", "Edema"]).labels["local_labels"] == ["Hernia", "Edema"]
+    assert training_data(tmp_path, rows, findings=["none"]).labels["local_labels"] == []
+    with pytest.raises(DatasetError, match=r"no findings \['Edma'\].*\['Edema', 'Hernia', 'Nodule/Mass'\]"):
+        training_data(tmp_path, rows, findings=["Edma"])
+
+
+def test_real_chest_x_rays_open_as_they_are(shared_data):
+    nih = open_training_data(
+        DataArguments(
+            str(shared_data / "nih-cxr-256" / "train.parquet"), label_column="none", group_column="patient_id"
+        )
+    )
+    assert len(nih.train) + len(nih.validation) == 709
+    assert nih.labels["id2label"] == {0: "Normal", 1: "Abnormal"}
+    assert "Pneumothorax" in nih.labels["local_labels"]
+    assert set(nih.train["patient_id"]).isdisjoint(nih.validation["patient_id"])
+    kermany = open_training_data(
+        DataArguments(
+            str(shared_data / "kermany-pneumonia-224" / "train.parquet"),
+            findings_column="none",
+            group_column="patient_id",
+        )
+    )
+    assert kermany.labels["id2label"] == {0: "normal", 1: "pneumonia"}
+    assert kermany.labels["local_labels"] == []
