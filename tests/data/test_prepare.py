@@ -13,7 +13,14 @@ from huggingface_hub import DatasetCard
 from rich.console import Console
 from vindr_factories import PATIENT_TAGS, make_vindr
 
-from mlcak_hf.data import PreparationReport, load_vindr_cxr, prepare_vindr_cxr, read_preparation, vindr_features
+from mlcak_hf.data import (
+    LeftOut,
+    PreparationReport,
+    load_vindr_cxr,
+    prepare_vindr_cxr,
+    read_preparation,
+    vindr_features,
+)
 from mlcak_hf.data import prepare as prepare_module
 from mlcak_hf.errors import DatasetError, DicomError
 
@@ -144,6 +151,14 @@ def test_left_out_images_are_listed_everywhere(prepare, small_vindr) -> None:
     Console(file=terminal, width=300).print(report.table(), report.left_out_table())
     assert "a1.dicom: cannot read its header" in terminal.getvalue()
     assert "validation" in terminal.getvalue()
+
+
+def test_brackets_in_a_reason_reach_the_terminal(tmp_path) -> None:
+    reason = "no decoder for JPEG Lossless (Process 14 [Selection Value 1])"
+    report = PreparationReport(tmp_path, {}, {}, {}, [LeftOut("a1", reason, "train")])
+    terminal = io.StringIO()
+    Console(file=terminal, width=200).print(report.left_out_table())
+    assert reason in terminal.getvalue()
 
 
 def test_a_failure_leaves_nothing_behind(prepare, small_vindr, tmp_path) -> None:

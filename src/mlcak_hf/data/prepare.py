@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, DatasetCardData
+from rich.markup import escape
 from rich.table import Table
 
 from ..errors import DatasetError
@@ -97,7 +98,7 @@ class PreparationReport:
         """The left-out images and the reason for each, as a table for the terminal."""
         table = Table("folder", "image", "reason", title=f"Left out: {len(self.left_out)} image(s)")
         for record in self.left_out:
-            table.add_row(record.folder, record.image_id, record.reason)
+            table.add_row(record.folder, record.image_id, escape(record.reason))  # syntax names contain brackets
         return table
 
     def as_dict(self) -> dict[str, Any]:
