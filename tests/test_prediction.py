@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import runpy
 import shutil
 from pathlib import Path
 
@@ -399,3 +400,27 @@ def test_csv_of_failures_only_and_unknown_format(tmp_path: Path) -> None:
     assert "cut off" in (tmp_path / "x.csv").read_text()
     with pytest.raises(MLCAKError, match="xml"):
         write_predictions(PREDICTIONS, "xml")
+
+
+# The example script
+
+
+def test_example_script(
+    predictor: RadiographPredictor,
+    radiographs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    script = Path(__file__).resolve().parents[1] / "examples" / "predict_radiographs.py"
+    model, output = radiographs.parent / "model", radiographs / "out"
+    predictor.model.save_pretrained(model)
+    predictor.processor.save_pretrained(model)
+    for _ in range(2):  # The second run must not take the first one's heatmaps for radiographs.
+        monkeypatch.setattr("sys.argv", [str(script), str(model), str(radiographs), "--output", str(output)])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(script), run_name="__main__")
+        assert stopped.value.code == 0
+        assert "5 of 5 radiographs" in capsys.readouterr().out
+    with (output / "predictions.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 5
+    assert len(list((output / "heatmaps").iterdir())) == 5

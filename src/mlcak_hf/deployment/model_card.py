@@ -1,14 +1,18 @@
 """A model card made from measured numbers: what was not measured or recorded says so."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from mlcak_hf.deployment.measurements import Evaluation, without_folders
+from mlcak_hf.deployment.training_record import TRAINING_FILE, TrainingRecord
+from mlcak_hf.errors import DeploymentError
 from mlcak_hf.image_processing_mlcak import MLCAKImageProcessor
 from mlcak_hf.recipes import hub_configs_dir
 
@@ -54,7 +58,7 @@ def create_model_card(
         base_model=base_model,
         datasets=list(datasets) or None,
         metrics=sorted({result.metric_type for result in results}) or None,
-        model_name=model_name,
+        model_name=model_name if results else None,
         eval_results=results or None,
     )
     template = (hub_configs_dir() / "model_card_template.md").read_text(encoding="utf-8")
@@ -76,6 +80,57 @@ def create_model_card(
         limits=[*limits, *_limits(config, evaluation)],
     )
     return ModelCard(content)
+
+
+def card_for_folder(
+    folder: str | os.PathLike[str],
+    comparison: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    row: str | None = None,
+    *,
+    model_name: str | None = None,
+    model_id: str | None = None,
+    limits: Sequence[str] = (),
+) -> ModelCard:
+    """Make the card of the model in a folder from what lies there: configuration, processor and training.json.
+
+    Args:
+        folder: What a training script wrote. Without a training.json the card says that the training was not recorded.
+        comparison: The comparison.json that has the model among its rows; without it the card says "not measured".
+        row: Name of the model's row; by default the folder's name.
+        model_name: Name of the model; by default the folder's name.
+        model_id: Where the model will be found, for the snippets; by default `model_name`.
+        limits: Sentences about limits of this very model.
+
+    Returns:
+        The card; `card.save(folder / "README.md")` writes it.
+
+    Raises:
+        DeploymentError: If the folder holds no MLCAK model, or one of the files is not what it must be.
+    """
+    folder = Path(folder)
+    name = model_name or folder.resolve().name
+    for file in ("config.json", "preprocessor_config.json"):
+        if not (folder / file).is_file():
+            raise DeploymentError(f"{folder} has no {file}: name the folder that a training script wrote.")
+    config = AutoConfig.from_pretrained(folder)
+    if config.model_type != "mlcak":
+        raise DeploymentError(f"{folder} holds a model of type {config.model_type!r}, expected 'mlcak'.")
+    training = TrainingRecord.from_json(folder / TRAINING_FILE) if (folder / TRAINING_FILE).is_file() else None
+    return create_model_card(
+        config,
+        MLCAKImageProcessor.from_pretrained(folder),
+        model_name=name,
+        model_id=model_id,
+        base_model=training.base_model if training and _is_hub_id(training.base_model) else None,
+        training=training.rows if training else None,
+        evaluation=None if comparison is None else Evaluation.from_comparison(comparison, row or folder.resolve().name),
+        limits=[*limits, *(training.limits if training else ())],
+    )
+
+
+def _is_hub_id(name: str | None) -> bool:
+    """Whether a backbone can be named in the metadata, which takes names on the Hub only."""
+    return name is not None and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None and not Path(name).exists()
 
 
 def _eval_results(evaluation: Evaluation | None) -> list[EvalResult]:

@@ -9,7 +9,7 @@ from huggingface_hub import CommitInfo, HfApi, ModelCard
 from transformers.dynamic_module_utils import get_relative_imports
 from transformers.utils import logging
 
-from mlcak_hf.deployment.model_card import create_model_card
+from mlcak_hf.deployment.model_card import card_for_folder
 from mlcak_hf.errors import DeploymentError
 from mlcak_hf.image_processing_mlcak import MLCAKImageProcessor
 from mlcak_hf.modeling_mlcak import MLCAKForCXRClassification
@@ -34,7 +34,7 @@ def save_for_hub(
         model: The trained model.
         processor: The processor it was trained with.
         folder: Folder to write; made if it is missing.
-        card: Its model card, from [`create_model_card`]; by default one that says that nothing was measured.
+        card: Its model card; by default that of [`card_for_folder`], which says that nothing was measured.
 
     Returns:
         The folder.
@@ -43,7 +43,7 @@ def save_for_hub(
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     if card is None:
-        card = create_model_card(model.config, processor, model_name=folder.resolve().name)
+        card = card_for_folder(folder)
     card.save(folder / "README.md")
     return folder
 

@@ -14,8 +14,8 @@ from mlcak_hf.image_processing_mlcak import area_resize, map_boxes
 # The longer side of a heatmap: large enough to read its legend, small enough to hold a batch of them.
 SMALLEST_DISPLAY_PX, LARGEST_DISPLAY_PX = 512, 1024
 
-# In multiples of uniform attention. A map that stays below the first is drawn flat and not stretched to full colour; one
-# that stays below the second is called nearly uniform.
+# In multiples of uniform attention: below the first a map is not stretched to full colour, below the second it is
+# called nearly uniform.
 _LEAST_COLOUR_RANGE, _CLEARLY_UNEVEN = 1.1, 1.5
 _STRONGEST_TINT = 0.65
 _COLOURS = "inferno"

@@ -1,0 +1,108 @@
+"""What the training scripts recorded in training.json, as a model card shows it."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlcak_hf.errors import DeploymentError
+
+TRAINING_FILE = "training.json"
+
+# With fewer positives than this, what a head has learnt of a finding is chance.
+_FEW_POSITIVES = 10
+_REMEDY = "name the training.json that examples/train_teacher.py or distil_student.py wrote."
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How a model came to be.
+
+    Attributes:
+        rows: What a card shows, by name, in its order.
+        limits: Limits that follow from what the training data did not hold.
+        base_model: The pretrained backbone that the training started from; None if it started from scratch.
+    """
+
+    rows: Mapping[str, Any]
+    limits: tuple[str, ...]
+    base_model: str | None
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any] | str | os.PathLike[str]) -> "TrainingRecord":
+        """Take the choices, counts and limits from a training script's record.
+
+        Args:
+            record: The content of training.json, or its path.
+
+        Raises:
+            DeploymentError: If the file is missing or something else.
+        """
+        read: Any = record if isinstance(record, Mapping) else _read(Path(record))
+        try:
+            return cls(_rows(read), tuple(_limits(read)), read["model"].get("backbone"))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DeploymentError(
+                f"This is no record of training ({type(error).__name__}: {error}): {_REMEDY}"
+            ) from error
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DeploymentError(f"{path} cannot be read as a record of training ({error}): {_REMEDY}") from error
+
+
+def _rows(record: Mapping[str, Any]) -> dict[str, Any]:
+    model, data, arguments, train = record["model"], record["data"], record["arguments"], record["train"]
+    rows: dict[str, Any] = {"Dataset": data["dataset"]}
+    preparation = data.get("preparation") or {}
+    if "aggregation" in preparation:
+        rows["Readers' votes"] = preparation["aggregation"]
+    rows["Training images"] = f"{train['rows']} ({_counts(train['global'])})"
+    rows["Validation images"] = f"{record['validation']['rows']} ({_counts(record['validation']['global'])})"
+    rows["Initial weights"] = model.get("backbone") or "random (trained from scratch)"
+    if model.get("teacher") and any(arguments[name] for name in ("alpha", "beta", "gamma")):
+        rows["Teacher"] = model["teacher"]
+        rows["Weights of the losses"] = ", ".join(f"{name} {arguments[name]:g}" for name in ("alpha", "beta", "gamma"))
+        rows["Loss on logits"] = arguments["logit_loss"]
+        rows["Loss on attention"] = f"{arguments['attention_loss']}, {arguments['attention_aggregation']}"
+    rows["Weight of the local loss"] = model.get("local_loss_weight", "")
+    rows["Epochs, steps"] = f"{record['epochs']:g}, {record['steps']}"
+    accumulated = arguments["gradient_accumulation_steps"]
+    rows["Batch"] = f"{arguments['per_device_train_batch_size']} per process" + (
+        f", accumulated over {accumulated}" if accumulated > 1 else ""
+    )
+    rows["Optimizer"] = (
+        f"{arguments['optim']}, learning rate {arguments['learning_rate']:g} ({arguments['lr_scheduler_type']}), "
+        f"weight decay {arguments['weight_decay']:g}"
+    )
+    rows["Augmentation"] = (
+        ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in record["views"].items())
+        if record.get("views")
+        else "none"
+    )
+    rows["Seed"] = arguments["seed"]
+    return rows
+
+
+def _counts(positives: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in positives.items())
+
+
+def _limits(record: Mapping[str, Any]) -> list[str]:
+    local = record["train"].get("local", {})
+    unknown = [name for name, (_, known) in local.items() if not known]
+    absent = [name for name, (positives, known) in local.items() if known and not positives]
+    few = [f"{name} ({positives})" for name, (positives, known) in local.items() if 0 < positives < _FEW_POSITIVES]
+    limits = []
+    if unknown:
+        limits.append(f"Never annotated in training, so the model's outputs mean nothing: {', '.join(unknown)}.")
+    if absent:
+        limits.append(f"No positive image in training, so they cannot have been learnt: {', '.join(absent)}.")
+    if few:
+        limits.append(f"Fewer than {_FEW_POSITIVES} positive images in training: {', '.join(few)}.")
+    return limits
