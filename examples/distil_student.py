@@ -99,9 +99,9 @@ def main() -> None:
     if trainer.is_world_process_zero():
         record = {
             "script": Path(__file__).stem,
-            "model": vars(model_args) | {"teacher": model_args.teacher and Path(model_args.teacher).name},
-            # The folder may be published: of local paths, only the last part is kept.
-            "data": vars(data_args) | {"dataset": Path(data_args.dataset).name, "preparation": data.preparation},
+            "model": {name: _public(value) for name, value in vars(model_args).items()},
+            "data": {name: _public(value) for name, value in vars(data_args).items()}
+            | {"preparation": data.preparation},
             "views": vars(views) if data_args.augment else None,
             "arguments": {name: value for name, value in args.to_sanitized_dict().items() if "dir" not in name},
             "train": describe_targets(train, model.config),
@@ -113,6 +113,11 @@ def main() -> None:
         }
         Path(args.output_dir, "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
         print(f"Model, image processor and training.json: {args.output_dir}")
+
+
+def _public(value: object) -> object:
+    """The folder may be published: of a local path, only the last part is kept."""
+    return Path(value).name if isinstance(value, str) and Path(value).exists() else value
 
 
 if __name__ == "__main__":

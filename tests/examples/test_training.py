@@ -1,0 +1,196 @@
+"""The training scripts: from rows to a saved teacher and student, in one process and two, and their one-line errors."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+import mlcak_hf  # noqa: F401 - registers the model
+from mlcak_hf.errors import DatasetError, DistillationError, LabelError, RecipeError
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+RECIPE = """
+num_train_epochs: 2
+per_device_train_batch_size: 8
+learning_rate: 1e-3
+eval_strategy: epoch
+save_strategy: epoch
+load_best_model_at_end: true
+metric_for_best_model: auroc_global
+logging_steps: 1
+report_to: none
+disable_tqdm: true
+seed: 1
+"""
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # get_type_hints looks a dataclass's module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(monkeypatch, name: str, *arguments) -> None:
+    module = load(name)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+    module.main()
+
+
+def size(folder: Path, image_size: int, patch_size: int, layers: int) -> Path:
+    """A model size of a user's own: a folder with two small files."""
+    backbone = {"model_type": "vit", "image_size": image_size, "patch_size": patch_size, "num_channels": 1}
+    backbone |= {"hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 32}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "mlcak", "backbone_config": backbone}))
+    settings = {"image_processor_type": "MLCAKImageProcessor", "size": {"height": image_size, "width": image_size}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings | {"image_mean": [0.4], "image_std": [0.2]}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A dataset as `mlcak prepare` lays it out, two sizes and a recipe."""
+    folder = tmp_path_factory.mktemp("training")
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "image_id": f"image-{i}",
+            "label": i % 2,
+            "findings": {"Edema": i % 2, "ILD": -1, "Nodule/Mass": int(rng.integers(-1, 2))},
+            "group": f"patient-{i // 2}",
+        }
+        for i in range(40)
+    ]
+    (folder / "dataset" / "data").mkdir(parents=True)
+    for split, chosen in (("train", rows[:26]), ("validation", rows[26:])):
+        images = [(100 * rng.random((32, 32)) + 100 * row["label"]).astype(np.uint8) for row in chosen]
+        columns = {name: [row[name] for row in chosen] for name in chosen[0]}
+        table = Dataset.from_dict(columns | {"image": [PIL.Image.fromarray(image) for image in images]})
+        table.to_parquet(folder / "dataset" / "data" / f"{split}-00000-of-00001.parquet")
+    preparation = {"format_version": 1, "choices": {"fit": "squash", "voi": "percentile"}}
+    (folder / "dataset" / "preparation.json").write_text(json.dumps(preparation))
+    size(folder / "large", 32, 4, layers=4)
+    size(folder / "small", 16, 4, layers=2)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(made) -> Path:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        arguments = ["--config", made / "recipe.yaml", "--dataset", made / "dataset", "--model", made / "large"]
+        run(monkeypatch, "train_teacher", *arguments, "--output_dir", made / "teacher")
+    return made / "teacher"
+
+
+def student_arguments(made: Path, output: Path) -> list:
+    return [
+        "--config",
+        made / "recipe.yaml",
+        "--dataset",
+        made / "dataset",
+        "--model",
+        made / "small",
+        "--output_dir",
+        output,
+    ]
+
+
+def test_a_teacher_is_trained_and_saved_whole(teacher):
+    model = AutoModelForImageClassification.from_pretrained(teacher)
+    processor = AutoImageProcessor.from_pretrained(teacher)
+    assert model.config.id2label == {0: "Normal", 1: "Abnormal"}
+    assert model.config.local_labels == ["Edema", "Nodule/Mass"], "nobody annotated ILD"
+    assert processor.size == {"height": 32, "width": 32}
+    assert (processor.fit, processor.voi) == ("squash", "percentile"), "as the dataset was prepared"
+    assert list(processor.image_mean) == [0.4], "as the size says"
+    record = json.loads((teacher / "training.json").read_text())
+    assert record["train"]["rows"] == 26
+    assert record["train"]["global"] == {"Normal": 13, "Abnormal": 13}
+    assert record["validation"]["metrics"]["eval_auroc_global"] == pytest.approx(record["best_metric"])
+    assert any("loss_local" in entry for entry in record["log"])
+    assert record["data"]["preparation"] == {"fit": "squash", "voi": "percentile"}
+    assert str(teacher.parent) not in (teacher / "training.json").read_text(), "no local path in what may be published"
+
+
+def test_a_student_is_distilled_and_every_part_logged(made, teacher, monkeypatch):
+    run(monkeypatch, "distil_student", *student_arguments(made, made / "student"), "--teacher", teacher)
+    record = json.loads((made / "student" / "training.json").read_text())
+    parts = {"loss_global", "loss_local", "distil_global", "distil_local", "distil_attention"}
+    assert parts <= set(record["log"][0])
+    assert record["model"]["teacher"] == "teacher"
+    model = AutoModelForImageClassification.from_pretrained(made / "student")
+    assert model.config.image_size == 16
+    assert model.config.local_labels == ["Edema", "Nodule/Mass"]
+    pixels = AutoImageProcessor.from_pretrained(made / "student")(np.zeros((50, 40), np.uint8), return_tensors="pt")
+    assert model(**pixels).logits.shape == (1, 2)
+
+
+def test_a_plain_student_and_one_of_the_global_task_only_share_its_initial_weights(made, monkeypatch):
+    plain = ["--alpha", 0, "--beta", 0, "--gamma", 0, "--learning_rate", 0]
+    run(monkeypatch, "distil_student", *student_arguments(made, made / "plain"), *plain)
+    run(monkeypatch, "distil_student", *student_arguments(made, made / "global"), *plain, "--findings", "none")
+    weights = [
+        AutoModelForImageClassification.from_pretrained(made / name).state_dict() for name in ("plain", "global")
+    ]
+    assert not any("local" in name for name in weights[1])
+    backbone = [name for name in weights[1] if name.startswith("backbone")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in backbone)
+
+
+@pytest.mark.slow
+def test_two_processes_distil_a_student(made, teacher):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2]
+    command += ["--main_process_port", 0, "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += [EXAMPLES / "distil_student.py", *student_arguments(made, made / "two"), "--teacher", teacher]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=280)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    record = json.loads((made / "two" / "training.json").read_text())
+    # 26 images over 2 processes x 8: two steps an epoch, not the four of one process.
+    assert record["steps"] == 4
+    assert AutoModelForImageClassification.from_pretrained(made / "two").config.image_size == 16
+
+
+def test_a_run_is_resumed(made, monkeypatch):
+    plain = [*student_arguments(made, made / "resumed"), "--alpha", 0, "--beta", 0, "--gamma", 0]
+    run(monkeypatch, "distil_student", *plain, "--num_train_epochs", 1)
+    run(monkeypatch, "distil_student", *plain, "--resume_from_checkpoint", made / "resumed" / "checkpoint-4")
+    record = json.loads((made / "resumed" / "training.json").read_text())
+    assert [entry["step"] for entry in record["log"] if "loss" in entry] == list(range(1, 9))
+
+
+def test_what_cannot_be_trained_is_said_in_a_word(made, teacher, monkeypatch, tmp_path):
+    arguments = student_arguments(made, tmp_path)
+    with pytest.raises(RecipeError, match="--teacher is missing"):
+        run(monkeypatch, "distil_student", *arguments)
+    with pytest.raises(DistillationError, match="nowhere"):
+        run(monkeypatch, "distil_student", *arguments, "--teacher", tmp_path / "nowhere")
+    with pytest.raises(DistillationError, match=r"only the teacher has \['Nodule/Mass'\]"):
+        run(monkeypatch, "distil_student", *arguments, "--teacher", teacher, "--findings", "Edema")
+    with pytest.raises(DatasetError, match="no column 'diagnosis'"):
+        run(monkeypatch, "train_teacher", *arguments, "--label_column", "diagnosis")
+    with pytest.raises(RecipeError, match="gamma must be"):
+        run(monkeypatch, "distil_student", *arguments, "--gamma", "-1")
+    with pytest.raises(LabelError, match="Row 0"):
+        run(monkeypatch, "distil_student", *arguments, "--teacher", teacher, "--label_column", "group")
+
+
+def test_an_error_at_the_shell_is_one_line(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("learning_rat: 1e-3\n")
+    command = [sys.executable, EXAMPLES / "train_teacher.py", "--config", tmp_path / "recipe.yaml", "--dataset", "none"]
+    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200)
+    assert ran.returncode == 1
+    assert "Traceback" not in ran.stderr
+    assert ran.stderr.strip().splitlines()[-1].endswith("Did you mean 'learning_rate'?")
