@@ -322,8 +322,14 @@ def test_from_pretrained_says_what_is_wrong(tmp_path: Path, predictor: Radiograp
     with pytest.raises(MLCAKError, match=r"No config\.json"):
         RadiographPredictor.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    (tmp_path / "preprocessor_config.json").write_text("{}")
     with pytest.raises(MLCAKError, match="'vit'"):
         RadiographPredictor.from_pretrained(tmp_path)
+    with pytest.raises(MLCAKError, match="neither a folder"):
+        RadiographPredictor.from_pretrained(tmp_path / "no-such-folder")
+    predictor.model.save_pretrained(tmp_path / "bare")
+    with pytest.raises(MLCAKError, match="preprocessor_config"):
+        RadiographPredictor.from_pretrained(tmp_path / "bare")
     with pytest.raises(MLCAKError, match="56"):
         RadiographPredictor(predictor.model, tiny_processor(56))
     with pytest.raises(MLCAKError, match="batch_size"):

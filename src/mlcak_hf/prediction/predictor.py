@@ -114,20 +114,27 @@ class RadiographPredictor:
             revision: Branch, tag or commit on the Hub.
 
         Raises:
-            MLCAKError: If the folder holds no model, or a model of another type.
-            OSError: If the Hub has no such repository or it cannot be reached.
+            MLCAKError: If there is no such folder or repository, or it holds no model, or a model of another type.
         """
         source = str(path_or_id)
-        if Path(source).is_dir() and not Path(source, "config.json").is_file():
-            raise MLCAKError(f"No config.json in {source}: name the folder that the trained model was saved to.")
-        settings, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
-        if settings.get("model_type") != "mlcak":
+        if Path(source).is_dir():
+            for name in ("config.json", "preprocessor_config.json"):
+                if not Path(source, name).is_file():
+                    raise MLCAKError(f"No {name} in {source}: name the folder that the trained model was saved to.")
+        try:
+            settings, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
+            if settings.get("model_type") != "mlcak":
+                raise MLCAKError(
+                    f"{source} holds a model of type {settings.get('model_type')!r}, expected 'mlcak'. "
+                    "Name the folder of a teacher or student that was trained with this package."
+                )
+            model = MLCAKForCXRClassification.from_pretrained(source, revision=revision)
+            processor = MLCAKImageProcessor.from_pretrained(source, revision=revision)
+        except OSError as error:
             raise MLCAKError(
-                f"{source} holds a model of type {settings.get('model_type')!r}, expected 'mlcak'. "
-                "Name the folder of a teacher or student that was trained with this package."
-            )
-        model = MLCAKForCXRClassification.from_pretrained(source, revision=revision)
-        processor = MLCAKImageProcessor.from_pretrained(source, revision=revision)
+                f"{source} is neither a folder with a model nor a repository on the Hub that can be reached: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
         return cls(model, processor, device)
 
     def predict(
