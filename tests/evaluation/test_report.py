@@ -299,3 +299,21 @@ def test_evaluate_predictions_takes_plain_arrays():
     )  # fmt: skip
     row = compare([model]).rows[0]
     assert result == {key: estimate.to_dict() for key, estimate in row.estimates.items()}
+
+
+def test_intervals_are_over_patients_where_they_are_known():
+    # Ten copies of every image: no new evidence, so the interval over patients stays that of the single images.
+    model = predictions("a", local=False)
+    rows = np.repeat(np.arange(N), 10)
+    copies = {"image_ids": [f"{row}" for row in range(10 * N)], "global_task": model.global_task.take(rows)}
+    by_image = ModelPredictions("a", **copies)
+    by_patient = ModelPredictions("a", **copies, groups=[f"patient-{row}" for row in rows])
+
+    def width(model):
+        comparison = compare([model])
+        interval = comparison.rows[0].estimates["auroc_global"].interval
+        return interval.high - interval.low, comparison.groups_known
+
+    alone, _ = width(replace(model, groups=None))
+    assert width(by_patient) == (pytest.approx(alone, rel=0.1), True)
+    assert width(by_image) == (pytest.approx(alone / 10**0.5, rel=0.15), False)
