@@ -202,6 +202,22 @@ def test_saved_model_gives_the_same_bits(model_type, save_original_format, tmp_p
             assert torch.equal(old, new), name
 
 
+@pytest.mark.parametrize("width", [24, 192])
+def test_loaded_weights_lie_where_new_ones_do(width, tmp_path):
+    """Matrix products round by the place of their operands in memory: these widths once gave other last bits."""
+    torch.manual_seed(0)
+    backbone = {"model_type": "vit", "image_size": 28, "patch_size": 4, "num_channels": 1, "hidden_size": width}
+    backbone |= {"num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 2 * width}
+    model = MLCAKForCXRClassification(MLCAKConfig(backbone_config=backbone)).eval()
+    model.save_pretrained(tmp_path)
+    loaded = MLCAKForCXRClassification.from_pretrained(tmp_path)
+    assert all(parameter.data_ptr() % 64 == 0 for parameter in loaded.parameters())
+    for batch in (1, 2, 5):
+        x = torch.rand(batch, 1, 28, 28)
+        for name in ("logits", "local_logits"):
+            assert torch.equal(model(x)[name], loaded(x)[name]), (name, batch)
+
+
 @pytest.mark.parametrize("model_type", TYPES)
 def test_default_format_keeps_the_names_of_this_model(model_type, tmp_path):
     """The Trainer loads with strict=False: names written otherwise would be dropped without an error."""

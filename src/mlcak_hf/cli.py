@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .errors import MLCAKError
 
@@ -176,12 +177,42 @@ def predict(
         raise typer.Exit(1)
 
 
+@app.command()
+def card(
+    folder: Annotated[Path, typer.Argument(help="Folder of a trained model; its README.md is written.")],
+    comparison: Annotated[Path | None, typer.Option(help="comparison.json with the model's measured numbers.")] = None,
+    row: Annotated[str | None, typer.Option(help="The model's row in it; by default the folder's name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; by default the folder's name.")] = None,
+    repo_id: Annotated[str | None, typer.Option(help="Where it will be found on the Hub, for the snippets.")] = None,
+) -> None:
+    """Write the model card of a trained model from what was measured; what was not says so."""
+    from .deployment import card_for_folder
+
+    made = card_for_folder(folder, comparison, row, model_name=name, model_id=repo_id)
+    made.save(folder / "README.md")
+    console.print(f"Model card: {folder / 'README.md'}")
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="Folder of a trained model, with its card.")],
+    repo_id: Annotated[str, typer.Argument(help="owner/name on the Hub.")],
+    public: Annotated[bool, typer.Option(help="Let everyone see it; private otherwise.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to.")] = None,
+) -> None:
+    """Upload a trained model to the Hugging Face Hub: weights, configuration, code and card; never data."""
+    from .deployment import push_to_hub
+
+    commit = push_to_hub(folder, repo_id, private=not public, revision=revision)
+    console.print(f"Pushed: {commit.commit_url}")
+
+
 def main() -> NoReturn:
     """Entry point: an error that a person can mend is one line on stderr, without a traceback."""
     try:
         app()
     except MLCAKError as error:
-        errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        errors.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         errors.print("stopped")

@@ -16,6 +16,9 @@ from .attention_mlcak import ATTENTION_IMPLEMENTATION
 from .backbone_surgery_mlcak import adapt_backbone
 from .configuration_mlcak import MLCAKConfig
 
+# Where PyTorch's own allocator starts a tensor on a CPU.
+_ALIGNMENT_BYTES = 64
+
 
 @dataclass
 class MLCAKOutput(ModelOutput):
@@ -136,6 +139,21 @@ class MLCAKPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         """
         kwargs.setdefault("save_original_format", False)
         return super().save_pretrained(*args, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """
+        Load as every transformers model does, then move weights to where a new model's would lie.
+
+        A loaded tensor starts wherever the file put it, and matrix products round differently there: without this,
+        the same weights would give other logits, in the last bit, than the model that was saved.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for parameter in model.parameters():
+            if parameter.data_ptr() % _ALIGNMENT_BYTES:
+                parameter.data = parameter.data.clone()
+        return loaded
 
 
 class MLCAKForCXRClassification(MLCAKPreTrainedModel):  # type: ignore[no-untyped-call]

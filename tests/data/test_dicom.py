@@ -310,6 +310,15 @@ def test_what_is_no_dicom_file_is_refused(tmp_path, content) -> None:
         read_dicom(path)
 
 
+def test_run_lengths_that_look_like_another_codestream_are_pixels(tmp_path) -> None:
+    """RLE has no header: a bright edge over noise once happened to spell JPEG 2000's start of codestream."""
+    pixels = chest(bits=8, dtype=np.uint8)
+    pixels[0, :24] = [0xFF, 0x4F, 0xFF, 0x51, *range(20)]
+    path = make_dicom(tmp_path / "x.dicom", pixels, syntax=RLELossless)
+    assert b"\xff\x4f\xff\x51" in path.read_bytes()
+    np.testing.assert_array_equal(np.rint(read_dicom(path, voi="none") * 255), pixels)
+
+
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
 def test_damaged_files_give_an_image_or_one_clear_error(tmp_path, syntax) -> None:
     """Bytes changed, cut off or repeated anywhere: never another exception, never a patient's name in the message."""

@@ -49,9 +49,6 @@ for name, revision in [("second", "main"), ("second", "trial"), ("first", versio
     home = "transformers_modules" if absent else "mlcak_hf"
     assert {type(part).__module__.split(".")[0] for part in (config, processor, model)} == {home}
     assert model.config.local_labels == config.local_labels
-    for parameter in model.parameters():
-        # Loaded weights lie wherever the file has them, and matrix-vector products round by their alignment in memory.
-        parameter.data = parameter.data.clone()
     pixel_values = processor(radiograph, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         output = model(pixel_values, output_attentions=True)

@@ -14,12 +14,12 @@ def codestream_size(data: bytes) -> tuple[int, int] | None:
     Returns:
         (rows, columns), or None if `data` is none of these or too short.
     """
+    if data[:2] == b"\xff\xd8":
+        return _jpeg_size(data)
     start = data.find(b"\xff\x4f\xff\x51", 0, 4096)  # JPEG 2000: start of codestream, then always its size
     if start >= 0 and len(data) >= start + 24:
         x1, y1, x0, y0 = (int.from_bytes(data[start + i : start + i + 4], "big") for i in (8, 12, 16, 20))
         return y1 - y0, x1 - x0
-    if data[:2] == b"\xff\xd8":
-        return _jpeg_size(data)
     return None
 
 

@@ -252,7 +252,8 @@ def _decode(dataset: pydicom.Dataset, layout: _Layout) -> npt.NDArray[np.uint16]
     pixels = layout.rows * layout.columns
     if syntax.is_compressed and syntax.is_encapsulated:
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-        size = codestream_size(frame)
+        # RLE has no header of its own; in its bytes, markers of the others occur by chance.
+        size = None if syntax == RLELossless else codestream_size(frame)
         if size is not None and size != (layout.rows, layout.columns):
             raise DicomError(
                 f"the header declares {layout.rows} x {layout.columns} pixels, its compressed data {size[0]} x"
