@@ -3,7 +3,8 @@
 (a) A classifier that sees only the DICOM header and the mean and deviation of the pixels: 0.5 within its interval for
     the small findings, or the phantoms could be solved without looking.
 (b) One fixed small convolutional net, fed with the 224 px image, and with the same image reduced to 28 px and enlarged
-    again. The net, its input size and its training are the same, so that what differs is the information alone.
+    again. The net, its input size and its training are the same, so that what differs is the information alone. It
+    learns from the readers' labels and from their boxes, which teach it where to look; it is tested on labels only.
 
     python examples/benchmarks/phantom_resolution.py --work-dir runs/phantom_resolution
 
@@ -19,6 +20,7 @@ import json
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pydicom
@@ -35,9 +37,11 @@ from torch import nn
 
 from mlcak_hf.data import read_radiograph
 from mlcak_hf.data.phantom import DRAWN_FINDINGS, LARGE_FINDINGS, SMALL_FINDINGS, write_phantoms
-from mlcak_hf.image_processing_mlcak import area_resize
+from mlcak_hf.image_processing_mlcak import area_resize, map_boxes
 
 HIGH, LOW = 224, 28
+CELLS = 28  # of the net's map, for boxes
+BATCH = 16
 HEADER_NUMBERS = (
     "Rows",
     "Columns",
@@ -76,27 +80,48 @@ def read_one(path: Path) -> tuple[np.ndarray, list[float]]:
     return np.rint(pixels * 255).astype(np.uint8), header_features(path) + statistics
 
 
-def read_split(root: Path, split: str, num_proc: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (images uint8 (n, 224, 224), features (n, k), labels (n, findings)); train labels by the readers' majority."""
+class Split(NamedTuple):
+    """One split: images uint8 (n, 224, 224), features (n, k), labels (n, findings), cells (n, findings, 28, 28)."""
+
+    images: np.ndarray
+    features: np.ndarray
+    labels: np.ndarray
+    cells: np.ndarray
+
+
+def read_split(root: Path, split: str, num_proc: int) -> Split:
+    """Read a split; train labels are by majority of the readers, cells are 1 under a box of such a label."""
     cache = root / f"{split}.npz"
     if cache.is_file():
-        saved = np.load(cache)
-        return saved["images"], saved["features"], saved["labels"]
+        return Split(**np.load(cache))
     votes: dict[str, list[list[int]]] = {}
-    with (root / "annotations" / f"image_labels_{split}.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            votes.setdefault(row["image_id"], []).append([int(row[name]) for name in DRAWN_FINDINGS])
+    boxes: dict[str, list[tuple[int, list[float]]]] = {}
+    for kind in ("image_labels", "annotations"):
+        with (root / "annotations" / f"{kind}_{split}.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                if kind == "image_labels":
+                    votes.setdefault(row["image_id"], []).append([int(row[name]) for name in DRAWN_FINDINGS])
+                elif row["class_name"] in DRAWN_FINDINGS:
+                    box = [float(row[k]) for k in ("x_min", "y_min", "x_max", "y_max")]
+                    boxes.setdefault(row["image_id"], []).append((DRAWN_FINDINGS.index(row["class_name"]), box))
     paths = [root / split / f"{name}.dicom" for name in votes]
     with ProcessPoolExecutor(num_proc) as pool:
         rows = list(track(pool.map(read_one, paths, chunksize=16), f"reading {split}", total=len(paths)))
-    images, features = np.stack([r[0] for r in rows]), np.array([r[1] for r in rows])
     labels = np.array([np.mean(v, axis=0) > 0.5 for v in votes.values()]).astype(np.float32)
-    np.savez(cache, images=images, features=features, labels=labels)
-    return images, features, labels
+    cells = np.zeros((len(rows), len(DRAWN_FINDINGS), CELLS, CELLS), dtype=np.uint8)
+    for index, name in enumerate(votes):
+        size = int(rows[index][1][0]), int(rows[index][1][1])  # Rows, Columns
+        for finding, box in boxes.get(name, []):
+            if labels[index, finding]:
+                x0, y0, x1, y1 = map_boxes([box], size, (CELLS, CELLS), "pad")[0]
+                cells[index, finding, int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = 1
+    result = Split(np.stack([r[0] for r in rows]), np.array([r[1] for r in rows]), labels, cells)
+    np.savez(cache, **result._asdict())
+    return result
 
 
 class SmallNet(nn.Module):
-    """The fixed net: strided convolutions, then the strongest response anywhere beside a coarse map of responses."""
+    """The fixed net: strided convolutions to 28 x 28 cells, whose strongest answer counts, and a coarse view."""
 
     def __init__(self, num_labels: int) -> None:
         super().__init__()
@@ -106,18 +131,19 @@ class SmallNet(nn.Module):
             return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
         self.fine = nn.Sequential(
-            *block(1, 16, 2, 5), *block(16, 32, 2), *block(32, 32, 1), *block(32, 64, 2), *block(64, 64, 1)
+            *block(2, 16, 2, 5), *block(16, 32, 2), *block(32, 32, 1), *block(32, 64, 2), *block(64, 64, 1)
         )
-        self.coarse = nn.Sequential(*block(64, 64, 2), *block(64, 64, 1), nn.AdaptiveAvgPool2d(7))
-        self.dropout = nn.Dropout(0.3)
-        self.head = nn.Linear(64 + 64 * 49, num_labels)
+        self.cells = nn.Conv2d(64, num_labels, 1)
+        self.coarse = nn.Sequential(*block(64, 64, 2), *block(64, 32, 2), nn.Flatten(), nn.Dropout(0.5))
+        self.head = nn.Linear(32 * 49, num_labels)
+        nn.init.constant_(self.cells.bias, -2.0)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map (n, 1, 224, 224) to logits (n, findings)."""
-        fine = self.fine(images)
-        features = torch.cat([fine.amax((2, 3)), self.coarse(fine).flatten(1)], dim=1)
-        logits: torch.Tensor = self.head(self.dropout(features))
-        return logits
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map (n, 1, 224, 224) to logits (n, findings) and logits of the cells (n, findings, 28, 28)."""
+        around = nn.functional.avg_pool2d(images, 17, stride=1, padding=8, count_include_pad=False)
+        fine = self.fine(torch.cat([images, 4 * (images - around)], dim=1))
+        cells = self.cells(fine)
+        return cells.amax((2, 3)) + self.head(self.coarse(fine)), cells
 
 
 def to_input(images: np.ndarray, low: bool) -> torch.Tensor:
@@ -128,34 +154,39 @@ def to_input(images: np.ndarray, low: bool) -> torch.Tensor:
     batch = torch.from_numpy(np.ascontiguousarray(pixels))[:, None]
     if low:
         batch = nn.functional.interpolate(batch, size=(HIGH, HIGH), mode="bilinear", align_corners=False)
-    return (batch - 0.5) / 0.25
+    return ((batch - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
 
 
-def shift(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Mirror half of the batches and move them by up to 8 px; both views of a pixel grid stay exact."""
-    if torch.rand((), generator=generator) < 0.5:
-        images = images.flip(3)
-    dy, dx = (int(v) for v in torch.randint(-1, 2, (2,), generator=generator) * (HIGH // LOW))
-    return torch.roll(images, (dy, dx), (2, 3))
+def cell_loss(cells: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of the cells; under boxes and outside count as means of their own, as boxes are small."""
+    loss = nn.functional.binary_cross_entropy_with_logits(cells, targets, reduction="none")
+    inside = (loss * targets).sum() / targets.sum().clamp(min=1)
+    outside = (loss * (1 - targets)).sum() / (1 - targets).sum()
+    return 0.2 * inside + outside
 
 
-def train_net(images: np.ndarray, labels: np.ndarray, low: bool, epochs: int, seed: int) -> SmallNet:
+def train_net(train: Split, low: bool, options: argparse.Namespace) -> SmallNet:
     """Train the fixed net on the 224 px images or on what 28 px leave of them."""
-    torch.manual_seed(seed)
-    net = SmallNet(labels.shape[1])
-    batch_size = 32
-    steps = epochs * (len(images) // batch_size)
+    torch.manual_seed(options.seed)
+    net = SmallNet(train.labels.shape[1]).to(memory_format=torch.channels_last)
+    count = len(train.images)
+    steps = options.epochs * (count // BATCH)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps, pct_start=0.2)
-    criterion = nn.BCEWithLogitsLoss(pos_weight=torch.full((labels.shape[1],), 3.0))
-    generator = torch.Generator().manual_seed(seed)
-    targets = torch.from_numpy(labels)
-    for _ in track(range(epochs), f"training at {LOW if low else HIGH} px"):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps, pct_start=0.2)
+    criterion = nn.BCEWithLogitsLoss()
+    generator = torch.Generator().manual_seed(options.seed)
+    labels = torch.from_numpy(train.labels)
+    for _ in track(range(options.epochs), f"training at {LOW if low else HIGH} px"):
         net.train()
-        order = torch.randperm(len(images), generator=generator)
-        for batch in order[: len(order) // batch_size * batch_size].split(batch_size):
-            pixels = shift(to_input(images[batch.numpy()], low), generator)
-            loss = criterion(net(pixels), targets[batch])
+        order = torch.randperm(count, generator=generator)
+        for batch in order[: count // BATCH * BATCH].split(BATCH):
+            pixels = to_input(train.images[batch.numpy()], low)
+            targets = torch.from_numpy(train.cells[batch.numpy()].astype(np.float32))
+            if torch.rand((), generator=generator) < 0.5:
+                pixels, targets = pixels.flip(3), targets.flip(3)
+            with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+                logits, cells = net(pixels)
+            loss = criterion(logits.float(), labels[batch]) + cell_loss(cells.float(), targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -167,15 +198,11 @@ def train_net(images: np.ndarray, labels: np.ndarray, low: bool, epochs: int, se
 def predict(net: SmallNet, images: np.ndarray, low: bool) -> np.ndarray:
     """Return logits (n, findings)."""
     parts = np.array_split(np.arange(len(images)), max(1, len(images) // 64))
-    return np.concatenate([net(to_input(images[part], low)).numpy() for part in parts])
+    return np.concatenate([net(to_input(images[part], low))[0].numpy() for part in parts])
 
 
-def shortcut_scores(
-    train: tuple[np.ndarray, np.ndarray], test_features: np.ndarray, finding: int, seed: int
-) -> np.ndarray:
+def shortcut_scores(features: np.ndarray, target: np.ndarray, test_features: np.ndarray, seed: int) -> np.ndarray:
     """Return scores (n,) of a boosted and a linear classifier on header and pixel statistics, averaged by rank."""
-    features, labels = train
-    target = labels[:, finding]
     boosted = HistGradientBoostingClassifier(max_iter=80, learning_rate=0.05, max_leaf_nodes=8, random_state=seed)
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
     ranks = []
@@ -204,6 +231,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-proc", type=int, default=2)
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16, for processors that have it")
     parser.add_argument("--bootstrap", type=int, default=500)
     options = parser.parse_args()
     torch.set_num_threads(options.num_proc)
@@ -215,30 +243,29 @@ def main() -> None:
         write_phantoms(
             root, options.num_train, options.num_test, seed=options.seed, num_proc=options.num_proc, overwrite=True
         )
-    train_images, train_features, train_labels = read_split(root, "train", options.num_proc)
-    test_images, test_features, test_labels = read_split(root, "test", options.num_proc)
+    train = read_split(root, "train", options.num_proc)
+    test = read_split(root, "test", options.num_proc)
 
     scores = {
         "shortcut": np.stack(
             [
-                shortcut_scores((train_features, train_labels), test_features, k, options.seed)
+                shortcut_scores(train.features, train.labels[:, k], test.features, options.seed)
                 for k in range(len(DRAWN_FINDINGS))
             ],
             axis=1,
         )
     }
     for name, low in ((str(HIGH), False), (str(LOW), True)):
-        net = train_net(train_images, train_labels, low, options.epochs, options.seed)
-        scores[name] = predict(net, test_images, low)
+        scores[name] = predict(train_net(train, low, options), test.images, low)
 
-    draws = np.random.default_rng(options.seed).integers(0, len(test_images), (options.bootstrap, len(test_images)))
-    table = Table(title=f"AUROC on {len(test_images)} phantoms, 95 % interval", caption="small findings first")
+    draws = np.random.default_rng(options.seed).integers(0, len(test.images), (options.bootstrap, len(test.images)))
+    table = Table(title=f"AUROC on {len(test.images)} phantoms, 95 % interval", caption="small findings first")
     for column in ("finding", "positives", "header + mean + deviation", "net, 224 px", "net, 28 px", "lost", "meets"):
         table.add_column(column, justify="left" if column == "finding" else "right")
     findings = {}
     for name in (*SMALL_FINDINGS, *LARGE_FINDINGS):
         k = DRAWN_FINDINGS.index(name)
-        labels = test_labels[:, k]
+        labels = test.labels[:, k]
         sampled = {key: bootstrap_auroc(value[:, k], labels, draws) for key, value in scores.items()}
         auroc = {key: float(roc_auc_score(labels, value[:, k])) for key, value in scores.items()}
         lost = auroc[str(HIGH)] - auroc[str(LOW)]

@@ -260,6 +260,9 @@ def trunk(canvas: Canvas, patient: Patient, outlines: Outlines, shape: np.random
 
 def lungs(canvas: Canvas, patient: Patient, outlines: Outlines) -> tuple[FloatArray, FloatArray]:
     """Return (lung, air): where lung is visible, 0 to 1, and the attenuation that its air takes away."""
+    reach, height = patient.half_width + 1.0, outlines.lung_height
+    window = canvas.window([(x, y) for x in (-reach, reach) for y in (-0.6, 1.75 * height)])
+    whole, canvas = canvas, canvas.part(*window)
     side = np.abs(canvas.x)
     lateral, inner = canvas.by_y(outlines.lateral), canvas.by_y(outlines.medial)
     across = np.clip(side / lateral, 0, 1)
@@ -280,8 +283,11 @@ def lungs(canvas: Canvas, patient: Patient, outlines: Outlines) -> tuple[FloatAr
     clear = clear + (1 - clear) * behind
 
     depth = np.float32(0.70 * patient.depth) * (np.float32(0.42) + np.float32(0.58) * ramp(canvas.y - 3.8, 9.0))
-    visible = mask * open_air * clear
-    air = mask * (open_air + recess) * clear * rounded * depth * np.float32(SOFT_PER_CM * AIR_SHARE)
+    visible, air = np.zeros((2, *whole.x.shape), dtype=np.float32)
+    mask *= clear
+    visible[window] = mask * open_air
+    mask *= rounded * depth
+    air[window] = mask * (open_air + recess) * np.float32(SOFT_PER_CM * AIR_SHARE)
     return visible, air
 
 

@@ -52,20 +52,19 @@ def ribs(canvas: Canvas, patient: Patient, outlines: Outlines, shape: np.random.
     paths = rib_paths(patient, outlines, shape)
     half = patient.rib_half_width
 
+    posterior = np.stack([path for path, _ in paths])
+    anterior = np.stack([path for k, (_, path) in enumerate(paths) if k % _RIBS <= 8])
+    first = np.where(np.arange(len(paths)) % _RIBS == 0, 0.8, 1.0)[:, None]
+    thick_behind = half * first * np.linspace(0.85, 1.0, posterior.shape[1])
+    thick_in_front = half * np.linspace(0.95, 1.25, anterior.shape[1])
+
     def paint_posterior(pen: Pen) -> None:
-        taper = np.linspace(0.85, 1.0, 26)
-        for i, (path, _) in enumerate(paths):
-            scale = half * (0.8 if i % _RIBS == 0 else 1.0)
-            pen.polygon(band(path, scale * taper), 1.0)
-            pen.polygon(band(path, scale * taper * _CORTEX), _CORE)
+        pen.polygons(band(posterior, thick_behind), 1.0)
+        pen.polygons(band(posterior, thick_behind * _CORTEX), _CORE)
 
     def paint_anterior(pen: Pen) -> None:
-        taper = np.linspace(0.95, 1.25, 22)
-        for i, (_, path) in enumerate(paths):
-            if i % _RIBS > 8:
-                continue
-            pen.polygon(band(path, half * taper), 0.95)
-            pen.polygon(band(path, half * taper * _CORTEX), 0.80)
+        pen.polygons(band(anterior, thick_in_front), 0.95)
+        pen.polygons(band(anterior, thick_in_front * _CORTEX), _CORE)
 
     lateral = canvas.by_y(outlines.lateral)
     side = np.abs(canvas.x) / lateral
@@ -114,7 +113,7 @@ def clavicles_and_shoulders(
     def paint(pen: Pen) -> None:
         for side in (RIGHT, LEFT):
             clavicle, scapula, head = side_paths(side)
-            swell = 0.60 + 0.24 * np.abs(np.linspace(-1, 1, 30)) ** 2
+            swell = (0.60 + 0.24 * np.abs(np.linspace(-1, 1, 30)) ** 2) * np.clip(np.linspace(9.0, 0.5, 30), 0.5, 1)
             pen.polygon(scapula, 0.22)
             pen.line(scapula[[1, 2, 3]], 0.55, 0.45)
             pen.line(scapula[[3, 4, 5, 6]], 0.36, 0.18)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -63,13 +64,15 @@ def enlarge(small: FloatArray, height: int, width: int) -> FloatArray:
 
 
 def soften(image: FloatArray, sigma_px: float) -> FloatArray:
-    """Blur by a three-tap filter of about the given deviation along both axes."""
+    """Blur by a three-tap filter of about the given deviation along both axes; what lies at the edge stays inside."""
     side = np.float32(min(0.33, 0.5 * sigma_px**2 / (0.5 + sigma_px**2)))
-    out = image.copy()
+    out: FloatArray = image.copy()
     for axis in (0, 1):
         middle = np.moveaxis(out, axis, 0)
-        before = middle.copy()
-        middle[1:-1] += side * (before[:-2] + before[2:] - 2 * before[1:-1])
+        step: FloatArray = middle[1:] - middle[:-1]
+        step *= side
+        middle[:-1] += step
+        middle[1:] -= step
     return out
 
 
@@ -96,6 +99,13 @@ class Canvas:
         offset = np.float32(_TABLE_RANGE_CM / _TABLE_STEP_CM + 0.5)
         self._y_index = np.clip(self.y * scale + offset, 0, _TABLE_SIZE - 1).astype(np.int32)
         self._x_index = np.clip(self.x * scale + offset, 0, _TABLE_SIZE - 1).astype(np.int32)
+
+    def part(self, rows: slice, columns: slice) -> Canvas:
+        """Return the same grid cut to some rows and columns, for looking curves up there only."""
+        cut = copy.copy(self)
+        cut.x, cut.y = self.x[rows, columns], self.y[rows, columns]
+        cut._x_index, cut._y_index = self._x_index[rows, columns], self._y_index[rows, columns]
+        return cut
 
     def by_y(self, table: FloatArray) -> FloatArray:
         """Look a curve over `y` up at every pixel."""
@@ -153,6 +163,13 @@ class Pen:
         """Fill a polygon (n, 2)."""
         self._draw.polygon(self._xy(points), fill=int(255 * value))
 
+    def polygons(self, polygons: npt.NDArray[np.float64], value: float) -> None:
+        """Fill several polygons (count, n, 2)."""
+        fill = int(255 * value)
+        pixels = (self._canvas.to_pixels(polygons) + 0.5) * self._oversample - 0.5
+        for polygon in pixels.reshape(len(polygons), -1).tolist():
+            self._draw.polygon(polygon, fill=fill)
+
     def line(self, points: npt.ArrayLike, value: float, width: float) -> None:
         """Draw a polyline (n, 2) of `width` cm."""
         width_px = max(1, round(width / self._canvas.cm_per_px * self._oversample))
@@ -170,9 +187,11 @@ class Pen:
 
 
 def band(path: npt.NDArray[np.float64], half_width: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Return the polygon (2 n, 2) of a strip along `path` (n, 2)."""
-    tangent = np.gradient(path, axis=0)
-    normal = np.stack([-tangent[:, 1], tangent[:, 0]], axis=1)
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
-    offset = normal * np.broadcast_to(np.asarray(half_width, dtype=np.float64), (len(path),))[:, None]
-    return np.concatenate([path + offset, (path - offset)[::-1]])
+    """Return the polygons (..., 2 n, 2) of strips along paths (..., n, 2)."""
+    tangent = np.empty_like(path)
+    tangent[..., 1:-1, :] = path[..., 2:, :] - path[..., :-2, :]
+    tangent[..., 0, :], tangent[..., -1, :] = path[..., 1, :] - path[..., 0, :], path[..., -1, :] - path[..., -2, :]
+    length = np.maximum(np.hypot(tangent[..., 0], tangent[..., 1]), 1e-9)
+    offset = np.stack([-tangent[..., 1], tangent[..., 0]], axis=-1)
+    offset *= (np.asarray(half_width, dtype=np.float64) / length)[..., None]
+    return np.concatenate([path + offset, (path - offset)[..., ::-1, :]], axis=-2)

@@ -103,9 +103,9 @@ def _nodules(chest: Chest, g: np.random.Generator) -> Finding:
         side = _side(g)
         centre = chest.outlines.inside_lung(side, g.uniform(0.2, 0.88), g.uniform(0.12, 0.86))
         mass = g.random() < 0.08
-        diameter = g.uniform(2.0, 3.2) if mass else g.uniform(0.75, 1.5)
-        peak = g.uniform(0.38, 0.62) if not mass else g.uniform(0.35, 0.5)
-        lobes, turn, rough = g.integers(3, 6), g.uniform(0, 6.3), g.uniform(0.03, 0.14)
+        diameter = g.uniform(2.0, 3.2) if mass else g.uniform(0.75, 1.35)
+        peak = g.uniform(0.35, 0.5) if mass else g.uniform(0.5, 0.85)
+        lobes, turn, rough = g.integers(2, 6), g.uniform(0, 6.3), g.uniform(0.02, 0.09)
         rows, columns = chest.canvas.window(centre, margin=diameter)
         dx, dy = chest.canvas.x[rows, columns] - centre[0], chest.canvas.y[rows, columns] - centre[1]
         radius = 0.5 * diameter * (1 + rough * np.cos(lobes * np.arctan2(dy, dx) + turn))
@@ -113,7 +113,7 @@ def _nodules(chest: Chest, g: np.random.Generator) -> Finding:
         chest.extra[rows, columns] += np.float32(peak) * np.sqrt(inside).astype(np.float32)
         boxes.append(chest.canvas.box(centre, margin=0.5 * diameter * 1.1))
         best = max(best, float(peak * diameter))
-    return Finding("Nodule/Mass", tuple(boxes), float(np.clip(best / 0.8, 0.2, 1)))
+    return Finding("Nodule/Mass", tuple(boxes), float(np.clip(best / 1.0, 0.2, 1)))
 
 
 def _pneumothorax(chest: Chest, g: np.random.Generator) -> Finding:
@@ -138,7 +138,7 @@ def _pneumothorax(chest: Chest, g: np.random.Generator) -> Finding:
         pen.polygon(closed, 1.0)
 
     def paint_line(pen: Pen) -> None:
-        pen.line(path, 1.0, 0.15)
+        pen.line(path, 1.0, 0.19)
 
     beyond = (1 - canvas.draw(paint_lung)) * ramp(side * canvas.x - 0.5, 0.5) * (canvas.y < end)
     beyond *= chest.lung
@@ -146,19 +146,19 @@ def _pneumothorax(chest: Chest, g: np.random.Generator) -> Finding:
     chest.vessels -= lost
     # What the lost markings took away is given back, so that the mean brightness tells nothing.
     chest.extra += beyond * np.float32(lost.sum() / max(float(beyond.sum()), 1.0))
-    strength = g.uniform(0.17, 0.30)
+    strength = g.uniform(0.28, 0.48)
     chest.extra += canvas.draw(paint_line) * np.maximum(chest.lung, beyond) * np.float32(strength)
     top = np.array([(side * 0.1 * o.half_width, 0.2), (side * float(at(o.lateral, end)), end)])
     box = canvas.box(np.concatenate([path[len(inner) - 4 :], top[1:], [(path[len(inner), 0], 0.2)]]))
-    return Finding("Pneumothorax", (box,), float(np.clip((strength - 0.1) * 5, 0.2, 1)))
+    return Finding("Pneumothorax", (box,), float(np.clip((strength - 0.2) * 3.6, 0.2, 1)))
 
 
 def _fibrosis(chest: Chest, g: np.random.Generator) -> Finding:
     o, canvas = chest.outlines, chest.canvas
     sides = [RIGHT, LEFT] if g.random() < 0.7 else [_side(g)]
-    net = np.exp(-((_noise(chest, g, 0.42) / np.float32(0.30)) ** 2))
-    net += np.float32(0.6) * np.exp(-((_noise(chest, g, 0.62) / np.float32(0.26)) ** 2))
-    strength = np.float32(g.uniform(0.17, 0.30))
+    net = np.exp(-((_noise(chest, g, 0.60) / np.float32(0.30)) ** 2))
+    net += np.float32(0.6) * np.exp(-((_noise(chest, g, 0.85) / np.float32(0.26)) ** 2))
+    strength = np.float32(g.uniform(0.24, 0.42))
     boxes = []
     for side in sides:
         centre = o.inside_lung(side, g.uniform(0.5, 0.75), g.uniform(0.6, 0.85))
@@ -170,7 +170,7 @@ def _fibrosis(chest: Chest, g: np.random.Generator) -> Finding:
         rows, columns = np.nonzero(mask > 0.25)
         if len(rows):
             boxes.append((float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)))
-    return Finding("Pulmonary fibrosis", tuple(boxes), float(np.clip((strength - 0.1) * 5, 0.2, 1)))
+    return Finding("Pulmonary fibrosis", tuple(boxes), float(np.clip((strength - 0.2) * 4, 0.2, 1)))
 
 
 def _consolidation(chest: Chest, g: np.random.Generator) -> Finding:

@@ -62,7 +62,10 @@ def lung_markings(
 ) -> FloatArray:
     """Return the attenuation of vessels, which taper from the hila, and of the fine texture between them."""
     trees = [_tree(outlines, side, shape) for side in (RIGHT, LEFT)]
-    ends_on = shape.random((10, 3))
+    u, v, w = shape.random((3, 10))
+    of_side = [outlines.inside_lung(side, 0.05 + 0.3 * v, 0.3 + 0.4 * w) for side in (RIGHT, LEFT)]
+    ends_on = np.where((u < 0.5)[:, None], *of_side)
+    radius = 0.16 + 0.12 * np.abs(v - w)
 
     def paint(pen: Pen) -> None:
         # Thin vessels first, so that wide ones stay whole where they cross.
@@ -77,12 +80,9 @@ def lung_markings(
                         wide = float(widths[group].mean())
                         pen.lines(branches[group], min(1.0, wide / _WIDEST_CM), wide)
         # Vessels seen end-on look like tiny nodules near the hila.
-        for u, v, w in ends_on:
-            side = RIGHT if u < 0.5 else LEFT
-            centre = outlines.inside_lung(side, 0.05 + 0.3 * v, 0.3 + 0.4 * w)
-            turn = np.linspace(0, 2 * np.pi, 10)
-            radius = 0.16 + 0.12 * abs(v - w)
-            pen.polygon(centre + radius * np.stack([np.cos(turn), np.sin(turn)], axis=1), 0.75)
+        turn = np.linspace(0, 2 * np.pi, 10)
+        ring = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+        pen.polygons(ends_on[:, None] + radius[:, None, None] * ring, 0.75)
 
     # Rods seen through centimetres of lung have no sharp edges.
     vessels = soften(canvas.draw(paint), 0.045 / canvas.cm_per_px) * np.float32(0.42 * patient.vessels)
