@@ -34,8 +34,8 @@ def main(output: str, images: int, batch: int, steps: int) -> None:
             },
             output,
         )
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    # Together to the end: a process that tears down the group after the other has gone may wait for it for ever.
+    trainer.accelerator.wait_for_everyone()
 
 
 if __name__ == "__main__":
