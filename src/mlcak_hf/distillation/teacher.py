@@ -29,7 +29,7 @@ def load_teacher(teacher: str | PathLike[str] | MLCAKForCXRClassification) -> ML
     if isinstance(teacher, (str, PathLike)):
         name = str(teacher)
         try:
-            model = MLCAKForCXRClassification.from_pretrained(name)
+            model: MLCAKForCXRClassification = MLCAKForCXRClassification.from_pretrained(name)
         except (OSError, ValueError, RuntimeError) as error:
             raise DistillationError(
                 f"The teacher {name!r} cannot be loaded as an MLCAK model: {error} "
