@@ -13,7 +13,7 @@ train() { run accelerate launch --num_processes 1 --num_machines 1 --mixed_preci
 
 mkdir -p "$out"
 step "1/6  Synthetic radiographs with VinDr-CXR's layout"
-run mlcak phantom "$out/phantoms" --train 1200 --test 300 --workers "$workers" --overwrite
+run mlcak phantom "$out/phantoms" --train 2500 --test 400 --size 288 --workers "$workers" --overwrite
 
 step "2/6  A dataset that load_dataset reads"
 run mlcak prepare "$out/phantoms" "$out/dataset" --groups "$out/phantoms/groups.csv" --workers "$workers" --overwrite
@@ -40,8 +40,14 @@ out = sys.argv[1]
 image = load_dataset(f"{out}/dataset", split="test")[0]["image"]
 print(pipeline("image-classification", model=f"{out}/student-mlcak")(image))
 PYTHON
-run mlcak predict "$out/student-mlcak" "$out/phantoms/test" --format csv --output "$out/predictions.csv"
+mkdir -p "$out/radiographs"
+find "$out/phantoms/test" -name '*.dicom' | sort | head -n 24 | xargs -I{} cp {} "$out/radiographs"
+run mlcak predict "$out/student-mlcak" "$out/radiographs" --format csv --output "$out/predictions.csv" --heatmaps "$out/heatmaps"
+for model in teacher student-plain student-mlcak; do
+  run mlcak card "$out/$model" --comparison "$out/comparison/comparison.json" --row "$model"
+done
 
+cat "$out/comparison/comparison.md"
 printf '\n\033[1mMade in %d s:\033[0m\n' "$((SECONDS - start))"
 printf '  %s\n' "$out/phantoms" "$out/dataset" "$out/teacher" "$out/student-plain" "$out/student-mlcak" \
-  "$out/comparison/comparison.md" "$out/comparison/comparison.json" "$out/comparison/comparison.png" "$out/predictions.csv"
+  "$out/comparison/comparison.md" "$out/comparison/comparison.json" "$out/comparison/comparison.png" "$out/predictions.csv" "$out/heatmaps"

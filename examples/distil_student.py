@@ -76,6 +76,8 @@ def main() -> None:
         labels = {name: getattr(teacher.config, name) for name in labels}
         if data_args.findings is not None:
             labels["local_labels"] = data.labels["local_labels"]
+    # Again, so that the student starts from the same weights whether or not a teacher was loaded before it.
+    set_seed(args.seed)
     model = build_model(model_args, labels)
     processor = MLCAKImageProcessor.from_pretrained(resolve_model(model_args.model))
     processor = data.processor(model.config.image_size, processor)

@@ -75,6 +75,7 @@ def phantom(
     output: Annotated[Path, typer.Argument(help="Folder to write; it gets VinDr-CXR's layout.")],
     train: Annotated[int, typer.Option(help="Number of training radiographs.", min=1)] = 1000,
     test: Annotated[int, typer.Option(help="Number of test radiographs.", min=1)] = 300,
+    size_px: Annotated[int, typer.Option("--size", help="Typical shorter side, in pixels.", min=64)] = 512,
     seed: Annotated[int, typer.Option(help="The same seed writes the same bytes.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that draw at the same time.", min=1)] = 1,
     overwrite: Annotated[bool, typer.Option(help="Replace phantoms that an earlier run left in the folder.")] = False,
@@ -83,7 +84,13 @@ def phantom(
     from .data.phantom import write_phantoms
 
     report = write_phantoms(
-        output, num_train=train, num_test=test, seed=seed, num_proc=workers, overwrite=overwrite, progress=True
+        output,
+        num_train=train,
+        num_test=test,
+        size_px=size_px,
+        seed=seed,
+        num_proc=workers,
+        overwrite=overwrite,
     )
     _print_phantoms(report)
 

@@ -24,10 +24,10 @@ DRAWN_FINDINGS: tuple[str, ...] = tuple(sorted(SMALL_FINDINGS + LARGE_FINDINGS))
 #: about a small one; together they leave about half of all images without any.
 PREVALENCE: dict[str, float] = {
     "Aortic enlargement": 0.10,
-    "Cardiomegaly": 0.11,
+    "Cardiomegaly": 0.16,
     "Consolidation": 0.11,
     "Nodule/Mass": 0.08,
-    "Pleural effusion": 0.11,
+    "Pleural effusion": 0.16,
     "Pneumothorax": 0.08,
     "Pulmonary fibrosis": 0.08,
 }
