@@ -8,8 +8,8 @@
 
     python examples/benchmarks/phantom_resolution.py --work-dir runs/phantom_resolution
 
-About 15 minutes on two free cores; the phantoms and their reduced pixels are kept in the work folder, so that a second run
-only trains.
+About 15 minutes on two free cores; the phantoms and their reduced pixels are kept in the work folder, so that a second
+run only trains.
 """
 
 from __future__ import annotations
