@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# Set by CI: the wheel is installed with all its dependencies from the package index. Without it, tests stay off the network and
-# borrow the dependencies of the running environment.
+# Set by CI: the wheel is installed with all its dependencies from the package index. Without it, tests stay off the
+# network and borrow the dependencies of the running environment.
 CLEAN_INSTALL = os.environ.get("MLCAK_TEST_CLEAN_INSTALL") == "1"
 
 
@@ -52,7 +52,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     else:
         run(python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel, cwd=environment)
         purelib = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=environment).strip()
-        # A path named in a .pth file is searched, but the .pth files in it are not read: the editable install stays out.
+        # A path named in a .pth file is searched, but .pth files in it are not read: the editable install stays out.
         (Path(purelib) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return environment / "bin"
 

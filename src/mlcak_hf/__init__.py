@@ -1,10 +1,18 @@
 """Low-resolution chest X-ray classification by multilevel collaborative attention knowledge (MLCAK)."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from mlcak_hf.configuration_mlcak import VINDR_CXR_FINDINGS, MLCAKConfig
 from mlcak_hf.image_processing_mlcak import MLCAKImageProcessor
 from mlcak_hf.modeling_mlcak import MLCAKForCXRClassification, MLCAKOutput
+
+if TYPE_CHECKING:
+    from mlcak_hf.data import load_vindr_cxr, read_radiograph
+    from mlcak_hf.distillation import MLCAKTrainer, MLCAKTrainingArguments
+    from mlcak_hf.prediction import RadiographPredictor
 
 __version__ = "0.1.0"
 
@@ -14,13 +22,35 @@ __all__ = [
     "MLCAKForCXRClassification",
     "MLCAKImageProcessor",
     "MLCAKOutput",
+    "MLCAKTrainer",
+    "MLCAKTrainingArguments",
+    "RadiographPredictor",
+    "load_vindr_cxr",
+    "read_radiograph",
 ]
+
+# Imported when first asked for: they bring datasets, accelerate and pydicom, which a loaded model does without.
+_LAZY = {
+    "MLCAKTrainer": "distillation",
+    "MLCAKTrainingArguments": "distillation",
+    "RadiographPredictor": "prediction",
+    "load_vindr_cxr": "data",
+    "read_radiograph": "data",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+
 
 # With the package installed, the Auto classes and `pipeline` know the model by its name ...
 AutoConfig.register(MLCAKConfig.model_type, MLCAKConfig)
 AutoModelForImageClassification.register(MLCAKConfig, MLCAKForCXRClassification)
 AutoImageProcessor.register(MLCAKConfig, image_processor_classes={"pil": MLCAKImageProcessor})
 # ... and a saved model carries its code, so that `trust_remote_code=True` loads it where the package is absent.
-MLCAKConfig.register_for_auto_class()
-MLCAKForCXRClassification.register_for_auto_class("AutoModelForImageClassification")
-MLCAKImageProcessor.register_for_auto_class("AutoImageProcessor")
+MLCAKConfig.register_for_auto_class()  # type: ignore[no-untyped-call]
+MLCAKForCXRClassification.register_for_auto_class("AutoModelForImageClassification")  # type: ignore[no-untyped-call]
+MLCAKImageProcessor.register_for_auto_class("AutoImageProcessor")  # type: ignore[no-untyped-call]

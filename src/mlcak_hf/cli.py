@@ -123,9 +123,7 @@ def prepare(
         typer.Option(help="A label that this source annotated (repeat it); the others count as missing, not as 0."),
     ] = None,
     groups: Annotated[Path | None, typer.Option(help="CSV with image_id,group_id: patients, for the split.")] = None,
-    validation_fraction: Annotated[
-        float, typer.Option(help="Share of the groups kept for validation.")
-    ] = 0.15,
+    validation_fraction: Annotated[float, typer.Option(help="Share of the groups kept for validation.")] = 0.15,
     seed: Annotated[int, typer.Option(help="Seed of the validation split.")] = 0,
     on_error: Annotated[OnError, typer.Option(help="Stop at an unusable image, or leave it out and list it.")] = (
         OnError.raise_

@@ -22,9 +22,7 @@ logger = logging.get_logger(__name__)
 class DataArguments:
     """Which dataset, which of its columns, and which rows become validation."""
 
-    dataset: str = field(
-        metadata={"help": "Folder that `mlcak prepare` wrote, a Parquet file, or a Hub id."}
-    )
+    dataset: str = field(metadata={"help": "Folder that `mlcak prepare` wrote, a Parquet file, or a Hub id."})
     image_column: str = field(default="image", metadata={"help": "Column of images."})
     label_column: str = field(default="label", metadata={"help": 'Column of the global label; "none": any finding.'})
     findings_column: str = field(default="findings", metadata={"help": 'Column of local findings, or "none".'})
