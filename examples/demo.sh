@@ -13,7 +13,7 @@ train() { run accelerate launch --num_processes 1 --num_machines 1 --mixed_preci
 
 mkdir -p "$out"
 step "1/6  Synthetic radiographs with VinDr-CXR's layout"
-run mlcak phantom "$out/phantoms" --train 2500 --test 400 --size 288 --workers "$workers" --overwrite
+run mlcak phantom "$out/phantoms" --train 3500 --test 400 --size 256 --workers "$workers" --overwrite
 
 step "2/6  A dataset that load_dataset reads"
 run mlcak prepare "$out/phantoms" "$out/dataset" --groups "$out/phantoms/groups.csv" --workers "$workers" --overwrite
@@ -46,8 +46,9 @@ run mlcak predict "$out/student-mlcak" "$out/radiographs" --format csv --output 
 for model in teacher student-plain student-mlcak; do
   run mlcak card "$out/$model" --comparison "$out/comparison/comparison.json" --row "$model"
 done
+run python examples/draw_overview.py --dataset "$out/dataset" --teacher "$out/teacher" --student "$out/student-mlcak" --output "$out/overview.png"
 
 cat "$out/comparison/comparison.md"
 printf '\n\033[1mMade in %d s:\033[0m\n' "$((SECONDS - start))"
 printf '  %s\n' "$out/phantoms" "$out/dataset" "$out/teacher" "$out/student-plain" "$out/student-mlcak" \
-  "$out/comparison/comparison.md" "$out/comparison/comparison.json" "$out/comparison/comparison.png" "$out/predictions.csv" "$out/heatmaps"
+  "$out/comparison/comparison.md" "$out/comparison/comparison.json" "$out/comparison/comparison.png" "$out/predictions.csv" "$out/heatmaps" "$out/overview.png"

@@ -21,15 +21,16 @@ LARGE_FINDINGS: tuple[str, ...] = ("Aortic enlargement", "Cardiomegaly", "Consol
 DRAWN_FINDINGS: tuple[str, ...] = tuple(sorted(SMALL_FINDINGS + LARGE_FINDINGS))
 
 #: Share of images with each finding. Findings are drawn independently of each other, so that a large one says nothing
-#: about a small one; together they leave about half of all images without any.
+#: about a small one; together they leave 44 % of all images without any. The two most frequent are those that even a
+#: small net learns from few images, so that a demonstration on a laptop has something to learn.
 PREVALENCE: dict[str, float] = {
-    "Aortic enlargement": 0.10,
-    "Cardiomegaly": 0.16,
-    "Consolidation": 0.11,
-    "Nodule/Mass": 0.08,
-    "Pleural effusion": 0.16,
-    "Pneumothorax": 0.08,
-    "Pulmonary fibrosis": 0.08,
+    "Aortic enlargement": 0.08,
+    "Cardiomegaly": 0.20,
+    "Consolidation": 0.10,
+    "Nodule/Mass": 0.06,
+    "Pleural effusion": 0.20,
+    "Pneumothorax": 0.06,
+    "Pulmonary fibrosis": 0.06,
 }
 
 #: One patient in this many has two images, which stand next to each other in the split.
