@@ -1,0 +1,162 @@
+"""The `mlcak` command as a shell sees it: what it prints, where, and with which exit code."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_models import tiny_model
+
+from mlcak_hf import MLCAKImageProcessor, cli
+from mlcak_hf.deployment import save_for_hub
+
+
+@pytest.fixture
+def mlcak(monkeypatch, capsys):
+    """Run `mlcak ARGUMENTS` and return (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mlcak", *map(str, arguments)])
+        # The consoles were made at import, with the streams of that time.
+        monkeypatch.setattr(cli, "console", cli.Console(width=200))
+        monkeypatch.setattr(cli, "errors", cli.Console(stderr=True, width=200))
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from mlcak_hf.data.phantom import write_phantoms
+
+    folder = tmp_path_factory.mktemp("cli") / "phantoms"
+    write_phantoms(folder, num_train=12, num_test=4, size_px=64, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "student"
+    model = tiny_model("vit")
+    save_for_hub(model, MLCAKImageProcessor(size={"height": model.config.image_size, "width": model.config.image_size}),
+                 folder)  # fmt: skip
+    return folder
+
+
+def test_help_names_every_command_and_the_purpose(mlcak):
+    code, out, _ = mlcak("--help")
+    assert code == 0
+    for command in ("phantom", "prepare", "predict", "card", "push"):
+        assert command in out
+    assert "not a" in out
+    assert "medical device" in out
+
+
+def test_phantoms_are_written_counted_and_not_overwritten_by_accident(mlcak, tmp_path):
+    arguments = ("phantom", tmp_path / "p", "--train", 5, "--test", 2, "--size", 64)
+    code, out, _ = mlcak(*arguments)
+    assert code == 0
+    assert "Pleural effusion" in out
+    assert len(list((tmp_path / "p" / "train").glob("*.dicom"))) == 5
+    code, _, err = mlcak(*arguments)
+    assert code == 2
+    assert "error: " in err
+    assert mlcak(*arguments, "--overwrite")[0] == 0
+
+
+def test_prepare_writes_a_dataset_and_says_where(mlcak, phantoms, tmp_path):
+    code, out, _ = mlcak("prepare", phantoms, tmp_path / "d", "--size", 32, "--groups", phantoms / "groups.csv")
+    assert code == 0
+    assert str(tmp_path / "d") in out
+    choices = json.loads((tmp_path / "d" / "preparation.json").read_text())["choices"]
+    assert choices["size_px"] == 32
+
+
+def test_prepare_lists_what_it_left_out(mlcak, phantoms, tmp_path):
+    import shutil
+
+    damaged = tmp_path / "damaged"
+    shutil.copytree(phantoms, damaged)
+    first = min((damaged / "train").glob("*.dicom"))
+    first.write_bytes(first.read_bytes()[:300])
+    code, _, err = mlcak("prepare", damaged, tmp_path / "d", "--size", 32)
+    assert code == 2
+    assert first.name in err
+    assert "--on-error skip" in err
+    assert not (tmp_path / "d").exists()
+    code, out, _ = mlcak("prepare", damaged, tmp_path / "d", "--size", 32, "--on-error", "skip")
+    assert code == 0
+    assert "Left out: 1 image(s)" in out
+    assert first.stem in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("prepare", "nowhere", "out"), "nowhere"),
+        (("prepare", "{phantoms}", "out", "--annotated", "Pneumotorax"), "Pneumothorax"),
+        (("prepare", "{phantoms}", "out", "--groups", "no-groups.csv"), "no-groups.csv"),
+        (("predict", "{model}", "nothing.dicom"), "nothing.dicom"),
+        (("predict", "no-model", "{phantoms}"), "no-model"),
+        (("card", "no-model"), "no-model"),
+    ],
+)
+def test_bad_input_is_one_clear_error(mlcak, phantoms, model_folder, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    given = [str(part).format(phantoms=phantoms, model=model_folder) for part in arguments]
+    code, out, err = mlcak(*given)
+    assert code == 2
+    assert out == ""
+    # Loading bars of transformers may precede it on stderr.
+    line = err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert said in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_predictions_reach_a_csv_and_pictures_a_folder(mlcak, phantoms, model_folder, tmp_path):
+    where = ("--output", tmp_path / "p.csv", "--heatmaps", tmp_path / "maps")
+    code, _, err = mlcak("predict", model_folder, phantoms / "test", "--format", "csv", *where)
+    assert code == 0
+    assert "Research use only" in err
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    assert all(0 <= float(row["global/Abnormal"]) <= 1 for row in rows)
+    assert len(list((tmp_path / "maps").glob("*.png"))) == 4
+
+
+def test_an_unreadable_file_is_named_and_the_exit_code_tells(mlcak, phantoms, model_folder, tmp_path):
+    bad = tmp_path / "bad [1].dicom"
+    bad.write_bytes(b"no image")
+    good = next((phantoms / "test").glob("*.dicom"))
+    code, out, _ = mlcak("predict", model_folder, bad, good, "--format", "json")
+    assert code == 1
+    first, second = json.loads(out)
+    assert first["file"].endswith("bad [1].dicom")
+    assert "cannot read" in first["error"]
+    assert second["error"] is None
+
+
+def test_card_and_push_work_on_a_folder(mlcak, model_folder, tmp_path, monkeypatch):
+    assert mlcak("card", model_folder, "--name", "Tiny student")[0] == 0
+    text = (model_folder / "README.md").read_text()
+    assert "Tiny student" in text
+    assert "not measured" in text.lower()
+    called = {}
+
+    class Commit:
+        commit_url = "https://hub.example/commit/1"
+
+    monkeypatch.setattr(
+        "mlcak_hf.deployment.push_to_hub",
+        lambda folder, repo_id, **options: called.update(repo_id=repo_id, **options) or Commit,
+    )
+    code, out, _ = mlcak("push", model_folder, "me/student")
+    assert code == 0
+    assert called == {"repo_id": "me/student", "private": True, "revision": None}
+    assert Commit.commit_url in out
