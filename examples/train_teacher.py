@@ -14,51 +14,35 @@ Two processes on a machine without accelerator: accelerate launch --multi_gpu --
 Written to --output_dir: the model, its image processor, and training.json (choices, counts, log).
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import transformers
 from transformers import set_seed
 
-from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
+from mlcak_hf import MLCAKImageProcessor
 from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.columns import Targets
-from mlcak_hf.data.sources import RadiographDataset, describe_targets
+from mlcak_hf.data.sources import RadiographDataset
 from mlcak_hf.data.training_data import DataArguments, open_training_data
 from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.distillation import MLCAKTrainer, MLCAKTrainingArguments
 from mlcak_hf.errors import MLCAKError
 from mlcak_hf.evaluation import make_compute_metrics
 from mlcak_hf.recipes import parse_recipe, resolve_model
+from mlcak_hf.training import ModelArguments, build_model, save_trained
 
 
 @dataclass
-class ModelArguments:
-    """Which model."""
+class TeacherArguments(ModelArguments):
+    """Which teacher."""
 
     model: str = field(default="teacher-vit-b16-224", metadata={"help": "Size in hub_configs/models, or a model."})
-    backbone: str | None = field(default=None, metadata={"help": "Pretrained ViT, DeiT or DINOv2: folder or Hub id."})
-    local_loss_weight: float = field(default=1.0, metadata={"help": "Weight (lambda) of the local findings' loss."})
-
-
-def build_model(arguments: ModelArguments, labels: dict) -> MLCAKForCXRClassification:
-    """Make a model of the named size for these labels: from scratch, from a backbone, or from a trained one."""
-    folder = resolve_model(arguments.model)
-    config = MLCAKConfig.from_pretrained(folder)
-    labels = labels | {"local_loss_weight": arguments.local_loss_weight}
-    if arguments.backbone is not None:
-        sizes = {name: getattr(config, name) for name in ("image_size", "patch_size", "num_channels")}
-        return MLCAKForCXRClassification.from_backbone(arguments.backbone, **sizes, **labels)
-    config = MLCAKConfig(backbone_config=config.backbone_config, attention_levels=config.attention_levels, **labels)
-    if Path(folder).is_dir() and not any(Path(folder).glob("*.safetensors")):
-        return MLCAKForCXRClassification(config)
-    return MLCAKForCXRClassification.from_pretrained(folder, config=config, ignore_mismatched_sizes=True)
 
 
 def main() -> None:
     """Parse, train, evaluate, save."""
-    kinds = [ModelArguments, DataArguments, ViewParameters, MLCAKTrainingArguments]
+    kinds = [TeacherArguments, DataArguments, ViewParameters, MLCAKTrainingArguments]
     model_args, data_args, views, args = parse_recipe(kinds)
     transformers.utils.logging.set_verbosity(args.get_process_log_level())
     set_seed(args.seed)
@@ -81,31 +65,9 @@ def main() -> None:
         compute_metrics=make_compute_metrics(model.config),
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    metrics = trainer.evaluate()
-    trainer.save_model()
-    trainer.save_state()
+    save_trained(trainer, model_args, data_args, data, script=Path(__file__).stem)
     if trainer.is_world_process_zero():
-        record = {
-            "script": Path(__file__).stem,
-            "model": {name: _public(value) for name, value in vars(model_args).items()},
-            "data": {name: _public(value) for name, value in vars(data_args).items()}
-            | {"preparation": data.preparation},
-            "views": vars(views) if data_args.augment else None,
-            "arguments": {name: value for name, value in args.to_sanitized_dict().items() if "dir" not in name},
-            "train": describe_targets(train, model.config),
-            "validation": describe_targets(validation, model.config) | {"metrics": metrics},
-            "best_metric": trainer.state.best_metric,
-            "epochs": trainer.state.epoch,
-            "steps": trainer.state.global_step,
-            "log": trainer.state.log_history,
-        }
-        Path(args.output_dir, "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
         print(f"Model, image processor and training.json: {args.output_dir}")
-
-
-def _public(value: object) -> object:
-    """The folder may be published: of a local path, only the last part is kept."""
-    return Path(value).name if isinstance(value, str) and Path(value).exists() else value
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ ALLOWED = {
     "data": {"hub", "errors", "recipes"},
     "distillation": {"hub", "errors"},
     "evaluation": {"hub", "errors"},
+    "training": {"hub", "errors", "data", "distillation", "recipes"},
     "prediction": {"hub", "errors", "data"},
-    "deployment": {"hub", "errors", "data", "evaluation", "prediction", "recipes"},
+    "deployment": {"hub", "errors", "data", "evaluation", "prediction", "recipes", "training"},
     "cli": {"hub", "errors", "data", "evaluation", "prediction", "deployment", "recipes", "distillation"},
 }
 

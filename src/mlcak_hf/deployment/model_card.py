@@ -11,10 +11,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import AutoConfig, PreTrainedConfig
 
 from mlcak_hf.deployment.measurements import Evaluation, without_folders
-from mlcak_hf.deployment.training_record import TRAINING_FILE, TrainingRecord
+from mlcak_hf.deployment.training_record import TrainingRecord
 from mlcak_hf.errors import DeploymentError
 from mlcak_hf.image_processing_mlcak import MLCAKImageProcessor
 from mlcak_hf.recipes import hub_configs_dir
+from mlcak_hf.training import TRAINING_FILE
 
 _TAGS = ("chest-xray", "medical", "mlcak", "knowledge-distillation", "vision-transformer", "low-resolution")
 

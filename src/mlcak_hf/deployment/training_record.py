@@ -9,8 +9,6 @@ from typing import Any
 
 from mlcak_hf.errors import DeploymentError
 
-TRAINING_FILE = "training.json"
-
 # With fewer positives than this, what a head has learnt of a finding is chance.
 _FEW_POSITIVES = 10
 _REMEDY = "name the training.json that examples/train_teacher.py or distil_student.py wrote."
