@@ -68,6 +68,20 @@ def test_phantoms_are_written_counted_and_not_overwritten_by_accident(mlcak, tmp
     assert mlcak(*arguments, "--overwrite")[0] == 0
 
 
+def test_the_prevalence_of_findings_can_be_chosen(mlcak, tmp_path):
+    shares = [part for name in ("Cardiomegaly=1", "Pneumothorax=0") for part in ("--prevalence", name)]
+    assert mlcak("phantom", tmp_path / "p", "--train", 6, "--test", 2, "--size", 64, *shares)[0] == 0
+    record = json.loads((tmp_path / "p" / "phantom.json").read_text())
+    assert record["finding_counts"]["train"]["Cardiomegaly"] == 6
+    assert record["finding_counts"]["train"]["Pneumothorax"] == 0
+    assert record["prevalence"]["Cardiomegaly"] == 1
+    for wrong, said in (("Cardiomegaly", "NAME=SHARE"), ("Cardiomegaly=2", "between 0 and 1"), ("Cold=0.1", "Cold")):
+        code, _, err = mlcak("phantom", tmp_path / "q", "--prevalence", wrong)
+        assert code == 2
+        assert said in err
+        assert not (tmp_path / "q").exists()
+
+
 def test_prepare_writes_a_dataset_and_says_where(mlcak, phantoms, tmp_path):
     code, out, _ = mlcak("prepare", phantoms, tmp_path / "d", "--size", 32, "--groups", phantoms / "groups.csv")
     assert code == 0

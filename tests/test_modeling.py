@@ -248,6 +248,19 @@ def test_fresh_models_of_one_seed_are_equal():
     assert all(torch.equal(first, second) for first, second in zip(*(s.values() for s in states), strict=True))
 
 
+def test_pipeline_on_a_saved_folder_asks_nothing(tmp_path, monkeypatch):
+    """With the package installed nobody is asked at the terminal whether to run the folder's code."""
+
+    def ask(question=""):
+        pytest.fail(f"the user was asked: {question}")
+
+    monkeypatch.setattr("builtins.input", ask)
+    tiny_model().save_pretrained(tmp_path)
+    MLCAKImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    answers = pipeline("image-classification", model=str(tmp_path))(Image.new("L", (20, 30), 99))
+    assert {answer["label"] for answer in answers} == {"Normal", "Abnormal"}
+
+
 def test_pipeline_gives_the_models_probabilities():
     model = tiny_model()
     processor = MLCAKImageProcessor(size={"height": 16, "width": 16})

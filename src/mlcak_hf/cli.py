@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .errors import MLCAKError
+from .errors import DatasetError, MLCAKError
 
 if TYPE_CHECKING:
     from .data.phantom import PhantomReport
@@ -76,6 +76,9 @@ def phantom(
     train: Annotated[int, typer.Option(help="Number of training radiographs.", min=1)] = 1000,
     test: Annotated[int, typer.Option(help="Number of test radiographs.", min=1)] = 300,
     size_px: Annotated[int, typer.Option("--size", help="Typical shorter side, in pixels.", min=64)] = 512,
+    prevalence: Annotated[
+        list[str] | None, typer.Option(help='Share of images with a finding, such as "Cardiomegaly=0.2" (repeat it).')
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed writes the same bytes.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that draw at the same time.", min=1)] = 1,
     overwrite: Annotated[bool, typer.Option(help="Replace phantoms that an earlier run left in the folder.")] = False,
@@ -91,8 +94,17 @@ def phantom(
         seed=seed,
         num_proc=workers,
         overwrite=overwrite,
+        prevalence=dict(_named_share(given) for given in prevalence or ()),
     )
     _print_phantoms(report)
+
+
+def _named_share(given: str) -> tuple[str, float]:
+    name, _, share = given.rpartition("=")
+    try:
+        return name, float(share)
+    except ValueError:
+        raise DatasetError(f'--prevalence needs NAME=SHARE, such as "Cardiomegaly=0.2"; got {given!r}') from None
 
 
 def _print_phantoms(report: PhantomReport) -> None:

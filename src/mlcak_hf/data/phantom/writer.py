@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,6 +22,8 @@ from mlcak_hf.data.phantom.plan import (
     SPLITS,
     Exposure,
     Patient,
+    check_prevalence,
+    draw_findings,
     group_id,
     image_id,
     patient_index,
@@ -77,6 +79,7 @@ def write_phantoms(
     num_proc: int | None = None,
     progress: bool = True,
     overwrite: bool = False,
+    prevalence: Mapping[str, float] | None = None,
 ) -> PhantomReport:
     """Write synthetic chest radiographs as DICOM files with annotations, laid out exactly as VinDr-CXR.
 
@@ -93,6 +96,8 @@ def write_phantoms(
         num_proc: Number of processes; `None` uses one.
         progress: Whether to show a progress bar.
         overwrite: Replace phantoms that an earlier call wrote here.
+        prevalence: Share of images with a finding, 0 to 1, for those of `DRAWN_FINDINGS` that shall differ from
+            `PREVALENCE`.
 
     Returns:
         Counts and places of what was written.
@@ -110,17 +115,18 @@ def write_phantoms(
         raise DatasetError(f"size_px must be at least {MIN_SIZE_PX} for anatomy to be drawn, got {size_px}.")
     if num_proc is not None and num_proc < 1:
         raise DatasetError(f"num_proc must be at least 1, got {num_proc}.")
+    shares = check_prevalence(prevalence)
     root = _make_room(Path(output_dir), overwrite)
     counts = dict(zip(SPLITS, (num_train, num_test), strict=True))
     for split in SPLITS:
         (root / split).mkdir(parents=True, exist_ok=True)
     (root / "annotations").mkdir(exist_ok=True)
     # Written first, so that a stopped run can be overwritten.
-    record = {"seed": seed, "size_px": size_px, "num_images": counts, "drawn_findings": list(DRAWN_FINDINGS)}
+    record = {"seed": seed, "size_px": size_px, "num_images": counts, "prevalence": shares}
     (root / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     jobs = [(split, index) for split in SPLITS for index in range(counts[split])]
-    work = partial(_write_one, root, seed, size_px)
+    work = partial(_write_one, root, seed, size_px, shares)
     written = list(_run(work, jobs, num_proc or 1, progress))
     for split in SPLITS:
         _write_annotations(root / "annotations", split, [w for w in written if w.split == split])
@@ -180,9 +186,9 @@ def _keep_freed_memory() -> None:
     del block
 
 
-def _write_one(root: Path, seed: int, size_px: int, job: tuple[str, int]) -> _Written:
+def _write_one(root: Path, seed: int, size_px: int, shares: dict[str, float], job: tuple[str, int]) -> _Written:
     split, index = job
-    phantom = render_phantom(seed, split, index, size_px)
+    phantom = render_phantom(seed, split, index, size_px, draw_findings(seed, split, index, shares))
     form = DicomFormat.draw(stream(seed, split, index, "format"))
     identity, group = image_id(seed, split, index), group_id(seed, split, index)
     exposure = Exposure.draw(seed, split, index, size_px, Patient.draw(seed, split, patient_index(index)))
