@@ -3,7 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, AutoVideoProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
 from mlcak_hf.configuration_mlcak import VINDR_CXR_FINDINGS, MLCAKConfig
 from mlcak_hf.image_processing_mlcak import MLCAKImageProcessor
@@ -52,7 +53,7 @@ AutoModelForImageClassification.register(MLCAKConfig, MLCAKForCXRClassification)
 AutoImageProcessor.register(MLCAKConfig, image_processor_classes={"pil": MLCAKImageProcessor})
 # `pipeline` also looks for a video processor. Without an entry (None: there is none) it would take this model's saved
 # image processor code for one and ask at the terminal whether to run it.
-AutoVideoProcessor.register(MLCAKConfig, video_processor_class=None)
+VIDEO_PROCESSOR_MAPPING.register(MLCAKConfig, {"torchvision": None})  # type: ignore[arg-type]
 # ... and a saved model carries its code, so that `trust_remote_code=True` loads it where the package is absent.
 MLCAKConfig.register_for_auto_class()  # type: ignore[no-untyped-call]
 MLCAKForCXRClassification.register_for_auto_class("AutoModelForImageClassification")  # type: ignore[no-untyped-call]
