@@ -54,6 +54,13 @@ def test_load_dataset_reads_the_same_rows_and_features(prepare, small_vindr, tmp
         assert prepared[split].with_format("arrow")[:].equals(direct[split].with_format("arrow")[:])
 
 
+def test_a_dataset_prepared_anew_in_the_same_folder_is_read_anew(prepare, tmp_path) -> None:
+    """`datasets` once answered from its cache of the folder as it was before."""
+    assert load(prepare(aggregation="majority").output_dir, tmp_path)["train"].features == vindr_features("majority")
+    again = load(prepare(aggregation="mean", overwrite=True).output_dir, tmp_path)
+    assert again["train"].features == vindr_features("mean")
+
+
 @pytest.mark.parametrize("num_proc", [None, 2])
 def test_the_folder_holds_shards_card_and_record_and_nothing_else(prepare, tmp_path, num_proc) -> None:
     report = prepare(num_proc=num_proc)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -185,7 +186,7 @@ def prepare_vindr_cxr(
         )
         preparation = json.dumps(report.as_dict(), indent=1, ensure_ascii=False)
         (folder / PREPARATION_FILE).write_text(preparation + "\n", encoding="utf-8")
-        _card(report, str(builder.info.citation)).save(folder / "README.md")
+        _card(report, _digest(folder / "data"), str(builder.info.citation)).save(folder / "README.md")
         _put_in_place(folder, output, work / "replaced")
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -265,7 +266,17 @@ def _sources(splits: Mapping[str, SplitSummary], left_out: Sequence[LeftOut]) ->
     return sources
 
 
-def _card(report: PreparationReport, citation: str) -> DatasetCard:
+def _digest(data: Path) -> str:
+    """Name the content of the Parquet files: the same rows in the same shards, the same digest."""
+    digest = hashlib.sha256()
+    for shard in sorted(data.iterdir()):
+        with shard.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def _card(report: PreparationReport, digest: str, citation: str) -> DatasetCard:
     images = sum(summary.images for summary in report.splits.values())
     files = [{"split": split, "path": f"data/{split}-*"} for split in report.splits]
     reasons = Counter(f"image(s) of {r.folder}/: {r.reason.split(': ')[0]}" for r in report.left_out)
@@ -279,7 +290,9 @@ def _card(report: PreparationReport, citation: str) -> DatasetCard:
             task_categories=["image-classification"],
             size_categories="n<1K" if images < 1000 else "1K<n<10K" if images < 10_000 else "10K<n<100K",
             tags=["medical", "radiology", "chest-x-ray", "mlcak"],
-            configs=[{"config_name": "default", "data_files": files}],
+            # `load_dataset(folder)` keeps its cache by folder and configuration name, whatever becomes of the files:
+            # with a constant name, a dataset prepared anew in the same folder would be read as the old one.
+            configs=[{"config_name": f"prepared-{digest}", "data_files": files}],
         ),
         template_path=str(hub_configs_dir() / "dataset_card_template.md"),
         pretty_name=name,
