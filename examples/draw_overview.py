@@ -88,7 +88,7 @@ def main() -> None:
         relative = attention[column] * attention[column].size / attention[column].sum()
         over = attention_over_radiograph(relative, (small, small), small, "squash", (large, large))
         bottom.imshow(seen_by_teacher[column], cmap="gray", vmin=0, vmax=1)
-        drawn = bottom.imshow(over, cmap="inferno", alpha=0.5, vmin=0, vmax=2)
+        drawn = bottom.imshow(over, cmap="inferno", alpha=0.5, vmin=0, vmax=4)
         top.set_xlabel(f"teacher: {teacher_says[column]:.2f}", fontsize=9)
         middle.set_xlabel(f"student: {student_says[column]:.2f}", fontsize=9)
     for axis, label in zip(axes[:, 0], (f"{large} px, boxes", f"{small} px", "student's attention"), strict=True):
