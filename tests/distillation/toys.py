@@ -100,9 +100,9 @@ def weights_of(trainer):
 
 
 def assert_close(ours, theirs, rtol=1e-5):
-    """Compare named tensors relative to each one's norm; one that is 0 but for rounding, to the largest norm."""
+    """Compare named tensors relative to each one's norm; one whose terms nearly cancel, to a tenth of the largest."""
     largest = max(value.norm().item() for value in theirs.values())
     for name, value in ours.items():
         off = (value - theirs[name]).norm().item()
-        allowed = rtol * max(theirs[name].norm().item(), 1e-2 * largest)
+        allowed = rtol * max(theirs[name].norm().item(), 1e-1 * largest)
         assert off <= allowed, f"{name} is off by {off:.3g}, more than {allowed:.3g}"
