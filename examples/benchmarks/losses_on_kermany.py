@@ -7,7 +7,7 @@ scratch at 112 px; for every seed a student at 28 px without teacher, with logit
 loss on top. Rows of a seed share initial weights, data order, views and number of steps. Printed per row: AUROC on
 held-out patients, how far the student's attention and logits are from the teacher's there, and how the attention loss
 fell.
-With the default sizes about 25 minutes on one core; `--output` keeps every number as JSON.
+With the default sizes it took 85 minutes at low priority on two busy cores; `--output` keeps every number as JSON.
 """
 
 import json
