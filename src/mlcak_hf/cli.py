@@ -144,7 +144,7 @@ def prepare(
     overwrite: Annotated[bool, typer.Option(help="Replace a dataset that lies in the output folder.")] = False,
 ) -> None:
     """Turn a VinDr-CXR download into a small dataset that `load_dataset` reads anywhere. Nothing is uploaded."""
-    from .data.prepare import prepare_vindr_cxr
+    from .data.vindr.prepare import prepare_vindr_cxr
 
     report = prepare_vindr_cxr(
         data_dir,

@@ -12,7 +12,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
 
-from mlcak_hf.data.labels import VINDR_CXR_LABELS
+from mlcak_hf.data.vindr.labels import VINDR_CXR_LABELS
 
 PATIENT_TAGS = {
     "PatientName": "SECRET^Jane",

@@ -3,13 +3,25 @@
 from .collator import MLCAKCollator
 from .columns import DatasetColumns, Targets
 from .dicom import read_dicom
-from .labels import GLOBAL_LABELS, VINDR_CXR_LABELS, ImageLabels, Reading, aggregate, canonical_label
-from .prepare import PreparationReport, prepare_vindr_cxr, read_preparation
 from .radiograph import RadiographNotFoundError, read_radiograph, resize_radiograph
 from .sources import RadiographDataset, open_dataset
 from .views import View, ViewParameters
-from .vindr_cxr import VinDrCXR, VinDrCXRConfig, load_vindr_cxr, vindr_features
-from .vindr_layout import LeftOut
+from .vindr import (
+    GLOBAL_LABELS,
+    VINDR_CXR_LABELS,
+    ImageLabels,
+    LeftOut,
+    PreparationReport,
+    Reading,
+    VinDrCXR,
+    VinDrCXRConfig,
+    aggregate,
+    canonical_label,
+    load_vindr_cxr,
+    prepare_vindr_cxr,
+    read_preparation,
+    vindr_features,
+)
 
 __all__ = [
     "GLOBAL_LABELS",

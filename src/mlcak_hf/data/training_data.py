@@ -12,8 +12,8 @@ from transformers.utils import logging
 from ..errors import DatasetError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from .columns import DatasetColumns, finding_names, global_label_names, has_several_labels, is_annotated
-from .prepare import read_preparation
 from .sources import open_dataset, split_validation
+from .vindr.prepare import read_preparation
 
 logger = logging.get_logger(__name__)
 

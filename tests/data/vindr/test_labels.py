@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from mlcak_hf.configuration_mlcak import VINDR_CXR_FINDINGS
-from mlcak_hf.data.labels import (
+from mlcak_hf.data.vindr.labels import (
     GLOBAL_LABELS,
     VINDR_CXR_LABELS,
     Reading,

@@ -21,7 +21,7 @@ from mlcak_hf.data import (
     read_preparation,
     vindr_features,
 )
-from mlcak_hf.data import prepare as prepare_module
+from mlcak_hf.data.vindr import prepare as prepare_module
 from mlcak_hf.errors import DatasetError, DicomError
 
 IMAGES = ("a1", "a2", "a3", "a4", "a5", "a6", "t1", "t2")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
 
-from ..configuration_mlcak import VINDR_CXR_FINDINGS
-from ..errors import LabelError
+from ...configuration_mlcak import VINDR_CXR_FINDINGS
+from ...errors import LabelError
 
 Aggregation = Literal["majority", "any", "all", "mean", "none"]
 AGGREGATIONS: tuple[str, ...] = get_args(Aggregation)

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ..configuration_mlcak import VINDR_CXR_FINDINGS
-from ..errors import DatasetError, LabelError, MLCAKError
+from ...configuration_mlcak import VINDR_CXR_FINDINGS
+from ...errors import DatasetError, LabelError, MLCAKError
 from .labels import NO_FINDING, VINDR_CXR_LABELS, Reading, canonical_label, label_columns, parse_vote
 
 FOLDERS = ("train", "test")

@@ -23,8 +23,9 @@ from pydicom.uid import (
 )
 from vindr_factories import chest, look_up_table, make_dicom
 
-from mlcak_hf.data import dicom as dicom_module
+from mlcak_hf.data.dicom import header as header_module
 from mlcak_hf.data.dicom import read_dicom
+from mlcak_hf.data.dicom import reader as reader_module
 from mlcak_hf.errors import DicomError
 
 EXACT_SYNTAXES = [
@@ -295,7 +296,7 @@ def test_a_few_bytes_that_claim_a_huge_image_are_not_decoded(tmp_path, monkeypat
 
 
 def test_a_deflate_bomb_is_not_inflated(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(dicom_module, "_MAX_DEFLATED_BYTES", 100_000)
+    monkeypatch.setattr(header_module, "_MAX_DEFLATED_BYTES", 100_000)
     path = make_dicom(tmp_path / "x.dicom", np.zeros((400, 400), np.uint16), syntax=DeflatedExplicitVRLittleEndian)
     assert path.stat().st_size < 5000
     with pytest.raises(DicomError, match="inflates to more than"):
@@ -372,8 +373,8 @@ def test_a_panic_of_a_plugin_is_an_unreadable_file_but_ctrl_c_is_not(tmp_path, m
 
 def test_patients_tags_are_never_read(tmp_path, monkeypatch) -> None:
     seen: list[pydicom.Dataset] = []
-    check = dicom_module._check
-    monkeypatch.setattr(dicom_module, "_check", lambda dataset: seen.append(dataset) or check(dataset))
+    check = reader_module.check_layout
+    monkeypatch.setattr(reader_module, "check_layout", lambda dataset: seen.append(dataset) or check(dataset))
     read_dicom(make_dicom(tmp_path / "x.dicom", chest(), bits=12))
     assert "SECRET" not in str(seen[0])
     assert "PatientName" not in seen[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from .vindr_layout import LeftOut
+from .layout import LeftOut
 
 logger = logging.get_logger(__name__)
 

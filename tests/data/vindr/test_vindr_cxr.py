@@ -11,8 +11,8 @@ from vindr_factories import chest, make_dicom, make_vindr
 
 from mlcak_hf.configuration_mlcak import VINDR_CXR_FINDINGS
 from mlcak_hf.data import VinDrCXR, load_vindr_cxr, read_radiograph, vindr_features
-from mlcak_hf.data.labels import VINDR_CXR_LABELS
-from mlcak_hf.data.vindr_layout import ImageRecord, read_layout, split_validation
+from mlcak_hf.data.vindr.labels import VINDR_CXR_LABELS
+from mlcak_hf.data.vindr.layout import ImageRecord, read_layout, split_validation
 from mlcak_hf.errors import DatasetError, DicomError, LabelError
 
 

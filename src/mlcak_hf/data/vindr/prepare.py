@@ -20,12 +20,12 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from rich.markup import escape
 from rich.table import Table
 
-from ..errors import DatasetError
-from ..recipes import hub_configs_dir
+from ...errors import DatasetError
+from ...recipes import hub_configs_dir
+from ..radiograph import Fit
+from .builder import VinDrCXR
 from .labels import Aggregation
-from .radiograph import Fit
-from .vindr_cxr import VinDrCXR
-from .vindr_layout import FOLDERS, LeftOut, checked_data_dir
+from .layout import FOLDERS, LeftOut, checked_data_dir
 
 PREPARATION_FILE = "preparation.json"
 _FORMAT_VERSION = 1

@@ -1,0 +1,6 @@
+"""DICOM files: header, pixels, grey values."""
+
+from .header import MAX_PIXELS
+from .reader import read_dicom
+
+__all__ = ["MAX_PIXELS", "read_dicom"]

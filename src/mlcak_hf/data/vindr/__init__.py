@@ -1,0 +1,24 @@
+"""VinDr-CXR: its labels, its folders, and the datasets made of them."""
+
+from .builder import VinDrCXR, load_vindr_cxr
+from .labels import GLOBAL_LABELS, VINDR_CXR_LABELS, ImageLabels, Reading, aggregate, canonical_label
+from .layout import LeftOut
+from .prepare import PreparationReport, prepare_vindr_cxr, read_preparation
+from .rows import VinDrCXRConfig, vindr_features
+
+__all__ = [
+    "GLOBAL_LABELS",
+    "VINDR_CXR_LABELS",
+    "ImageLabels",
+    "LeftOut",
+    "PreparationReport",
+    "Reading",
+    "VinDrCXR",
+    "VinDrCXRConfig",
+    "aggregate",
+    "canonical_label",
+    "load_vindr_cxr",
+    "prepare_vindr_cxr",
+    "read_preparation",
+    "vindr_features",
+]
