@@ -16,13 +16,14 @@ import datasets
 from datasets.exceptions import DatasetGenerationError
 from transformers.utils import logging
 
-from ...errors import DatasetError, DicomError
+from ...errors import DicomError
 from ..intensity import Voi
 from ..radiograph import Fit
 from .labels import Aggregation
-from .layout import ImageRecord, LeftOut, read_layout, split_validation
+from .layout import ImageRecord, LeftOut
 from .notes import PreparationNotes
-from .rows import VinDrCXRConfig, group_pseudonyms, image_rows, vindr_features
+from .rows import VinDrCXRConfig, image_rows, vindr_features
+from .splits import read_splits
 
 logger = logging.get_logger(__name__)
 
@@ -98,23 +99,21 @@ class VinDrCXR(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
             logger.warning(f"{len(skipped)} image(s) left out; the first: {skipped[0].image_id} ({skipped[0].reason})")
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        config = self.config
-        layout = read_layout(config.data_dir, config.groups, config.on_error)
-        train, validation = split_validation(layout.train, config.validation_fraction, config.seed)
-        pseudonyms = group_pseudonyms(layout) if config.groups else None
+        splits = read_splits(self.config)
         notes = PreparationNotes(None) if dl_manager.is_streaming else self._notes
         notes.clear()
-        notes.leave_out(layout.left_out)
+        notes.leave_out(splits.left_out)
         generators = []
-        for name, images in (("train", train), ("validation", validation), ("test", layout.test)):
-            if name == "validation" and not images:
-                continue
-            if not images:
-                raise DatasetError(f"no usable image for the split {name} in {config.data_dir}; complete the download")
-            per_reader = name == "train" and config.aggregation == "none"
+        for name, images in splits.images.items():
+            per_reader = name == "train" and self.config.aggregation == "none"
             generator = datasets.SplitGenerator(
                 name=name,
-                gen_kwargs={"images": images, "per_reader": per_reader, "pseudonyms": pseudonyms, "notes": notes},
+                gen_kwargs={
+                    "images": images,
+                    "per_reader": per_reader,
+                    "pseudonyms": splits.pseudonyms,
+                    "notes": notes,
+                },
             )
             # The progress bar takes its total from here; the true count replaces it at the end.
             generator.split_info.num_examples = sum(len(i.readings) if per_reader else 1 for i in images)
