@@ -62,6 +62,14 @@ class OnError(str, Enum):
     skip = "skip"
 
 
+class Layout(str, Enum):
+    """How the tables and images lie in a folder."""
+
+    auto = "auto"
+    physionet = "physionet"
+    kaggle = "kaggle"
+
+
 class TableFormat(str, Enum):
     """Form of the predictions."""
 
@@ -124,7 +132,7 @@ def _print_phantoms(report: PhantomReport) -> None:
 
 @app.command()
 def prepare(
-    data_dir: Annotated[Path, typer.Argument(help="VinDr-CXR as downloaded: train/, test/, annotations/.")],
+    data_dir: Annotated[Path, typer.Argument(help="VinDr-CXR as downloaded, from PhysioNet or Kaggle.")],
     output: Annotated[Path, typer.Argument(help="Folder to write: Parquet files and a dataset card.")],
     size_px: Annotated[int, typer.Option("--size", help="Side of the stored square images, in pixels.", min=8)] = 256,
     fit: Annotated[Fit, typer.Option(help="Pad to a square, or squash.")] = Fit.pad,
@@ -140,6 +148,16 @@ def prepare(
     on_error: Annotated[OnError, typer.Option(help="Stop at an unusable image, or leave it out and list it.")] = (
         OnError.raise_
     ),
+    layout: Annotated[Layout, typer.Option(help="Whose layout; auto tells by the tables that lie there.")] = (
+        Layout.auto
+    ),
+    sizes: Annotated[
+        str | None,
+        typer.Option(help="For PNG, JPEG: CSV with image_id, height, width of the originals (for the boxes), or same."),
+    ] = None,
+    test_fraction: Annotated[
+        float | None, typer.Option(help="Kaggle's layout: share of the groups kept as test split.", show_default="0.15")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes that decode at the same time.", min=1)] = 1,
     overwrite: Annotated[bool, typer.Option(help="Replace a dataset that lies in the output folder.")] = False,
 ) -> None:
@@ -158,6 +176,9 @@ def prepare(
         validation_fraction=validation_fraction,
         seed=seed,
         on_error=on_error.value,
+        layout=layout.value,
+        sizes=sizes,
+        test_fraction=test_fraction,
         num_proc=workers,
         overwrite=overwrite,
     )

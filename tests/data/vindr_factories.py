@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
 
+from mlcak_hf.data import read_radiograph
 from mlcak_hf.data.vindr.labels import VINDR_CXR_LABELS
+from mlcak_hf.data.vindr.layout_kaggle import KAGGLE_LABELS
 
 PATIENT_TAGS = {
     "PatientName": "SECRET^Jane",
@@ -132,3 +135,28 @@ def make_vindr(
         for number, image_id in enumerate(images):
             make_dicom(root / folder / f"{image_id}.dicom", chest(seed=number), bits=12, **dicom)
     return root
+
+
+KAGGLE_HEADER = ("image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max")
+
+
+def kaggle_row(image_id: str, reader: str, finding: str = "No finding", box: Sequence[Any] = ("",) * 4) -> list[Any]:
+    """A row of Kaggle's `train.csv`: a box, or "No finding"."""
+    return [image_id, finding, KAGGLE_LABELS.index(finding), reader, *box]
+
+
+def make_kaggle(root: Path, rows: Sequence[Sequence[Any]], suffix: str = ".dicom", **dicom: Any) -> Path:
+    """Write a folder in Kaggle's layout: the rows of `train.csv`, and a file for each image that they name."""
+    write_table(root / "train.csv", KAGGLE_HEADER, rows)
+    (root / "train").mkdir()
+    for number, image_id in enumerate(dict.fromkeys(row[0] for row in rows)):
+        make_dicom(root / "train" / f"{image_id}{suffix}", chest(seed=number), bits=12, **dicom)
+    return root
+
+
+def to_pictures(root: Path, height: int, width: int, suffix: str = ".png") -> None:
+    """Replace every DICOM file of a folder by a picture of another size, as conversions do."""
+    for path in [*root.glob("train/*.dicom"), *root.glob("test/*.dicom")]:
+        grey = Image.fromarray(np.rint(255 * read_radiograph(path)).astype(np.uint8))
+        grey.resize((width, height)).save(path.with_suffix(suffix))
+        path.unlink()

@@ -12,7 +12,8 @@ from vindr_factories import chest, make_dicom, make_vindr
 from mlcak_hf.configuration_mlcak import VINDR_CXR_FINDINGS
 from mlcak_hf.data import VinDrCXR, load_vindr_cxr, read_radiograph, vindr_features
 from mlcak_hf.data.vindr.labels import VINDR_CXR_LABELS
-from mlcak_hf.data.vindr.layout import ImageRecord, read_layout, split_validation
+from mlcak_hf.data.vindr.layout import ImageRecord, read_layout
+from mlcak_hf.data.vindr.splits import split_validation
 from mlcak_hf.errors import DatasetError, DicomError, LabelError
 
 
@@ -254,14 +255,14 @@ TABLE_CASES = [
     (TRAIN, set_cell(5, "Edema", "2"), LabelError, r"a2 \(line 5: column 'Edema' must hold 0 or 1", True),
     (TRAIN, set_cell(5, "Edema", ""), LabelError, "line 5: column 'Edema' must hold 0 or 1", True),
     (TRAIN, set_cell(2, "Edema", "1"), LabelError, r"a1 \(line 2: 'No finding' is 1 together with Edema", True),
-    (TRAIN, set_cell(3, "rad_id", "R1"), LabelError, "line 3: a second row of the same image and reader R1", True),
+    (TRAIN, set_cell(6, "rad_id", "R1"), LabelError, "line 6: it contradicts line 5, .* by reader R1", True),
     (TRAIN, set_cell(3, "rad_id", ""), LabelError, "line 3: column 'rad_id' is empty", True),
-    (TEST, lambda rows: [*rows, rows[1]], LabelError, "t1 .*line 4: a second row of the same image", True),
+    (TEST, lambda rows: [*rows, ["t1", *rows[2][1:]]], LabelError, "t1 .*line 4: it contradicts line 2", True),
     (TRAIN, lambda rows: [*rows[:-1], rows[-1][:9]], LabelError, "line 19: it has 9 cells, but 30", True),
     (BOXES, rename("Consolidation", "Consolidated"), LabelError, "a4 .*unknown label 'Consolidated'", True),
-    (BOXES, set_cell(3, "x_max", "4"), LabelError, "a2 .*Cardiomegaly: the box 5, 20, 4, 35 has no area", True),
-    (BOXES, set_cell(3, "x_max", ""), LabelError, "a2 .*line 3: .*has no area", True),
-    (BOXES, set_cell(3, "x_max", "wide"), LabelError, "a2 .*line 3: could not convert", True),
+    (BOXES, set_cell(3, "x_max", "5"), LabelError, "a2 .*Cardiomegaly: the box 5, 20, 5, 35 has no area", True),
+    (BOXES, set_cell(3, "x_max", ""), LabelError, "a2 .*line 3: column 'x_max' .* is empty", True),
+    (BOXES, set_cell(3, "x_max", "wide"), LabelError, "a2 .*line 3: column 'x_max' .* holds 'wide'", True),
     (BOXES, set_cell(3, "image_id", "zz"), LabelError, r"zz \(line 3: the image is not named", True),
     (TRAIN, set_cell(2, "image_id", "../a1"), LabelError, "'../a1' is no image id", True),
 ]
@@ -375,5 +376,5 @@ def test_unknown_choices(load, choices, error, message) -> None:
 
 def test_a_split_without_images(tmp_path) -> None:
     root = make_vindr(tmp_path / "v", {"a1": {"R1": []}, "a2": {"R1": []}}, {})
-    with pytest.raises(DatasetError, match="no usable image for the split test"):
+    with pytest.raises(DatasetError, match=r"test/ holds no radiograph .* it holds nothing"):
         load_vindr_cxr(root, cache_dir=tmp_path / "c")

@@ -20,7 +20,7 @@ from ...errors import DicomError
 from ..intensity import Voi
 from ..radiograph import Fit
 from .labels import Aggregation
-from .layout import ImageRecord, LeftOut
+from .layout import ImageRecord, Layout, LeftOut
 from .notes import PreparationNotes
 from .rows import VinDrCXRConfig, image_rows, vindr_features
 from .splits import read_splits
@@ -150,6 +150,9 @@ def load_vindr_cxr(
     validation_fraction: float = 0.15,
     seed: int = 0,
     on_error: str = "raise",
+    layout: Layout = "auto",
+    sizes: str | os.PathLike[str] | None = None,
+    test_fraction: float | None = None,
     num_proc: int | None = None,
     streaming: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -157,7 +160,8 @@ def load_vindr_cxr(
     """Load a local folder in VinDr-CXR's layout as a dataset. Nothing is downloaded or uploaded.
 
     Args:
-        data_dir: Folder with train/, test/ and annotations/ as on PhysioNet.
+        data_dir: Folder with train/, test/ and annotations/ as on PhysioNet, or with train/ and train.csv as on Kaggle
+            (VinBigData); the images are DICOM files, or PNG or JPEG conversions of them.
         split: "train", "validation" or "test"; None for all of them.
         size_px: Side of the stored square images, in pixels.
         fit: "pad" to a square with black, or "squash".
@@ -171,6 +175,14 @@ def load_vindr_cxr(
         validation_fraction: Share of the training images set aside for validation, by whole groups.
         seed: Seed of that split.
         on_error: "raise" at the first unusable image, or "skip" it, count it and list it (`VinDrCXR.left_out`).
+        layout: "physionet" or "kaggle"; "auto" tells them by their tables. With Kaggle's, the 13 labels that it never
+            annotated are missing (-1), whatever `annotated` leaves of the others.
+        sizes: For PNG and JPEG files: a CSV with the sizes of the original radiographs, to which the boxes refer
+            (image_id and dim0, dim1 or height, width), or "same" where the pictures have them still. None:
+            train_meta.csv and test_meta.csv in the folder. In the dataset, boxes, `original_height` and
+            `original_width` are in pixels of the picture.
+        test_fraction: Share of Kaggle's images set aside as the test split, by whole groups and alike for every seed,
+            as Kaggle's own test images have no labels; None: 0.15. No choice with PhysioNet's layout.
         num_proc: Processes that decode at the same time.
         streaming: Decode while iterating instead of preparing a cache.
         cache_dir: Where prepared datasets are kept; None for that of `datasets`. Other choices or changed files make a
@@ -206,6 +218,9 @@ def load_vindr_cxr(
         validation_fraction=validation_fraction,
         seed=seed,
         on_error=on_error,
+        layout=layout,
+        sizes=None if sizes is None else str(sizes),
+        test_fraction=test_fraction,
     )
     if streaming:
         return builder.as_streaming_dataset(split=split)

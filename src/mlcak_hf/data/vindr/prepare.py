@@ -25,7 +25,7 @@ from ...recipes import hub_configs_dir
 from ..radiograph import Fit
 from .builder import VinDrCXR
 from .labels import Aggregation
-from .layout import FOLDERS, LeftOut, checked_data_dir
+from .layout import FOLDERS, Layout, LeftOut, checked_data_dir
 
 PREPARATION_FILE = "preparation.json"
 _FORMAT_VERSION = 1
@@ -128,6 +128,9 @@ def prepare_vindr_cxr(
     validation_fraction: float = 0.15,
     seed: int = 0,
     on_error: str = "raise",
+    layout: Layout = "auto",
+    sizes: str | os.PathLike[str] | None = None,
+    test_fraction: float | None = None,
     num_proc: int | None = None,
     overwrite: bool = False,
 ) -> PreparationReport:
@@ -137,10 +140,10 @@ def prepare_vindr_cxr(
     `preparation.json` (choices, images of each split, and what was left out).
 
     Args:
-        data_dir: Folder with train/, test/ and annotations/ as on PhysioNet.
+        data_dir: Folder in PhysioNet's or Kaggle's layout, as in `mlcak_hf.data.load_vindr_cxr`.
         output_dir: Folder to write; must be new or empty.
-        size_px, fit, voi, aggregation, annotated, groups, validation_fraction, seed, on_error, num_proc: As in
-            `mlcak_hf.data.load_vindr_cxr`.
+        size_px, fit, voi, aggregation, annotated, groups, validation_fraction, seed, on_error, layout, sizes,
+            test_fraction, num_proc: As in `mlcak_hf.data.load_vindr_cxr`.
         overwrite: Replace a dataset that an earlier preparation left in `output_dir`. Any other folder with files in it
             is refused all the same.
 
@@ -160,7 +163,7 @@ def prepare_vindr_cxr(
     >>> report.splits["train"].images, len(report.left_out)
     ```
     """
-    source, output = checked_data_dir(data_dir), Path(output_dir).expanduser().absolute()
+    source, output = checked_data_dir(data_dir, layout), Path(output_dir).expanduser().absolute()
     _check_output(output, overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
     work = output.parent / f".{output.name}.{uuid.uuid4().hex[:8]}.partial"
@@ -177,12 +180,19 @@ def prepare_vindr_cxr(
             validation_fraction=validation_fraction,
             seed=seed,
             on_error=on_error,
+            layout=layout,
+            sizes=None if sizes is None else str(sizes),
+            test_fraction=test_fraction,
         )
         builder.download_and_prepare(output_dir=str(work / "written"), file_format="parquet", num_proc=num_proc)
         folder = work / "dataset"
         splits = _move_shards(work / "written", folder / "data")
         report = PreparationReport(
-            output, builder.config.choices(), _sources(splits, builder.left_out), splits, builder.left_out
+            output,
+            builder.config.choices(),
+            _sources(splits, builder.left_out, builder.config.layout),
+            splits,
+            builder.left_out,
         )
         preparation = json.dumps(report.as_dict(), indent=1, ensure_ascii=False)
         (folder / PREPARATION_FILE).write_text(preparation + "\n", encoding="utf-8")
@@ -256,11 +266,11 @@ def _summary(shards: Sequence[Path]) -> SplitSummary:
     return SplitSummary(len(ids), len(images), len(ids) - abnormal, abnormal, groups, images)
 
 
-def _sources(splits: Mapping[str, SplitSummary], left_out: Sequence[LeftOut]) -> dict[str, dict[str, int]]:
+def _sources(splits: Mapping[str, SplitSummary], left_out: Sequence[LeftOut], layout: str) -> dict[str, dict[str, int]]:
     """Account for every image of a source folder: found = used + left out."""
     sources = {}
-    for folder in FOLDERS:
-        used = sum(s.images for name, s in splits.items() if (name == "test") == (folder == "test"))
+    for folder in ("train",) if layout == "kaggle" else FOLDERS:  # on Kaggle, every split comes from train/
+        used = sum(s.images for n, s in splits.items() if layout == "kaggle" or (n == "test") == (folder == "test"))
         missing = sum(record.folder == folder for record in left_out)
         sources[folder] = {"found": used + missing, "used": used, "left_out": missing}
     return sources

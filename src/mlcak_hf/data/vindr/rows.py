@@ -6,7 +6,8 @@ import io
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -29,12 +30,17 @@ from .labels import (
     aggregate,
     resolve_annotated,
 )
-from .layout import ImageRecord, VinDrLayout, checked_data_dir, layout_fingerprint
+from .layout import LAYOUTS, ImageRecord, Layout, VinDrLayout, detect_layout, layout_fingerprint
+from .layout_kaggle import KAGGLE_LABELS
+from .layout_pictures import SAME
 
 
 @dataclass
 class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
-    """Choices that settle what the dataset contains; see `load_vindr_cxr` for each of them."""
+    """Choices that settle what the dataset contains; see `load_vindr_cxr` for each of them.
+
+    `layout` holds what was detected where it was "auto"; with Kaggle's, `annotated` and `test_fraction` get defaults.
+    """
 
     version: datasets.Version | str = field(default_factory=lambda: datasets.Version("1.0.0"))
     size_px: int = 256
@@ -46,11 +52,15 @@ class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
     validation_fraction: float = 0.15
     seed: int = 0
     on_error: str = "raise"
+    layout: Layout = "auto"
+    sizes: str | None = None
+    test_fraction: float | None = None
     data_dir: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         choices = {"fit": FITS, "voi": VOI_MODES, "aggregation": AGGREGATIONS, "on_error": ("raise", "skip")}
+        choices["layout"] = LAYOUTS
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 error = LabelError if name == "aggregation" else DatasetError
@@ -65,9 +75,29 @@ class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
             self.annotated = resolve_annotated(self.annotated)
         if self.groups is not None:
             self.groups = str(self.groups)
+        if self.sizes is not None:
+            self.sizes = str(self.sizes)
         if self.data_dir is None:
-            raise DatasetError("data_dir is needed: the local folder that holds train/, test/ and annotations/")
-        self.data_dir = str(checked_data_dir(self.data_dir))
+            raise DatasetError("data_dir is needed: the local folder that holds the images and their tables")
+        self.layout = detect_layout(self.data_dir, self.layout)
+        self.data_dir = str(Path(self.data_dir).expanduser())
+        if self.layout == "kaggle":
+            self._settle_kaggle()
+        elif self.test_fraction is not None:
+            raise DatasetError("test_fraction is for Kaggle's layout, which has no labelled test set; leave it out")
+
+    def _settle_kaggle(self) -> None:
+        """Choices that follow from what Kaggle's table lacks: half of the labels, and a test set."""
+        unknown = [name for name in self.annotated or () if name not in KAGGLE_LABELS]
+        if unknown:
+            raise LabelError(
+                f"Kaggle's train.csv never annotated {', '.join(unknown)}; `annotated` (--annotated) can name only"
+                f" {', '.join(KAGGLE_LABELS)}"
+            )
+        self.annotated = self.annotated or resolve_annotated(KAGGLE_LABELS)
+        self.test_fraction = 0.15 if self.test_fraction is None else self.test_fraction
+        if not 0 <= self.test_fraction < 1:
+            raise DatasetError(f"test_fraction must be at least 0 and below 1, but {self.test_fraction} came")
 
     def choices(self) -> dict[str, Any]:
         """Every choice that shapes the dataset, as plain values; no path, which may name a person."""
@@ -83,6 +113,9 @@ class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
             "validation_fraction": self.validation_fraction,
             "seed": self.seed,
             "on_error": self.on_error,
+            "layout": self.layout,
+            "sizes": self.sizes if self.sizes in (None, SAME) else "file",
+            "test_fraction": self.test_fraction,
         }
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: Any = None) -> str:
@@ -91,7 +124,7 @@ class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
 
         identity = {
             "choices": json.dumps(self.choices(), sort_keys=True),
-            "content": layout_fingerprint(str(self.data_dir), self.groups),
+            "content": layout_fingerprint(str(self.data_dir), self.groups, self.layout, self.sizes),
             "software": f"{__version__} {self.version} {pydicom.__version__} {PIL.__version__}",
         }
         return str(super().create_config_id(identity, custom_features))
@@ -154,6 +187,7 @@ def image_rows(
         DicomError: The file cannot be read.
     """
     radiograph = read_radiograph(record.path, voi=config.voi)
+    record = replace(record, boxes=record.boxes_in(*radiograph.shape))
     common = {
         "image_id": record.image_id,
         "image": {"bytes": _png(resize_radiograph(radiograph, config.size_px, config.fit)), "path": None},

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from transformers.utils import logging
 
 from ...errors import DatasetError
-from .layout import ImageRecord, LeftOut, read_layout, split_validation
+from .layout import ImageRecord, LeftOut, read_layout
 from .rows import VinDrCXRConfig, group_pseudonyms
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -14,14 +20,17 @@ class DatasetSplits:
     """All images of a dataset before any of them is read.
 
     Args:
-        images: The images of "train", "validation" (if there is one) and "test", in the order of the tables.
+        images: The images of "train", "validation" (if there is one) and "test" (unless Kaggle's `test_fraction` is 0),
+            in the order of the tables.
         pseudonyms: Names of the groups in the dataset; None where the groups are the image ids.
         left_out: Images that the tables or the folder make unusable, with on_error="skip".
+        remarks: What was put right or passed over in the tables, one sentence each with its number.
     """
 
     images: dict[str, list[ImageRecord]]
     pseudonyms: dict[str, str] | None
     left_out: list[LeftOut]
+    remarks: list[str] = field(default_factory=list)
 
 
 def read_splits(config: VinDrCXRConfig) -> DatasetSplits:
@@ -37,12 +46,65 @@ def read_splits(config: VinDrCXRConfig) -> DatasetSplits:
         DatasetError: Folder, tables or groups are not as they must be, or a split would be empty.
         LabelError: An unknown label, or labels that contradict themselves.
     """
-    layout = read_layout(str(config.data_dir), config.groups, config.on_error)
-    train, validation = split_validation(layout.train, config.validation_fraction, config.seed)
-    images = {"train": train, "validation": validation, "test": layout.test}
+    layout = read_layout(str(config.data_dir), config.groups, config.on_error, config.layout, config.sizes)
+    for remark in layout.remarks:
+        logger.warning(remark)
+    train, test = layout.train, layout.test
+    if config.test_fraction is not None:
+        # By a hash without the seed: whatever the seed, models are tested on the same images.
+        train, test = _split_off(train, config.test_fraction, "test", "test_fraction")
+    train, validation = split_validation(train, config.validation_fraction, config.seed)
+    images = {"train": train, "validation": validation, "test": test}
     if not validation:
         del images["validation"]
+    if config.test_fraction == 0:
+        del images["test"]
     for name, records in images.items():
         if not records:
             raise DatasetError(f"no usable image for the split {name} in {config.data_dir}; complete the download")
-    return DatasetSplits(images, group_pseudonyms(layout) if config.groups else None, layout.left_out)
+    return DatasetSplits(images, group_pseudonyms(layout) if config.groups else None, layout.left_out, layout.remarks)
+
+
+def split_validation(
+    records: Sequence[ImageRecord], fraction: float, seed: int
+) -> tuple[list[ImageRecord], list[ImageRecord]]:
+    """Set aside whole groups for validation.
+
+    The groups are ranked by a hash of seed and group, so the split depends neither on the order of the tables nor on
+    the machine, and leaving an image out moves no other group except at the border.
+
+    Args:
+        records: Images of the training folder.
+        fraction: Share of the images to aim at, 0 <= fraction < 1; whole groups come as close as they can.
+        seed: Another seed, another split.
+
+    Returns:
+        Images for training and for validation, both in their original order; none for validation if `fraction` is 0.
+
+    Raises:
+        DatasetError: `fraction` is out of range, or there are fewer than two groups to divide.
+    """
+    return _split_off(records, fraction, str(seed), "validation_fraction")
+
+
+def _split_off(
+    records: Sequence[ImageRecord], fraction: float, salt: str, name: str
+) -> tuple[list[ImageRecord], list[ImageRecord]]:
+    if not 0 <= fraction < 1:
+        raise DatasetError(f"{name} must be at least 0 and less than 1, but {fraction} came")
+    if fraction == 0:
+        return list(records), []
+    sizes: dict[str, int] = {}
+    for record in records:
+        sizes[record.group] = sizes.get(record.group, 0) + 1
+    if len(sizes) < 2:
+        raise DatasetError(f"{len(sizes)} group(s) cannot be divided by {name}; set it to 0")
+    ranked = sorted(sizes, key=lambda group: hashlib.sha256(f"{salt}:{group}".encode()).digest())
+    target, held, chosen = fraction * len(records), 0, set[str]()
+    for group in ranked[:-1]:
+        if chosen and abs(held + sizes[group] - target) > abs(held - target):
+            break
+        chosen.add(group)
+        held += sizes[group]
+    rest = [record for record in records if record.group not in chosen]
+    return rest, [record for record in records if record.group in chosen]
