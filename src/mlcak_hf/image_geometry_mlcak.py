@@ -1,5 +1,6 @@
 """Geometry of images: exact area averages, the square, and boxes between original and model coordinates."""
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -74,7 +75,27 @@ def area_resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
         raise ValueError(f"area_resize expects images of shape (..., height, width); got shape {images.shape}.")
     if images.shape[-2:] == (height, width):
         return np.array(images, dtype=np.float32)
-    return apply_weights(images, area_weights(images.shape[-2], height), area_weights(images.shape[-1], width))
+    return _along_columns(_along_rows(np.ascontiguousarray(images, dtype=np.float32), height), width)
+
+
+def _along_rows(images: np.ndarray, height: int) -> np.ndarray:
+    """Area averages of contiguous `(..., H, W)` to `(..., height, W)`."""
+    # Where 256 rows become 28, each 64 of them become 7 by themselves: a quarter of the products, with the same weights.
+    *batch, rows, columns = images.shape
+    blocks = math.gcd(rows, height)
+    parts = images.reshape(*batch, blocks, rows // blocks, columns)
+    resized: np.ndarray = np.matmul(area_weights(rows // blocks, height // blocks), parts)
+    return resized.reshape(*batch, height, columns)
+
+
+def _along_columns(images: np.ndarray, width: int) -> np.ndarray:
+    """Area averages of contiguous `(..., H, W)` to `(..., H, width)`."""
+    *batch, rows, columns = images.shape
+    blocks = math.gcd(columns, width)
+    weights = np.ascontiguousarray(area_weights(columns // blocks, width // blocks).T)
+    # Every matrix product of a batch is the same call as for a single image: same bits.
+    resized: np.ndarray = np.matmul(images.reshape(*batch, rows * blocks, columns // blocks), weights)
+    return resized.reshape(*batch, rows, width)
 
 
 def fit_to_square(image: np.ndarray, fit: str) -> np.ndarray:

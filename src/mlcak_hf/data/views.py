@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from ..errors import RecipeError
 
@@ -136,7 +133,8 @@ def apply_views(images: np.ndarray, views: Sequence[View]) -> np.ndarray:
     """Make one view of each image, at the image's own resolution.
 
     The geometry is sampled bilinearly at the centres of the view's pixels; outside the image it is dark. What comes out
-    is again an image of square pixels, which teacher and student reduce by area: both see the same view.
+    is again an image of square pixels, which teacher and student reduce by area: both see the same view. Every image is
+    computed by itself: its bits depend neither on its neighbours nor on the number of threads.
 
     Args:
         images: of shape `(B, H, W)`, float32 in [0, 1].
@@ -146,24 +144,65 @@ def apply_views(images: np.ndarray, views: Sequence[View]) -> np.ndarray:
         float32 of shape `(B, H, W)` in [0, 1]. `View()` returns its image bit for bit.
     """
     result = np.array(images, dtype=np.float32)
-    moved = [i for i, view in enumerate(views) if view.moves]
-    if moved:
-        matrices = torch.from_numpy(np.stack([views[i].matrix() for i in moved]))
-        sources = torch.from_numpy(result[moved]).unsqueeze(1)
-        grid = _sampling_grid(matrices, *sources.shape[-2:])
-        sampled = F.grid_sample(sources, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        result[moved] = sampled.squeeze(1).numpy()
-    for i, view in enumerate(views):
+    # Image by image, because the planes of one fit into a core's cache and those of a batch do not: twice as fast.
+    for image, view in zip(result, views, strict=True):
+        if view.moves:
+            _move(image, view.matrix())
         if (view.gamma, view.contrast) != (1.0, 1.0):
-            result[i] = np.clip(view.contrast * result[i] ** np.float32(view.gamma), 0.0, 1.0)
+            _expose(image, view.gamma, view.contrast)
     return result
 
 
-def _sampling_grid(matrices: Tensor, height: int, width: int) -> Tensor:
-    """Where the centres of a view's pixels lie in the stored images: float32 of shape (B, H, W, 2), x before y."""
-    # An affine map is a sum of a term per column and a term per row: ten times faster than F.affine_grid, and exact
-    # to float32 because the terms are made in double precision.
-    xs, ys = ((2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1 for n in (width, height))
-    of_column = matrices[:, None, :, 0] * xs[None, :, None]
-    of_row = matrices[:, None, :, 1] * ys[None, :, None] + matrices[:, None, :, 2]
-    return of_row.float()[:, :, None] + of_column.float()[:, None]
+def _move(image: np.ndarray, matrix: np.ndarray) -> None:
+    """Replace an image by what bilinear sampling finds where the matrix sends the centres of its pixels."""
+    height, width = image.shape
+    # A border of zeros is the dark outside: a sample within a pixel of the edge fades into it.
+    bordered = np.zeros((height + 2, width + 2), dtype=np.float32)
+    bordered[1:-1, 1:-1] = image
+    columns, rows = _source_points(matrix, height, width)
+    left, top = np.floor(columns), np.floor(rows)
+    columns -= left
+    rows -= top
+    corner = top.astype(np.intp)
+    corner *= width + 2
+    corner += left.astype(np.intp)
+    # The four pixels around each point are four offsets into the flat image; "clip" holds the last row of the border.
+    pixels = bordered.ravel()
+    upper = np.take(pixels, corner, mode="clip", out=top)
+    _blend(upper, np.take(pixels[1:], corner, mode="clip", out=left), columns)
+    lower = np.take(pixels[width + 2 :], corner, mode="clip", out=image)
+    _blend(lower, np.take(pixels[width + 3 :], corner, mode="clip", out=left), columns)
+    lower -= upper
+    lower *= rows
+    lower += upper
+
+
+def _blend(start: np.ndarray, end: np.ndarray, share: np.ndarray) -> None:
+    """Move `start` towards `end`, which is used up, by a share of the way."""
+    end -= start
+    end *= share
+    start += end
+
+
+def _source_points(matrix: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the centres of a view's pixels lie in the bordered image, in pixels: columns and rows, each (H, W)."""
+    xs, ys = ((2 * np.arange(n) + 1) / n - 1 for n in (width, height))
+    planes = []
+    for (of_x, of_y, constant), size in zip(matrix, (width, height), strict=True):
+        # An affine map is a sum of a term per column and one per row, both made in double precision.
+        per_column = of_x * xs * size / 2
+        per_row = (of_y * ys + constant) * size / 2 + (size + 1) / 2
+        plane = per_row.astype(np.float32)[:, None] + per_column.astype(np.float32)
+        planes.append(np.clip(plane, 0, size + 1, out=plane))
+    return planes[0], planes[1]
+
+
+def _expose(image: np.ndarray, gamma: float, contrast: float) -> None:
+    """Replace grey values v by min(contrast * v ** gamma, 1)."""
+    # As exp(gamma * log(v)), because numpy's power is three times slower; dark 0 has the logarithm -inf, and stays 0.
+    with np.errstate(divide="ignore"):
+        np.log(image, out=image)
+    image *= np.float32(gamma)
+    np.exp(image, out=image)
+    image *= np.float32(contrast)
+    np.minimum(image, 1, out=image)
