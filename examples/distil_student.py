@@ -23,8 +23,6 @@ from transformers import set_seed
 
 from mlcak_hf import MLCAKImageProcessor
 from mlcak_hf.data.collator import MLCAKCollator
-from mlcak_hf.data.columns import Targets
-from mlcak_hf.data.sources import RadiographDataset
 from mlcak_hf.data.training_data import DataArguments, open_training_data
 from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.distillation import MLCAKTrainer, MLCAKTrainingArguments, load_teacher
@@ -65,8 +63,8 @@ def main() -> None:
     model = build_model(model_args, labels)
     processor = MLCAKImageProcessor.from_pretrained(resolve_model(model_args.model))
     processor = data.processor(model.config.image_size, processor)
-    targets = Targets(model.config, data.train, data.columns)
-    train, validation = RadiographDataset(data.train, targets), RadiographDataset(data.validation, targets)
+    with args.main_process_first(desc="decoding the images"):
+        train, validation = data.radiographs(model.config, processor, data_args)
 
     trainer = MLCAKTrainer(
         model=model,

@@ -80,7 +80,7 @@ def area_resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _along_rows(images: np.ndarray, height: int) -> np.ndarray:
     """Area averages of contiguous `(..., H, W)` to `(..., height, W)`."""
-    # Where 256 rows become 28, each 64 of them become 7 by themselves: a quarter of the products, with the same weights.
+    # Where 256 rows become 28, each 64 become 7 by themselves: the same weights, but a quarter of the products.
     *batch, rows, columns = images.shape
     blocks = math.gcd(rows, height)
     parts = images.reshape(*batch, blocks, rows // blocks, columns)

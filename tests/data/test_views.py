@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from mlcak_hf.data.views import View, ViewParameters, apply_views
 from mlcak_hf.errors import RecipeError
@@ -99,6 +100,17 @@ def test_a_view_does_not_depend_on_its_neighbours_in_the_batch():
     together = apply_views(images, VIEWS[:4])
     for i in range(4):
         assert np.array_equal(together[i], apply_views(images[i : i + 1], VIEWS[i : i + 1])[0])
+
+
+def test_the_bits_depend_on_no_number_of_threads():
+    images = np.random.default_rng(0).random((3, 256, 256), dtype=np.float32)
+    drawn = [ViewParameters().draw(0, 0, index) for index in range(3)]
+    results = []
+    for threads in (1, 4):
+        with threadpool_limits(threads):
+            results.append([area_resize(apply_views(images, drawn), side, side) for side in (28, 100, 224)])
+    for ours, theirs in zip(*results, strict=True):
+        assert np.array_equal(ours, theirs)
 
 
 def test_a_rotation_turns_counter_clockwise_and_a_shift_goes_right_and_down():

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DistillationError
-from ..image_processing_mlcak import MLCAKImageProcessor, area_resize, fit_to_square, to_unit_range
+from ..image_processing_mlcak import MLCAKImageProcessor, to_unit_range
+from .canvases import CANVAS_PX, make_canvas
 from .views import ViewParameters, apply_views
 
 
@@ -26,7 +27,7 @@ class MLCAKCollator:
         teacher_processor: the teacher's; None where there is no teacher.
         views: ranges to draw views from; None takes the images as they are stored.
         seed: of the views.
-        canvas_px: larger images are reduced to this side before a view is made of them (about twice the time per
+        canvas_px: larger images are reduced to this side before a view is made of them (four times the time per
             doubling). Stored datasets keep 256 px.
 
     Raises:
@@ -39,7 +40,7 @@ class MLCAKCollator:
     >>> collator = MLCAKCollator(processor, views=ViewParameters())
     >>> rows = [{"image": np.zeros((256, 256), np.uint8), "labels": 1, "index": i} for i in range(2)]
     >>> {name: tuple(tensor.shape) for name, tensor in collator(rows).items()}
-    {'pixel_values': (2, 1, 28, 28), 'labels': (2,)}
+    {'pixel_values': (2, 1, 28, 28), 'index': (2,), 'labels': (2,)}
     ```
     """
 
@@ -49,7 +50,7 @@ class MLCAKCollator:
         teacher_processor: MLCAKImageProcessor | None = None,
         views: ViewParameters | None = None,
         seed: int = 0,
-        canvas_px: int = 256,
+        canvas_px: int = CANVAS_PX,
     ) -> None:
         if teacher_processor is not None:
             _check_same_radiograph(processor, teacher_processor)
@@ -77,12 +78,12 @@ class MLCAKCollator:
         """Collate rows.
 
         Args:
-            rows: each with `image` (PIL image or array), `index` (its place in the dataset; only for views), and as far
-                as known `labels` (int, or a vector) and `local_labels` (a vector).
+            rows: each with `image` (PIL image or array) or `canvas` (of [`Canvases`]), `index` (its place in the
+                dataset; only for views), and as far as known `labels` (int, or a vector) and `local_labels` (a vector).
 
         Returns:
-            `pixel_values` `(B, C, S, S)`, with a teacher `teacher_pixel_values`, and the labels that the rows have:
-            int64 `(B,)` or float32 `(B, n)`.
+            `pixel_values` `(B, C, S, S)`, with a teacher `teacher_pixel_values`; with views `index` `(B,)`, so that the
+            trainer can name an image; and the labels that the rows have: int64 `(B,)` or float32 `(B, n)`.
 
         Raises:
             ValueError: if an image's values have no defined range (see `to_unit_range`).
@@ -91,7 +92,7 @@ class MLCAKCollator:
         models = {"pixel_values": self.processor}
         if self.teacher_processor is not None:
             models["teacher_pixel_values"] = self.teacher_processor
-        for positions, canvases in self._canvases([row["image"] for row in rows]):
+        for positions, canvases in self._canvases(rows):
             if self.views is not None:
                 drawn = [self.views.draw(self.seed, self.epoch, int(rows[i]["index"])) for i in positions]
                 canvases = apply_views(canvases, drawn)
@@ -100,28 +101,31 @@ class MLCAKCollator:
                 if name not in batch:
                     batch[name] = pixels.new_empty((len(rows), *pixels.shape[1:]))
                 batch[name][positions] = pixels
-        for name in ("labels", "local_labels"):
+        names = ("labels", "local_labels") if self.views is None else ("index", "labels", "local_labels")
+        for name in names:
             if name in rows[0]:
                 values = np.stack([np.asarray(row[name]) for row in rows])
                 kind = torch.int64 if values.dtype.kind in "iu" and values.ndim == 1 else torch.float32
                 batch[name] = torch.as_tensor(values).to(kind)
         return batch
 
-    def _canvases(self, images: Sequence[Any]) -> list[tuple[list[int], np.ndarray]]:
+    def _canvases(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[list[int], np.ndarray]]:
         """Images in [0, 1], stacked by shape: (their positions in the batch, float32 of shape (n, H, W))."""
         groups: dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]] = {}
-        for position, image in enumerate(images):
-            canvas = to_unit_range(image, self.processor.value_range)
-            if self.views is not None:
-                # Views turn about the centre of a square; without them the processor does all this by itself.
-                canvas = fit_to_square(canvas, self.processor.fit)
-                side = min(max(canvas.shape), self.canvas_px)
-                if canvas.shape != (side, side):
-                    canvas = area_resize(canvas, side, side)
+        for position, row in enumerate(rows):
+            canvas = self._canvas(row)
             positions, stack = groups.setdefault(canvas.shape, ([], []))
             positions.append(position)
             stack.append(canvas)
         return [(positions, np.stack(stack)) for positions, stack in groups.values()]
+
+    def _canvas(self, row: Mapping[str, Any]) -> np.ndarray:
+        if "canvas" in row:
+            return to_unit_range(row["canvas"])
+        if self.views is None:
+            # The processor itself makes a square of it, and reduces it in one step.
+            return to_unit_range(row["image"], self.processor.value_range)
+        return make_canvas(row["image"], self.processor, self.canvas_px)
 
 
 def _check_same_radiograph(student: MLCAKImageProcessor, teacher: MLCAKImageProcessor) -> None:

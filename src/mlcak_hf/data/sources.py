@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset, DatasetDict, Image, load_dataset
 
 from ..errors import DatasetError
+from .canvases import Canvases
 from .columns import DatasetColumns, Targets
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
     Args:
         rows: an opened split.
         targets: made from the training split.
+        canvases: the rows' images, decoded before (`decode_once`); None decodes an image whenever it is asked for.
 
     Raises:
         LabelError: if a row has a label that the model does not have.
@@ -118,25 +120,38 @@ class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
     ```
     """
 
-    def __init__(self, rows: Dataset, targets: Targets) -> None:
-        self.targets = targets.encode(rows)
+    def __init__(self, rows: Dataset, targets: Targets, canvases: Canvases | None = None) -> None:
+        if canvases is not None and len(canvases) != len(rows):
+            raise DatasetError(f"There are {len(canvases)} decoded images for {len(rows)} rows: decode these rows.")
+        self.targets, self.canvases = targets.encode(rows), canvases
         self._image_column = targets.columns.image
         self._images = rows.select_columns([self._image_column])
+        self._names = None if targets.columns.image_id is None else rows.select_columns([targets.columns.image_id])
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self._images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Decode one image.
+        """Read one image.
 
         Returns:
-            `image` (PIL), `index` (int), `labels` and, if the model has findings, `local_labels`.
+            `canvas` (array) if the images were decoded before, else `image` (PIL); `index` (int), `labels` and, if the
+            model has findings, `local_labels`.
         """
+        row = {"index": int(index)} | {name: values[index] for name, values in self.targets.items()}
+        if self.canvases is not None:
+            return row | {"canvas": self.canvases[index]}
         image = self._images[int(index)][self._image_column]
         if image is None:
             raise DatasetError(f"Row {index} has no image in column {self._image_column!r}.")
-        return {"image": image, "index": int(index)} | {name: values[index] for name, values in self.targets.items()}
+        return row | {"image": image}
+
+    def image_name(self, index: int) -> str:
+        """Return the image id of a row, or its number where the dataset has no ids."""
+        if self._names is None:
+            return f"row {index}"
+        return str(next(iter(self._names[int(index)].values())))
 
 
 def describe_targets(dataset: RadiographDataset, config: MLCAKConfig) -> dict[str, Any]:

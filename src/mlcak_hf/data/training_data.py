@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 from transformers.utils import logging
 
 from ..errors import DatasetError
 from ..image_processing_mlcak import MLCAKImageProcessor
-from .columns import DatasetColumns, finding_names, global_label_names, has_several_labels, is_annotated
-from .sources import open_dataset, split_validation
+from .canvases import decode_once
+from .columns import DatasetColumns, Targets, finding_names, global_label_names, has_several_labels, is_annotated
+from .sources import RadiographDataset, open_dataset, split_validation
 from .vindr.prepare import read_preparation
+
+if TYPE_CHECKING:
+    from ..configuration_mlcak import MLCAKConfig
 
 logger = logging.get_logger(__name__)
 
@@ -36,6 +40,9 @@ class DataArguments:
     )
     split_seed: int = field(default=0, metadata={"help": "Seed of that split; the same for teacher and students."})
     augment: bool = field(default=True, metadata={"help": "Train on seeded views instead of the stored images."})
+    decode_once: bool = field(
+        default=True, metadata={"help": "Keep decoded images in the cache of datasets, for all epochs and runs."}
+    )
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,35 @@ class TrainingData:
         for name in ("fit", "voi"):
             setattr(processor, name, self.preparation.get(name, getattr(processor, name)))
         return processor
+
+    def radiographs(
+        self, config: MLCAKConfig, processor: MLCAKImageProcessor, args: DataArguments
+    ) -> tuple[RadiographDataset, RadiographDataset]:
+        """Rows with the targets of a model, for the collator.
+
+        Args:
+            config: of the model.
+            processor: of the model.
+            args: as the dataset was opened with; `decode_once` decodes its images now, unless that was done before.
+
+        Returns:
+            (training, validation). Images that a canvas does not keep exactly are decoded anew for evaluation.
+
+        Raises:
+            DatasetError: if an image or a column cannot be used.
+            LabelError: if a row has a label that the model does not have.
+        """
+        targets = Targets(config, self.train, self.columns)
+        train = validation = None
+        if args.decode_once:
+            train = decode_once(self.train, processor, self.columns.image)
+            if train.exact:
+                validation = decode_once(self.validation, processor, self.columns.image)
+            elif not args.augment:
+                train = None
+        if validation is not None and not validation.exact:
+            validation = None
+        return RadiographDataset(self.train, targets, train), RadiographDataset(self.validation, targets, validation)
 
 
 def open_training_data(args: DataArguments) -> TrainingData:

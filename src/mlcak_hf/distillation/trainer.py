@@ -194,6 +194,7 @@ class MLCAKTrainer(Trainer):
     ) -> Any:
         """Compute the loss of a micro-batch: its share of the whole step in training, classification in evaluation."""
         inputs = dict(inputs)
+        inputs.pop("index", None)
         teacher_pixels, weights = inputs.pop("teacher_pixel_values", None), inputs.pop("image_weights", None)
         if not model.training:
             outputs = model(**inputs)
