@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DicomError
-from ..image_processing_mlcak import area_resize
+from .resampling import Weights, area_overlaps, pixel_edges, resample
 
 Voi = Literal["dicom", "percentile", "none"]
 VOI_MODES: tuple[str, ...] = get_args(Voi)
@@ -97,18 +97,49 @@ def percentile_limits(values: npt.NDArray[np.float32], valid: npt.NDArray[np.boo
     Raises:
         DicomError: All pixels are padding, or the percentiles coincide (an empty exposure): no limits can be taken.
     """
-    height, width = values.shape
-    scale = PERCENTILE_REFERENCE_PX / max(height, width)
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    edges = pixel_edges(values.shape[0]), pixel_edges(values.shape[1])
     if valid is None or bool(valid.all()):
-        reference = area_resize(values, *size).ravel()
-    else:
-        share = area_resize(valid.astype(np.float32), *size)
-        total = area_resize(np.where(valid, values, np.float32(0.0)), *size)
-        counts = share > 1e-3
-        reference = total[counts] / share[counts]
-        if reference.size == 0:
-            raise DicomError('every pixel is padding; there is no image. Use voi="none" to see what is stored')
+        return reference_limits(values, *edges)
+    weights = _onto_reference(*edges)
+    share = resample(valid, *weights)
+    total = resample(np.where(valid, values, np.float32(0.0)), *weights)
+    counts = share > 1e-3
+    if not counts.any():
+        raise DicomError('every pixel is padding; there is no image. Use voi="none" to see what is stored')
+    return _limits(total[counts] / share[counts])
+
+
+def reference_limits(
+    values: npt.NDArray[np.float32], row_edges: npt.NDArray[np.float64], column_edges: npt.NDArray[np.float64]
+) -> tuple[float, float]:
+    """Take the limits of `percentile_limits` from samples of a radiograph.
+
+    Args:
+        values: Samples, shape (h, w).
+        row_edges, column_edges: Where they lie: their edges in pixels of the radiograph.
+
+    Returns:
+        Lower and upper limit, lower < upper.
+
+    Raises:
+        DicomError: The percentiles coincide.
+    """
+    return _limits(resample(values, *_onto_reference(row_edges, column_edges)))
+
+
+def _onto_reference(
+    row_edges: npt.NDArray[np.float64], column_edges: npt.NDArray[np.float64]
+) -> tuple[Weights, Weights]:
+    """Weights onto the reference size, which keeps the shape of the image."""
+    longer = max(row_edges[-1], column_edges[-1])
+    rows, columns = (
+        area_overlaps(edges, max(1, round(PERCENTILE_REFERENCE_PX * edges[-1] / longer)))
+        for edges in (row_edges, column_edges)
+    )
+    return rows, columns
+
+
+def _limits(reference: npt.NDArray[np.float32]) -> tuple[float, float]:
     low, high = (float(v) for v in np.percentile(reference.astype(np.float64), PERCENTILES))
     if not high - low > 1e-5 * max(abs(low), abs(high)):  # less is rounding: a 16-bit step is 1.5e-5 of the range
         raise DicomError(

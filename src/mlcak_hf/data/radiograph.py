@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -10,9 +11,10 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ..errors import DicomError
-from ..image_processing_mlcak import area_resize, fit_to_square, to_unit_range
-from .dicom import MAX_PIXELS, read_dicom
+from ..image_processing_mlcak import to_unit_range
+from .dicom import MAX_PIXELS, read_dicom, read_dicom_resized
 from .intensity import VOI_MODES, Voi, percentile_limits
+from .resampling import pixel_edges, resample, weights_onto_square
 
 Fit = Literal["pad", "squash"]
 FITS: tuple[str, ...] = get_args(Fit)
@@ -55,13 +57,58 @@ def read_radiograph(
     (28, 28)
     ```
     """
-    path = Path(path)
+    if size_px is not None:
+        return read_resized(path, size_px, fit, voi).pixels
+    path = _checked(path, fit, voi)
+    return _read_picture(path, voi) if _is_picture(path) else read_dicom(path, voi)
+
+
+@dataclass(frozen=True)
+class ResizedRadiograph:
+    """A small square image of a radiograph, and how large the file's own image is.
+
+    Args:
+        pixels: float32 of shape (size_px, size_px) in [0, 1]. 0 is dark (air).
+        original_height, original_width: Of the file's image, in pixels.
+    """
+
+    pixels: npt.NDArray[np.float32]
+    original_height: int
+    original_width: int
+
+
+def read_resized(path: str | Path, size_px: int, fit: Fit = "pad", voi: Voi = "dicom") -> ResizedRadiograph:
+    """Read a radiograph as a small square: `read_radiograph` with the size of the original.
+
+    Args:
+        path, size_px, fit, voi: As in `read_radiograph`.
+
+    Returns:
+        The square and the original size.
+
+    Raises:
+        DicomError: As in `read_radiograph`.
+    """
+    path = _checked(path, fit, voi)
+    if size_px < 1:
+        raise DicomError(f"size_px must be at least 1 or None, but {size_px} came")
+    if _is_picture(path):
+        image = _read_picture(path, voi)
+        return ResizedRadiograph(resize_radiograph(image, size_px, fit), *image.shape)
+    pixels, size = read_dicom_resized(path, size_px, fit, voi)
+    return ResizedRadiograph(pixels, *size)
+
+
+def _checked(path: str | Path, fit: str, voi: str) -> Path:
     if fit not in FITS:
         raise DicomError(f"fit must be one of {', '.join(FITS)}, but {fit!r} came")
     if voi not in VOI_MODES:
         raise DicomError(f"voi must be one of {', '.join(VOI_MODES)}, but {voi!r} came")
-    if size_px is not None and size_px < 1:
-        raise DicomError(f"size_px must be at least 1 or None, but {size_px} came")
+    return Path(path)
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether a file is a PNG or JPEG by its first bytes; anything else is taken for DICOM."""
     try:
         with path.open("rb") as stream:
             head = stream.read(len(_PNG))
@@ -69,9 +116,7 @@ def read_radiograph(
         raise RadiographNotFoundError(f"there is no file {path}; check the path") from None
     except OSError as error:
         raise DicomError(f"{path} cannot be opened ({error.strerror}); it must be a readable file") from None
-    is_picture = head.startswith((_PNG, _JPEG))
-    image = _read_picture(path, voi) if is_picture else read_dicom(path, voi)
-    return image if size_px is None else resize_radiograph(image, size_px, fit)
+    return head.startswith((_PNG, _JPEG))
 
 
 def resize_radiograph(image: npt.NDArray[np.float32], size_px: int, fit: Fit = "pad") -> npt.NDArray[np.float32]:
@@ -85,7 +130,8 @@ def resize_radiograph(image: npt.NDArray[np.float32], size_px: int, fit: Fit = "
     Returns:
         float32 of shape (size_px, size_px) in [0, 1].
     """
-    return np.asarray(np.clip(area_resize(fit_to_square(image, fit), size_px, size_px), 0.0, 1.0), dtype=np.float32)
+    weights = weights_onto_square(pixel_edges(image.shape[0]), pixel_edges(image.shape[1]), size_px, fit)
+    return np.asarray(np.clip(resample(image, *weights), 0.0, 1.0))
 
 
 def _read_picture(path: Path, voi: Voi) -> npt.NDArray[np.float32]:

@@ -24,8 +24,8 @@ from pydicom.uid import (
 from vindr_factories import chest, look_up_table, make_dicom
 
 from mlcak_hf.data.dicom import header as header_module
+from mlcak_hf.data.dicom import opened as opened_module
 from mlcak_hf.data.dicom import read_dicom
-from mlcak_hf.data.dicom import reader as reader_module
 from mlcak_hf.errors import DicomError
 
 EXACT_SYNTAXES = [
@@ -373,8 +373,8 @@ def test_a_panic_of_a_plugin_is_an_unreadable_file_but_ctrl_c_is_not(tmp_path, m
 
 def test_patients_tags_are_never_read(tmp_path, monkeypatch) -> None:
     seen: list[pydicom.Dataset] = []
-    check = reader_module.check_layout
-    monkeypatch.setattr(reader_module, "check_layout", lambda dataset: seen.append(dataset) or check(dataset))
+    check = opened_module.check_layout
+    monkeypatch.setattr(opened_module, "check_layout", lambda dataset: seen.append(dataset) or check(dataset))
     read_dicom(make_dicom(tmp_path / "x.dicom", chest(), bits=12))
     assert "SECRET" not in str(seen[0])
     assert "PatientName" not in seen[0]

@@ -98,3 +98,34 @@ def _look_up_table(dataset: pydicom.Dataset, item: pydicom.Dataset, signed: bool
     if not 8 <= bits <= 16 or len(entries) != count or int(entries.max()) >= 1 << bits:
         raise DicomError(f"its {what} declares {count} entries of {bits} bits, but its data does not match")
     return LookUpTable(first, entries, bits)
+
+
+def linear_modality(dataset: pydicom.Dataset) -> tuple[float, float] | None:
+    """Slope and intercept of the modality transform, None where it is a look-up table."""
+    if dataset.get("ModalityLUTSequence"):
+        return None
+    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+    return float(1 if slope is None else slope), float(0 if intercept is None else intercept)
+
+
+def linear_window(dataset: pydicom.Dataset, stored_range: tuple[float, float]) -> tuple[float, float] | None:
+    """Modality values that become 0 and 1 where the file's own view is a straight line between them.
+
+    Args:
+        dataset: The image tags.
+        stored_range: What the view is without a window.
+
+    Returns:
+        (low, high), or None where the view is a look-up table, a sigmoid, or faulty.
+    """
+    center, width = (_first(dataset.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
+    if dataset.get("VOILUTSequence"):
+        return None
+    if center is None and width is None:
+        return stored_range
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
+    if center is None or width is None or function not in ("LINEAR", "LINEAR_EXACT"):
+        return None
+    if function == "LINEAR":
+        center, width = center - 0.5, width - 1
+    return (center - width / 2, center + width / 2) if np.isfinite(center) and 0 < width < np.inf else None

@@ -6,20 +6,18 @@ is worked out once, in double precision, for each of the 2**BitsStored possible 
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 
 from ...errors import DicomError
 from ..intensity import VOI_MODES, Voi, percentile_limits
-from .grey import file_limits, modality_values, padding_values
-from .header import check_layout, read_image_tags
+from ..resampling import pixel_edges, resample, weights_onto_square
+from .grey import file_limits
+from .opened import OpenDicom, explained, open_dicom
 from .pixels import decode_pixels
+from .reduced import read_reduced
 
 
 def read_dicom(path: str | Path, voi: Voi = "dicom") -> npt.NDArray[np.float32]:
@@ -43,51 +41,62 @@ def read_dicom(path: str | Path, voi: Voi = "dicom") -> npt.NDArray[np.float32]:
     Raises:
         DicomError: The file cannot be read, or not without guessing; names the file and the remedy, no patient data.
     """
-    path = Path(path)
+    opened = open_dicom(_checked(path, voi))
+    codes, grey = _read_pixels(opened, Path(path), voi)
+    return np.asarray(grey[codes])
+
+
+def read_dicom_resized(
+    path: str | Path, size_px: int, fit: str = "pad", voi: Voi = "dicom"
+) -> tuple[npt.NDArray[np.float32], tuple[int, int]]:
+    """Read a DICOM file as a small square: what `read_dicom` and an area average give, without the full image.
+
+    JPEG 2000 files are decoded at a half, a quarter or an eighth of their size where that makes no difference that
+    matters (see `reduced.py`).
+
+    Args:
+        path: The file.
+        size_px: Side of the square, in pixels.
+        fit: "pad" or "squash".
+        voi: As in `read_dicom`.
+
+    Returns:
+        float32 of shape (size_px, size_px) in [0, 1], and the file's (Rows, Columns).
+
+    Raises:
+        DicomError: As in `read_dicom`.
+    """
+    path = _checked(path, voi)
+    opened = open_dicom(path)
+    size = (opened.layout.rows, opened.layout.columns)
+    with explained(path, f"decode its pixels ({opened.layout.syntax.name})"):
+        image = read_reduced(opened, size_px, fit, voi)
+    if image is None:
+        codes, grey = _read_pixels(opened, path, voi)
+        weights = weights_onto_square(pixel_edges(size[0]), pixel_edges(size[1]), size_px, fit)
+        image = np.clip(resample(codes, *weights, grey=grey.__getitem__), 0.0, 1.0)
+    return np.asarray(image), size
+
+
+def _checked(path: str | Path, voi: str) -> Path:
     if voi not in VOI_MODES:
         raise DicomError(f"voi must be one of {', '.join(VOI_MODES)}, but {voi!r} came")
-    with _explained(path, "read its header"):
-        dataset = read_image_tags(path)
-        layout = check_layout(dataset)
-        values, stored_range = modality_values(dataset, layout)
-        padded = padding_values(dataset, layout)
-    with _explained(path, f"decode its pixels ({layout.syntax.name})"):
-        codes = decode_pixels(dataset, layout)
-    with _explained(path, "apply its grey-value transforms"):
+    return Path(path)
+
+
+def _read_pixels(opened: OpenDicom, path: Path, voi: Voi) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float32]]:
+    """Decode all pixels: their stored values, shape (Rows, Columns), and the grey value of each stored value."""
+    values, padded = opened.values, opened.padded
+    with explained(path, f"decode its pixels ({opened.layout.syntax.name})"):
+        codes = decode_pixels(opened.dataset, opened.layout)
+    with explained(path, "apply its grey-value transforms"):
+        low, high = opened.stored_range
+        windowed = file_limits(opened.dataset, values) if voi == "dicom" else None
         if voi == "percentile":
-            modality = values.astype(np.float32)[codes]
-            low, high = percentile_limits(modality, None if padded is None else ~padded[codes])
-            grey = (values - low) / (high - low)
-        else:
-            windowed = file_limits(dataset, values) if voi == "dicom" else None
-            full = (values - stored_range[0]) / (stored_range[1] - stored_range[0])
-            grey = full if windowed is None else windowed
-        grey = np.clip(grey, 0.0, 1.0)
-        if layout.inverted:
+            low, high = percentile_limits(values.astype(np.float32)[codes], None if padded is None else ~padded[codes])
+        grey = np.clip((values - low) / (high - low) if windowed is None else windowed, 0.0, 1.0)
+        if opened.layout.inverted:
             grey = 1.0 - grey
         if padded is not None:
             grey[padded] = 0.0
-    return np.asarray(grey.astype(np.float32)[codes])
-
-
-@contextlib.contextmanager
-def _explained(path: Path, doing: str) -> Iterator[None]:
-    """Turn whatever goes wrong in pydicom and its plugins into one DicomError that names the file."""
-    try:
-        # pydicom's warnings about odd values quote the file, and in a damaged one that may be the patient's name.
-        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    except DicomError as error:
-        raise DicomError(f"{path.name}: {error}") from None
-    except MemoryError:
-        raise
-    except BaseException as error:
-        # The RLE plugin written in Rust panics with an exception outside of `Exception`.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        # The cause's own text may quote the file; its type says enough and can hold nobody's name.
-        raise DicomError(
-            f"{path.name}: cannot {doing} ({type(error).__name__}). The file may be cut off or damaged, or is no DICOM"
-            " image; copy or download it again, or leave it out"
-        ) from (error if "pixels" in doing else None)
+    return codes, grey.astype(np.float32)

@@ -19,7 +19,7 @@ from PIL import Image
 from ...configuration_mlcak import VINDR_CXR_FINDINGS
 from ...errors import DatasetError, LabelError
 from ..intensity import PERCENTILE_REFERENCE_PX, PERCENTILES, VOI_MODES, Voi
-from ..radiograph import FITS, Fit, read_radiograph, resize_radiograph
+from ..radiograph import FITS, Fit, read_resized
 from .labels import (
     AGGREGATIONS,
     GLOBAL_CLASS_NAMES,
@@ -186,13 +186,13 @@ def image_rows(
     Raises:
         DicomError: The file cannot be read.
     """
-    radiograph = read_radiograph(record.path, voi=config.voi)
-    record = replace(record, boxes=record.boxes_in(*radiograph.shape))
+    radiograph = read_resized(record.path, config.size_px, config.fit, config.voi)
+    record = replace(record, boxes=record.boxes_in(radiograph.original_height, radiograph.original_width))
     common = {
         "image_id": record.image_id,
-        "image": {"bytes": _png(resize_radiograph(radiograph, config.size_px, config.fit)), "path": None},
-        "original_height": radiograph.shape[0],
-        "original_width": radiograph.shape[1],
+        "image": {"bytes": _png(radiograph.pixels), "path": None},
+        "original_height": radiograph.original_height,
+        "original_width": radiograph.original_width,
         "group": record.group if pseudonyms is None else pseudonyms[record.group],
     }
     if not per_reader:

@@ -1,0 +1,104 @@
+"""JPEG 2000 at a half, a quarter or an eighth of its size: the low-pass samples of the codestream, by Pillow.
+
+Pillow hands OpenJPEG's reduced decoding through, which the other decoders here do not. What comes out is exact: the
+samples of the wavelet transform that the file holds. What they say about area averages is settled in `reduced.py`.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+_START = b"\xff\x4f\xff\x51"  # start of codestream, then always its size
+_END = b"\xff\xd9"
+
+
+@dataclass(frozen=True)
+class Codestream:
+    """What the headers of a JPEG 2000 codestream say.
+
+    Args:
+        rows, columns: Size of the image.
+        bits: Precision of a sample.
+        signed: Whether samples are signed.
+        levels: Levels of the wavelet transform.
+    """
+
+    rows: int
+    columns: int
+    bits: int
+    signed: bool
+    levels: int
+
+
+def read_codestream(frame: bytes) -> Codestream | None:
+    """Read the main header of a JPEG 2000 codestream, with or without a JP2 file around it.
+
+    Args:
+        frame: The compressed image.
+
+    Returns:
+        What it says; None where it is cut off or damaged, or no single plain component that starts at the origin.
+    """
+    start = frame.find(_START, 0, 4096)
+    # Without its end, a reduced image would be made of what is left, without a word.
+    if start < 0 or len(frame) < start + 45 or not frame[-16:].rstrip(b"\0").endswith(_END):
+        return None
+
+    def number(offset: int, size: int) -> int:
+        return int.from_bytes(frame[start + offset : start + offset + size], "big")
+
+    x1, y1, x0, y0 = (number(offset, 4) for offset in (8, 12, 16, 20))
+    tile_x0, tile_y0, components = number(32, 4), number(36, 4), number(40, 2)
+    if (x0, y0, tile_x0, tile_y0, components) != (0, 0, 0, 0, 1) or (number(43, 1), number(44, 1)) != (1, 1):
+        return None
+    position = 4 + number(4, 2)
+    levels = None
+    while (marker := number(position, 2)) not in (0xFF90, 0xFFD9) and marker > 0xFF00:
+        if marker == 0xFF53:  # a component with levels of its own
+            return None
+        if marker == 0xFF52:
+            levels = number(position + 9, 1)
+        position += 2 + number(position + 2, 2)
+    if levels is None:
+        return None
+    precision = number(42, 1)
+    return Codestream(y1, x1, (precision & 0x7F) + 1, bool(precision & 0x80), levels)
+
+
+def decode_low_pass(frame: bytes, codestream: Codestream, reduction: int) -> npt.NDArray[np.float32]:
+    """Decode the low-pass samples of a codestream.
+
+    Args:
+        frame: The compressed image.
+        codestream: Its header.
+        reduction: How many levels to leave out, 1 to `codestream.levels`.
+
+    Returns:
+        float32 of shape (ceil(rows / 2**reduction), ceil(columns / 2**reduction)), in stored values.
+
+    Raises:
+        OSError: The data is damaged, or of a kind that Pillow does not read.
+    """
+    step = 1 << reduction
+    with Image.open(io.BytesIO(frame), formats=("JPEG2000",)) as image:
+        image.reduce = reduction
+        # Pillow rounds the reduced size, OpenJPEG takes the ceiling: without this, half of all sizes fail.
+        image._size = tuple(-(-n // step) * step for n in (codestream.columns, codestream.rows))
+        image.load()
+        if image.mode not in ("L", "I;16"):
+            raise OSError(f"unexpected mode {image.mode}")
+        samples = np.asarray(image)
+    # Pillow moves the samples to the top of 8 or 16 bits, and signed ones above zero.
+    depth = 8 if samples.dtype == np.uint8 else 16
+    stored = (samples >> (depth - codestream.bits)).astype(np.float32)
+    if codestream.signed:
+        stored -= np.float32(1 << (codestream.bits - 1))
+    expected = (-(-codestream.rows // step), -(-codestream.columns // step))
+    if stored.shape != expected:
+        raise OSError(f"reduced to {stored.shape}, not {expected}")
+    return stored

@@ -1,0 +1,120 @@
+"""Area averages of large radiographs: weights onto the final square, and products that touch only what they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+Weights = npt.NDArray[np.float32]
+
+# Each row of area weights is zero but for one short run. Products of this many rows at a time skip nearly all zeros and
+# are still large enough to be fast (measured: ten times as fast as one product for 2880 -> 224).
+_ROWS_AT_A_TIME = 8
+
+
+def pixel_edges(n: int) -> npt.NDArray[np.float64]:
+    """Edges of n pixels in pixels: 0, 1, ..., n."""
+    return np.arange(n + 1, dtype=np.float64)
+
+
+def low_pass_edges(n: int, reduction: int) -> npt.NDArray[np.float64]:
+    """Edges, in pixels, of what each low-pass sample of a wavelet transform stands for.
+
+    The filters of JPEG 2000 are symmetric about a pixel: low-pass sample i of r levels lies on the centre of pixel
+    `2**r * i`, which is `0.5 * (1 - 2**-r)` samples before the centre of the block of `2**r` pixels. So it stands for
+    `2**r` pixels about that centre; the first and the last one stand for what is left at the ends.
+
+    Args:
+        n: Length of the image, in pixels.
+        reduction: r, the number of levels, at least 0.
+
+    Returns:
+        float64 of shape (ceil(n / 2**r) + 1,), ascending from 0 to n.
+    """
+    step = 1 << reduction
+    edges = np.arange(-(-n // step) + 1, dtype=np.float64) * step + 0.5 - step / 2
+    edges[0], edges[-1] = 0, n
+    return edges
+
+
+def weights_onto_square(
+    row_edges: npt.NDArray[np.float64], column_edges: npt.NDArray[np.float64], size_px: int, fit: str
+) -> tuple[Weights, Weights]:
+    """Weights that average an image's samples onto the final square, by the share of each sample in each pixel.
+
+    Args:
+        row_edges, column_edges: Edges of the samples in pixels, ascending from 0 to the height and to the width.
+        size_px: Side of the square.
+        fit: "pad" (dark, centred; an odd pixel goes to the end) or "squash".
+
+    Returns:
+        float32 weights `(size_px, rows)` and `(size_px, columns)`: for whole pixels those of `area_resize` after
+        `fit_to_square`. Rows that lie in the padding are 0.
+    """
+    longer = max(row_edges[-1], column_edges[-1])
+    rows, columns = (
+        area_overlaps(edges, size_px, longer if fit == "pad" else None) for edges in (row_edges, column_edges)
+    )
+    return rows, columns
+
+
+def area_overlaps(edges: npt.NDArray[np.float64], n_out: int, side: float | None = None) -> Weights:
+    """Share of each sample in each of `n_out` equal intervals.
+
+    Args:
+        edges: Edges of the samples, ascending from 0 to the length.
+        n_out: Number of intervals.
+        side: What the intervals divide: at least the length, which lies in its middle (whole numbers); None is the
+            length itself.
+
+    Returns:
+        float32 of shape (n_out, samples).
+    """
+    side = edges[-1] if side is None else side
+    out = np.arange(n_out + 1) * (side / n_out) - (side - edges[-1]) // 2
+    low = np.maximum(out[:-1, None], edges[None, :-1])
+    high = np.minimum(out[1:, None], edges[None, 1:])
+    shares: Weights = (np.clip(high - low, 0, None) * (n_out / side)).astype(np.float32)
+    return shares
+
+
+def resample(
+    image: npt.NDArray[np.generic],
+    row_weights: Weights,
+    column_weights: Weights,
+    grey: Callable[[npt.NDArray[np.generic]], npt.NDArray[np.float32]] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Resample an image; its rows are turned into grey values a few at a time, so that no large copy is made.
+
+    Args:
+        image: Shape (H, W).
+        row_weights, column_weights: Shapes (h, H) and (w, W).
+        grey: What to make of the rows, shape (n, W), before they are averaged; None takes them as they are.
+
+    Returns:
+        float32 of shape (h, w): `row_weights @ grey(image) @ column_weights.T`.
+    """
+    few_rows = np.empty((len(row_weights), image.shape[1]), dtype=np.float32)
+    for out, taken, weights in _runs(row_weights):
+        rows = image[taken] if grey is None else grey(image[taken])
+        np.matmul(weights, np.asarray(rows, dtype=np.float32), out=few_rows[out])
+    result = np.empty((len(row_weights), len(column_weights)), dtype=np.float32)
+    for out, taken, weights in _runs(column_weights):
+        result[:, out] = few_rows[:, taken] @ weights.T
+    return result
+
+
+def _runs(weights: Weights) -> list[tuple[slice, slice, Weights]]:
+    """Cut weights (n_out, n_in) into groups of rows: (rows, the inputs that count for them, weights between both)."""
+    counts = weights != 0
+    first, last = counts.argmax(axis=1), weights.shape[1] - counts[:, ::-1].argmax(axis=1)
+    some = counts.any(axis=1)  # rows of padding have none
+    runs = []
+    for start in range(0, len(weights), _ROWS_AT_A_TIME):
+        rows = slice(start, start + _ROWS_AT_A_TIME)
+        used = some[rows]
+        taken = slice(int(first[rows][used].min()), int(last[rows][used].max())) if used.any() else slice(0, 0)
+        runs.append((rows, taken, weights[rows, taken]))
+    return runs
