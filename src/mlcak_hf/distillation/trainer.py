@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -9,13 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.utils import logging
 
 from ..errors import DistillationError
 from ..modeling_mlcak import global_classification_loss, local_classification_loss
 from .attention import AttentionAlignment
+from .checkpoints import WholeCheckpointTrainer
 from .losses import AttentionDistillationLoss, LogitDistillationLoss, sum_per_item
+from .not_finite import not_finite_message, rows_not_finite
+from .step_clock import StepClock
 from .teacher import check_teacher, load_teacher
 from .training_args import MLCAKTrainingArguments
 
@@ -41,14 +45,16 @@ class EpochCallback(TrainerCallback):
         self.collator.set_epoch(int(state.epoch or 0))
 
 
-class MLCAKTrainer(Trainer):
+class MLCAKTrainer(WholeCheckpointTrainer):
     r"""
     Trains a student on `L = L_classification + alpha * D(local) + beta * D(global) + gamma * D(attention)`.
 
     Every part is a sum over images divided by the images of the whole optimizer step, over all its micro-batches and
     processes, so that accumulation, several processes and a short last micro-batch change no gradient. Evaluation is
     classification only. Every part is logged: `loss_global`, `loss_local`, `distil_global`, `distil_local`,
-    `distil_attention`, each before its weight.
+    `distil_attention`, each before its weight; and of the steps' time `images_per_second` (of all processes),
+    `data_wait_share` and, with a teacher, `teacher_share`. A loss that is not finite stops the training. Checkpoints
+    appear only when they are whole.
 
     Args:
         model: the student, an [`MLCAKForCXRClassification`].
@@ -109,6 +115,8 @@ class MLCAKTrainer(Trainer):
         self._attention_distance = AttentionDistillationLoss(args.attention_loss)
         self._part_sums: dict[str, Tensor] = {}
         self._images_since_log = 0.0
+        self._clock = StepClock(args.device)
+        self.add_callback(self._clock)
 
     def _set_teacher(self, teacher: Any) -> None:
         """Freeze the teacher and keep it beside the model: a part of it would be saved, trained and wrapped."""
@@ -157,7 +165,8 @@ class MLCAKTrainer(Trainer):
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
         """Fetch the micro-batches of one optimizer step and count its images over all processes."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        with self._clock.waiting():
+            batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
         self._mark_repeats(batches[-1])
@@ -184,6 +193,36 @@ class MLCAKTrainer(Trainer):
                     batch[name][real:] = -1
 
     # Loss
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Compute the gradients of a micro-batch, and stop if its loss is not finite.
+
+        Raises:
+            DistillationError: names the images, and whether the student, the teacher or the pixels are to blame.
+        """
+        loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
+        # The Trainer looks at this number next anyway, to leave a loss that is not finite out of its log.
+        if not math.isfinite(loss.item()):
+            raise DistillationError(self._explain_not_finite(inputs))
+        return loss
+
+    @torch.no_grad()
+    def _explain_not_finite(self, inputs: dict[str, Any]) -> str:
+        inputs = self._prepare_inputs(inputs)
+        found = rows_not_finite(inputs)
+        if not found:
+            self.model.eval()
+            outputs = {"student": self.model(inputs["pixel_values"])}
+            if self.teacher is not None and "teacher_pixel_values" in inputs:
+                outputs["teacher"] = self.teacher(inputs["teacher_pixel_values"])
+            for who, output in outputs.items():
+                found |= {f"{who}'s {name}": rows for name, rows in rows_not_finite(output).items()}
+        if "index" in inputs:
+            name_of = getattr(self.train_dataset, "image_name", "row {}".format)
+            names = [name_of(row) for row in inputs["index"].tolist()]
+        else:
+            names = [f"number {number} of the batch" for number in range(len(inputs["pixel_values"]))]
+        return not_finite_message(self.state.global_step + 1, found, names)
 
     def compute_loss(
         self,
@@ -232,7 +271,7 @@ class MLCAKTrainer(Trainer):
                 "(MLCAKCollator(..., teacher_processor=...))."
             )
         assert self.teacher is not None
-        with torch.no_grad():
+        with torch.no_grad(), self._clock.teaching():
             taught = self.teacher(pixel_values=teacher_pixels, output_attentions=self._alignment is not None)
         parts = {}
         if self.args.alpha > 0 and outputs.local_logits is not None:
@@ -271,9 +310,15 @@ class MLCAKTrainer(Trainer):
         if "loss" in logs and self._part_sums:
             zero = next(iter(self._part_sums.values())).new_zeros(())
             sums = [self._part_sums.get(name, zero) for name in _PARTS]
-            reduced = self.accelerator.reduce(torch.stack([*sums, zero + self._images_since_log]), reduction="sum")
-            means = dict(zip(_PARTS, (reduced[:-1] / reduced[-1]).tolist(), strict=True))
-            logs |= {name: means[name] for name in _PARTS if name in self._part_sums}
+            own = torch.stack([*sums, zero + self._images_since_log, *self._clock.read().to(zero)])
+            *parts, images, step_s, wait_s, teacher_s = self.accelerator.reduce(own, reduction="sum").tolist()
+            means = dict(zip(_PARTS, parts, strict=True))
+            logs |= {name: means[name] / images for name in _PARTS if name in self._part_sums}
+            # Seconds are added up over processes, which work side by side.
+            logs["images_per_second"] = images * self.args.world_size / step_s
+            logs["data_wait_share"] = wait_s / step_s
+            if self.teacher is not None:
+                logs["teacher_share"] = teacher_s / step_s
             self._part_sums, self._images_since_log = {}, 0.0
         super().log(logs, start_time)
 

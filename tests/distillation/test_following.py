@@ -1,0 +1,127 @@
+"""What a person who follows a training sees: where the time goes, and which image broke it."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from toys import make_trainer, toy_collator, toy_model, toy_rows
+from transformers import TrainerCallback
+
+from mlcak_hf.distillation.not_finite import not_finite_message, rows_not_finite
+from mlcak_hf.errors import DistillationError
+
+
+class Named(list):
+    """Rows that know the names of their images, as RadiographDataset does."""
+
+    def image_name(self, index: int) -> str:
+        return f"image-{index}"
+
+
+def training_logs(trainer):
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+# Time
+
+
+class SlowCollator:
+    """A collator that keeps the step waiting."""
+
+    def __init__(self, seconds: float):
+        self.collator, self.seconds = toy_collator(), seconds
+
+    def __call__(self, rows):
+        time.sleep(self.seconds)
+        return self.collator(rows)
+
+
+class SlowLog(TrainerCallback):
+    def on_log(self, *arguments, **options):
+        time.sleep(0.3)
+
+
+def test_the_shares_of_a_steps_time_are_logged(tmp_path):
+    """Three batches of 0.1 s and three of the teacher's 0.05 s; the 0.3 s of every log lie between steps."""
+    teacher = toy_model(32, 4, layers=4, seed=2)
+    teacher.register_forward_pre_hook(lambda *arguments: time.sleep(0.05))
+    rows, collator = toy_rows(12), SlowCollator(0.1)
+    trainer = make_trainer(tmp_path, teacher=teacher, rows=rows, collator=collator, callbacks=[SlowLog()], max_steps=3)
+    trainer.train()
+    logs = training_logs(trainer)
+    step_s = [4 / entry["images_per_second"] for entry in logs]
+    waited = [entry["data_wait_share"] * seconds for entry, seconds in zip(logs, step_s, strict=True)]
+    taught = [entry["teacher_share"] * seconds for entry, seconds in zip(logs, step_s, strict=True)]
+    assert len(logs) == 3
+    assert 0.3 <= sum(waited) < sum(step_s) - 0.15
+    assert all(seconds >= 0.05 for seconds in taught)
+    assert sum(step_s) < 0.9
+
+
+def test_without_a_teacher_its_share_is_not_logged(tmp_path):
+    trainer = make_trainer(tmp_path, teacher=None, max_steps=1)
+    trainer.train()
+    assert "teacher_share" not in training_logs(trainer)[0]
+    assert training_logs(trainer)[0]["images_per_second"] > 0
+
+
+# NaN and Inf
+
+
+def test_a_broken_student_stops_the_training_and_names_the_images(tmp_path):
+    student = toy_model(seed=1)
+    with torch.no_grad():
+        student.classifier.weight[0, 0] = math.inf
+    trainer = make_trainer(tmp_path, student, rows=Named(toy_rows(4)))
+    with pytest.raises(DistillationError) as raised:
+        trainer.train()
+    message = str(raised.value)
+    assert "step 1" in message
+    assert "student's logits" in message
+    assert "teacher" not in message
+    assert "Images (4 of 4)" in message
+    assert all(f"image-{index}" in message for index in range(4))
+    assert trainer.state.global_step == 0, "no weight has changed"
+
+
+def test_a_broken_teacher_is_told_from_a_broken_student(tmp_path):
+    teacher = toy_model(32, 4, layers=4, seed=2)
+    with torch.no_grad():
+        teacher.local_classifier.bias[1] = math.nan
+    with pytest.raises(DistillationError, match=r"teacher's local_logits.*row 0.*Load a sound teacher"):
+        make_trainer(tmp_path, teacher=teacher, rows=toy_rows(4)).train()
+
+
+class BrokenPixels:
+    """A collator that spoils the image of row 2."""
+
+    def __init__(self):
+        self.collator = toy_collator()
+
+    def __call__(self, rows):
+        batch = self.collator(rows)
+        batch["pixel_values"][batch["index"] == 2] = np.nan
+        return batch
+
+
+def test_only_the_broken_image_is_named(tmp_path):
+    with pytest.raises(DistillationError, match=r"in: pixel_values\. Images \(1 of 4\): image-2\. Look at these"):
+        make_trainer(tmp_path, rows=Named(toy_rows(4)), collator=BrokenPixels()).train()
+
+
+def test_rows_not_finite():
+    tensors = {
+        "logits": torch.tensor([[1.0, 2.0], [math.nan, 0.0], [0.0, -math.inf]]),
+        "pixels": torch.zeros(3, 1, 2, 2),
+        "labels": torch.tensor([1, 2, 3]),
+        "weights": torch.tensor([1.0, 1.0, math.inf]),
+        "attentions": (torch.zeros(3),),
+        "loss": torch.tensor(math.nan),
+    }
+    assert rows_not_finite(tensors) == {"logits": [1, 2], "weights": [2]}
+    message = not_finite_message(7, {}, [f"image-{i}" for i in range(30)])
+    assert "the loss only" in message
+    assert "Images (30 of 30)" in message
+    assert message.count("image-") == 20
