@@ -14,9 +14,11 @@ from .data.training_data import DataArguments, TrainingData
 from .distillation import MLCAKTrainer
 from .modeling_mlcak import MLCAKForCXRClassification
 from .recipes import resolve_model
+from .training_curves import draw_training_curves
 
 #: Beside the weights of a model that was trained with the scripts.
 TRAINING_FILE = "training.json"
+CURVES_FILE = "curves.png"
 
 
 @dataclass
@@ -67,7 +69,7 @@ def build_model(arguments: ModelArguments, labels: dict[str, Any]) -> MLCAKForCX
 def save_trained(
     trainer: MLCAKTrainer, model_args: ModelArguments, data_args: DataArguments, data: TrainingData, script: str
 ) -> None:
-    """Evaluate and save a trained model with its image processor and `training.json`, the record for its card.
+    """Evaluate and save a trained model with its image processor, `training.json` (the record for its card) and curves.
 
     The folder may be published: of local paths, the record keeps only the last part.
 
@@ -100,7 +102,9 @@ def save_trained(
         "steps": trainer.state.global_step,
         "log": trainer.state.log_history,
     }
-    Path(str(trainer.args.output_dir), TRAINING_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    folder = Path(str(trainer.args.output_dir))
+    (folder / TRAINING_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    draw_training_curves(trainer.state.log_history, folder / CURVES_FILE, title=folder.name)
 
 
 def _without_folders(value: Any) -> Any:

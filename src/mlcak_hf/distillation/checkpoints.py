@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from transformers.utils import logging
 
 from ..errors import DistillationError
@@ -166,12 +166,7 @@ class WholeCheckpointTrainer(Trainer):
         if self.args.push_to_hub:
             super()._push_from_checkpoint(str(run / name))
         if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=str(run),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+            _delete_old(run, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     @contextmanager
     def _writing_into(self, folder: Path) -> Iterator[None]:
@@ -194,3 +189,17 @@ def _give_its_name(written: Path, named: Path) -> None:
         named.rename(written.with_name("replaced"))
     written.rename(named)
     shutil.rmtree(written.parent)
+
+
+def _delete_old(run: Path, limit: int | None, best: str | None) -> None:
+    """Keep as many checkpoints as wanted, the newest and the best among them, as `rotate_checkpoints` does."""
+    if limit is None or limit <= 0:
+        return
+    checkpoints = [Path(name) for name in sort_checkpoints(str(run), use_mtime=True)]
+    kept = {checkpoints[-1]} if best is None else {checkpoints[-1], Path(best)}
+    others = [checkpoint for checkpoint in checkpoints if checkpoint not in kept]
+    for checkpoint in others[: max(0, len(checkpoints) - max(limit, len(kept)))]:
+        # Out of sight first: a kill while files are being deleted leaves no half of a checkpoint either.
+        (run / _UNFINISHED).mkdir(exist_ok=True)
+        checkpoint.rename(run / _UNFINISHED / checkpoint.name)
+    shutil.rmtree(run / _UNFINISHED, ignore_errors=True)
