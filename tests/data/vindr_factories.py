@@ -11,7 +11,22 @@ import numpy as np
 import pydicom
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+    generate_uid,
+)
 
 from mlcak_hf.data import read_radiograph
 from mlcak_hf.data.vindr.labels import VINDR_CXR_LABELS
@@ -68,13 +83,49 @@ def make_dicom(
     else:
         dataset.file_meta.TransferSyntaxUID = syntax
         if pydicom.uid.UID(syntax).is_encapsulated:
-            dataset["PixelData"].value = pydicom.encaps.encapsulate([raw])
-            dataset["PixelData"].is_undefined_length = True
+            put_frame(dataset, encode_frame(pixels, bits, syntax) if syntax in IMAGECODECS_SYNTAXES else raw)
     for keyword in drop:
         delattr(dataset.file_meta if keyword == "TransferSyntaxUID" else dataset, keyword)
     encoding = {"implicit_vr": False, "little_endian": True} if "TransferSyntaxUID" in drop else {}
     pydicom.dcmwrite(path, dataset, enforce_file_format=False, **encoding)
     return path
+
+
+def put_frame(dataset: Dataset, frame: bytes) -> None:
+    """Make `frame` the file's compressed image."""
+    dataset["PixelData"].value = pydicom.encaps.encapsulate([frame])
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+
+
+IMAGECODECS_SYNTAXES = (
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    HTJ2K,
+)
+
+
+def encode_frame(pixels: np.ndarray, bits: int, syntax: str) -> bytes:
+    """Compress with imagecodecs. JPEG, JPEG Lossless (lowest `bits` bits) and JPEG-LS (all) know no sign."""
+    import imagecodecs
+
+    whole = pixels.view(f"u{pixels.itemsize}")
+    codes = whole & whole.dtype.type((1 << bits) - 1)
+    if syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
+        return bytes(imagecodecs.jpeg8_encode(codes, level=98, bitspersample=8 if bits == 8 else 12))
+    if syntax in (JPEGLossless, JPEGLosslessSV1):
+        predictor = 1 if syntax == JPEGLosslessSV1 else 6
+        return bytes(imagecodecs.jpeg8_encode(codes, lossless=True, predictor=predictor, bitspersample=bits))
+    if syntax in (JPEGLSLossless, JPEGLSNearLossless):
+        return bytes(imagecodecs.jpegls_encode(whole, level=2 if syntax == JPEGLSNearLossless else 0))
+    lossy = {"level": 0.0005, "reversible": False} if syntax == HTJ2K else {"reversible": True}
+    return bytes(imagecodecs.htj2k_encode(pixels, **lossy))
 
 
 def look_up_table(entries: Sequence[int] | bytes, first: int, bits: int, count: int | None = None) -> Dataset:

@@ -57,6 +57,7 @@ class PixelLayout:
     rows: int
     columns: int
     bits: int
+    allocated_bits: int
     signed: bool
     inverted: bool
 
@@ -130,5 +131,11 @@ def check_layout(dataset: pydicom.Dataset) -> PixelLayout:
             f" {representation} do not describe 8 to 16 bit pixels; export the file again"
         )
     return PixelLayout(
-        dataset.file_meta.TransferSyntaxUID, rows, columns, bits, bool(representation), photometric[-1] == "1"
+        dataset.file_meta.TransferSyntaxUID,
+        rows,
+        columns,
+        bits,
+        allocated,
+        bool(representation),
+        photometric[-1] == "1",
     )

@@ -23,8 +23,8 @@ from .reduced import read_reduced
 def read_dicom(path: str | Path, voi: Voi = "dicom") -> npt.NDArray[np.float32]:
     """Read a single-frame grayscale DICOM file with its polarity corrected.
 
-    Transfer syntaxes: uncompressed (little and big endian, implicit and explicit), deflated, RLE, JPEG 2000 and JPEG
-    baseline; JPEG Lossless and JPEG-LS where their decoder is installed.
+    Transfer syntaxes: uncompressed (little and big endian, implicit and explicit), deflated, RLE, JPEG baseline, JPEG
+    2000 and High-Throughput JPEG 2000; JPEG Extended, JPEG Lossless and JPEG-LS where imagecodecs is installed.
 
     Args:
         path: The file.

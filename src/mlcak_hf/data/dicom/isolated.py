@@ -1,0 +1,144 @@
+"""Decoders that may hang or die, in a child process: such a file is one error, and the work goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from io import RawIOBase
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import DicomError
+from . import frame_decoder
+from .frame_decoder import ANSWER, REQUEST
+
+TIME_LIMIT_S = 10.0
+"""How long decoding one image may take; the largest radiographs need about two seconds."""
+
+_DTYPES = (b"u1", b"i1", b"u2", b"i2")
+_AGAIN = "download or export it again, or leave it out"
+
+
+class IsolatedDecoder:
+    """A child process that decodes one frame after the other. It is started when needed, and again after its death.
+
+    It is a plain program at the end of two pipes, not a `multiprocessing` worker, which the daemonic workers of a pool
+    may not start. It ends when its parent does, as the pipes close.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def decode(self, decoder: str, frame: bytes, rows: int, columns: int) -> npt.NDArray[np.integer]:
+        """Decode a frame.
+
+        Args:
+            decoder: As in `frame_decoder.decode_frame`.
+            frame: The compressed image.
+            rows: Its height in pixels.
+            columns: Its width in pixels.
+
+        Returns:
+            Integer array of shape (rows, columns).
+
+        Raises:
+            DicomError: The frame cannot be decoded, or not within the limits of time and memory.
+        """
+        with self._lock:
+            child, overdue = self._living_child(), threading.Event()
+
+            def give_up() -> None:
+                overdue.set()
+                child.kill()
+
+            timer = threading.Timer(TIME_LIMIT_S, give_up)
+            timer.daemon = True
+            timer.start()
+            try:
+                return _ask(child, decoder, frame, rows, columns)
+            except (OSError, EOFError):
+                self.stop()
+                if overdue.is_set():
+                    problem = f"decoding it was stopped after {TIME_LIMIT_S:g} s: its data is damaged"
+                else:
+                    problem = "its data is damaged in a way that brought the decoder down"
+                raise DicomError(f"{problem}; {_AGAIN}") from None
+            finally:
+                timer.cancel()
+
+    def stop(self) -> None:
+        """End the child process, if there is one."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.communicate()
+            self._child = None
+
+    def _living_child(self) -> subprocess.Popen[bytes]:
+        if self._child is None or self._child.poll() is not None:
+            self.stop()
+            # One thread is all a decoder uses; numpy would reserve memory for as many as there are cores. Without
+            # buffers, no half of a request can be left in one that a fork then copies.
+            self._child = subprocess.Popen(
+                [sys.executable, str(Path(frame_decoder.__file__))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            )
+        return self._child
+
+
+def _ask(
+    child: subprocess.Popen[bytes], decoder: str, frame: bytes, rows: int, columns: int
+) -> npt.NDArray[np.integer]:
+    """Send one frame and read the answer; EOFError if the child ends before, or answers anything else."""
+    requests, answers = cast(RawIOBase, child.stdin), cast(RawIOBase, child.stdout)
+    rest = memoryview(REQUEST.pack(decoder.encode(), len(frame)) + frame)
+    while rest:
+        rest = rest[requests.write(rest) :]
+    kind, dtype, height, width = ANSWER.unpack(_read(answers, ANSWER.size))
+    if kind == b"E" and height <= 100:
+        name = _read(answers, height).decode("ascii", "replace")
+        if name == "MemoryError":
+            raise DicomError(f"decoding it takes more than {frame_decoder.MEMORY_BYTES:,} bytes of memory; {_AGAIN}")
+        raise DicomError(f"its compressed data cannot be decoded ({name}); {_AGAIN}")
+    if kind != b"A" or dtype not in _DTYPES or (height, width) != (rows, columns):
+        raise EOFError
+    array = np.frombuffer(_read(answers, rows * columns * int(dtype[1:])), dtype=dtype.decode())
+    return array.reshape(rows, columns)
+
+
+def _read(stream: RawIOBase, length: int) -> bytearray:
+    data = bytearray(length)
+    rest = memoryview(data)
+    while rest:
+        count = stream.readinto(rest)
+        if not count:
+            raise EOFError
+        rest = rest[count:]
+    return data
+
+
+_decoder = IsolatedDecoder()
+
+
+def decode_isolated(decoder: str, frame: bytes, rows: int, columns: int) -> npt.NDArray[np.integer]:
+    """Decode a frame in this process's child, see `IsolatedDecoder.decode`."""
+    return _decoder.decode(decoder, frame, rows, columns)
+
+
+def _forget() -> None:
+    """Leave the child to the process that started it."""
+    global _decoder
+    _decoder = IsolatedDecoder()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,61 @@
+"""RLE Lossless (PS3.5 annex G): each byte of the pixels is a plane of its own, packed in runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import DicomError
+
+_HEADER = 64
+
+
+def decode_run_lengths(frame: bytes, rows: int, columns: int, bytes_per_pixel: int) -> npt.NDArray[np.uint16]:
+    """Decode one RLE frame.
+
+    Args:
+        frame: Segment table and segments, the most significant byte first.
+        rows: Height in pixels.
+        columns: Width in pixels.
+        bytes_per_pixel: 1 or 2, which is also the number of segments.
+
+    Returns:
+        The pixels' bits, shape (rows, columns).
+
+    Raises:
+        DicomError: The segment table contradicts the header, or a segment has too few pixels.
+    """
+    table = [int(n) for n in np.frombuffer(frame[:_HEADER].ljust(_HEADER, b"\0"), dtype="<u4")]
+    count, starts = table[0], table[1 : 1 + bytes_per_pixel]
+    ends = [*starts[1:], len(frame)]
+    in_order = all(_HEADER <= start < end <= len(frame) for start, end in zip(starts, ends, strict=True))
+    if count != bytes_per_pixel or not in_order:
+        raise DicomError(
+            f"its RLE segment table (of {count} segments) does not fit {bytes_per_pixel} bytes per pixel and"
+            f" {len(frame):,} bytes of data; download or export it again"
+        )
+    image = np.zeros(rows * columns, dtype=np.uint16)
+    for start, end in zip(starts, ends, strict=True):
+        plane = _unpack(frame[start:end], rows * columns)
+        if len(plane) < rows * columns:
+            raise DicomError(
+                f"its RLE data ends after {len(plane):,} of {rows * columns:,} pixels; download or export it again"
+            )
+        image = image << np.uint16(8) | np.frombuffer(plane, dtype=np.uint8, count=rows * columns)
+    return image.reshape(rows, columns)
+
+
+def _unpack(segment: bytes, pixels: int) -> bytearray:
+    """Unpack runs until there are enough pixels, so that no damaged file can swell."""
+    plane, at, end = bytearray(), 0, len(segment)
+    while at < end and len(plane) < pixels:
+        control = segment[at]
+        if control < 128:
+            plane += segment[at + 1 : at + 2 + control]
+            at += 2 + control
+        elif control > 128:
+            plane += segment[at + 1 : at + 2] * (257 - control)
+            at += 2
+        else:
+            at += 1
+    return plane
