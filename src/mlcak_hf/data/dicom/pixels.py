@@ -74,10 +74,10 @@ _CODINGS: dict[str, tuple[Coding, ...]] = {
     _JPEG_2000: ("JPEG 2000",),
 }
 
-# Of 4,000 damaged codestreams of each kind, OpenJPEG (JPEG 2000, also High-Throughput), libjpeg-turbo and Pillow brought
-# down or held up the process with none; CharLS (JPEG-LS) was busy for more than 15 s with 7 of the first 139, most of
-# them cut off. What imagecodecs decodes is rare, so all of it pays the few milliseconds for a process of its own.
-# Its other decoders of JPEG Lossless are not used: `jpegsof3` died of 1 in 4,000, `ljpeg` of 33.
+# Of 4,000 damaged codestreams of each kind, OpenJPEG (JPEG 2000, also High-Throughput), libjpeg-turbo and Pillow
+# brought down or held up the process with none; CharLS (JPEG-LS) was busy for more than 15 s with 7 of the first 139.
+# What imagecodecs decodes is rare, so all of it pays the few milliseconds for a process of its own. Its other decoders
+# of JPEG Lossless are not used: `jpegsof3` died of 1 in 4,000, `ljpeg` of 33.
 _ISOLATED = (_JPEG, _JPEG_LS)
 
 _INSTALL = {"imagecodecs": "pip install imagecodecs", "openjpeg": "pip install pylibjpeg-openjpeg"}
