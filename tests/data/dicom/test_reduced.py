@@ -179,7 +179,7 @@ def test_a_cut_off_file_is_refused_and_no_image_made_of_the_rest(lossless, tmp_p
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     dataset.PixelData = encapsulate([frame[: len(frame) // 3]])
     dataset.save_as(tmp_path / "x.dicom")
-    with pytest.raises(DicomError, match="cannot decode its pixels"):
+    with pytest.raises(DicomError, match="its compressed data is cut off"):
         read_radiograph(tmp_path / "x.dicom", size_px=56)
 
 

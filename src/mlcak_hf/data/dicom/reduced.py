@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.encaps import get_frame
 from pydicom.uid import JPEG2000TransferSyntaxes
 
 from ..intensity import PERCENTILE_REFERENCE_PX, Voi, reference_limits
@@ -19,6 +18,7 @@ from ..resampling import Weights, low_pass_edges, resample, weights_onto_square
 from .grey import linear_modality, linear_window
 from .low_pass import Codestream, decode_low_pass, read_codestream
 from .opened import OpenDicom
+from .pixels import checked_frame
 
 # Shorter side of the low-pass image over the side of the result; below 2 an average has too few samples to it.
 _MIN_RATIO = 2.0
@@ -63,7 +63,7 @@ def read_reduced(opened: OpenDicom, size_px: int, fit: str, voi: Voi) -> npt.NDA
     limits = linear_window(opened.dataset, opened.stored_range) if voi == "dicom" else opened.stored_range
     if modality is None or limits is None:
         return None
-    frame = get_frame(opened.dataset.PixelData, 0, number_of_frames=1)
+    frame, _ = checked_frame(opened.dataset, layout)
     codestream = read_codestream(frame)
     if codestream is None or codestream != Codestream(
         layout.rows, layout.columns, layout.bits, layout.signed, codestream.levels
