@@ -50,7 +50,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_names_every_command_and_the_purpose(mlcak):
     code, out, _ = mlcak("--help")
     assert code == 0
-    for command in ("phantom", "prepare", "predict", "card", "push"):
+    for command in ("phantom", "inspect", "prepare", "predict", "card", "push"):
         assert command in out
     assert "not a" in out
     assert "medical device" in out
@@ -108,9 +108,54 @@ def test_prepare_lists_what_it_left_out(mlcak, phantoms, tmp_path):
     assert first.stem in out
 
 
+def test_inspect_tells_of_damage_and_writes_json_and_a_picture(mlcak, phantoms, tmp_path):
+    import shutil
+
+    damaged = tmp_path / "damaged"
+    shutil.copytree(phantoms, damaged)
+    first = min((damaged / "train").glob("*.dicom"))
+    first.write_bytes(first.read_bytes()[:300])
+    outputs = ("--json", tmp_path / "r.json", "--contact-sheet", tmp_path / "sheet.png")
+    code, out, _ = mlcak("inspect", damaged, "--workers", 2, *outputs)
+    assert code == 0
+    for said in (
+        "16 image files",
+        first.name,
+        "Pleural effusion",
+        " readers, not the same",
+        "Estimate for mlcak prepare",
+    ):
+        assert said in out
+    assert list(json.loads((tmp_path / "r.json").read_text())["damaged"]) == [f"train/{first.name}"]
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_kaggle_folder_of_pictures_is_prepared(mlcak, tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "kaggle"
+    (folder / "train").mkdir(parents=True)
+    rows = ["image_id;class_name;class_id;rad_id;x_min;y_min;x_max;y_max"]
+    for n in range(8):
+        Image.effect_noise((20, 24), 60).save(folder / "train" / f"k{n}.png")
+        rows += [f"k{n};ILD;5;R1;1;2;30;40" if n % 2 else f"k{n};No finding;14;R1;;;;"]
+    (folder / "train.csv").write_text("\n".join(rows))
+    code, _, err = mlcak("prepare", folder, tmp_path / "d", "--size", 32)
+    assert code == 2
+    assert "--sizes same" in err
+    assert mlcak("prepare", folder, tmp_path / "d", "--size", 32, "--layout", "physionet")[0] == 2
+    chosen = ("--sizes", "same", "--test-fraction", 0.25, "--layout", "kaggle")
+    assert mlcak("prepare", folder, tmp_path / "d", "--size", 32, *chosen)[0] == 0
+    choices = json.loads((tmp_path / "d" / "preparation.json").read_text())["choices"]
+    assert (choices["layout"], choices["sizes"], choices["test_fraction"]) == ("kaggle", "same", 0.25)
+    assert mlcak("inspect", folder, "--sizes", "same", "--layout", "kaggle")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (("inspect", "nowhere"), "nowhere"),
+        (("inspect", "{model}"), "no layout that is known"),
         (("prepare", "nowhere", "out"), "nowhere"),
         (("prepare", "{phantoms}", "out", "--annotated", "Pneumotorax"), "Pneumothorax"),
         (("prepare", "{phantoms}", "out", "--groups", "no-groups.csv"), "no-groups.csv"),

@@ -131,6 +131,34 @@ def _print_phantoms(report: PhantomReport) -> None:
 
 
 @app.command()
+def inspect(
+    data_dir: Annotated[Path, typer.Argument(help="VinDr-CXR as downloaded, from PhysioNet or Kaggle.")],
+    layout: Annotated[Layout, typer.Option(help="Whose layout; auto tells by the tables that lie there.")] = (
+        Layout.auto
+    ),
+    sizes: Annotated[
+        str | None,
+        typer.Option(help="For PNG, JPEG: CSV with image_id, height, width of the originals (for the boxes), or same."),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for everything found, as JSON.")] = None,
+    contact_sheet: Annotated[Path | None, typer.Option(help="PNG file for a picture of 24 of the radiographs.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that read at the same time.", min=1)] = 1,
+) -> None:
+    """Look at a download before anything is built of it: files, damage, labels, readers, time and disk to prepare."""
+    from .data import inspect_vindr_cxr
+
+    report = inspect_vindr_cxr(
+        data_dir, layout=layout.value, sizes=sizes, contact_sheet=contact_sheet, num_proc=workers
+    )
+    console.print(*report.renderables(), sep="\n")
+    if json_file is not None:
+        report.write_json(json_file)
+        console.print(f"JSON: {json_file}")
+    if contact_sheet is not None:
+        console.print(f"Contact sheet: {contact_sheet}")
+
+
+@app.command()
 def prepare(
     data_dir: Annotated[Path, typer.Argument(help="VinDr-CXR as downloaded, from PhysioNet or Kaggle.")],
     output: Annotated[Path, typer.Argument(help="Folder to write: Parquet files and a dataset card.")],

@@ -1,6 +1,8 @@
 """VinDr-CXR: its labels, its folders, and the datasets made of them."""
 
 from .builder import VinDrCXR, load_vindr_cxr
+from .inspection import inspect_vindr_cxr
+from .inspection_report import InspectionReport
 from .labels import GLOBAL_LABELS, VINDR_CXR_LABELS, ImageLabels, Reading, aggregate, canonical_label
 from .layout import LeftOut
 from .prepare import PreparationReport, prepare_vindr_cxr, read_preparation
@@ -10,6 +12,7 @@ __all__ = [
     "GLOBAL_LABELS",
     "VINDR_CXR_LABELS",
     "ImageLabels",
+    "InspectionReport",
     "LeftOut",
     "PreparationReport",
     "Reading",
@@ -17,6 +20,7 @@ __all__ = [
     "VinDrCXRConfig",
     "aggregate",
     "canonical_label",
+    "inspect_vindr_cxr",
     "load_vindr_cxr",
     "prepare_vindr_cxr",
     "read_preparation",

@@ -31,6 +31,7 @@ __all__ = [
     "detect_layout",
     "layout_fingerprint",
     "read_layout",
+    "source_folders",
 ]
 
 Layout = Literal["auto", "physionet", "kaggle"]
@@ -132,6 +133,12 @@ def checked_data_dir(data_dir: str | os.PathLike[str], layout: str = "auto") -> 
     """
     detect_layout(data_dir, layout)
     return Path(data_dir).expanduser()
+
+
+def source_folders(layout: str) -> tuple[str, ...]:
+    """The folders with labelled images: "train" and "test", or "train" alone on Kaggle."""
+    folders: tuple[str, ...] = _MODULES[layout].FOLDERS
+    return folders
 
 
 def layout_fingerprint(

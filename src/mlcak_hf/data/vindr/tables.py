@@ -142,7 +142,7 @@ def read_sizes(path: Path) -> dict[str, tuple[int, int]]:
         DatasetError: No such file or column, no size in a cell, or an image with two sizes.
     """
     if not path.is_file():
-        raise DatasetError(f"there is no file {path} with the sizes; it is a CSV with image_id, height and width")
+        raise DatasetError(f"there is no file {path.name} with the sizes; it is a CSV with image_id, height and width")
     table = Table(path)
     pair = next((pair for pair in _SIZE_COLUMNS if set(pair) <= set(table.header)), None)
     if pair is None or "image_id" not in table.header:
