@@ -156,6 +156,11 @@ def test_kaggle_and_pictures(tmp_path) -> None:
     assert "Edema" not in report.counts["train"].majority
     assert report.counts["train"].majority["ILD"] == 12
     assert {(box.file, box.beyond_px) for box in report.boxes_outside} == {("train/k11.png", 1.0)}
+    assert report.reshaped == []
+    to_pictures(root, 24, 24)
+    write_table(tmp_path / "t.csv", ("image_id", "height", "width"), [[f"k{n}", 48, 60] for n in range(12)])
+    assert len(inspect(root, sizes=tmp_path / "t.csv").reshaped) == 12
+    assert "not if it was cropped, padded or turned" in printed(inspect(root, sizes=tmp_path / "t.csv"))
     assert report.remarks == ["1 file(s) of test/ have no labels on Kaggle and were not used"]
     assert "--sizes same" in str(inspect(root).tables_problem)
     assert len(inspect(root).files) == 12

@@ -75,8 +75,9 @@ def inspect_vindr_cxr(
         draw_contact_sheet(sample, Path(contact_sheet), len(files))
     labels = resolve_annotated(config.annotated)
     records = {"train": found.train, "test": found.test} if found else {}
-    used = {Path(record.path) for images in records.values() for record in images}
-    to_prepare = [f for f in files if f.usable and (found is None or root / f.folder / f.name in used)]
+    by_path = {str(root / facts.folder / facts.name): facts for facts in files}
+    pairs = [(record, by_path[record.path]) for images in records.values() for record in images]
+    to_prepare = [facts for _, facts in pairs] if found else files
     return InspectionReport(
         layout=config.layout,
         files=files,
@@ -86,9 +87,10 @@ def inspect_vindr_cxr(
         duplicates=_duplicates(root, files, run),
         counts={name: _count(images, labels) for name, images in records.items() if images},
         agreement=reader_agreement([record.readings for record in records.get("train", ())], labels),
-        boxes_outside=_boxes_outside([*records.get("train", ()), *records.get("test", ())], files),
+        boxes_outside=_boxes_outside(pairs),
+        reshaped=_reshaped(pairs),
         sample=sample,
-        estimate=estimate(sample, to_prepare),
+        estimate=estimate(sample, [facts for facts in to_prepare if facts.usable]),
         num_proc=num_proc or 1,
         size_px=config.size_px,
     )
@@ -160,17 +162,27 @@ def _count(images: Sequence[ImageRecord], labels: Sequence[str]) -> LabelCounts:
     return LabelCounts(len(images), majority, some)
 
 
-def _boxes_outside(images: Sequence[ImageRecord], files: Sequence[FileFacts]) -> list[BoxOutside]:
-    sizes = {(facts.folder, facts.name): (facts.rows, facts.columns) for facts in files}
+def _boxes_outside(images: Sequence[tuple[ImageRecord, FileFacts]]) -> list[BoxOutside]:
     outside = []
-    for record in images:
-        path = Path(record.path)
-        height, width = record.boxes_size or sizes.get((path.parent.name, path.name), (None, None))
+    for record, facts in images:
+        height, width = record.boxes_size or (facts.rows, facts.columns)
         if height is None or width is None:
             continue
         for box in record.boxes:
             beyond = max(-box.x_min, -box.y_min, box.x_max - width, box.y_max - height)
             if beyond > 0:
-                name = f"{path.parent.name}/{path.name}"
+                name = f"{facts.folder}/{facts.name}"
                 outside.append(BoxOutside(name, box.finding, box.reader, round(beyond, 3)))
     return outside
+
+
+def _reshaped(images: Sequence[tuple[ImageRecord, FileFacts]]) -> list[str]:
+    """Pictures with boxes whose proportions are not those of the original radiograph."""
+    names = []
+    for record, facts in images:
+        if record.boxes and record.boxes_size and facts.rows and facts.columns:
+            height, width = record.boxes_size
+            # A side may have been rounded by half a pixel.
+            if abs(facts.rows * width - facts.columns * height) > 0.5 * (height + width):
+                names.append(f"{facts.folder}/{facts.name}")
+    return names

@@ -58,6 +58,8 @@ class InspectionReport:
         counts: Labels by source folder.
         agreement: Of the readers of train/; None where no image has two.
         boxes_outside: Boxes that reach beyond their image.
+        reshaped: Pictures with boxes whose proportions differ from the original's: scaled boxes fit a squashed
+            picture, but none that was cropped, padded or turned.
         sample: Radiographs read as a preparation would read them.
         estimate: Time and disk of a preparation; None where no radiograph could be read.
         num_proc: Processes that read the sample.
@@ -73,6 +75,7 @@ class InspectionReport:
     counts: dict[str, LabelCounts]
     agreement: ReaderAgreement | None
     boxes_outside: list[BoxOutside]
+    reshaped: list[str]
     sample: list[SampledImage]
     estimate: Estimate | None
     num_proc: int
@@ -121,6 +124,7 @@ class InspectionReport:
             "missing_decoders": self.missing_decoders,
             "duplicates": self.duplicates,
             "boxes_outside": [box._asdict() for box in self.boxes_outside],
+            "reshaped": self.reshaped,
             "labels": {name: counts._asdict() for name, counts in self.counts.items()},
             "agreement": None if self.agreement is None else asdict(self.agreement),
             "sample": [
@@ -200,6 +204,13 @@ class InspectionReport:
             worst = max(box.beyond_px for box in self.boxes_outside)
             names = list(dict.fromkeys(box.file for box in self.boxes_outside))
             yield f"box(es) that reach out of their image, by up to {worst:g} px", names, len(self.boxes_outside)
+        if self.reshaped:
+            yield (
+                "picture(s) with other proportions than the original: their boxes fit if it was squashed, not if it was"
+                " cropped, padded or turned",
+                self.reshaped,
+                len(self.reshaped),
+            )
         if self.inverted:
             yield f"look inverted, of the {len(self.sample)} that were read", self.inverted, len(self.inverted)
         for remark in self.remarks:
