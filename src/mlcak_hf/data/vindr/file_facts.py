@@ -13,7 +13,7 @@ from PIL import Image
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from ...errors import DicomError
-from ..dicom.codestream import codestream_size
+from ..dicom.codestream import read_frame_header
 from ..dicom.header import PixelLayout, check_layout, read_image_tags
 from ..dicom.pixels import READABLE_SYNTAXES, missing_decoder
 from .tables import DICOM_SUFFIXES, PICTURE_SUFFIXES
@@ -26,6 +26,7 @@ _HEADER_TAGS: list[Any] = [
 ]
 _LONG_VRS = (b"OB", b"OW", b"UN", b"OL", b"OV")
 _ITEM, _ENDS = b"\xfe\xff\x00\xe0", (b"\xfe\xff\xdd\xe0", b"")
+_END_OF_IMAGE = b"\xff\xd9"  # in JPEG, JPEG-LS and JPEG 2000 alike
 _TAIL_BYTES = 1 << 16
 _CUT_OFF = "it ends too early; this is often a cut-off download. Download it again"
 
@@ -125,7 +126,7 @@ def _picture(facts: FileFacts, stream: BinaryIO) -> FileFacts:
             columns=picture.width,
         )
     stream.seek(max(0, facts.num_bytes - 4096))
-    if (b"IEND" if facts.syntax == "PNG" else b"\xff\xd9") not in stream.read():
+    if (b"IEND" if facts.syntax == "PNG" else _END_OF_IMAGE) not in stream.read():
         return replace(facts, problem=_CUT_OFF)
     return facts
 
@@ -150,7 +151,8 @@ def _dicom(facts: FileFacts, path: Path, stream: BinaryIO) -> FileFacts:
             if stream.read(4) in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"):
                 dataset.add_new("PixelData", "OB", b"\0\0")  # the reader's own checks, without the pixels
             layout = check_layout(dataset)
-            _check_lengths(stream, facts, layout, int(dataset.BitsAllocated))
+            if syntax in READABLE_SYNTAXES:
+                _check_lengths(stream, facts, layout)
         if syntax not in READABLE_SYNTAXES:
             raise DicomError("its transfer syntax holds no still radiograph that can be read; convert it")
     except DicomError as error:
@@ -165,39 +167,49 @@ def _whole(dataset: pydicom.Dataset, keyword: str) -> int | None:
         return None
 
 
-def _check_lengths(stream: BinaryIO, facts: FileFacts, layout: PixelLayout, allocated: int) -> None:
+def _check_lengths(stream: BinaryIO, facts: FileFacts, layout: PixelLayout) -> None:
     """Follow the declared lengths of the pixel data through the file, and compare the sizes that it declares."""
     order = "little" if layout.syntax.is_little_endian else "big"
     stream.seek(facts.pixels_at + 4)
     start = stream.read(4)
     if not layout.syntax.is_implicit_VR:
-        long = start[:2] in _LONG_VRS
-        start = stream.read(4) if long else start[2:]
-    length = int.from_bytes(start, order)  # type: ignore[arg-type]
-    if not layout.syntax.is_encapsulated:
-        needed = layout.rows * layout.columns * (allocated // 8)
-        if length < needed:
-            raise DicomError(
-                f"it declares {layout.rows} x {layout.columns} pixels, but holds {length:,} bytes of them instead of"
-                f" {needed:,}; export it again"
-            )
-        if stream.tell() + needed > facts.num_bytes:
-            raise DicomError(_CUT_OFF)
+        start = stream.read(4) if start[:2] in _LONG_VRS else start[2:]
+    if layout.syntax.is_encapsulated:
+        _check_fragments(stream, facts, layout)
         return
-    fragments = 0
+    length = int.from_bytes(start, order)  # type: ignore[arg-type]
+    row = layout.columns * layout.allocated_bits // 8
+    needed = layout.rows * row
+    if stream.tell() + min(length, needed) > facts.num_bytes:
+        raise DicomError(_CUT_OFF)
+    if not needed <= length < needed + max(2, row):
+        raise DicomError(
+            f"it declares {layout.rows} x {layout.columns} pixels of {layout.allocated_bits} bits, {needed:,} bytes,"
+            f" but holds {length:,}; export it again"
+        )
+
+
+def _check_fragments(stream: BinaryIO, facts: FileFacts, layout: PixelLayout) -> None:
+    """Go from one piece of compressed pixel data to the next; the first lists offsets."""
+    pieces = 0
     while (tag := stream.read(4)) == _ITEM:
-        end = int.from_bytes(stream.read(4), "little") + stream.tell()
+        length = int.from_bytes(stream.read(4), "little")
+        start, end = stream.tell(), stream.tell() + length
         if end > facts.num_bytes:
             raise DicomError(_CUT_OFF)
-        # The first item lists offsets. RLE has no header of its own; in its bytes, those of others occur by chance.
-        if fragments == 1 and layout.syntax != RLELossless:
-            size = codestream_size(stream.read(min(1 << 16, end - stream.tell())))
-            if size is not None and size != (layout.rows, layout.columns):
+        if pieces == 1 and layout.syntax != RLELossless:  # which has no header of its own
+            header = read_frame_header(stream.read(min(1 << 16, length)))
+            if header is None:
+                raise DicomError("its compressed data is nothing that can be read; download or export it again")
+            if (header.rows, header.columns) != (layout.rows, layout.columns):
                 raise DicomError(
-                    f"its header declares {layout.rows} x {layout.columns} pixels, its compressed data {size[0]} x"
-                    f" {size[1]}; download or export it again"
+                    f"its header declares {layout.rows} x {layout.columns} pixels, its compressed data {header.rows} x"
+                    f" {header.columns}; download or export it again"
                 )
-        stream.seek(end)
-        fragments += 1
-    if tag not in _ENDS or fragments < 2:
+        stream.seek(max(start, end - 64))
+        tail = stream.read(min(64, length))
+        pieces += 1
+    if tag not in _ENDS or pieces < 2:
         raise DicomError("its compressed pixel data is damaged; download it again")
+    if layout.syntax != RLELossless and _END_OF_IMAGE not in tail:
+        raise DicomError(_CUT_OFF)
