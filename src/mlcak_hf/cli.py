@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.text import Text
 from .errors import DatasetError, MLCAKError
 
 if TYPE_CHECKING:
+    from .data import PreparationReport
     from .data.phantom import PhantomReport
 
 app = typer.Typer(
@@ -35,6 +36,13 @@ class Fit(str, Enum):
 
     pad = "pad"
     squash = "squash"
+
+
+class Bits(str, Enum):
+    """Bits per pixel of the stored images."""
+
+    eight = "8"
+    sixteen = "16"
 
 
 class Voi(str, Enum):
@@ -163,6 +171,7 @@ def prepare(
     data_dir: Annotated[Path, typer.Argument(help="VinDr-CXR as downloaded, from PhysioNet or Kaggle.")],
     output: Annotated[Path, typer.Argument(help="Folder to write: Parquet files and a dataset card.")],
     size_px: Annotated[int, typer.Option("--size", help="Side of the stored square images, in pixels.", min=8)] = 256,
+    bits: Annotated[Bits, typer.Option(help="Bits per pixel of the stored images.")] = Bits.eight,
     fit: Annotated[Fit, typer.Option(help="Pad to a square, or squash.")] = Fit.pad,
     voi: Annotated[Voi, typer.Option(help="Limits of the grey values: the file's, percentiles, none.")] = Voi.dicom,
     aggregation: Annotated[Aggregation, typer.Option(help="How readers' votes become labels.")] = Aggregation.majority,
@@ -187,29 +196,63 @@ def prepare(
         float | None, typer.Option(help="Kaggle's layout: share of the groups kept as test split.", show_default="0.15")
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that decode at the same time.", min=1)] = 1,
+    shard: Annotated[
+        str | None, typer.Option(help="Write part I of N only, such as 0/4; `mlcak merge` makes the dataset of all.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a dataset that lies in the output folder.")] = False,
 ) -> None:
-    """Turn a VinDr-CXR download into a small dataset that `load_dataset` reads anywhere. Nothing is uploaded."""
-    from .data.vindr.prepare import prepare_vindr_cxr
+    """Turn a VinDr-CXR download into a small dataset that `load_dataset` reads anywhere. Nothing is uploaded.
 
-    report = prepare_vindr_cxr(
-        data_dir,
-        output,
-        size_px=size_px,
-        fit=fit.value,
-        voi=voi.value,
-        aggregation=aggregation.value,
-        annotated=annotated,
-        groups=groups,
-        validation_fraction=validation_fraction,
-        seed=seed,
-        on_error=on_error.value,
-        layout=layout.value,
-        sizes=sizes,
-        test_fraction=test_fraction,
-        num_proc=workers,
-        overwrite=overwrite,
-    )
+    After a kill or an error the same command goes on from where it was.
+    """
+    from .data import prepare_vindr_cxr, prepare_vindr_cxr_part
+
+    choices: dict[str, Any] = {
+        "size_px": size_px,
+        "bits": int(bits.value),
+        "fit": fit.value,
+        "voi": voi.value,
+        "aggregation": aggregation.value,
+        "annotated": annotated,
+        "groups": groups,
+        "validation_fraction": validation_fraction,
+        "seed": seed,
+        "on_error": on_error.value,
+        "layout": layout.value,
+        "sizes": sizes,
+        "test_fraction": test_fraction,
+        "num_proc": workers,
+        "overwrite": overwrite,
+    }
+    if shard is None:
+        _print_prepared(prepare_vindr_cxr(data_dir, output, **choices))
+        return
+    part = prepare_vindr_cxr_part(data_dir, output, _part(shard), **choices)
+    console.print(f"Part {shard}: {part.written} shard(s) written, {part.found} found. {part.work_dir} now holds")
+    console.print(f"{part.finished} of {part.of} shards. When all parts are done: mlcak merge {output} [PART ...]")
+
+
+def _part(given: str) -> tuple[int, int]:
+    index, _, count = given.partition("/")
+    try:
+        return int(index), int(count)
+    except ValueError:
+        raise DatasetError(f"--shard needs I/N, such as 0/4; got {given!r}") from None
+
+
+@app.command()
+def merge(
+    output: Annotated[Path, typer.Argument(help="Folder to write; OUTPUT.partial beside it holds a part, or all.")],
+    parts: Annotated[list[Path] | None, typer.Argument(help="Folders *.partial copied from other machines.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a dataset that lies in the output folder.")] = False,
+) -> None:
+    """Make the dataset of the parts that `mlcak prepare --shard` wrote, once all of them are there."""
+    from .data import merge_prepared
+
+    _print_prepared(merge_prepared(output, parts or (), overwrite=overwrite))
+
+
+def _print_prepared(report: PreparationReport) -> None:
     console.print(report.table())
     if report.left_out:
         console.print(report.left_out_table())

@@ -14,7 +14,7 @@ from ..image_processing_mlcak import MLCAKImageProcessor
 from .canvases import decode_once
 from .columns import DatasetColumns, Targets, finding_names, global_label_names, has_several_labels, is_annotated
 from .sources import RadiographDataset, open_dataset, split_validation
-from .vindr.prepare import read_preparation
+from .vindr import read_preparation
 
 if TYPE_CHECKING:
     from ..configuration_mlcak import MLCAKConfig

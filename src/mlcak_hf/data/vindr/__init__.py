@@ -5,7 +5,9 @@ from .inspection import inspect_vindr_cxr
 from .inspection_report import InspectionReport
 from .labels import GLOBAL_LABELS, VINDR_CXR_LABELS, ImageLabels, Reading, aggregate, canonical_label
 from .layout import LeftOut
-from .prepare import PreparationReport, prepare_vindr_cxr, read_preparation
+from .merge import merge_prepared
+from .preparation_report import PreparationReport, read_preparation
+from .prepare import PartReport, prepare_vindr_cxr, prepare_vindr_cxr_part
 from .rows import VinDrCXRConfig, vindr_features
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     "ImageLabels",
     "InspectionReport",
     "LeftOut",
+    "PartReport",
     "PreparationReport",
     "Reading",
     "VinDrCXR",
@@ -22,7 +25,9 @@ __all__ = [
     "canonical_label",
     "inspect_vindr_cxr",
     "load_vindr_cxr",
+    "merge_prepared",
     "prepare_vindr_cxr",
+    "prepare_vindr_cxr_part",
     "read_preparation",
     "vindr_features",
 ]

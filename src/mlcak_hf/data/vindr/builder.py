@@ -36,7 +36,7 @@ _LICENSE = (
     "PhysioNet Credentialed Health Data License 1.5.0 and its data use agreement, if the source is VinDr-CXR:"
     " do not pass the data on"
 )
-_CITATION = """\
+CITATION = """\
 @article{nguyen2022vindr,
   title = {{VinDr-CXR}: An open dataset of chest {X}-rays with radiologist's annotations},
   author = {Nguyen, Ha Q. and Lam, Khanh and Le, Linh T. and others},
@@ -71,7 +71,7 @@ class VinDrCXR(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
             features=vindr_features(self.config.aggregation),
             homepage=_HOMEPAGE,
             license=_LICENSE,
-            citation=_CITATION,
+            citation=CITATION,
         )
 
     @property

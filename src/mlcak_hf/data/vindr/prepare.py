@@ -1,118 +1,52 @@
-"""A VinDr-CXR folder -> a folder of Parquet files that plain `load_dataset` reads anywhere. Nothing is uploaded."""
+"""A VinDr-CXR folder -> a folder of Parquet files that plain `load_dataset` reads anywhere. Nothing is uploaded.
+
+The work is cut into shards. Each is finished or not begun, whatever happens in between, so that the same call goes on
+after a kill, several machines can share the work, and the bytes are those of an undisturbed run.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
-import uuid
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from huggingface_hub import DatasetCard, DatasetCardData
-from rich.markup import escape
-from rich.table import Table
+from transformers.utils import logging
 
-from ...errors import DatasetError
-from ...recipes import hub_configs_dir
+from ...errors import DatasetError, MLCAKError
 from ..radiograph import Fit
-from .builder import VinDrCXR
+from .dataset_card import dataset_card
 from .labels import Aggregation
-from .layout import FOLDERS, Layout, LeftOut, checked_data_dir
+from .layout import Layout
+from .plan import PreparationPlan
+from .preparation_report import PREPARATION_FILE, PreparationReport
+from .rows import VinDrCXRConfig
+from .shard_workers import write_shards
+from .shards import IMAGES_PER_SHARD, ShardTask, read_notes
+from .splits import DatasetSplits, read_splits
+from .work_folder import WorkFolder, explained_write, write_whole
 
-PREPARATION_FILE = "preparation.json"
-_FORMAT_VERSION = 1
-_SPLITS = ("train", "validation", "test")
-
-_VOI_TEXT = {
-    "dicom": "the limits of the file's VOI LUT or window become 0 and 255; the stored bit range where it has neither",
-    "percentile": "percentiles {percentiles} at {percentile_reference_px} px become 0 and 255",
-    "none": "the stored bit range becomes 0 to 255",
-}
-_AGGREGATION_TEXT = {
-    "majority": "more than half of the readers said yes.",
-    "any": "at least one reader said yes.",
-    "all": "all readers said yes.",
-    "mean": "the share of the readers who said yes (soft targets).",
-    "none": "a row per reader in `train`; more than half of the readers in `validation`.",
-}
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class SplitSummary:
-    """What a written split holds.
+class PartReport:
+    """What `prepare_vindr_cxr_part` did.
 
     Args:
-        rows: Rows; more than images only with a row per reader.
-        images: Different images.
-        normal: Rows that are normal; with soft targets those below one half.
-        abnormal: The other rows.
-        groups: Different groups (patients where known).
-        image_ids: The images, in the order of the rows.
+        work_dir: Where the finished shards lie.
+        written: Number of this part's shards that it wrote.
+        found: Number of this part's shards that were finished before.
+        finished: Number of shards of all parts that lie there.
+        of: Number of shards of the whole dataset.
     """
 
-    rows: int
-    images: int
-    normal: int
-    abnormal: int
-    groups: int
-    image_ids: list[str]
-
-
-@dataclass(frozen=True)
-class PreparationReport:
-    """What `prepare_vindr_cxr` made.
-
-    Args:
-        output_dir: The dataset's folder.
-        choices: Every choice that shaped it.
-        sources: For each source folder (train, test) the number of images found, used and left out.
-        splits: What each written split holds.
-        left_out: Every image that is not in the dataset: image id, reason, source folder.
-    """
-
-    output_dir: Path
-    choices: dict[str, Any]
-    sources: dict[str, dict[str, int]]
-    splits: dict[str, SplitSummary]
-    left_out: list[LeftOut]
-
-    def table(self) -> Table:
-        """The splits as a table for the terminal."""
-        table = Table(title="Prepared dataset")
-        table.add_column("split")
-        for name in ("rows", "images", "normal", "abnormal", "groups"):
-            table.add_column(name, justify="right")
-        for split, summary in self.splits.items():
-            counts = (summary.rows, summary.images, summary.normal, summary.abnormal, summary.groups)
-            table.add_row(split, *map(str, counts))
-        return table
-
-    def left_out_table(self) -> Table:
-        """The left-out images and the reason for each, as a table for the terminal."""
-        table = Table("folder", "image", "reason", title=f"Left out: {len(self.left_out)} image(s)")
-        for record in self.left_out:
-            table.add_row(record.folder, record.image_id, escape(record.reason))  # syntax names contain brackets
-        return table
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it but the folder, as plain values: what `preparation.json` holds."""
-        packages = ("mlcak-hf", "datasets", "numpy", "pillow", "pydicom", "pylibjpeg-openjpeg")
-        return {
-            "format_version": _FORMAT_VERSION,
-            "software": {name: version(name) for name in packages},
-            "choices": self.choices,
-            "sources": self.sources,
-            "splits": {name: asdict(summary) for name, summary in self.splits.items()},
-            "left_out": [record._asdict() for record in self.left_out],
-        }
+    work_dir: Path
+    written: int
+    found: int
+    finished: int
+    of: int
 
 
 def prepare_vindr_cxr(
@@ -120,6 +54,7 @@ def prepare_vindr_cxr(
     output_dir: str | os.PathLike[str],
     *,
     size_px: int = 256,
+    bits: int = 8,
     fit: Fit = "pad",
     voi: str = "dicom",
     aggregation: Aggregation = "majority",
@@ -133,25 +68,31 @@ def prepare_vindr_cxr(
     test_fraction: float | None = None,
     num_proc: int | None = None,
     overwrite: bool = False,
+    progress: bool = True,
 ) -> PreparationReport:
     """Write a local folder in VinDr-CXR's layout as a dataset that `load_dataset(output_dir)` reads anywhere.
 
     The folder appears only when it is complete: `data/{split}-NNNNN-of-NNNNN.parquet`, `README.md` (dataset card) and
-    `preparation.json` (choices, images of each split, and what was left out).
+    `preparation.json` (choices, images of each split, and what was left out). Until then the work lies beside it in
+    `OUTPUT.partial`; after a kill or an error the same call goes on from there.
 
     Args:
         data_dir: Folder in PhysioNet's or Kaggle's layout, as in `mlcak_hf.data.load_vindr_cxr`.
         output_dir: Folder to write; must be new or empty.
         size_px, fit, voi, aggregation, annotated, groups, validation_fraction, seed, on_error, layout, sizes,
-            test_fraction, num_proc: As in `mlcak_hf.data.load_vindr_cxr`.
-        overwrite: Replace a dataset that an earlier preparation left in `output_dir`. Any other folder with files in it
-            is refused all the same.
+            test_fraction: As in `mlcak_hf.data.load_vindr_cxr`.
+        bits: Of the stored images, 8 or 16 per pixel.
+        num_proc: Processes that decode at the same time; the bytes do not depend on it.
+        overwrite: Replace a dataset that an earlier preparation left in `output_dir`, and work that it left unfinished
+            with other choices. Any other folder with files in it is refused all the same.
+        progress: Whether to show a progress bar.
 
     Returns:
         What was written and what was left out.
 
     Raises:
-        DatasetError: Folder, tables, groups or output folder are not as they must be.
+        DatasetError: Folder, tables, groups or output folder are not as they must be, unfinished work of other choices
+            lies there, or something cannot be written.
         LabelError: An unknown label or aggregation, or labels that contradict themselves.
         DicomError: A radiograph cannot be read, with on_error="raise".
 
@@ -163,72 +104,120 @@ def prepare_vindr_cxr(
     >>> report.splits["train"].images, len(report.left_out)
     ```
     """
-    source, output = checked_data_dir(data_dir, layout), Path(output_dir).expanduser().absolute()
-    _check_output(output, overwrite)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    work = output.parent / f".{output.name}.{uuid.uuid4().hex[:8]}.partial"
-    try:
-        builder = VinDrCXR(
-            cache_dir=str(work / "cache"),
-            data_dir=str(source),
-            size_px=size_px,
-            fit=fit,
-            voi=voi,
-            aggregation=aggregation,
-            annotated=annotated,
-            groups=None if groups is None else str(groups),
-            validation_fraction=validation_fraction,
-            seed=seed,
-            on_error=on_error,
-            layout=layout,
-            sizes=None if sizes is None else str(sizes),
-            test_fraction=test_fraction,
-        )
-        builder.download_and_prepare(output_dir=str(work / "written"), file_format="parquet", num_proc=num_proc)
-        folder = work / "dataset"
-        splits = _move_shards(work / "written", folder / "data")
-        report = PreparationReport(
-            output,
-            builder.config.choices(),
-            _sources(splits, builder.left_out, builder.config.layout),
-            splits,
-            builder.left_out,
-        )
-        preparation = json.dumps(report.as_dict(), indent=1, ensure_ascii=False)
-        (folder / PREPARATION_FILE).write_text(preparation + "\n", encoding="utf-8")
-        _card(report, _digest(folder / "data"), str(builder.info.citation)).save(folder / "README.md")
-        _put_in_place(folder, output, work / "replaced")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return report
+    config = VinDrCXRConfig(
+        size_px=size_px,
+        bits=bits,
+        fit=fit,
+        voi=voi,  # type: ignore[arg-type]  # checked there
+        aggregation=aggregation,
+        annotated=annotated,
+        groups=None if groups is None else str(groups),
+        validation_fraction=validation_fraction,
+        seed=seed,
+        on_error=on_error,
+        layout=layout,
+        sizes=None if sizes is None else str(sizes),
+        test_fraction=test_fraction,
+        data_dir=str(data_dir),
+    )
+    work = WorkFolder(Path(output_dir).expanduser().absolute())
+    splits = _read_source(config)
+    plan = PreparationPlan.of(config, splits)
+    with explained_write(work.output):
+        work.recover()
+        if is_complete(work, plan, overwrite):
+            return clear_up(work)
+        check_output(work.output, overwrite)
+        _start(work, plan, may_restart=overwrite or not work.has_shards)
+        _write(work, plan, plan.shard_names(), config, splits, num_proc, progress)
+        return finish(work, plan)
 
 
-def read_preparation(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read how a prepared dataset was made.
+def prepare_vindr_cxr_part(
+    data_dir: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    part: tuple[int, int],
+    *,
+    num_proc: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    **choices: Any,
+) -> PartReport:
+    """Write one machine's part of the shards of a dataset; `merge_prepared` makes the dataset of all parts.
 
     Args:
-        folder: What `prepare_vindr_cxr` wrote.
+        data_dir, output_dir, num_proc, overwrite, progress: As in `prepare_vindr_cxr`. The shards are left in
+            `OUTPUT.partial`, where several machines may work at the same time. Unfinished work of other choices there
+            is never removed.
+        part: (i, n): those shards whose number among all, from 0, leaves i when divided by n.
+        choices: The other arguments of `prepare_vindr_cxr`.
 
     Returns:
-        `choices`, `sources` and `splits` (with the image ids of each), `left_out`, `software`, `format_version`.
+        How many shards there are now.
 
     Raises:
-        DatasetError: The folder holds no such record, or one of another version.
+        DatasetError, LabelError, DicomError: As `prepare_vindr_cxr`, or no such part.
+
+    Example:
+
+    ```python
+    >>> from mlcak_hf.data import merge_prepared, prepare_vindr_cxr_part
+    >>> for i in range(2):  # on two machines, with a folder that both see
+    ...     prepare_vindr_cxr_part("vindr-cxr/1.0.0", "vindr-256", (i, 2))
+    >>> report = merge_prepared("vindr-256")
+    ```
     """
-    path = Path(folder) / PREPARATION_FILE
+    index, count = part
+    if not 0 <= index < count:
+        raise DatasetError(f"a part is I/N with 0 <= I < N, 0/4 to 3/4 for four machines, but {index}/{count} came")
+    config = VinDrCXRConfig(data_dir=str(data_dir), **choices)
+    work = WorkFolder(Path(output_dir).expanduser().absolute())
+    splits = _read_source(config)
+    plan = PreparationPlan.of(config, splits)
+    with explained_write(work.output):
+        check_output(work.output, overwrite)
+        _start(work, plan, may_restart=False)
+        names = plan.shard_names()[index::count]
+        found = _write(work, plan, names, config, splits, num_proc, progress)
+        finished = sum(_is_finished(work, plan, name) for name in plan.shard_names())
+        return PartReport(work.path, len(names) - found, found, finished, len(plan.shard_names()))
+
+
+def _read_source(config: VinDrCXRConfig) -> DatasetSplits:
     try:
-        preparation = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise DatasetError(f"{path} is not there; name a folder that `mlcak prepare` wrote") from None
-    except ValueError as error:
-        raise DatasetError(f"{path} is damaged ({error}); prepare the dataset again") from None
-    found = preparation.get("format_version") if isinstance(preparation, dict) else None
-    if found != _FORMAT_VERSION:
-        raise DatasetError(f"{path} has format_version {found!r}, not {_FORMAT_VERSION}; prepare the dataset again")
-    return dict(preparation)
+        return read_splits(config)
+    except OSError as error:
+        if isinstance(error, MLCAKError):
+            raise
+        raise DatasetError(
+            f"cannot read {error.filename or config.data_dir}: {error.strerror or error}. Make the folder readable for"
+            " this account"
+        ) from error
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
+def is_complete(work: WorkFolder, plan: PreparationPlan, overwrite: bool) -> bool:
+    """Whether the dataset of this very plan is in its place, so that a call after a kill has nothing left to do."""
+    try:
+        report = PreparationReport.read(work.output)
+    except DatasetError:
+        return False
+    data = work.output / "data"
+    whole = report.fingerprint == plan.fingerprint and all(
+        (data / f"{name}.parquet").is_file() for name in plan.shard_names()
+    )
+    # Asked to overwrite, only a call that the kill kept from clearing up is done.
+    return whole and (not overwrite or work.is_published)
+
+
+def clear_up(work: WorkFolder) -> PreparationReport:
+    """Do what remains of a preparation that a kill met after the dataset had come to its place."""
+    logger.warning(f"{work.output} is complete already; nothing to do.")
+    work.discard()
+    return PreparationReport.read(work.output)
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuse to write over anything but an older dataset, and that only when asked."""
     if not output.exists():
         return
     if not output.is_dir():
@@ -241,91 +230,93 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise DatasetError(f"{output} holds no prepared dataset but other files, and is left alone; name a new folder")
 
 
-def _move_shards(written: Path, data: Path) -> dict[str, SplitSummary]:
-    """Give the Parquet files their final names, and count what is really in them."""
-    data.mkdir(parents=True)
-    splits: dict[str, SplitSummary] = {}
-    for split in _SPLITS:
-        shards = sorted(written.glob(f"*-{split}.parquet")) or sorted(written.glob(f"*-{split}-*.parquet"))
-        if not shards:
-            continue
-        for number, shard in enumerate(shards):
-            shard.rename(data / f"{split}-{number:05d}-of-{len(shards):05d}.parquet")
-        splits[split] = _summary(sorted(data.glob(f"{split}-*.parquet")))
-        if not splits[split].rows:
-            raise DatasetError(f"every image of the split {split} had to be left out; see why with on_error='raise'")
-    return splits
+def _start(work: WorkFolder, plan: PreparationPlan, may_restart: bool) -> None:
+    """Go on with unfinished work of the same plan; refuse any other, or remove it."""
+    if work.plan_file.is_file():
+        there = PreparationPlan.read(work.plan_file)
+        reason = there.difference(plan)
+        if reason is None and there.files_state != plan.files_state:
+            reason = "images of the source were written anew since"
+        if reason is None and not work.is_published:
+            return
+        if reason is not None and not may_restart:
+            raise DatasetError(
+                f"{work.path} holds unfinished work that does not fit: {reason}. To go on with it, repeat the call that"
+                " began it; else remove that folder, or start anew with overwrite=True (--overwrite)"
+            )
+        work.discard()
+    work.start(plan.as_json())
 
 
-def _summary(shards: Sequence[Path]) -> SplitSummary:
-    table = pa.concat_tables(pq.read_table(shard, columns=["image_id", "label", "group"]) for shard in shards)
-    ids, labels = table["image_id"].to_pylist(), table["label"].to_pylist()
-    abnormal = sum(label >= 0.5 for label in labels)
-    images = list(dict.fromkeys(ids))
-    groups = len(set(table["group"].to_pylist()))
-    return SplitSummary(len(ids), len(images), len(ids) - abnormal, abnormal, groups, images)
-
-
-def _sources(splits: Mapping[str, SplitSummary], left_out: Sequence[LeftOut], layout: str) -> dict[str, dict[str, int]]:
-    """Account for every image of a source folder: found = used + left out."""
-    sources = {}
-    for folder in ("train",) if layout == "kaggle" else FOLDERS:  # on Kaggle, every split comes from train/
-        used = sum(s.images for n, s in splits.items() if layout == "kaggle" or (n == "test") == (folder == "test"))
-        missing = sum(record.folder == folder for record in left_out)
-        sources[folder] = {"found": used + missing, "used": used, "left_out": missing}
-    return sources
-
-
-def _digest(data: Path) -> str:
-    """Name the content of the Parquet files: the same rows in the same shards, the same digest."""
-    digest = hashlib.sha256()
-    for shard in sorted(data.iterdir()):
-        with shard.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:12]
-
-
-def _card(report: PreparationReport, digest: str, citation: str) -> DatasetCard:
-    images = sum(summary.images for summary in report.splits.values())
-    files = [{"split": split, "path": f"data/{split}-*"} for split in report.splits]
-    reasons = Counter(f"image(s) of {r.folder}/: {r.reason.split(': ')[0]}" for r in report.left_out)
-    name = "Chest radiographs in VinDr-CXR's layout"
-    card: DatasetCard = DatasetCard.from_template(
-        DatasetCardData(
-            pretty_name=name,
-            license="other",
-            license_name="physionet-credentialed-health-data-license-1.5.0",
-            license_link="https://physionet.org/content/vindr-cxr/view-license/1.0.0/",
-            task_categories=["image-classification"],
-            size_categories="n<1K" if images < 1000 else "1K<n<10K" if images < 10_000 else "10K<n<100K",
-            tags=["medical", "radiology", "chest-x-ray", "mlcak"],
-            # `load_dataset(folder)` keeps its cache by folder and configuration name, whatever becomes of the files:
-            # with a constant name, a dataset prepared anew in the same folder would be read as the old one.
-            configs=[{"config_name": f"prepared-{digest}", "data_files": files}],
-        ),
-        template_path=str(hub_configs_dir() / "dataset_card_template.md"),
-        pretty_name=name,
-        version=version("mlcak-hf"),
-        splits=[{"split": split, **asdict(summary)} for split, summary in report.splits.items()],
-        choices=report.choices,
-        num_left_out=len(report.left_out),
-        left_out_reasons=[{"reason": reason, "count": count} for reason, count in reasons.items()],
-        voi_text=_VOI_TEXT[report.choices["voi"]].format(**report.choices),
-        aggregation_text=_AGGREGATION_TEXT[report.choices["aggregation"]],
-        citation=citation,
-    )
-    return card
-
-
-def _put_in_place(folder: Path, output: Path, replaced: Path) -> None:
-    """Let the finished folder appear at once; an old one is set aside first and comes back if that fails."""
-    if not output.exists():
-        folder.rename(output)
-        return
-    output.rename(replaced)
+def _write(
+    work: WorkFolder,
+    plan: PreparationPlan,
+    names: Sequence[str],
+    config: VinDrCXRConfig,
+    splits: DatasetSplits,
+    num_proc: int | None,
+    progress: bool,
+) -> int:
+    """Write those of the named shards that are not there; return how many were."""
+    if num_proc is not None and num_proc < 1:
+        raise DatasetError(f"num_proc must be at least 1, but {num_proc} came")
+    tasks = {task.name: task for task in _tasks(work, plan, config, splits)}
+    missing = [name for name in names if not _is_finished(work, plan, name)]
+    done = len(names) - len(missing)
+    if done:
+        logger.warning(f"{done} of {len(names)} shards were finished before; going on with the others.")
+    work.forget_unfinished(missing)
+    images = {name: len(tasks[name].images) for name in names}
+    found = sum(images.values()) - sum(images[name] for name in missing)
     try:
-        folder.rename(output)
-    except OSError:
-        replaced.rename(output)
-        raise
+        with logging.tqdm(
+            total=sum(images.values()), initial=found, desc="radiographs", unit="image", disable=not progress
+        ) as bar:
+            write_shards([tasks[name] for name in missing], num_proc or 1, bar.update)
+    finally:
+        work.forget_unfinished(missing)
+    return done
+
+
+def _tasks(work: WorkFolder, plan: PreparationPlan, config: VinDrCXRConfig, splits: DatasetSplits) -> list[ShardTask]:
+    tasks = []
+    for split, images in splits.images.items():
+        for number, name in enumerate(plan.shard_names(split)):
+            records = images[number * IMAGES_PER_SHARD : (number + 1) * IMAGES_PER_SHARD]
+            tasks.append(
+                ShardTask(
+                    name=name,
+                    source_folder="test" if split == "test" else "train",
+                    images=records,
+                    per_reader=split == "train" and config.aggregation == "none",
+                    config=config,
+                    pseudonyms=splits.pseudonyms and {r.group: splits.pseudonyms[r.group] for r in records},
+                    identity=plan.identity | {"shard": name},
+                    folder=work.data,
+                    unfinished=work.unfinished,
+                )
+            )
+    return tasks
+
+
+def _is_finished(work: WorkFolder, plan: PreparationPlan, name: str) -> bool:
+    path = work.data / f"{name}.parquet"
+    if not path.is_file():
+        return False
+    try:
+        read_notes(path, plan.fingerprint)
+    except DatasetError as error:
+        logger.warning(f"{error}; it is written anew.")
+        return False
+    return True
+
+
+def finish(work: WorkFolder, plan: PreparationPlan) -> PreparationReport:
+    """Count, write card and record, and put the folder in its place."""
+    report = PreparationReport.count(plan, work.data, work.output)
+    write_whole(work.dataset / PREPARATION_FILE, report.as_json())
+    write_whole(work.dataset / "README.md", str(dataset_card(report, work.data)) + "\n")
+    work.publish()
+    if report.inverted:
+        logger.warning(f"{len(report.inverted)} image(s) seem to be inverted; the first: {report.inverted[0]}")
+    return report

@@ -34,6 +34,8 @@ from .layout import LAYOUTS, ImageRecord, Layout, VinDrLayout, detect_layout, la
 from .layout_kaggle import KAGGLE_LABELS
 from .layout_pictures import SAME
 
+BITS = (8, 16)
+
 
 @dataclass
 class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
@@ -44,6 +46,7 @@ class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
 
     version: datasets.Version | str = field(default_factory=lambda: datasets.Version("1.0.0"))
     size_px: int = 256
+    bits: int = 8
     fit: Fit = "pad"
     voi: Voi = "dicom"
     aggregation: Aggregation = "majority"
@@ -67,6 +70,8 @@ class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
                 raise error(f"{name} must be one of {', '.join(allowed)}, but {getattr(self, name)!r} came")
         if self.size_px < 1:
             raise DatasetError(f"size_px must be at least 1, but {self.size_px} came")
+        if self.bits not in BITS:
+            raise DatasetError(f"bits must be one of {', '.join(map(str, BITS))}, but {self.bits!r} came")
         if not 0 <= self.validation_fraction < 1:
             raise DatasetError(
                 f"validation_fraction must be at least 0 and below 1, but {self.validation_fraction} came"
@@ -103,6 +108,7 @@ class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
         """Every choice that shapes the dataset, as plain values; no path, which may name a person."""
         return {
             "size_px": self.size_px,
+            "bits": self.bits,
             "fit": self.fit,
             "voi": self.voi,
             "percentiles": list(PERCENTILES) if self.voi == "percentile" else None,
@@ -190,7 +196,7 @@ def image_rows(
     record = replace(record, boxes=record.boxes_in(radiograph.original_height, radiograph.original_width))
     common = {
         "image_id": record.image_id,
-        "image": {"bytes": _png(radiograph.pixels), "path": None},
+        "image": {"bytes": _png(radiograph.pixels, config.bits), "path": None},
         "original_height": radiograph.original_height,
         "original_width": radiograph.original_width,
         "group": record.group if pseudonyms is None else pseudonyms[record.group],
@@ -238,9 +244,10 @@ def group_pseudonyms(layout: VinDrLayout) -> dict[str, str]:
     return {group: f"group-{number:06d}" for number, group in enumerate(ranked)}
 
 
-def _png(image: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
-    """Store a square in [0, 1] as 8-bit PNG."""
+def _png(image: np.ndarray[Any, np.dtype[np.float32]], bits: int) -> bytes:
+    """Store a square in [0, 1] as PNG of 8 or 16 bits."""
     stream = io.BytesIO()
+    levels = np.rint(image * np.float32(2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)
     # Level 4 writes files as small as the default's in half the time, measured on radiographs.
-    Image.fromarray(np.rint(image * 255.0).astype(np.uint8)).save(stream, format="PNG", compress_level=4)
+    Image.fromarray(levels).save(stream, format="PNG", compress_level=4)
     return stream.getvalue()

@@ -1,0 +1,95 @@
+"""Parts of a dataset that several machines prepared -> the dataset, once all of it is there."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...errors import DatasetError
+from .plan import PreparationPlan
+from .preparation_report import PreparationReport
+from .prepare import check_output, clear_up, finish, is_complete
+from .shards import read_notes
+from .work_folder import WorkFolder, explained_write, sync_folder
+
+
+def merge_prepared(
+    output_dir: str | os.PathLike[str], parts: Sequence[str | os.PathLike[str]] = (), *, overwrite: bool = False
+) -> PreparationReport:
+    """Make a dataset of the parts that `prepare_vindr_cxr_part` (`mlcak prepare --shard`) wrote.
+
+    The bytes are those of a preparation on one machine. The source need not be there.
+
+    Args:
+        output_dir: Folder to write. What lies in `OUTPUT.partial` is a part as well, and the only one if the machines
+            worked in the same folder.
+        parts: Folders of other machines, copied here: each the `OUTPUT.partial` that was written there. They stay.
+        overwrite: Replace a dataset that lies in `output_dir`.
+
+    Returns:
+        What was written and what was left out.
+
+    Raises:
+        DatasetError: Parts belong to different datasets, shards are missing, damaged or there in two versions, or
+            something cannot be written.
+    """
+    work = WorkFolder(Path(output_dir).expanduser().absolute())
+    folders = [WorkFolder(_given(Path(part).expanduser().absolute())) for part in parts]
+    with explained_write(work.output):
+        work.recover()
+        if work.plan_file.is_file() or not folders:
+            folders.insert(0, work)
+        plans = [PreparationPlan.read(folder.plan_file) for folder in folders]
+        for folder, plan in zip(folders, plans, strict=True):
+            reason = plans[0].difference(plan)
+            if reason is not None:
+                raise DatasetError(f"{folder.path} and {folders[0].path} are no parts of one dataset: {reason}")
+        if is_complete(work, plans[0], overwrite):
+            return clear_up(work)
+        check_output(work.output, overwrite)
+        sources = _shards(plans[0], folders)
+        work.start(plans[0].as_json())
+        for name, path in sources.items():
+            _bring(path, work.data / f"{name}.parquet", work.unfinished / f"{name}.{os.getpid()}")
+        return finish(work, plans[0])
+
+
+def _given(part: Path) -> Path:
+    """The output whose unfinished folder is meant, whichever of the two was named."""
+    return part.with_name(part.name.removesuffix(".partial"))
+
+
+def _shards(plan: PreparationPlan, folders: Sequence[WorkFolder]) -> dict[str, Path]:
+    """Find every shard, once."""
+    found: dict[str, Path] = {}
+    missing = []
+    for name in plan.shard_names():
+        paths = [path for folder in folders if (path := folder.data / f"{name}.parquet").is_file()]
+        if not paths:
+            missing.append(name)
+            continue
+        for path in paths:
+            read_notes(path, plan.fingerprint)
+            if not filecmp.cmp(paths[0], path, shallow=False):
+                raise DatasetError(f"{paths[0]} and {path} are the same shard but differ; remove the damaged one")
+        found[name] = paths[0]
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} of {len(plan.shard_names())} shards are missing: {', '.join(missing[:8])}"
+            f"{' and more' if len(missing) > 8 else ''}. Finish every part (mlcak prepare ... --shard), and name the"
+            " folder of each"
+        )
+    return found
+
+
+def _bring(source: Path, target: Path, unfinished: Path) -> None:
+    if target.exists():
+        return
+    shutil.copyfile(source, unfinished)
+    with unfinished.open("rb") as stream:
+        os.fsync(stream.fileno())
+    unfinished.replace(target)
+    sync_folder(target.parent)

@@ -1,0 +1,148 @@
+"""One shard: a fixed number of a split's images in a Parquet file that is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...errors import DatasetError, DicomError
+from .layout import ImageRecord, LeftOut
+from .rows import VinDrCXRConfig, image_rows, vindr_features
+from .work_folder import explained_write, sync_folder
+
+IMAGES_PER_SHARD = 256
+"""At 256 px some 10 MB: little to do again after a kill, and few files for the whole of VinDr-CXR (72)."""
+
+_ROWS_PER_GROUP = 64  # all that a writing or a streaming process holds at once
+_NOTES = b"mlcak"
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """All that a process needs to write one shard.
+
+    Args:
+        name: Of the file, without its suffix.
+        source_folder: "train" or "test": where the images come from.
+        images: In the order of the rows.
+        per_reader: A row per reader instead of one per image.
+        config: The choices.
+        pseudonyms: Names of these images' groups in the dataset; None leaves them as they are.
+        identity: What the file says of the dataset that it is a part of: fingerprint, choices, software.
+        folder: Where the finished file goes.
+        unfinished: Where it lies until then, on the same disk.
+    """
+
+    name: str
+    source_folder: str
+    images: list[ImageRecord]
+    per_reader: bool
+    config: VinDrCXRConfig
+    pseudonyms: Mapping[str, str] | None
+    identity: Mapping[str, Any]
+    folder: Path
+    unfinished: Path
+
+
+@dataclass
+class ShardNotes:
+    """What a shard's file says besides its rows.
+
+    Args:
+        images: Number of images that the shard was to hold: those in its rows and those left out.
+        left_out: Images that could not be read.
+        inverted: Ids of images that seem to have the wrong polarity.
+    """
+
+    images: int
+    left_out: list[LeftOut]
+    inverted: list[str]
+
+
+def write_shard(task: ShardTask, seen: Callable[[], object]) -> None:
+    """Read a shard's images and write its file.
+
+    The file gets its name only when all of it is on the disk, with its notes: whatever bears that name is whole. The
+    bytes depend on the task's images and choices alone.
+
+    Args:
+        task: The shard.
+        seen: Called after each image.
+
+    Raises:
+        DicomError: A radiograph cannot be read, with on_error="raise".
+        DatasetError: The file cannot be written, as on a full disk.
+    """
+    notes = ShardNotes(len(task.images), [], [])
+    schema = vindr_features(task.config.aggregation).arrow_schema
+    # The name is new each time: a writer that outlived its job never meets the next one in the same file.
+    unfinished = task.unfinished / f"{task.name}.{uuid.uuid4().hex}"
+    with explained_write(task.folder / f"{task.name}.parquet"):
+        try:
+            with unfinished.open("xb") as stream:
+                # Statistics would hold a second copy of small images, and PNG has no use for a dictionary.
+                with pq.ParquetWriter(stream, schema, use_dictionary=False, write_statistics=False) as writer:
+                    for rows in _row_groups(task, notes, seen):
+                        writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                    writer.add_key_value_metadata({_NOTES: json.dumps(dict(task.identity) | asdict_notes(notes))})
+                stream.flush()
+                os.fsync(stream.fileno())
+            unfinished.replace(task.folder / f"{task.name}.parquet")
+            sync_folder(task.folder)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def read_notes(path: Path, fingerprint: str) -> ShardNotes:
+    """Read what a finished shard says of itself.
+
+    Args:
+        path: Its file.
+        fingerprint: Of the dataset that it should be a part of.
+
+    Returns:
+        Its notes.
+
+    Raises:
+        DatasetError: It is cut off or damaged, or a part of another dataset.
+    """
+    try:
+        recorded = json.loads((pq.read_metadata(path).metadata or {})[_NOTES])
+        notes = ShardNotes(
+            recorded["images"], [LeftOut(**entry) for entry in recorded["left_out"]], recorded["inverted"]
+        )
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{path} is no whole shard ({type(error).__name__}); copy or prepare it again") from None
+    if recorded.get("fingerprint") != fingerprint:
+        raise DatasetError(f"{path} belongs to another dataset (other choices, files or software); remove it")
+    return notes
+
+
+def asdict_notes(notes: ShardNotes) -> dict[str, Any]:
+    """Notes as plain values."""
+    return asdict(notes) | {"left_out": [record._asdict() for record in notes.left_out]}
+
+
+def _row_groups(task: ShardTask, notes: ShardNotes, seen: Callable[[], object]) -> Iterator[list[dict[str, Any]]]:
+    rows: list[dict[str, Any]] = []
+    for record in task.images:
+        try:
+            rows += [row for _, row in image_rows(record, task.config, task.per_reader, task.pseudonyms)]
+        except DicomError as error:
+            if task.config.on_error == "raise":
+                raise DicomError(f"{error}. To go on without such images: on_error='skip' (--on-error skip)") from None
+            notes.left_out.append(LeftOut(record.image_id, str(error), task.source_folder))
+        seen()
+        while len(rows) >= _ROWS_PER_GROUP:
+            yield rows[:_ROWS_PER_GROUP]
+            del rows[:_ROWS_PER_GROUP]
+    if rows:
+        yield rows
