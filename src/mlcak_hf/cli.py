@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .errors import DatasetError, MLCAKError
+from .errors import DatasetError, DeploymentError, MLCAKError
 
 if TYPE_CHECKING:
     from .data import PreparationReport
@@ -304,15 +304,31 @@ def card(
 
 @app.command()
 def push(
-    folder: Annotated[Path, typer.Argument(help="Folder of a trained model, with its card.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a trained model with its card, or a prepared dataset.")],
     repo_id: Annotated[str, typer.Argument(help="owner/name on the Hub.")],
     public: Annotated[bool, typer.Option(help="Let everyone see it; private otherwise.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to push to.")] = None,
+    i_may_share_this_data: Annotated[
+        bool,
+        typer.Option(
+            "--i-may-share-this-data",
+            help="For a dataset: I have read its data use agreement, and it lets me upload this. VinDr-CXR's does not"
+            " let anyone else have access.",
+        ),
+    ] = False,
 ) -> None:
-    """Upload a trained model to the Hugging Face Hub: weights, configuration, code and card; never data."""
-    from .deployment import push_to_hub
+    """Upload a trained model to the Hugging Face Hub: weights, configuration, code and card; no data beside them.
 
-    commit = push_to_hub(folder, repo_id, private=not public, revision=revision)
+    A folder that `mlcak prepare` wrote is refused without --i-may-share-this-data, and then becomes a private dataset.
+    """
+    from .deployment import is_prepared_dataset, push_dataset_to_hub, push_to_hub
+
+    if is_prepared_dataset(folder):
+        if public:
+            raise DeploymentError(f"{folder} is a dataset of radiographs; it is pushed to a private repository only")
+        commit = push_dataset_to_hub(folder, repo_id, i_may_share_this_data=i_may_share_this_data, revision=revision)
+    else:
+        commit = push_to_hub(folder, repo_id, private=not public, revision=revision)
     console.print(f"Pushed: {commit.commit_url}")
 
 

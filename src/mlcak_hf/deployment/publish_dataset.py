@@ -53,8 +53,8 @@ def push_dataset_to_hub(
     read_preparation(folder)
     if not i_may_share_this_data:
         raise DeploymentError(
-            f"{folder} is a dataset of radiographs, and nothing of it was sent. {AGREEMENT} If you may upload it all the"
-            " same, say so: --i-may-share-this-data"
+            f"{folder} is a dataset of radiographs, and nothing of it was sent. {AGREEMENT} If you may upload it"
+            " all the same, say so: --i-may-share-this-data"
         )
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, repo_type="dataset", private=True, exist_ok=True).repo_id
@@ -67,7 +67,7 @@ def push_dataset_to_hub(
     return api.upload_folder(
         repo_id=repo_id,
         repo_type="dataset",
-        folder_path=folder,
+        folder_path=Path(folder),
         allow_patterns=["README.md", "preparation.json", "data/*.parquet"],
         delete_patterns=["data/*.parquet"],  # shards of an earlier version with another number of shards
         revision=revision,

@@ -5,23 +5,35 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+from importlib.metadata import version
+from pathlib import Path
 
+import datasets
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
 from rich.console import Console
-from vindr_factories import PATIENT_TAGS, make_vindr
+from vindr_factories import PATIENT_TAGS, make_dicom, make_vindr
 
+from mlcak_hf import MLCAKConfig, MLCAKImageProcessor
 from mlcak_hf.data import (
+    DatasetColumns,
     LeftOut,
+    MLCAKCollator,
     PreparationReport,
+    RadiographDataset,
+    Targets,
     load_vindr_cxr,
+    open_dataset,
     prepare_vindr_cxr,
     read_preparation,
+    read_radiograph,
     vindr_features,
 )
-from mlcak_hf.data.vindr import prepare as prepare_module
+from mlcak_hf.data.vindr import plan
 from mlcak_hf.errors import DatasetError, DicomError
 
 IMAGES = ("a1", "a2", "a3", "a4", "a5", "a6", "t1", "t2")
@@ -32,7 +44,9 @@ def prepare(small_vindr, tmp_path):
     """`prepare_vindr_cxr` from the small folder to `out`."""
 
     def call(**choices) -> PreparationReport:
-        return prepare_vindr_cxr(small_vindr, tmp_path / "out", **{"validation_fraction": 0.2} | choices)
+        return prepare_vindr_cxr(
+            small_vindr, tmp_path / "out", **{"validation_fraction": 0.2, "progress": False} | choices
+        )
 
     return call
 
@@ -62,10 +76,11 @@ def test_a_dataset_prepared_anew_in_the_same_folder_is_read_anew(prepare, tmp_pa
 
 
 @pytest.mark.parametrize("num_proc", [None, 2])
-def test_the_folder_holds_shards_card_and_record_and_nothing_else(prepare, tmp_path, num_proc) -> None:
+def test_the_folder_holds_shards_card_and_record_and_nothing_else(prepare, tmp_path, num_proc, monkeypatch) -> None:
+    monkeypatch.setattr(plan, "IMAGES_PER_SHARD", 3)
     report = prepare(num_proc=num_proc)
     names = {str(path.relative_to(report.output_dir)) for path in report.output_dir.rglob("*") if path.is_file()}
-    shards = {"train": num_proc or 1, "validation": 1, "test": num_proc or 1}
+    shards = {"train": 2, "validation": 1, "test": 1}
     parquet = {f"data/{s}-{i:05d}-of-{n:05d}.parquet" for s, n in shards.items() for i in range(n)}
     assert names == {"README.md", "preparation.json", *parquet}
     assert {path.name for path in tmp_path.iterdir()} == {"vindr", "out"}  # nothing half-made stays beside it
@@ -168,11 +183,11 @@ def test_brackets_in_a_reason_reach_the_terminal(tmp_path) -> None:
     assert reason in terminal.getvalue()
 
 
-def test_a_failure_leaves_nothing_behind(prepare, small_vindr, tmp_path) -> None:
+def test_a_failure_leaves_no_dataset(prepare, small_vindr, tmp_path) -> None:
     (small_vindr / "test" / "t2.dicom").write_bytes(b"cut off")
     with pytest.raises(DicomError, match=r"t2\.dicom: .*--on-error skip"):
         prepare()
-    assert {path.name for path in tmp_path.iterdir()} == {"vindr"}
+    assert {path.name for path in tmp_path.iterdir()} == {"vindr", "out.partial"}
 
 
 def test_an_empty_split_is_an_error(prepare, small_vindr, tmp_path) -> None:
@@ -180,7 +195,7 @@ def test_an_empty_split_is_an_error(prepare, small_vindr, tmp_path) -> None:
         path.write_bytes(b"cut off")
     with pytest.raises(DatasetError, match="every image of the split test had to be left out"):
         prepare(on_error="skip")
-    assert {path.name for path in tmp_path.iterdir()} == {"vindr"}
+    assert {path.name for path in tmp_path.iterdir()} == {"vindr", "out.partial"}
 
 
 def test_only_a_prepared_dataset_is_overwritten(prepare, tmp_path) -> None:
@@ -203,18 +218,21 @@ def test_only_a_prepared_dataset_is_overwritten(prepare, tmp_path) -> None:
 
 def test_an_old_dataset_survives_a_failed_replacement(prepare, small_vindr, tmp_path, monkeypatch) -> None:
     prepare(seed=1)
-    rename = prepare_module.Path.rename
+    rename = Path.rename
 
     def fail(self, target):
         if self.name == "dataset":
             raise OSError("disk went away")
         return rename(self, target)
 
-    monkeypatch.setattr(prepare_module.Path, "rename", fail)
-    with pytest.raises(OSError, match="disk went away"):
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(DatasetError, match=r"cannot write .*disk went away.*the same command continues"):
         prepare(seed=2, overwrite=True)
     assert read_preparation(tmp_path / "out")["choices"]["seed"] == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"vindr", "out"}
+    assert {path.name for path in tmp_path.iterdir()} == {"vindr", "out", "out.partial"}
+    monkeypatch.undo()
+    prepare(seed=2, overwrite=True)
+    assert read_preparation(tmp_path / "out")["choices"]["seed"] == 2
 
 
 def test_missing_source_makes_no_output(tmp_path) -> None:
@@ -263,3 +281,105 @@ def test_real_radiographs_end_to_end(shared_data, tmp_path) -> None:
     assert positives == {"Infiltration": 102, "Edema": 51, "Pneumothorax": 6}
     assert sum(row["global_labels"]["Pneumonia"] for row in rows) == 276
     assert all(value in (0, 3) for row in rows for value in row["votes"].values())
+
+
+def test_streaming_reads_the_same_rows(prepare, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(plan, "IMAGES_PER_SHARD", 2)
+    folder = prepare(aggregation="none").output_dir
+    rows, streamed = load(folder, tmp_path), load_dataset(str(folder), streaming=True)
+    for split in rows:
+        assert streamed[split].features == rows[split].features
+        assert list(streamed[split].decode(False)) == list(
+            rows[split].cast_column("image", datasets.Image(decode=False))
+        )
+
+
+def test_a_shard_without_a_readable_image_is_no_obstacle(prepare, small_vindr, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(plan, "IMAGES_PER_SHARD", 1)
+    first = prepare().splits["train"].image_ids[0]
+    (small_vindr / "train" / f"{first}.dicom").write_bytes(b"cut off")
+    report = prepare(on_error="skip", overwrite=True)
+    ids = report.splits["train"].image_ids
+    assert first not in ids
+    assert load(report.output_dir, tmp_path)["train"]["image_id"][:] == ids
+    assert [row["image_id"] for row in load_dataset(str(report.output_dir), streaming=True)["train"]] == ids
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_stored_values_reach_the_processor_as_they_were_read(prepare, small_vindr, tmp_path, bits) -> None:
+    """From the file to what a model is fed with, through dataset, collator and processor: half a level off at most."""
+    report = prepare(size_px=24, bits=bits)
+    assert report.choices["bits"] == read_preparation(report.output_dir)["choices"]["bits"] == bits
+    assert f"24 x 24 px, {bits}-bit grey PNG" in (report.output_dir / "README.md").read_text()
+    splits = open_dataset(report.output_dir)
+    config = MLCAKConfig(local_labels=["Cardiomegaly"])
+    dataset = RadiographDataset(splits["train"], Targets(config, splits["train"], DatasetColumns()))
+    assert dataset[0]["image"].mode == ("L" if bits == 8 else "I;16")
+    processor = MLCAKImageProcessor(size={"height": 24, "width": 24}, do_normalize=False)
+    pixels = MLCAKCollator(processor)([dataset[i] for i in range(len(dataset))])["pixel_values"][:, 0].numpy()
+    for image_id, stored in zip(splits["train"]["image_id"], pixels, strict=True):
+        read = read_radiograph(small_vindr / "train" / f"{image_id}.dicom", size_px=24)
+        assert np.abs(stored - read).max() <= 0.5 / (2**bits - 1) + 1e-7
+    assert len(np.unique(pixels)) > (300 if bits == 16 else 100)
+
+
+def test_other_bits_are_refused(prepare) -> None:
+    with pytest.raises(DatasetError, match="bits must be one of 8, 16, but 12 came"):
+        prepare(bits=12)
+
+
+def test_every_file_says_how_it_was_made(prepare, monkeypatch) -> None:
+    monkeypatch.setattr(plan, "IMAGES_PER_SHARD", 4)
+    report = prepare(voi="percentile", bits=16, fit="squash")
+    for path in (report.output_dir / "data").iterdir():
+        said = json.loads(pq.read_metadata(path).metadata[b"mlcak"])
+        assert said["shard"] == path.stem
+        assert said["choices"] == report.choices
+        assert {"voi": "percentile", "bits": 16, "fit": "squash"}.items() <= said["choices"].items()
+        assert said["software"]["pillow"] == version("pillow")
+        assert said["fingerprint"] == report.fingerprint
+
+
+def test_many_rows_come_in_small_groups(tmp_path) -> None:
+    """A reader per row: 30 images make 90 rows, in groups of 64."""
+    train = {f"a{i:02d}": {r: [] for r in ("R1", "R2", "R3")} for i in range(30)}
+    root = make_vindr(tmp_path / "v", train, {"t1": []})
+    prepare_vindr_cxr(root, tmp_path / "o", size_px=8, aggregation="none", validation_fraction=0, progress=False)
+    metadata = pq.ParquetFile(tmp_path / "o" / "data" / "train-00000-of-00001.parquet").metadata
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [64, 26]
+    assert load(tmp_path / "o", tmp_path)["train"]["image_id"][:] == [i for i in train for _ in range(3)]
+
+
+def test_images_that_seem_inverted_are_listed_and_left_as_they_are(prepare, small_vindr, monkeypatch, tmp_path) -> None:
+    plain = load(prepare().output_dir, tmp_path)["train"]
+    y, x = np.mgrid[-1:1:60j, -1:1:60j]
+    lungs = np.exp(-(((np.abs(x) - 0.45) / 0.22) ** 2) - ((y + 0.1) / 0.45) ** 2)
+    upright = np.rint(4095 * np.clip(0.75 - 0.7 * lungs + 0.15 * y, 0, 1)).astype(np.uint16)
+    for image_id in ("a1", "a2", "a3", "a4", "a5", "a6"):
+        make_dicom(
+            small_vindr / "train" / f"{image_id}.dicom", upright if image_id != "a3" else 4095 - upright, bits=12
+        )
+    report = prepare(overwrite=True)
+    assert report.inverted == read_preparation(report.output_dir)["inverted"]
+    assert [image_id for image_id in report.inverted if image_id.startswith("a")] == ["a3"]
+    assert "seem to be inverted" in (report.output_dir / "README.md").read_text()
+    assert len(plain) == len(load(report.output_dir, tmp_path)["train"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="an administrator may read and write everything")
+def test_no_permission(prepare, small_vindr, tmp_path) -> None:
+    (small_vindr / "train").chmod(0)
+    with pytest.raises(DatasetError, match=r"cannot read .*train.*Permission denied"):
+        prepare()
+    (small_vindr / "train").chmod(0o755)
+    tmp_path.chmod(0o555)
+    with pytest.raises(DatasetError, match=r"cannot write .*out.*Permission denied"):
+        prepare()
+    tmp_path.chmod(0o755)
+    assert prepare().splits["test"].images == 2
+
+
+def test_an_output_that_cannot_be_made(small_vindr, tmp_path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DatasetError, match=r"cannot write .*file/out: Not a directory"):
+        prepare_vindr_cxr(small_vindr, tmp_path / "file" / "out", progress=False)

@@ -13,7 +13,7 @@ from .plan import PreparationPlan
 from .preparation_report import PreparationReport
 from .prepare import check_output, clear_up, finish, is_complete
 from .shards import read_notes
-from .work_folder import WorkFolder, explained_write, sync_folder
+from .work_folder import WorkFolder, explained_write, put
 
 
 def merge_prepared(
@@ -53,7 +53,10 @@ def merge_prepared(
         sources = _shards(plans[0], folders)
         work.start(plans[0].as_json())
         for name, path in sources.items():
-            _bring(path, work.data / f"{name}.parquet", work.unfinished / f"{name}.{os.getpid()}")
+            if not (target := work.data / f"{name}.parquet").exists():
+                unfinished = work.begin(name)
+                shutil.copyfile(path, unfinished)
+                put(unfinished, target)
         return finish(work, plans[0])
 
 
@@ -83,13 +86,3 @@ def _shards(plan: PreparationPlan, folders: Sequence[WorkFolder]) -> dict[str, P
             " folder of each"
         )
     return found
-
-
-def _bring(source: Path, target: Path, unfinished: Path) -> None:
-    if target.exists():
-        return
-    shutil.copyfile(source, unfinished)
-    with unfinished.open("rb") as stream:
-        os.fsync(stream.fileno())
-    unfinished.replace(target)
-    sync_folder(target.parent)

@@ -13,8 +13,10 @@ from typing import Any
 from ...errors import DatasetError
 from .layout import ImageRecord, LeftOut
 from .rows import VinDrCXRConfig
-from .shards import IMAGES_PER_SHARD
 from .splits import DatasetSplits
+
+IMAGES_PER_SHARD = 256
+"""At 256 px some 10 MB: little to do again after a kill, and few files for the whole of VinDr-CXR (72)."""
 
 # All that has a hand in the bytes; decoders that are not installed are left out.
 _SOFTWARE = (
@@ -32,6 +34,7 @@ class PreparationPlan:
         files_state: Names the same files with their times of change, which differ from machine to machine.
         choices: Every choice that shapes the dataset.
         software: Version by package.
+        images_per_shard: Number of images, read or left out, in every shard of a split but its last.
         shards: Number of shards of each split.
         left_out: Images that the tables or the folder make unusable.
     """
@@ -40,6 +43,7 @@ class PreparationPlan:
     files_state: str
     choices: dict[str, Any]
     software: dict[str, str]
+    images_per_shard: int
     shards: dict[str, int]
     left_out: list[LeftOut]
 
@@ -57,7 +61,7 @@ class PreparationPlan:
         # What to do with unreadable images changes no shard: one with such an image is never finished under "raise".
         choices = {name: value for name, value in config.choices().items() if name != "on_error"}
         software = _installed_versions()
-        made_of = {"choices": choices, "software": software, "left_out": splits.left_out, "shard": IMAGES_PER_SHARD}
+        made_of = {"choices": choices, "software": software, "left_out": splits.left_out, "per_shard": IMAGES_PER_SHARD}
         content = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode())
         state = hashlib.sha256()
         for split, images in splits.images.items():
@@ -66,7 +70,7 @@ class PreparationPlan:
                 content.update(repr((split, *_described(record, splits.pseudonyms), size)).encode())
                 state.update(repr((record.image_id, size, changed_ns)).encode())
         shards = {split: -(-len(images) // IMAGES_PER_SHARD) for split, images in splits.images.items()}
-        return cls(content.hexdigest(), state.hexdigest(), choices, software, shards, splits.left_out)
+        return cls(content.hexdigest(), state.hexdigest(), choices, software, IMAGES_PER_SHARD, shards, splits.left_out)
 
     @property
     def identity(self) -> dict[str, Any]:

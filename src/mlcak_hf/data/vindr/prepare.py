@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ...errors import DatasetError, MLCAKError
+from ...errors import DatasetError, DicomError, MLCAKError
 from ..radiograph import Fit
 from .dataset_card import dataset_card
 from .labels import Aggregation
@@ -23,9 +23,9 @@ from .plan import PreparationPlan
 from .preparation_report import PREPARATION_FILE, PreparationReport
 from .rows import VinDrCXRConfig
 from .shard_workers import write_shards
-from .shards import IMAGES_PER_SHARD, ShardTask, read_notes
+from .shards import SKIP, ShardTask, read_notes
 from .splits import DatasetSplits, read_splits
-from .work_folder import WorkFolder, explained_write, write_whole
+from .work_folder import WorkFolder, explained_write
 
 logger = logging.get_logger(__name__)
 
@@ -179,7 +179,7 @@ def prepare_vindr_cxr_part(
         _start(work, plan, may_restart=False)
         names = plan.shard_names()[index::count]
         found = _write(work, plan, names, config, splits, num_proc, progress)
-        finished = sum(_is_finished(work, plan, name) for name in plan.shard_names())
+        finished = sum(_finished(work, plan, name) for name in plan.shard_names())
         return PartReport(work.path, len(names) - found, found, finished, len(plan.shard_names()))
 
 
@@ -261,7 +261,7 @@ def _write(
     if num_proc is not None and num_proc < 1:
         raise DatasetError(f"num_proc must be at least 1, but {num_proc} came")
     tasks = {task.name: task for task in _tasks(work, plan, config, splits)}
-    missing = [name for name in names if not _is_finished(work, plan, name)]
+    missing = [name for name in names if not _finished(work, plan, name, config.on_error)]
     done = len(names) - len(missing)
     if done:
         logger.warning(f"{done} of {len(names)} shards were finished before; going on with the others.")
@@ -282,7 +282,7 @@ def _tasks(work: WorkFolder, plan: PreparationPlan, config: VinDrCXRConfig, spli
     tasks = []
     for split, images in splits.images.items():
         for number, name in enumerate(plan.shard_names(split)):
-            records = images[number * IMAGES_PER_SHARD : (number + 1) * IMAGES_PER_SHARD]
+            records = images[number * plan.images_per_shard : (number + 1) * plan.images_per_shard]
             tasks.append(
                 ShardTask(
                     name=name,
@@ -292,30 +292,35 @@ def _tasks(work: WorkFolder, plan: PreparationPlan, config: VinDrCXRConfig, spli
                     config=config,
                     pseudonyms=splits.pseudonyms and {r.group: splits.pseudonyms[r.group] for r in records},
                     identity=plan.identity | {"shard": name},
-                    folder=work.data,
-                    unfinished=work.unfinished,
+                    work=work,
                 )
             )
     return tasks
 
 
-def _is_finished(work: WorkFolder, plan: PreparationPlan, name: str) -> bool:
+def _finished(work: WorkFolder, plan: PreparationPlan, name: str, on_error: str = "skip") -> bool:
+    """Whether a shard is there, whole, and such as it would be written now."""
     path = work.data / f"{name}.parquet"
     if not path.is_file():
         return False
     try:
-        read_notes(path, plan.fingerprint)
+        notes = read_notes(path, plan.fingerprint)
     except DatasetError as error:
         logger.warning(f"{error}; it is written anew.")
         return False
+    if notes.left_out and on_error == "raise":
+        raise DicomError(f"{notes.left_out[0].reason}. To go on without such images: {SKIP}")
     return True
 
 
 def finish(work: WorkFolder, plan: PreparationPlan) -> PreparationReport:
     """Count, write card and record, and put the folder in its place."""
+    strangers = {path.name for path in work.data.iterdir()} - {f"{name}.parquet" for name in plan.shard_names()}
+    if strangers:
+        raise DatasetError(f"{work.data} holds {min(strangers)}, which is no shard of this dataset; move it away")
     report = PreparationReport.count(plan, work.data, work.output)
-    write_whole(work.dataset / PREPARATION_FILE, report.as_json())
-    write_whole(work.dataset / "README.md", str(dataset_card(report, work.data)) + "\n")
+    work.write_whole(work.dataset / PREPARATION_FILE, report.as_json())
+    work.write_whole(work.dataset / "README.md", str(dataset_card(report, work.data)) + "\n")
     work.publish()
     if report.inverted:
         logger.warning(f"{len(report.inverted)} image(s) seem to be inverted; the first: {report.inverted[0]}")

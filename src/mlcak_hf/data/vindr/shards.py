@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,17 +11,18 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from ...errors import DatasetError, DicomError
+from ...image_processing_mlcak import to_unit_range
+from ..polarity import looks_inverted
 from .layout import ImageRecord, LeftOut
 from .rows import VinDrCXRConfig, image_rows, vindr_features
-from .work_folder import explained_write, sync_folder
-
-IMAGES_PER_SHARD = 256
-"""At 256 px some 10 MB: little to do again after a kill, and few files for the whole of VinDr-CXR (72)."""
+from .work_folder import WorkFolder, explained_write, put
 
 _ROWS_PER_GROUP = 64  # all that a writing or a streaming process holds at once
 _NOTES = b"mlcak"
+SKIP = "on_error='skip' (--on-error skip)"
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,7 @@ class ShardTask:
         config: The choices.
         pseudonyms: Names of these images' groups in the dataset; None leaves them as they are.
         identity: What the file says of the dataset that it is a part of: fingerprint, choices, software.
-        folder: Where the finished file goes.
-        unfinished: Where it lies until then, on the same disk.
+        work: Where the finished file goes.
     """
 
     name: str
@@ -48,8 +47,7 @@ class ShardTask:
     config: VinDrCXRConfig
     pseudonyms: Mapping[str, str] | None
     identity: Mapping[str, Any]
-    folder: Path
-    unfinished: Path
+    work: WorkFolder
 
 
 @dataclass
@@ -83,20 +81,16 @@ def write_shard(task: ShardTask, seen: Callable[[], object]) -> None:
     """
     notes = ShardNotes(len(task.images), [], [])
     schema = vindr_features(task.config.aggregation).arrow_schema
-    # The name is new each time: a writer that outlived its job never meets the next one in the same file.
-    unfinished = task.unfinished / f"{task.name}.{uuid.uuid4().hex}"
-    with explained_write(task.folder / f"{task.name}.parquet"):
+    path, unfinished = task.work.data / f"{task.name}.parquet", task.work.begin(task.name)
+    with explained_write(path):
         try:
-            with unfinished.open("xb") as stream:
-                # Statistics would hold a second copy of small images, and PNG has no use for a dictionary.
-                with pq.ParquetWriter(stream, schema, use_dictionary=False, write_statistics=False) as writer:
-                    for rows in _row_groups(task, notes, seen):
-                        writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-                    writer.add_key_value_metadata({_NOTES: json.dumps(dict(task.identity) | asdict_notes(notes))})
-                stream.flush()
-                os.fsync(stream.fileno())
-            unfinished.replace(task.folder / f"{task.name}.parquet")
-            sync_folder(task.folder)
+            # Statistics would hold a second copy of small images, and PNG has no use for a dictionary.
+            options = {"use_dictionary": False, "write_statistics": False}
+            with unfinished.open("xb") as stream, pq.ParquetWriter(stream, schema, **options) as writer:
+                for rows in _row_groups(task, notes, seen):
+                    writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                writer.add_key_value_metadata({_NOTES: json.dumps({**task.identity, **_plain(notes)})})
+            put(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
 
@@ -121,13 +115,12 @@ def read_notes(path: Path, fingerprint: str) -> ShardNotes:
         )
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"{path} is no whole shard ({type(error).__name__}); copy or prepare it again") from None
-    if recorded.get("fingerprint") != fingerprint:
-        raise DatasetError(f"{path} belongs to another dataset (other choices, files or software); remove it")
+    if recorded.get("fingerprint") != fingerprint or recorded.get("shard") != path.stem:
+        raise DatasetError(f"{path} is a shard of another dataset (other choices, files or software); remove it")
     return notes
 
 
-def asdict_notes(notes: ShardNotes) -> dict[str, Any]:
-    """Notes as plain values."""
+def _plain(notes: ShardNotes) -> dict[str, Any]:
     return asdict(notes) | {"left_out": [record._asdict() for record in notes.left_out]}
 
 
@@ -135,11 +128,16 @@ def _row_groups(task: ShardTask, notes: ShardNotes, seen: Callable[[], object]) 
     rows: list[dict[str, Any]] = []
     for record in task.images:
         try:
-            rows += [row for _, row in image_rows(record, task.config, task.per_reader, task.pseudonyms)]
+            of_image = [row for _, row in image_rows(record, task.config, task.per_reader, task.pseudonyms)]
         except DicomError as error:
             if task.config.on_error == "raise":
-                raise DicomError(f"{error}. To go on without such images: on_error='skip' (--on-error skip)") from None
+                raise DicomError(f"{error}. To go on without such images: {SKIP}") from None
             notes.left_out.append(LeftOut(record.image_id, str(error), task.source_folder))
+        else:
+            rows += of_image
+            with Image.open(io.BytesIO(of_image[0]["image"]["bytes"])) as stored:
+                if looks_inverted(to_unit_range(stored)):
+                    notes.inverted.append(record.image_id)
         seen()
         while len(rows) >= _ROWS_PER_GROUP:
             yield rows[:_ROWS_PER_GROUP]

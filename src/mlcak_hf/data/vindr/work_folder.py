@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,9 +16,9 @@ class WorkFolder:
     """The folder `OUTPUT.partial`.
 
     ```
-    plan.json        what is being made; written when all else is there, removed when all else is gone
+    plan.json        what is being made; written when the folders are there, removed when they are gone
     dataset/data/    finished shards, each renamed into place; the whole of `dataset` becomes OUTPUT at the end
-    unfinished/      shards that are being written, and what a kill left of them
+    unfinished/      files that are being written, and what a kill left of them
     replaced/        the dataset that was in OUTPUT before, between two renames
     discarded/       the same, once it is no longer needed
     ```
@@ -56,16 +57,27 @@ class WorkFolder:
         Raises:
             DatasetError: There is such a folder, but with other things in it.
         """
-        if not self.plan_file.is_file():
-            known = {self.dataset, self.unfinished}
-            if self.path.exists() and any(
-                path not in known and not path.name.startswith("plan.json.") for path in self.path.iterdir()
-            ):
-                raise DatasetError(f"{self.path} holds other files, and is needed to work in; move them away")
+        known = {self.plan_file, self.dataset, self.unfinished}
+        if self.path.exists() and not self.plan_file.is_file() and set(self.path.iterdir()) - known:
+            raise DatasetError(f"{self.path} holds other files, and is needed to work in; move them away")
         for folder in (self.data, self.unfinished):
             folder.mkdir(parents=True, exist_ok=True)
         if not self.plan_file.is_file():
-            write_whole(self.plan_file, plan)
+            self.write_whole(self.plan_file, plan)
+
+    def begin(self, name: str) -> Path:
+        """Name a file to write before it gets its real name.
+
+        The name is new each time: a writer that outlived its job never meets the next one in the same file.
+        """
+        return self.unfinished / f"{name}.{uuid.uuid4().hex}"
+
+    def write_whole(self, path: Path, text: str) -> None:
+        """Write a text file that is there whole or not at all."""
+        unfinished = self.begin(path.name)
+        with unfinished.open("x", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+        put(unfinished, path)
 
     def forget_unfinished(self, names: Iterable[str]) -> None:
         """Remove what a kill left of shards that are about to be written; other machines may be at work on others."""
@@ -99,12 +111,9 @@ class WorkFolder:
             self.path.rmdir()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that is there whole or not at all."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    with unfinished.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-        stream.flush()
+def put(unfinished: Path, path: Path) -> None:
+    """Give a finished file its name, once all of it is on the disk."""
+    with unfinished.open("rb") as stream:
         os.fsync(stream.fileno())
     unfinished.replace(path)
     sync_folder(path.parent)
