@@ -55,7 +55,7 @@ def apply_window(values: npt.NDArray[Any], center: float, width: float, function
     if function == "SIGMOID":
         # Beyond +-350 the result is 0 or 1 to the last bit of a double; exp would overflow there.
         return np.asarray(1.0 / (1.0 + np.exp(np.clip(-4.0 * (x - center) / width, -350.0, 350.0))))
-    raise DicomError(f"VOI LUT Function {function!r} is none of LINEAR, LINEAR_EXACT, SIGMOID")
+    raise DicomError("its VOI LUT Function is none of LINEAR, LINEAR_EXACT, SIGMOID")  # it may hold anything else
 
 
 @dataclass(frozen=True)

@@ -167,10 +167,13 @@ def secretive(tmp_path: Path) -> Path:
         make_secretive(path, number)
     cut_off = root / "train" / "a6.dicom"
     cut_off.write_bytes(cut_off.read_bytes()[:5000])
-    misplaced = pydicom.dcmread(root / "train" / "a7.dicom")
-    with pydicom.config.disable_value_validation():
-        misplaced.PhotometricInterpretation = SECRETS["PN"]
-        misplaced.save_as(root / "train" / "a7.dicom")
+    for image_id, keyword in (("a5", "VOILUTFunction"), ("a7", "PhotometricInterpretation")):
+        misplaced = pydicom.dcmread(root / "train" / f"{image_id}.dicom")
+        with pydicom.config.disable_value_validation():
+            setattr(misplaced, keyword, SECRETS["PN"])
+            misplaced.WindowCenter, misplaced.WindowWidth = 100, 50
+            del misplaced.VOILUTSequence
+            misplaced.save_as(root / "train" / f"{image_id}.dicom")
     write_table(root / "groups.csv", ["image_id", "group_id"], [[i, f"{GROUP}-{i}"] for i in [*names, "t1"]])
     return root
 
@@ -198,7 +201,7 @@ def test_the_search_finds_what_is_hidden(tmp_path) -> None:
 
 
 def test_the_source_tells_everything(secretive) -> None:
-    for path in secretive.rglob("a[0-5].dicom"):
+    for path in secretive.rglob("a[0-4].dicom"):
         dataset = pydicom.dcmread(path)
         assert len(dataset) > 1000
         assert found_in(path.read_bytes()) >= set(SECRETS.values())
@@ -233,13 +236,13 @@ def test_nothing_of_it_comes_out(secretive, tmp_path, monkeypatch, capsys, caplo
         stopping.setattr(shards, "put", stop)
         with pytest.raises(SystemExit):
             cli.main()
-        assert len(list((tmp_path / "out.partial").rglob("*.parquet"))) == 4
+        assert len(list((tmp_path / "out.partial").rglob("*.parquet"))) == 5
     said = run()
     assert "a6.dicom: cannot" in said
     assert not found_in(said.encode())
     record = json.loads((tmp_path / "out" / "preparation.json").read_text())
-    assert [entry["image_id"] for entry in record["left_out"]] == ["a6", "a7"]
-    assert record["splits"]["train"]["images"] + record["splits"]["validation"]["images"] == 6
+    assert [entry["image_id"] for entry in record["left_out"]] == ["a5", "a6", "a7"]
+    assert record["splits"]["train"]["images"] + record["splits"]["validation"]["images"] == 5
     assert not leaks(tmp_path / "out")
     # Nor where the data lay on this machine.
     assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file() and str(tmp_path).encode() in p.read_bytes()]

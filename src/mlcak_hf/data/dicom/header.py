@@ -101,6 +101,13 @@ def _whole(dataset: pydicom.Dataset, keyword: str) -> int:
     return int(value)
 
 
+def _known(photometric: str) -> str:
+    """Quote a Photometric Interpretation only if it is one: in a damaged file a name may stand in its place."""
+    parts = photometric.split("_") if photometric.startswith("YBR") else photometric.split()
+    words = {"YBR", "FULL", "PARTIAL", "420", "422", "RCT", "ICT", "RGB", "HSV", "ARGB", "CMYK", "PALETTE", "COLOR"}
+    return photometric if parts and {*parts} <= words | {"MONOCHROME1", "MONOCHROME2"} else "missing or unknown"
+
+
 def check_layout(dataset: pydicom.Dataset) -> PixelLayout:
     """Settle how the pixels are stored, and refuse every kind that is no single grayscale radiograph."""
     if "PixelData" not in dataset or not dataset.PixelData:
@@ -116,7 +123,7 @@ def check_layout(dataset: pydicom.Dataset) -> PixelLayout:
     samples, photometric = _whole(dataset, "SamplesPerPixel"), str(dataset.get("PhotometricInterpretation", ""))
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise DicomError(
-            f"it is a colour or palette image (Photometric Interpretation {photometric or 'missing'}, {samples} samples"
+            f"it is a colour or palette image (Photometric Interpretation {_known(photometric)}, {samples} samples"
             " per pixel); MONOCHROME1 or MONOCHROME2 with one sample is needed. Export the original radiograph, not a"
             " screen capture"
         )

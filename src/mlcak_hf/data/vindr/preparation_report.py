@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...errors import DatasetError
-from .layout import FOLDERS, LeftOut
+from .layout import LeftOut
 from .plan import PreparationPlan
 from .shards import read_notes
 
@@ -96,7 +96,7 @@ class PreparationReport:
             left_out += unread
             inverted += [image_id for note in notes for image_id in note.inverted]
         left_out.sort(key=lambda record: (record.folder, record.image_id))
-        sources = _sources(splits, left_out)
+        sources = _sources(splits, left_out, plan.choices["layout"])
         return cls(output, plan.choices, sources, splits, left_out, plan.software, plan.fingerprint, inverted)
 
     def table(self) -> Table:
@@ -185,11 +185,16 @@ def _summary(shards: Sequence[Path]) -> SplitSummary:
     return SplitSummary(len(ids), len(images), len(ids) - abnormal, abnormal, groups, images)
 
 
-def _sources(splits: dict[str, SplitSummary], left_out: Sequence[LeftOut]) -> dict[str, dict[str, int]]:
+def source_folder(split: str, layout: str) -> str:
+    """Name the folder that a split's images come from: on Kaggle, every split comes from train/."""
+    return "test" if split == "test" and layout != "kaggle" else "train"
+
+
+def _sources(splits: dict[str, SplitSummary], left_out: Sequence[LeftOut], layout: str) -> dict[str, dict[str, int]]:
     """Account for every image of a source folder: found = used + left out."""
     sources = {}
-    for folder in FOLDERS:
-        used = sum(s.images for name, s in splits.items() if (name == "test") == (folder == "test"))
+    for folder in dict.fromkeys(source_folder(split, layout) for split in ("train", "test")):
+        used = sum(summary.images for split, summary in splits.items() if source_folder(split, layout) == folder)
         missing = sum(record.folder == folder for record in left_out)
         sources[folder] = {"found": used + missing, "used": used, "left_out": missing}
     return sources

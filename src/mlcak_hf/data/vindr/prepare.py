@@ -20,7 +20,7 @@ from .dataset_card import dataset_card
 from .labels import Aggregation
 from .layout import Layout
 from .plan import PreparationPlan
-from .preparation_report import PREPARATION_FILE, PreparationReport
+from .preparation_report import PREPARATION_FILE, PreparationReport, source_folder
 from .rows import VinDrCXRConfig
 from .shard_workers import write_shards
 from .shards import SKIP, ShardTask, read_notes
@@ -286,7 +286,7 @@ def _tasks(work: WorkFolder, plan: PreparationPlan, config: VinDrCXRConfig, spli
             tasks.append(
                 ShardTask(
                     name=name,
-                    source_folder="test" if split == "test" else "train",
+                    source_folder=source_folder(split, config.layout),
                     images=records,
                     per_reader=split == "train" and config.aggregation == "none",
                     config=config,
