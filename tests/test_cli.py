@@ -219,3 +219,39 @@ def test_card_and_push_work_on_a_folder(mlcak, model_folder, tmp_path, monkeypat
     assert code == 0
     assert called == {"repo_id": "me/student", "private": True, "revision": None}
     assert Commit.commit_url in out
+
+
+def test_a_dataset_is_pushed_by_nobody_who_does_not_say_that_he_may(mlcak, phantoms, tmp_path):
+    """HF_HUB_OFFLINE would make any request fail in another way."""
+    assert mlcak("prepare", phantoms, tmp_path / "d", "--size", 32)[0] == 0
+    code, _, err = mlcak("push", tmp_path / "d", "me/radiographs")
+    assert code == 2
+    assert "'I will not share access to PhysioNet restricted data with anyone else.'" in err
+    assert "--i-may-share-this-data" in err
+    code, _, err = mlcak("push", tmp_path / "d", "me/radiographs", "--i-may-share-this-data", "--public")
+    assert code == 2
+    assert "private repository only" in err
+
+
+def test_parts_of_a_dataset_are_prepared_and_merged(mlcak, phantoms, tmp_path):
+    prepare = ("prepare", phantoms, tmp_path / "d", "--size", 32, "--bits", 16)
+    code, out, _ = mlcak(*prepare, "--shard", "0/2")
+    assert code == 0
+    assert "now holds" in out
+    assert "2 of 3 shards" in out
+    assert not (tmp_path / "d").exists()
+    code, _, err = mlcak("merge", tmp_path / "d")
+    assert code == 2
+    assert "1 of 3 shards are missing: validation-00000-of-00001" in err
+    assert mlcak(*prepare, "--shard", "1/2")[0] == 0
+    code, out, _ = mlcak("merge", tmp_path / "d")
+    assert code == 0
+    assert str(tmp_path / "d") in out
+    assert json.loads((tmp_path / "d" / "preparation.json").read_text())["choices"]["bits"] == 16
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "d").rglob("*")}
+    assert mlcak(*prepare)[0] == 0  # complete already: nothing is done
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "d").rglob("*")}
+    for wrong in ("2/2", "1", "a/b"):
+        code, _, err = mlcak(*prepare, "--shard", wrong)
+        assert code == 2
+        assert wrong in err

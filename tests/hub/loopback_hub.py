@@ -1,4 +1,4 @@
-"""A small Hugging Face Hub on 127.0.0.1, enough for the real huggingface_hub client to push models and load them again.
+"""A small Hugging Face Hub on 127.0.0.1, enough for the real huggingface_hub client to push and load.
 
 It keeps every repository in memory as a list of commits, each a mapping of file name to bytes, and remembers every
 request, so that a test can say what left the machine and what did not.
@@ -16,14 +16,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-REPO = r"/api/models/(?P<repo>[^/]+/[^/]+)"
+REPO = r"/api/(?:models|datasets)/(?P<repo>[^/]+/[^/]+)"
 
 
 @dataclass
 class Repository:
-    """What the Hub knows of one model: its visibility, its commits by hash, and where each branch or tag points."""
+    """What the Hub knows of one repository: its visibility, its commits by hash, where each branch or tag points."""
 
     visibility: str | None
+    kind: str = "model"
     commits: dict[str, dict[str, bytes]] = field(default_factory=lambda: {"0" * 40: {}})
     refs: dict[str, str] = field(default_factory=lambda: {"main": "0" * 40})
 
@@ -93,7 +94,7 @@ def make_handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
         def create(self, wanted: dict[str, str]) -> None:
             repo_id = f"{wanted['organization']}/{wanted['name']}"
             status = 409 if repo_id in hub.repositories else 200
-            hub.repositories.setdefault(repo_id, Repository(wanted.get("visibility")))
+            hub.repositories.setdefault(repo_id, Repository(wanted.get("visibility"), wanted.get("type", "model")))
             self.answer(status, {"url": f"{hub.url}/{repo_id}"})
 
         def preupload(self, repository: Repository, body: bytes, part: dict[str, str]) -> None:
@@ -132,7 +133,10 @@ def make_handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             if sha is None:
                 return self.answer(404, X_Error_Code="RevisionNotFound")
             siblings = [{"rfilename": name} for name in repository.commits[sha]]
-            return self.answer(200, {"id": part["repo"], "sha": sha, "siblings": siblings, "private": True})
+            return self.answer(
+                200,
+                {"id": part["repo"], "sha": sha, "siblings": siblings, "private": repository.visibility != "public"},
+            )
 
         def tree(self, repository: Repository, body: bytes, part: dict[str, str]) -> None:
             sha = repository.resolve(part["revision"])

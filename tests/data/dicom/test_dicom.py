@@ -250,7 +250,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "video": ({"syntax": MPEG2MPML}, "MPEG2"),
     "window of no width": ({"WindowCenter": 5, "WindowWidth": 0}, 'Window Width is 0.*voi="percentile"'),
     "half a window": ({"WindowCenter": 5}, "only one of Window Center"),
-    "unknown function": ({"WindowCenter": 5, "WindowWidth": 9, "VOILUTFunction": "CUBIC"}, "VOI LUT Function is none of"),
+    "unknown function": (
+        {"WindowCenter": 5, "WindowWidth": 9, "VOILUTFunction": "CUBIC"},
+        "Function is none of",
+    ),
     "half a rescale": ({"RescaleSlope": 2}, "only one of Rescale Slope"),
     "flat rescale": ({"RescaleSlope": 0, "RescaleIntercept": 3}, "leave no grey values"),
     "short table": ({"VOILUTSequence": [look_up_table([1, 2, 3], 0, 10, count=9)]}, "VOI LUT declares 9 entries"),
