@@ -174,6 +174,10 @@ def secretive(tmp_path: Path) -> Path:
             misplaced.WindowCenter, misplaced.WindowWidth = 100, 50
             del misplaced.VOILUTSequence
             misplaced.save_as(root / "train" / f"{image_id}.dicom")
+    unknown = pydicom.dcmread(root / "train" / "a4.dicom")
+    unknown.file_meta.TransferSyntaxUID = SECRETS["UI"]
+    options = {"implicit_vr": False, "little_endian": True, "enforce_file_format": False}
+    pydicom.dcmwrite(root / "train" / "a4.dicom", unknown, **options)
     write_table(root / "groups.csv", ["image_id", "group_id"], [[i, f"{GROUP}-{i}"] for i in [*names, "t1"]])
     return root
 
@@ -201,7 +205,7 @@ def test_the_search_finds_what_is_hidden(tmp_path) -> None:
 
 
 def test_the_source_tells_everything(secretive) -> None:
-    for path in secretive.rglob("a[0-4].dicom"):
+    for path in secretive.rglob("a[0-3].dicom"):
         dataset = pydicom.dcmread(path)
         assert len(dataset) > 1000
         assert found_in(path.read_bytes()) >= set(SECRETS.values())
@@ -210,7 +214,18 @@ def test_the_source_tells_everything(secretive) -> None:
 def test_nothing_of_it_comes_out(secretive, tmp_path, monkeypatch, capsys, caplog) -> None:
     monkeypatch.setattr(plan, "IMAGES_PER_SHARD", 2)
     caplog.set_level(logging.DEBUG)
-    command = ["mlcak", "prepare", str(secretive), str(tmp_path / "out"), "--size", "32", "--on-error", "skip"]
+    command = [
+        "mlcak",
+        "prepare",
+        str(secretive),
+        str(tmp_path / "out"),
+        "--size",
+        "32",
+        "--on-error",
+        "skip",
+        "--validation-fraction",
+        "0.3",
+    ]
     monkeypatch.setattr(sys, "argv", [*command, "--groups", str(secretive / "groups.csv")])
     monkeypatch.setattr(cli, "console", cli.Console(width=300))
     monkeypatch.setattr(cli, "errors", cli.Console(stderr=True, width=300))
@@ -236,13 +251,13 @@ def test_nothing_of_it_comes_out(secretive, tmp_path, monkeypatch, capsys, caplo
         stopping.setattr(shards, "put", stop)
         with pytest.raises(SystemExit):
             cli.main()
-        assert len(list((tmp_path / "out.partial").rglob("*.parquet"))) == 5
+        assert len(list((tmp_path / "out.partial").rglob("*.parquet"))) == 4
     said = run()
-    assert "Left out: 3 image(s)" in said
+    assert "Left out: 4 image(s)" in said
     assert not found_in(said.encode())
     record = json.loads((tmp_path / "out" / "preparation.json").read_text())
-    assert [entry["image_id"] for entry in record["left_out"]] == ["a5", "a6", "a7"]
-    assert record["splits"]["train"]["images"] + record["splits"]["validation"]["images"] == 5
+    assert [entry["image_id"] for entry in record["left_out"]] == ["a4", "a5", "a6", "a7"]
+    assert record["splits"]["train"]["images"] + record["splits"]["validation"]["images"] == 4
     assert not leaks(tmp_path / "out")
     # Nor where the data lay on this machine.
     assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file() and str(tmp_path).encode() in p.read_bytes()]

@@ -62,6 +62,11 @@ class PixelLayout:
     inverted: bool
 
     @property
+    def syntax_name(self) -> str:
+        """The transfer syntax in words; an unknown UID is not quoted, as it may be that of an examination."""
+        return str(self.syntax.name) if self.syntax.name != str(self.syntax) else "(unknown)"
+
+    @property
     def stored_values(self) -> npt.NDArray[np.int64]:
         """Every value a pixel may hold, at the index of its lowest `bits` bits; shape (2**bits,)."""
         codes = np.arange(1 << self.bits, dtype=np.int64)

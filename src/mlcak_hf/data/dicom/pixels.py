@@ -102,7 +102,7 @@ def decode_pixels(dataset: pydicom.Dataset, layout: PixelLayout) -> npt.NDArray[
     decoder = READABLE_SYNTAXES.get(layout.syntax)
     if decoder is None:
         raise DicomError(
-            f"its transfer syntax {layout.syntax.name} holds no still radiograph that can be read; convert the file to"
+            f"its transfer syntax {layout.syntax_name} holds no still radiograph that can be read; convert the file to"
             " Explicit VR Little Endian (for example with gdcmconv --raw)"
         )
     # Uncompressed files may use the bits above the stored ones for anything (PS3.5 8.1.1), so there they are cut off.
@@ -115,7 +115,7 @@ def decode_pixels(dataset: pydicom.Dataset, layout: PixelLayout) -> npt.NDArray[
             decode_run_lengths(frame, layout.rows, layout.columns, layout.allocated_bits // 8) & used_bits
         )
     if (line := missing_decoder(layout.syntax)) is not None:
-        raise DicomError(f"no decoder for {layout.syntax.name} is installed; run: {line}")
+        raise DicomError(f"no decoder for {layout.syntax_name} is installed; run: {line}")
     frame, header = checked_frame(dataset, layout)
     if decoder in _ISOLATED:
         values = decode_isolated(decoder, frame, layout.rows, layout.columns)
@@ -144,7 +144,7 @@ def checked_frame(dataset: pydicom.Dataset, layout: PixelLayout) -> tuple[bytes,
     if header is None or header.coding not in _CODINGS[READABLE_SYNTAXES[layout.syntax]]:
         found = "nothing that can be read" if header is None else header.coding
         raise DicomError(
-            f"its compressed data is {found}, not the {layout.syntax.name} that the header declares; download or export"
+            f"its compressed data is {found}, not the {layout.syntax_name} that the header declares; download or export"
             " it again"
         )
     if (header.rows, header.columns) != (layout.rows, layout.columns):

@@ -69,7 +69,7 @@ def read_dicom_resized(
     path = _checked(path, voi)
     opened = open_dicom(path)
     size = (opened.layout.rows, opened.layout.columns)
-    with explained(path, f"decode its pixels ({opened.layout.syntax.name})"):
+    with explained(path, f"decode its pixels ({opened.layout.syntax_name})"):
         image = read_reduced(opened, size_px, fit, voi)
     if image is None:
         codes, grey = _read_pixels(opened, path, voi)
@@ -87,7 +87,7 @@ def _checked(path: str | Path, voi: str) -> Path:
 def _read_pixels(opened: OpenDicom, path: Path, voi: Voi) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float32]]:
     """Decode all pixels: their stored values, shape (Rows, Columns), and the grey value of each stored value."""
     values, padded = opened.values, opened.padded
-    with explained(path, f"decode its pixels ({opened.layout.syntax.name})"):
+    with explained(path, f"decode its pixels ({opened.layout.syntax_name})"):
         codes = decode_pixels(opened.dataset, opened.layout)
     with explained(path, "apply its grey-value transforms"):
         low, high = opened.stored_range
