@@ -25,5 +25,9 @@ class DistillationError(MLCAKError, ValueError):
     """Teacher and student cannot be distilled as they stand."""
 
 
+class CacheError(MLCAKError, RuntimeError):
+    """A teacher cache is of something else than asked for, is not whole, or cannot be written."""
+
+
 class DeploymentError(MLCAKError, ValueError):
     """A model cannot be described or published as it stands."""

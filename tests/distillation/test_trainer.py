@@ -175,7 +175,9 @@ def test_a_teacher_loaded_by_the_trainer_returns_only_the_levels_it_teaches(tmp_
     assert by_path.teacher.config.resolved_attention_levels == [1, 3]
     by_model = make_trainer(tmp_path, max_steps=2)
     by_model.train()
-    assert training_logs(by_path)[-1]["distil_attention"] == training_logs(by_model)[-1]["distil_attention"]
+    # Levels that are not captured are computed another way, equal but for rounding.
+    theirs = training_logs(by_model)[-1]["distil_attention"]
+    assert training_logs(by_path)[-1]["distil_attention"] == pytest.approx(theirs, rel=1e-6)
 
 
 def calls_of(model, monkeypatch):

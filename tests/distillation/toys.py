@@ -67,7 +67,15 @@ class KeepGradients(TrainerCallback):
 
 
 def make_trainer(
-    folder, student=None, teacher="toy", rows=None, collator=None, callbacks=None, evaluate=None, **choices
+    folder,
+    student=None,
+    teacher="toy",
+    rows=None,
+    collator=None,
+    callbacks=None,
+    evaluate=None,
+    teacher_cache=None,
+    **choices,
 ):
     """A trainer on the CPU with plain SGD, so that a wrong scale of the gradient shows in the weights."""
     defaults = {
@@ -92,6 +100,7 @@ def make_trainer(
         train_dataset=toy_rows() if rows is None else rows,
         eval_dataset=evaluate,
         callbacks=callbacks,
+        teacher_cache=teacher_cache,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from ..errors import DistillationError
 from ..image_processing_mlcak import MLCAKImageProcessor, to_unit_range
 from .canvases import CANVAS_PX, make_canvas
-from .views import ViewParameters, apply_views
+from .views import VIEW_DEFINITION, ViewParameters, apply_views
 
 
 class MLCAKCollator:
@@ -24,7 +25,7 @@ class MLCAKCollator:
 
     Args:
         processor: the (student) model's image processor.
-        teacher_processor: the teacher's; None where there is no teacher.
+        teacher_processor: the teacher's, or a list with one for each of several teachers; None where there is none.
         views: ranges to draw views from; None takes the images as they are stored.
         seed: of the views.
         canvas_px: larger images are reduced to this side before a view is made of them (four times the time per
@@ -47,14 +48,14 @@ class MLCAKCollator:
     def __init__(
         self,
         processor: MLCAKImageProcessor,
-        teacher_processor: MLCAKImageProcessor | None = None,
+        teacher_processor: MLCAKImageProcessor | Sequence[MLCAKImageProcessor] | None = None,
         views: ViewParameters | None = None,
         seed: int = 0,
         canvas_px: int = CANVAS_PX,
     ) -> None:
-        if teacher_processor is not None:
-            _check_same_radiograph(processor, teacher_processor)
         self.processor, self.teacher_processor = processor, teacher_processor
+        for other in self._teacher_processors().values():
+            _check_same_radiograph(processor, other)
         self.views, self.seed, self.canvas_px = views, seed, canvas_px
         # In shared memory: worker processes that outlive an epoch see the next one's number.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
@@ -74,6 +75,34 @@ class MLCAKCollator:
         other.teacher_processor, other.views = None, None
         return other
 
+    def at_epoch(self, epoch: int) -> MLCAKCollator:
+        """Return a collator that makes the views of one epoch only, whatever this one goes on to make."""
+        other = copy.copy(self)
+        other._epoch = torch.tensor(epoch)
+        return other
+
+    def view_key(self) -> dict[str, Any]:
+        """What decides a view besides the stored image, its index and the epoch: part of the key of a teacher cache."""
+        return {
+            "definition": VIEW_DEFINITION,
+            "ranges": None if self.views is None else asdict(self.views),
+            "seed": None if self.views is None else self.seed,
+            "canvas_px": None if self.views is None else self.canvas_px,
+            "fit": self.processor.fit,
+            "value_range": self.processor.value_range,
+        }
+
+    def _teacher_processors(self) -> dict[str, MLCAKImageProcessor]:
+        """Image processors of the teachers by what their pixels are called in a batch."""
+        if self.teacher_processor is None:
+            return {}
+        several = isinstance(self.teacher_processor, Sequence)
+        processors: Any = self.teacher_processor if several else [self.teacher_processor]
+        return {
+            "teacher_pixel_values" + (f"_{number}" if number > 1 else ""): processor
+            for number, processor in enumerate(processors, start=1)
+        }
+
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Collate rows.
 
@@ -82,16 +111,15 @@ class MLCAKCollator:
                 dataset; only for views), and as far as known `labels` (int, or a vector) and `local_labels` (a vector).
 
         Returns:
-            `pixel_values` `(B, C, S, S)`, with a teacher `teacher_pixel_values`; with views `index` `(B,)`, so that the
-            trainer can name an image; and the labels that the rows have: int64 `(B,)` or float32 `(B, n)`.
+            `pixel_values` `(B, C, S, S)`, with a teacher `teacher_pixel_values` (of a second one
+            `teacher_pixel_values_2`); with views `index` `(B,)`, so that the trainer can name an image; and the labels
+            that the rows have: int64 `(B,)` or float32 `(B, n)`.
 
         Raises:
             ValueError: if an image's values have no defined range (see `to_unit_range`).
         """
         batch: dict[str, Tensor] = {}
-        models = {"pixel_values": self.processor}
-        if self.teacher_processor is not None:
-            models["teacher_pixel_values"] = self.teacher_processor
+        models = {"pixel_values": self.processor} | self._teacher_processors()
         for positions, canvases in self._canvases(rows):
             if self.views is not None:
                 drawn = [self.views.draw(self.seed, self.epoch, int(rows[i]["index"])) for i in positions]

@@ -153,6 +153,16 @@ class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
             return f"row {index}"
         return str(next(iter(self._names[int(index)].values())))
 
+    def pixel_fingerprint(self) -> str:
+        """Return a SHA-256 of the stored images in their order, none of them decoded: the key of a teacher cache."""
+        hashed = hashlib.sha256()
+        for row in self._images.cast_column(self._image_column, Image(decode=False)):
+            stored = row[self._image_column] or {"bytes": b"", "path": None}
+            data = Path(stored["path"]).read_bytes() if stored["bytes"] is None else stored["bytes"]
+            hashed.update(len(data).to_bytes(8, "little"))
+            hashed.update(data)
+        return hashed.hexdigest()
+
 
 def describe_targets(dataset: RadiographDataset, config: MLCAKConfig) -> dict[str, Any]:
     """Count what a dataset teaches: rows, and known and positive labels by name.

@@ -10,6 +10,9 @@ import numpy as np
 
 from ..errors import RecipeError
 
+#: Raised whenever the same numbers would make another view: teacher caches of the old one are then refused.
+VIEW_DEFINITION = 1
+
 
 @dataclass(frozen=True)
 class View:

@@ -1,8 +1,11 @@
 """Distillation of multilevel collaborative attention knowledge (MLCAK) from a teacher into a low-resolution student."""
 
 from .attention import AttentionAlignment, merge_prefix_tokens, pair_levels, pool_attention
+from .cache import TeacherCache
+from .cache_build import build_teacher_cache
+from .knowledge import TeacherKnowledge, Teachers
 from .losses import AttentionDistillationLoss, LogitDistillationLoss
-from .teacher import check_teacher, load_teacher
+from .teacher import check_teacher, check_teachers, load_teacher
 from .trainer import MLCAKTrainer
 from .training_args import MLCAKTrainingArguments
 
@@ -12,7 +15,12 @@ __all__ = [
     "LogitDistillationLoss",
     "MLCAKTrainer",
     "MLCAKTrainingArguments",
+    "TeacherCache",
+    "TeacherKnowledge",
+    "Teachers",
+    "build_teacher_cache",
     "check_teacher",
+    "check_teachers",
     "load_teacher",
     "merge_prefix_tokens",
     "pair_levels",

@@ -128,6 +128,8 @@ class AttentionAlignment(nn.Module):
         student_prefix_tokens, teacher_prefix_tokens: tokens before the patches, the class token included.
         aggregation: `"mean"` gives one map, the mean over the levels (the paper's MLCAK); `"per_level"` keeps a map per
             pair.
+        target_grid: the grid to pool both to, where it is coarser than either (several teachers); None: the coarser of
+            the two per axis.
 
     Raises:
         DistillationError: if the levels do not pair up or the aggregation is unknown.
@@ -152,6 +154,7 @@ class AttentionAlignment(nn.Module):
         student_prefix_tokens: int = 1,
         teacher_prefix_tokens: int = 1,
         aggregation: Aggregation = "mean",
+        target_grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if len(student_levels) != len(teacher_levels) or not student_levels:
@@ -165,11 +168,11 @@ class AttentionAlignment(nn.Module):
         self.student_prefix_tokens, self.teacher_prefix_tokens = student_prefix_tokens, teacher_prefix_tokens
         self.student_grid, self.teacher_grid = tuple(student_grid), tuple(teacher_grid)
         self.aggregation = aggregation
-        rows = min(student_grid[0], teacher_grid[0])
-        columns = min(student_grid[1], teacher_grid[1])
+        coarser = (min(student_grid[0], teacher_grid[0]), min(student_grid[1], teacher_grid[1]))
+        self.target_grid = coarser if target_grid is None else target_grid
         for who, grid in (("student", student_grid), ("teacher", teacher_grid)):
-            pooled = tuple(grid) != (rows, columns)
-            mean, total = pooling_matrices(grid, (rows, columns)) if pooled else (None, None)
+            pooled = tuple(grid) != self.target_grid
+            mean, total = pooling_matrices(grid, self.target_grid) if pooled else (None, None)
             self.register_buffer(f"{who}_mean", mean, persistent=False)
             self.register_buffer(f"{who}_sum", total, persistent=False)
 
@@ -187,10 +190,15 @@ class AttentionAlignment(nn.Module):
         Raises:
             DistillationError: if a level is missing or has an unexpected number of tokens.
         """
-        return (
-            self._align("student", student, self.student_levels, self.student_prefix_tokens, self.student_grid),
-            self._align("teacher", teacher, self.teacher_levels, self.teacher_prefix_tokens, self.teacher_grid),
-        )
+        return self.align_student(student), self.align_teacher(teacher)
+
+    def align_student(self, attentions: Sequence[Tensor]) -> Tensor:
+        """Align the student's attentions alone; see `forward`."""
+        return self._align("student", attentions, self.student_levels, self.student_prefix_tokens, self.student_grid)
+
+    def align_teacher(self, attentions: Sequence[Tensor]) -> Tensor:
+        """Align the teacher's attentions alone; see `forward`."""
+        return self._align("teacher", attentions, self.teacher_levels, self.teacher_prefix_tokens, self.teacher_grid)
 
     def _align(
         self, who: str, attentions: Sequence[Tensor], levels: list[int], prefix: int, grid: tuple[int, ...]
@@ -209,9 +217,10 @@ class AttentionAlignment(nn.Module):
             )
         # Under autocast a product of half-precision maps would lose the small entries that the loss is about.
         with torch.autocast(device_type=chosen[0].device.type, enabled=False):
-            maps = torch.stack([level.float() for level in chosen], dim=1)
             if self.aggregation == "mean":
-                maps = maps.mean(dim=1, keepdim=True)
+                maps = torch.stack(chosen).float().mean(dim=0).unsqueeze(1)
+            else:
+                maps = torch.stack(chosen, dim=1).float()
             maps = merge_prefix_tokens(maps, prefix)
             mean, total = getattr(self, f"{who}_mean"), getattr(self, f"{who}_sum")
             if mean is not None:

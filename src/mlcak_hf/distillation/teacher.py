@@ -50,23 +50,25 @@ def load_teacher(teacher: str | PathLike[str] | MLCAKForCXRClassification) -> ML
 
 
 def check_teacher(
-    teacher: MLCAKForCXRClassification,
-    student: MLCAKForCXRClassification,
+    teacher: MLCAKForCXRClassification | MLCAKConfig,
+    student: MLCAKForCXRClassification | MLCAKConfig,
     *,
     student_levels: Sequence[int] | None = None,
     attention: bool = True,
     aggregation: Aggregation = "mean",
+    target_grid: tuple[int, int] | None = None,
 ) -> AttentionAlignment | None:
     """Check that a teacher can teach a student, and pair their attention.
 
     A student without a local head is taught the global logits only.
 
     Args:
-        teacher, student: the models.
+        teacher, student: the models, or their configs.
         student_levels: encoder layers of the student that are taught; negative from the last; None means all that its
             config returns.
         attention: whether attention is taught at all.
         aggregation: `"mean"` or `"per_level"`.
+        target_grid: the grid to pool both to; None: the coarser of the two.
 
     Returns:
         What aligns their attention; None without `attention`.
@@ -74,8 +76,8 @@ def check_teacher(
     Raises:
         DistillationError: if labels, findings, kind of problem or levels do not fit; names what differs.
     """
-    ours: Any = student.config
-    theirs: Any = teacher.config
+    ours: Any = getattr(student, "config", student)
+    theirs: Any = getattr(teacher, "config", teacher)
     if ours.problem_type != theirs.problem_type:
         raise DistillationError(
             f"Teacher and student solve different problems: teacher {theirs.problem_type}, student {ours.problem_type}."
@@ -89,12 +91,56 @@ def check_teacher(
     return AttentionAlignment(
         student_levels=[ours.resolved_attention_levels.index(level) for level in chosen],
         teacher_levels=[theirs.resolved_attention_levels.index(level) for level in paired],
-        student_grid=student.grid_size,
-        teacher_grid=teacher.grid_size,
-        student_prefix_tokens=student.num_prefix_tokens,
-        teacher_prefix_tokens=teacher.num_prefix_tokens,
+        student_grid=grid_of(ours),
+        teacher_grid=grid_of(theirs),
+        student_prefix_tokens=int(ours.num_prefix_tokens),
+        teacher_prefix_tokens=int(theirs.num_prefix_tokens),
         aggregation=aggregation,
+        target_grid=target_grid,
     )
+
+
+def check_teachers(
+    teachers: Sequence[MLCAKForCXRClassification | MLCAKConfig],
+    student: MLCAKForCXRClassification | MLCAKConfig,
+    *,
+    student_levels: Sequence[int] | None = None,
+    attention: bool = True,
+    aggregation: Aggregation = "mean",
+) -> list[AttentionAlignment | None]:
+    """Check that several teachers can teach a student together: `check_teacher` for each, with one common grid.
+
+    Args:
+        teachers: the models, or their configs; at least one.
+        student, student_levels, attention, aggregation: as for `check_teacher`.
+
+    Returns:
+        What aligns the attention of each with the student's; None each without `attention`.
+
+    Raises:
+        DistillationError: if one cannot teach the student, or there is none.
+    """
+    if not teachers:
+        raise DistillationError("There is no teacher: name at least one.")
+    grids = [grid_of(getattr(model, "config", model)) for model in (student, *teachers)]
+    target = (min(rows for rows, _ in grids), min(columns for _, columns in grids))
+    return [
+        check_teacher(
+            teacher,
+            student,
+            student_levels=student_levels,
+            attention=attention,
+            aggregation=aggregation,
+            target_grid=target,
+        )
+        for teacher in teachers
+    ]
+
+
+def grid_of(config: Any) -> tuple[int, int]:
+    """Rows and columns of patches of a model with this config."""
+    side = int(config.image_size) // int(config.patch_size)
+    return side, side
 
 
 def _paired_levels(

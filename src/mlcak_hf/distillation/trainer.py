@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from os import PathLike
 from typing import Any
 
 import torch
@@ -16,11 +16,14 @@ from transformers.utils import logging
 from ..errors import DistillationError
 from ..modeling_mlcak import global_classification_loss, local_classification_loss
 from .attention import AttentionAlignment
+from .cache import CachedCollator, TeacherCache
+from .cache_key import attention_key, pixels_key, processors_key, teacher_key, views_key
 from .checkpoints import WholeCheckpointTrainer
+from .knowledge import TeacherKnowledge, Teachers
 from .losses import AttentionDistillationLoss, LogitDistillationLoss, sum_per_item
 from .not_finite import not_finite_message, rows_not_finite
 from .step_clock import StepClock
-from .teacher import check_teacher, load_teacher
+from .teacher import check_teachers
 from .training_args import MLCAKTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -58,15 +61,19 @@ class MLCAKTrainer(WholeCheckpointTrainer):
 
     Args:
         model: the student, an [`MLCAKForCXRClassification`].
-        teacher: a trained model, its folder or Hub id; None trains a plain student (or a teacher).
+        teacher: a trained model, its folder or Hub id, or several of them, whose mean then teaches; None trains a plain
+            student (or a teacher).
         args: [`MLCAKTrainingArguments`].
         data_collator: gives `pixel_values`, `labels`, `local_labels` and, for distillation, `teacher_pixel_values`.
+        teacher_cache: a [`TeacherCache`] or its folder: what the teacher knows is read from there and no teacher runs.
+            Of a `teacher` given too only the fingerprint is compared. Epoch e sees view e modulo V of every image.
         eval_data_collator: the collator of evaluation; None means `data_collator.for_evaluation()` where it exists,
             else `data_collator`.
         kwargs: as for [`~transformers.Trainer`].
 
     Raises:
-        DistillationError: if teacher and student do not fit each other.
+        DistillationError: if teacher and student do not fit each other, or there is nothing to learn from.
+        CacheError: if the cache is of another teacher, of other images or views, or for another student.
 
     Example:
 
@@ -92,6 +99,7 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         args: MLCAKTrainingArguments | None = None,
         data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
         *,
+        teacher_cache: TeacherCache | str | PathLike[str] | None = None,
         eval_data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -103,12 +111,17 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         if eval_data_collator is None and hasattr(self.data_collator, "for_evaluation"):
             eval_data_collator = self.data_collator.for_evaluation()
         self.eval_data_collator = self.data_collator if eval_data_collator is None else eval_data_collator
+        self.teachers: Teachers | None = None
+        self.teacher_cache: TeacherCache | None = None
+        self._alignment: AttentionAlignment | None = None
+        if args.distils and teacher_cache is not None:
+            self._set_cache(teacher_cache, teacher)
+        elif args.distils and teacher is not None:
+            self._set_teachers(teacher)
+        elif self.train_dataset is not None:
+            _check_labels(self.train_dataset)
         if hasattr(self.data_collator, "set_epoch"):
             self.add_callback(EpochCallback(self.data_collator))
-        self.teacher: nn.Module | None = None
-        self._alignment: AttentionAlignment | None = None
-        if teacher is not None and args.distils:
-            self._set_teacher(teacher)
         multi_label = self.model.config.problem_type == "multi_label_classification"
         self._global_distance = LogitDistillationLoss(args.logit_loss, args.temperature, independent_labels=multi_label)
         self._local_distance = LogitDistillationLoss(args.logit_loss, args.temperature, independent_labels=True)
@@ -118,28 +131,48 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         self._clock = StepClock(args.device)
         self.add_callback(self._clock)
 
-    def _set_teacher(self, teacher: Any) -> None:
-        """Freeze the teacher and keep it beside the model: a part of it would be saved, trained and wrapped."""
-        ours = not isinstance(teacher, nn.Module)
-        teacher = load_teacher(teacher)
-        if teacher is self.model:
-            raise DistillationError("Teacher and student are the same object; load the teacher from its own folder.")
-        check = partial(
-            check_teacher,
-            teacher,
-            self.model,
-            student_levels=self.args.student_levels,
-            attention=self.args.gamma > 0,
-            aggregation=self.args.attention_aggregation,
-        )
-        alignment = check()
-        if ours and alignment is not None:
-            # Nobody else sees this teacher, so it need not return maps that nothing is paired with.
-            levels = teacher.config.resolved_attention_levels
-            teacher.set_attention_levels(sorted({levels[position] for position in alignment.teacher_levels}))
-            alignment = check()
-        self._alignment = None if alignment is None else alignment.to(self.args.device)
-        self.teacher = self.accelerator.prepare_model(teacher, device_placement=True, evaluation_mode=True)
+    @property
+    def teacher(self) -> Any:
+        """The teacher that runs, the first of several; None where none runs."""
+        return None if self.teachers is None else self.teachers.models[0]
+
+    def _set_teachers(self, teachers: Any) -> None:
+        """Freeze the teachers and keep them beside the model: a part of it would be saved, trained and wrapped."""
+
+        def prepare(teacher: nn.Module) -> Any:
+            return self.accelerator.prepare_model(teacher, device_placement=True, evaluation_mode=True)
+
+        self.teachers = Teachers(teachers, self.model, **self._taught()).prepare(prepare, self.args.device)
+        self._alignment = self.teachers.alignments[0]
+
+    def _set_cache(self, cache: TeacherCache | str | PathLike[str], teachers: Any) -> None:
+        """Check that the cache is of what this run would ask its teachers, and read it together with the images."""
+        if not isinstance(cache, TeacherCache):
+            cache = TeacherCache(cache, verify=self.args.local_process_index == 0)
+        alignments = check_teachers(cache.teachers, self.model, **self._taught())
+        expected: dict[str, Any] = {}
+        if teachers is not None:
+            expected |= teacher_key(teachers)
+        if self.train_dataset is not None:
+            expected |= pixels_key(self.train_dataset)
+        processors = getattr(self.data_collator, "teacher_processor", None)
+        if processors is not None:
+            expected |= processors_key(processors)
+        expected |= views_key(self.data_collator)
+        if self.args.gamma > 0:
+            expected |= attention_key(alignments, cache.teachers)
+        cache.check(expected)
+        self.teacher_cache = cache
+        self._alignment = None if alignments[0] is None else alignments[0].to(self.args.device)
+        self.data_collator = CachedCollator(self.data_collator, cache, attention=self.args.gamma > 0)
+
+    def _taught(self) -> dict[str, Any]:
+        """Which attention is taught."""
+        return {
+            "student_levels": self.args.student_levels,
+            "attention": self.args.gamma > 0,
+            "aggregation": self.args.attention_aggregation,
+        }
 
     # Batches
 
@@ -213,8 +246,8 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         if not found:
             self.model.eval()
             outputs = {"student": self.model(inputs["pixel_values"])}
-            if self.teacher is not None and "teacher_pixel_values" in inputs:
-                outputs["teacher"] = self.teacher(inputs["teacher_pixel_values"])
+            if self.teachers is not None:
+                outputs["teacher"] = vars(self.teachers(inputs))
             for who, output in outputs.items():
                 found |= {f"{who}'s {name}": rows for name, rows in rows_not_finite(output).items()}
         if "index" in inputs:
@@ -234,7 +267,8 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         """Compute the loss of a micro-batch: its share of the whole step in training, classification in evaluation."""
         inputs = dict(inputs)
         inputs.pop("index", None)
-        teacher_pixels, weights = inputs.pop("teacher_pixel_values", None), inputs.pop("image_weights", None)
+        weights = inputs.pop("image_weights", None)
+        taught = {name: inputs.pop(name) for name in list(inputs) if name.startswith("teacher_")}
         if not model.training:
             outputs = model(**inputs)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
@@ -242,8 +276,12 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         outputs = model(**inputs, output_attentions=self._alignment is not None)
         num_items = outputs.logits.shape[0] if num_items_in_batch is None else num_items_in_batch
         parts = self._classification(outputs, labels, num_items)
-        if self.teacher is not None:
-            parts |= self._distillation(outputs, teacher_pixels, num_items, weights)
+        if self.teachers is not None:
+            with self._clock.teaching():
+                known = self.teachers(taught)
+            parts |= self._distillation(outputs, known, num_items, weights)
+        elif self.teacher_cache is not None:
+            parts |= self._distillation(outputs, TeacherKnowledge.from_batch(taught), num_items, weights)
         if not parts:
             raise DistillationError("There is nothing to learn from: the batch has no labels and there is no teacher.")
         loss = sum(self._weight(name) * part for name, part in parts.items())
@@ -264,24 +302,15 @@ class MLCAKTrainer(WholeCheckpointTrainer):
             parts["loss_local"] = local_classification_loss(outputs.local_logits, labels["local_labels"], num_items)
         return parts
 
-    def _distillation(self, outputs: Any, teacher_pixels: Any, num_items: Any, weights: Any) -> dict[str, Tensor]:
-        if teacher_pixels is None:
-            raise DistillationError(
-                "The batch has no teacher_pixel_values. Give the training collator the teacher's image processor "
-                "(MLCAKCollator(..., teacher_processor=...))."
-            )
-        assert self.teacher is not None
-        with torch.no_grad(), self._clock.teaching():
-            taught = self.teacher(pixel_values=teacher_pixels, output_attentions=self._alignment is not None)
+    def _distillation(self, outputs: Any, known: TeacherKnowledge, num_items: Any, weights: Any) -> dict[str, Tensor]:
         parts = {}
-        if self.args.alpha > 0 and outputs.local_logits is not None:
-            parts["distil_local"] = self._local_distance(outputs.local_logits, taught.local_logits)
+        if self.args.alpha > 0 and outputs.local_logits is not None and known.local_logits is not None:
+            parts["distil_local"] = self._local_distance(outputs.local_logits, known.local_logits)
         if self.args.beta > 0:
-            parts["distil_global"] = self._global_distance(outputs.logits, taught.logits)
-        if self._alignment is not None:
-            parts["distil_attention"] = self._attention_distance(
-                *self._alignment(outputs.attentions, taught.attentions)
-            )
+            parts["distil_global"] = self._global_distance(outputs.logits, known.logits)
+        if self._alignment is not None and known.attention is not None:
+            ours = self._alignment.align_student(outputs.attentions)
+            parts["distil_attention"] = self._attention_distance(ours, known.attention)
         return {name: sum_per_item(part, num_items, weights) for name, part in parts.items()}
 
     def _weight(self, part: str) -> float:
@@ -326,3 +355,13 @@ class MLCAKTrainer(WholeCheckpointTrainer):
 def _num_images(batch: dict[str, Any]) -> int:
     weights = batch.get("image_weights")
     return int(batch["pixel_values"].shape[0] if weights is None else weights.sum())
+
+
+def _check_labels(dataset: Any) -> None:
+    """Refuse a dataset without a single label where there is no teacher, before anything is trained."""
+    targets = getattr(dataset, "targets", None)
+    if targets is not None and not any((values >= 0).any() for values in targets.values()):
+        raise DistillationError(
+            "There is nothing to learn from: no image of the dataset has a label, and no teacher is asked (alpha, beta "
+            "and gamma are 0, or no teacher was named)."
+        )

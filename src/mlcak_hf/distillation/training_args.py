@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
@@ -47,7 +48,8 @@ class MLCAKTrainingArguments(TrainingArguments):
             layers that the student's config returns.
 
     Raises:
-        RecipeError: if a value lies outside its range; names the field, the value and the range.
+        RecipeError: if a value lies outside its range; names the field, the value and the range. Also if FSDP or
+            DeepSpeed are asked for.
 
     What differs from the defaults of `TrainingArguments`: the collator's inputs are kept
     (`remove_unused_columns=False`), both kinds of labels are named (`label_names`), checkpointing is non-reentrant (a
@@ -92,6 +94,7 @@ class MLCAKTrainingArguments(TrainingArguments):
         levels = self.student_levels
         if levels is not None and (not levels or len(set(levels)) < len(levels)):
             raise RecipeError(f"student_levels must be at least one layer and none twice; got {levels}.")
+        _refuse_sharding(self)
         # transformers renamed this argument within version 5; the old name only warns in the newer ones.
         names = {entry.name for entry in fields(self)}
         checkpointing = "activation" if "activation_checkpointing_kwargs" in names else "gradient"
@@ -115,3 +118,17 @@ class MLCAKTrainingArguments(TrainingArguments):
     def distils(self) -> bool:
         """Whether any weight asks for a teacher."""
         return self.alpha > 0 or self.beta > 0 or self.gamma > 0
+
+
+def _refuse_sharding(args: MLCAKTrainingArguments) -> None:
+    """FSDP and DeepSpeed split a model that the losses here read whole; neither has been proven to train the same."""
+    launched = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}
+    asked = {name: os.environ.get(variable, "").lower() in ("1", "true", "yes") for name, variable in launched.items()}
+    asked = {"FSDP": asked["FSDP"] or bool(args.fsdp), "DeepSpeed": asked["DeepSpeed"] or bool(args.deepspeed)}
+    for name, wanted in asked.items():
+        if wanted:
+            raise RecipeError(
+                f"{name} is not supported: teachers and students of this package fit on one device (ViT-B: 0.35 GB of "
+                "weights). Use several processes that each hold the whole model (accelerate launch --multi_gpu, "
+                "also over several machines), bf16, and gradient_checkpointing where memory is short."
+            )
