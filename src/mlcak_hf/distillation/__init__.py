@@ -1,11 +1,11 @@
 """Distillation of multilevel collaborative attention knowledge (MLCAK) from a teacher into a low-resolution student."""
 
 from .attention import AttentionAlignment, merge_prefix_tokens, pair_levels, pool_attention
-from .cache import TeacherCache
+from .cache import TeacherCache, cached_views
 from .cache_build import build_teacher_cache
 from .knowledge import TeacherKnowledge, Teachers
 from .losses import AttentionDistillationLoss, LogitDistillationLoss
-from .teacher import check_teacher, check_teachers, load_teacher
+from .teacher import check_teacher, check_teachers, load_teacher, load_teacher_config
 from .trainer import MLCAKTrainer
 from .training_args import MLCAKTrainingArguments
 
@@ -19,9 +19,11 @@ __all__ = [
     "TeacherKnowledge",
     "Teachers",
     "build_teacher_cache",
+    "cached_views",
     "check_teacher",
     "check_teachers",
     "load_teacher",
+    "load_teacher_config",
     "merge_prefix_tokens",
     "pair_levels",
     "pool_attention",

@@ -41,6 +41,7 @@ class TeacherCache:
     Attributes:
         key: what it was made from; see `cache_key`.
         num_images, num_views: N and V.
+        num_bytes: size of all records.
         teachers: the configs of the teachers.
 
     Raises:
@@ -59,6 +60,7 @@ class TeacherCache:
         self.files = CacheFiles.open(folder)
         self.key, self.num_images, self.num_views = self.files.key, self.files.num_images, self.files.num_views
         self.teachers = [MLCAKConfig(**config) for config in self.files.teachers]
+        self.num_bytes = self.num_images * self.files.bytes_per_image
         self._shards: dict[int, np.ndarray] = {}
         absent = [number for number in range(self.files.num_shards) if not self.files.path(number).exists()]
         if absent:
@@ -127,7 +129,8 @@ class CacheFiles:
         self.folder, self.description = folder, dict(description)
         self.key: dict[str, Any] = description["key"]
         self.teachers: list[dict[str, Any]] = description["teachers"]
-        self.num_images, self.num_views = self.key["number of images"], self.key["number of views"]
+        self.num_images: int = self.key["number of images"]
+        self.num_views: int = self.key["number of views"]
         self.record = np.dtype([(name, kind, tuple(shape)) for name, kind, shape in description["record"]])
         self.shard_images: int = description["images per shard"]
         self.num_shards = -(-self.num_images // self.shard_images)
@@ -244,6 +247,11 @@ class CacheFiles:
 def images_per_shard(num_images: int) -> int:
     """How many images a shard of a new cache holds: few, so that a killed build loses little."""
     return max(_MIN_SHARD_IMAGES, -(-num_images // _MAX_SHARDS))
+
+
+def cached_views(folder: str | os.PathLike[str]) -> int | None:
+    """How many views of an image the cache in a folder has, or will have once it is whole; None without a cache."""
+    return CacheFiles.open(folder).num_views if Path(folder, CACHE_FILE).exists() else None
 
 
 class CachedCollator:

@@ -14,11 +14,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..configuration_mlcak import MLCAKConfig
 from ..errors import CacheError
 from .attention import AttentionAlignment
 from .knowledge import as_list
-from .teacher import load_teacher
+from .teacher import load_teacher, load_teacher_config
 
 #: Of the files, the pooling and the fingerprints together: raised whenever an old cache would no longer be right.
 CACHE_FORMAT = 1
@@ -51,7 +50,7 @@ def teacher_key(teachers: Any) -> dict[str, Any]:
 def teacher_configs(teachers: Any) -> list[dict[str, Any]]:
     """The config of every teacher as JSON, without what changes nothing that it computes (and without paths)."""
     configs: list[Any] = [
-        teacher.config if isinstance(teacher, nn.Module) else MLCAKConfig.from_pretrained(teacher)
+        teacher.config if isinstance(teacher, nn.Module) else load_teacher_config(teacher)
         for teacher in as_list(teachers)
     ]
     return [_relevant(json.loads(config.to_json_string(use_diff=False))) for config in configs]

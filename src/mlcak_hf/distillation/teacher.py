@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from transformers import AutoConfig
+
+from ..configuration_mlcak import MLCAKConfig
 from ..errors import DistillationError
 from ..modeling_mlcak import MLCAKForCXRClassification
 from .attention import Aggregation, AttentionAlignment, pair_levels
-
-if TYPE_CHECKING:
-    from ..configuration_mlcak import MLCAKConfig
 
 
 def load_teacher(teacher: str | PathLike[str] | MLCAKForCXRClassification) -> MLCAKForCXRClassification:
@@ -47,6 +47,31 @@ def load_teacher(teacher: str | PathLike[str] | MLCAKForCXRClassification) -> ML
     model.requires_grad_(False)
     model.train(False)
     return model
+
+
+def load_teacher_config(teacher: str | PathLike[str]) -> MLCAKConfig:
+    """Load the config of a teacher, without its weights.
+
+    Args:
+        teacher: a folder or a Hub id.
+
+    Returns:
+        The config.
+
+    Raises:
+        DistillationError: if it cannot be loaded or is of no MLCAK model.
+    """
+    try:
+        kind = AutoConfig.from_pretrained(teacher).model_type
+        if kind == MLCAKConfig.model_type:
+            return MLCAKConfig.from_pretrained(teacher)
+        error: Any = f"its model_type is {kind!r}, not {MLCAKConfig.model_type!r}."
+    except (OSError, ValueError) as cause:
+        error = cause
+    raise DistillationError(
+        f"The teacher {str(teacher)!r} cannot be loaded as an MLCAK model: {error} "
+        "Name a folder that train_teacher.py wrote, or a Hub id of such a model."
+    )
 
 
 def check_teacher(
