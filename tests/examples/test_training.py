@@ -3,19 +3,22 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import mlcak_hf  # noqa: F401 - registers the model
-from mlcak_hf.errors import DatasetError, DistillationError, LabelError, RecipeError
+from mlcak_hf.distillation import TeacherCache
+from mlcak_hf.errors import CacheError, DatasetError, DistillationError, LabelError, RecipeError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 RECIPE = """
@@ -149,14 +152,69 @@ def test_a_plain_student_and_one_of_the_global_task_only_share_its_initial_weigh
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in backbone)
 
 
-@pytest.mark.slow
-def test_two_processes_distil_a_student(made, teacher):
+def test_a_cache_is_built_by_one_script_and_used_by_the_other(made, teacher, monkeypatch, capsys):
+    cache = ["--teacher_cache", made / "cache"]
+    arguments = [*student_arguments(made, made / "cached"), *cache]
+    run(monkeypatch, "cache_teacher", *arguments, "--teacher", teacher, "--cache_views", 2)
+    assert "2 views of 26 images" in capsys.readouterr().out
+    before = {path.name: path.stat().st_mtime_ns for path in (made / "cache").iterdir()}
+    run(monkeypatch, "distil_student", *arguments)
+    assert before == {path.name: path.stat().st_mtime_ns for path in (made / "cache").iterdir()}
+    run(monkeypatch, "distil_student", *student_arguments(made, made / "online"), "--teacher", teacher)
+    cached, online = (json.loads((made / name / "training.json").read_text()) for name in ("cached", "online"))
+    for ours, theirs in zip(cached["log"], online["log"], strict=True):
+        if "loss" in ours:
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+    assert cached["model"]["teacher_cache"] == "cache", "no local path"
+    with pytest.raises(CacheError, match="number of views: expected 3, found 2"):
+        run(monkeypatch, "distil_student", *arguments, "--teacher", teacher, "--cache_views", 3)
+    with pytest.raises(CacheError, match=r"views, ranges, rotation_deg: expected 3\.0, found 10\.0"):
+        run(monkeypatch, "distil_student", *arguments, "--rotation_deg", 3)
+    other = copy_with_rows(made / "dataset", made / "fewer", range(20))
+    with pytest.raises(CacheError, match="number of images: expected 20, found 26"):
+        run(monkeypatch, "distil_student", *arguments, "--dataset", other)
+    with pytest.raises(RecipeError, match="--teacher and --teacher_cache are needed"):
+        run(monkeypatch, "cache_teacher", *arguments)
+
+
+def copy_with_rows(source: Path, folder: Path, rows) -> Path:
+    """The same dataset with other training rows."""
+    shutil.copytree(source, folder)
+    path = folder / "data" / "train-00000-of-00001.parquet"
+    pq.write_table(pq.read_table(path).take(list(rows)), path)
+    return folder
+
+
+def launch_in_two_processes(script: str, *arguments) -> str:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2]
     command += ["--main_process_port", 0, "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += [EXAMPLES / "distil_student.py", *student_arguments(made, made / "two"), "--teacher", teacher]
+    command += [EXAMPLES / f"{script}.py", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ran = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=280)
     assert ran.returncode == 0, ran.stderr[-3000:]
+    return ran.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_build_the_cache_that_one_builds(made, teacher, monkeypatch):
+    """A shard of 128 images each: 140 images are two shards."""
+    many = copy_with_rows(made / "dataset", made / "many", [i % 26 for i in range(140)])
+    arguments = [*student_arguments(made, made / "unused"), "--dataset", many, "--teacher", teacher]
+    arguments += ["--cache_views", 1]
+    run(monkeypatch, "cache_teacher", *arguments, "--teacher_cache", made / "one")
+    assert "1 views of 140" in launch_in_two_processes("cache_teacher", *arguments, "--teacher_cache", made / "both")
+    assert len(list((made / "both").glob("shard-*"))) == 2
+    one, both = (TeacherCache(made / name) for name in ("one", "both"))
+    assert one.key == both.key
+    ours, theirs = (cache.read(range(140), 0) for cache in (both, one))
+    torch.testing.assert_close(ours.logits, theirs.logits, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.attention, theirs.attention, rtol=1e-3, atol=1e-6)
+    assert len({tuple(row) for row in ours.logits.tolist()}) == 140, "every view is another"
+
+
+@pytest.mark.slow
+def test_two_processes_distil_a_student(made, teacher):
+    launch_in_two_processes("distil_student", *student_arguments(made, made / "two"), "--teacher", teacher)
     record = json.loads((made / "two" / "training.json").read_text())
     # 26 images over 2 processes x 8: two steps an epoch, not the four of one process.
     assert record["steps"] == 4
