@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from toys import assert_close
@@ -27,13 +28,14 @@ def launch(processes: int, output: Path, *sizes: int) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("images", "batch", "steps"),
+    ("images", "batch", "steps", "cached"),
     # 10 images: one process fills its second batch with two repeats. 7 images: the other one's are all repeats.
-    [(10, 3, 2), (7, 3, 2)],
+    [(10, 3, 2, 0), (7, 3, 2, 0), (7, 3, 2, 1)],
+    ids=["uneven", "repeats only", "from a cache"],
 )
-def test_two_processes_equal_one(tmp_path, images, batch, steps):
-    two = launch(2, tmp_path / "two.pt", images, batch, steps)
-    main(str(tmp_path / "one.pt"), images, images, 1)
+def test_two_processes_equal_one(tmp_path, images, batch, steps, cached):
+    two = launch(2, tmp_path / "two.pt", images, batch, steps, cached)
+    main(str(tmp_path / "one.pt"), images, images, 1, cached)
     one = torch.load(tmp_path / "one.pt", weights_only=False)
     assert (two["world_size"], one["world_size"]) == (2, 1)
     assert not two["teacher_is_wrapped"], "a teacher needs no DistributedDataParallel"
@@ -45,3 +47,8 @@ def test_two_processes_equal_one(tmp_path, images, batch, steps):
         for name in ("loss", "loss_global", "loss_local", "distil_global", "distil_local", "distil_attention"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
     assert two["eval_loss"] == pytest.approx(one["eval_loss"], rel=1e-4)
+    for ours, theirs in zip(two["predictions"], one["predictions"], strict=True):
+        assert ours.shape[0] == 7, "gathered without repeats"
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(two["predicted_labels"], one["predicted_labels"], strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -308,3 +308,37 @@ def test_checkpointing_gives_the_same_gradients(tmp_path):
         assert trainer.model.is_gradient_checkpointing is checkpointing
         gradients.append(keep.steps[0])
     assert_close(gradients[1], gradients[0])
+
+
+def test_a_compiled_student_is_taught_the_same(tmp_path):
+    compiled = make_trainer(tmp_path, max_steps=2, torch_compile=True, torch_compile_backend="aot_eager")
+    plain = make_trainer(tmp_path, max_steps=2)
+    for trainer in (compiled, plain):
+        trainer.train()
+    for ours, theirs in zip(training_logs(compiled), training_logs(plain), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours["distil_attention"] == pytest.approx(theirs["distil_attention"], rel=1e-5)
+
+
+# What is refused before anything is trained
+
+
+@pytest.mark.parametrize("choices", [{"alpha": 0.0, "beta": 0.0, "gamma": 0.0}, {"teacher": None}])
+def test_a_dataset_without_a_label_and_without_a_teacher_is_refused(tmp_path, choices):
+    class Unlabelled(list):
+        @property
+        def targets(self):
+            return {"labels": np.full(4, -1), "local_labels": np.full((4, 3), -1.0)}
+
+    rows = Unlabelled(row | {"labels": -1, "local_labels": np.full(3, -1, np.float32)} for row in toy_rows(4))
+    with pytest.raises(DistillationError, match="no image of the dataset has a label"):
+        make_trainer(tmp_path, rows=rows, **choices)
+    make_trainer(tmp_path, rows=rows)
+
+
+def test_a_teacher_whose_attention_cannot_be_read_is_refused(tmp_path):
+    teacher = toy_model(32, 4, layers=4, seed=2)
+    teacher.set_attn_implementation("sdpa")
+    with pytest.raises(DistillationError, match=r"teacher.set_attn_implementation\('mlcak'\)"):
+        make_trainer(tmp_path, teacher=teacher)
+    make_trainer(tmp_path, teacher=teacher, gamma=0.0)

@@ -47,3 +47,16 @@ def test_reentrant_checkpointing_is_refused_while_attention_is_taught(tmp_path):
     with pytest.raises(RecipeError, match="use_reentrant"):
         arguments(tmp_path, gradient_checkpointing=True, gradient_checkpointing_kwargs='{"use_reentrant": true}')
     assert arguments(tmp_path, gamma=0, **reentrant).gradient_checkpointing
+
+
+def test_fsdp_and_deepspeed_are_refused_with_what_to_use_instead(tmp_path, monkeypatch):
+    with pytest.raises(RecipeError, match=r"FSDP is not supported: .*accelerate launch --multi_gpu"):
+        arguments(tmp_path, fsdp="full_shard")
+    (tmp_path / "deepspeed.json").write_text("{}")
+    with pytest.raises(RecipeError, match="DeepSpeed is not supported"):
+        arguments(tmp_path, deepspeed=str(tmp_path / "deepspeed.json"))
+    for name in ("FSDP", "DEEPSPEED"):
+        with monkeypatch.context() as launched:
+            launched.setenv(f"ACCELERATE_USE_{name}", "true")
+            with pytest.raises(RecipeError, match="is not supported"):
+                arguments(tmp_path)

@@ -3,13 +3,28 @@
 import sys
 
 import torch
-from toys import KeepGradients, make_trainer, toy_model, toy_rows
+from toys import KeepGradients, make_trainer, toy_collator, toy_model, toy_rows
+
+from mlcak_hf.distillation import build_teacher_cache
+from mlcak_hf.distillation import cache as cache_files
 
 
-def main(output: str, images: int, batch: int, steps: int) -> None:
-    keep = KeepGradients()
+def main(output: str, images: int, batch: int, steps: int, cached: int = 0) -> None:
+    keep, cache = KeepGradients(), None
+    if cached:
+        # Every process takes its share of the two shards; at the end of the epochs each view has been seen.
+        cache_files._MIN_SHARD_IMAGES = images - images // 2
+        cache = build_teacher_cache(
+            f"{output}-cache",
+            toy_model(32, 4, layers=4, seed=2),
+            toy_model(seed=1),
+            toy_rows(images, seed=5),
+            toy_collator(),
+            num_views=2,
+        )
     trainer = make_trainer(
         f"{output}-run",
+        teacher_cache=cache,
         student=toy_model(seed=1, dropout=0.0),
         rows=toy_rows(images, seed=5),
         callbacks=[keep],
@@ -21,6 +36,8 @@ def main(output: str, images: int, batch: int, steps: int) -> None:
     )
     trainer.train()
     metrics = trainer.evaluate()
+    # Seven images over two processes with batches of two: one process has an image less.
+    predicted = trainer.predict(toy_rows(7, seed=7))
     teacher = trainer.teacher
     if trainer.is_world_process_zero():
         torch.save(
@@ -31,6 +48,8 @@ def main(output: str, images: int, batch: int, steps: int) -> None:
                 "eval_loss": metrics["eval_loss"],
                 "world_size": trainer.args.world_size,
                 "teacher_is_wrapped": hasattr(teacher, "module"),
+                "predictions": predicted.predictions,
+                "predicted_labels": predicted.label_ids,
             },
             output,
         )

@@ -71,7 +71,8 @@ def build_teacher_cache(
         CacheError: if the folder holds a cache of something else, or there is no room for it.
         DistillationError: if a teacher cannot teach this student.
     """
-    state = PartialState()
+    # Several processes on a machine without accelerator find each other only if told that they are on CPUs.
+    state = PartialState(cpu=not torch.accelerator.is_available())
     kept: dict[str, Any] = {"student_levels": student_levels, "attention": attention, "aggregation": aggregation}
     description = describe_cache(teachers, student, dataset, collator, num_views=num_views, autocast=autocast, **kept)
     files = CacheFiles(Path(folder), description)
