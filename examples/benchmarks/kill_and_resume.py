@@ -120,7 +120,8 @@ def start(choices: Choices, folder: Path) -> subprocess.Popen:
         if line.startswith(STARTED):
             print(f"  {line.strip()}", flush=True)
             return process
-    raise SystemExit(f"The run ended before its training started; see {folder.parent / folder.name}.log.")
+    log = (folder.parent / f"{folder.name}.log").read_text(encoding="utf-8")
+    raise SystemExit(f"FAILED: the run ended before its training started.\n{log[-2000:]}")
 
 
 def finish(process: subprocess.Popen) -> float:
@@ -145,7 +146,7 @@ def kill_and_resume(choices: Choices, folder: Path) -> None:
         try:
             # On average a kill comes before the run has done its share.
             process.wait(moments.uniform(0, 1.5 * duration_s / choices.kills))
-            print(f"The run was over after {done} kills: take more steps.")
+            print(f"The run was over after {done} kills; take more steps for more.")
             break
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)

@@ -115,6 +115,17 @@ def test_without_a_checkpoint_training_starts(tmp_path):
         train(tmp_path, resume=str(tmp_path / "checkpoint-7"))
 
 
+@pytest.mark.parametrize("steps", [{"max_steps": 4}, {"max_steps": -1, "num_train_epochs": 2}], ids=["within", "whole"])
+def test_a_run_that_had_done_all_its_steps_does_no_more(tmp_path, steps):
+    """As after a kill between the last checkpoint and the saved model; an epoch has three steps."""
+    done = train(tmp_path, **steps)
+    again = train(tmp_path, resume=True, **steps)
+    assert again.state.global_step == done.state.global_step
+    expected = weights_of(done)
+    for name, weight in weights_of(again).items():
+        assert torch.equal(weight, expected[name]), name
+
+
 @pytest.mark.parametrize("limit", [1, 2])
 def test_old_checkpoints_go_and_the_best_stays(tmp_path, limit):
     trainer = train(

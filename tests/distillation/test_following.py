@@ -125,3 +125,47 @@ def test_rows_not_finite():
     assert "the loss only" in message
     assert "Images (30 of 30)" in message
     assert message.count("image-") == 20
+
+
+# Trackers
+
+
+class Tracker(TrainerCallback):
+    """Keeps what every tracker behind `report_to` is given."""
+
+    def __init__(self):
+        self.logs: list[dict] = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.logs.append(dict(logs))
+
+
+def test_a_tracker_is_given_every_value(tmp_path):
+    tracker = Tracker()
+    metrics = {"auroc_global": 0.75, "auroc_local_macro": 0.5}
+    trainer = make_trainer(
+        tmp_path,
+        evaluate=toy_rows(6, seed=9),
+        callbacks=[tracker],
+        num_train_epochs=2,
+        eval_strategy="epoch",
+    )
+    trainer.compute_metrics = lambda predictions: dict(metrics)
+    trainer.train()
+    steps = [logs for logs in tracker.logs if "loss" in logs]
+    parts = {"loss", "loss_global", "loss_local", "distil_global", "distil_local", "distil_attention"}
+    rest = {"learning_rate", "grad_norm", "epoch", "images_per_second", "data_wait_share", "teacher_share"}
+    assert all(set(logs) == parts | rest for logs in steps)
+    evaluations = [logs for logs in tracker.logs if "eval_loss" in logs]
+    assert len(evaluations) == 2
+    assert all(logs[f"eval_{name}"] == value for logs in evaluations for name, value in metrics.items())
+
+
+def test_tensorboard_gets_the_parts_where_it_is_installed(tmp_path, monkeypatch):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tensorboard"))
+    make_trainer(tmp_path, max_steps=2, report_to="tensorboard").train()
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    for name in ("distil_attention", "teacher_share", "data_wait_share", "images_per_second", "learning_rate"):
+        assert len(events.Scalars(f"train/{name}")) == 2

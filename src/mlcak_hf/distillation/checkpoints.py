@@ -143,6 +143,15 @@ class WholeCheckpointTrainer(Trainer):
             )
         return wanted
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        """Fetch the batches of a step: none where the run that is resumed had done all its steps.
+
+        The base class would do one more where `max_steps` ends inside an epoch.
+        """
+        return (
+            ([], None) if self.state.global_step >= self.state.max_steps else super().get_batch_samples(*args, **kwargs)
+        )
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint under a name that nobody looks for, then give it its own."""
         run = Path(self._get_output_dir(trial))

@@ -1,0 +1,248 @@
+"""Does the input keep up with the step? Time and exactness of a student's views, waiting, and growth with the dataset.
+
+    python examples/benchmarks/input_pipeline.py --dataset nih-cxr-256/train.parquet
+
+1. Milliseconds per image for students of 28, 56 and 112 px, both ways alternating: as usual (decode the PNG every time,
+   `grid_sample`, one product with dense area weights) and as here (decoded once, `apply_views`, area averages in
+   blocks). Both read the same stored images and draw the same views.
+2. The largest deviation from the definition, computed in double precision: bilinear samples of the stored image at the
+   centres of the view's pixels, exposure, area average.
+3. The share of a training step spent waiting for data, with 0 and 2 worker processes.
+4. Time of an epoch and memory of the process for datasets that grow.
+
+Without --dataset the images are drawn. Times are medians over rounds; beside them the fastest round, which a busy
+machine disturbs least.
+"""
+
+import io
+import os
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as PILImage
+from transformers import HfArgumentParser, PrinterCallback, TrainerCallback
+
+from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
+from mlcak_hf.data import MLCAKCollator, RadiographDataset, View, ViewParameters, open_dataset
+from mlcak_hf.data.canvases import decode_once
+from mlcak_hf.data.columns import DatasetColumns, Targets
+from mlcak_hf.distillation import MLCAKTrainer, MLCAKTrainingArguments
+from mlcak_hf.image_geometry_mlcak import area_weights
+from mlcak_hf.recipes import resolve_model
+
+SIDES = (28, 56, 112)
+FEATURES = Features({"image": Image(), "label": Value("int64")})
+
+
+@dataclass
+class Sizes:
+    """How much is measured."""
+
+    dataset: str | None = field(default=None, metadata={"help": "Parquet file with a column of stored images"})
+    images: int = field(default=256, metadata={"help": "Images whose views are timed and compared"})
+    rounds: int = field(default=7, metadata={"help": "Rounds of timing"})
+    steps: int = field(default=12, metadata={"help": "Training steps, to see how long they wait"})
+    model: str = field(default="student-vit-ti4-28", metadata={"help": "Student of these steps"})
+    batch_size: int = field(default=64, metadata={"help": "Of these steps"})
+    growth: list[int] = field(default_factory=lambda: [2000, 8000, 32000], metadata={"help": "Sizes of datasets"})
+    growth_px: int = field(default=128, metadata={"help": "Side of their images"})
+
+
+def drawn_image(seed: int, side: int) -> np.ndarray:
+    """A smooth image with fine noise, whose PNG is about as large as a radiograph's."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] / side
+    waves = sum(rng.normal() * np.cos(6 * (fx * x + fy * y) + p) for fx, fy, p in rng.uniform(-3, 3, (12, 3)))
+    grey = 127 + 60 * waves / np.abs(waves).max() + rng.normal(0, 4, (side, side))
+    return np.clip(grey, 0, 255).astype(np.uint8)
+
+
+def as_png(image: PILImage.Image) -> bytes:
+    """The bytes that a dataset stores."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def drawn_dataset(count: int, side: int, folder: str) -> Dataset:
+    """A dataset on disk whose images repeat after 64."""
+    stored = [as_png(PILImage.fromarray(drawn_image(seed, side))) for seed in range(64)]
+    rows = ({"image": {"bytes": stored[i % 64], "path": None}, "label": i % 2} for i in range(count))
+    return Dataset.from_generator(
+        lambda: rows, features=FEATURES, cache_dir=folder, fingerprint=f"drawn-{count}-{side}"
+    )
+
+
+def the_usual_way(png: bytes, view: View, side: int) -> np.ndarray:
+    """Decode, sample with torch, reduce with dense weights: float32."""
+    image = torch.tensor(np.asarray(PILImage.open(io.BytesIO(png)).convert("L"))).float()[None, None] / 255
+    grid = F.affine_grid(torch.from_numpy(view.matrix()).float()[None], list(image.shape), align_corners=False)
+    sampled = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0, 0]
+    exposed = (view.contrast * sampled**view.gamma).clamp(0, 1)
+    rows, columns = (torch.tensor(area_weights(n, side)) for n in exposed.shape)
+    return (rows @ exposed @ columns.T).numpy()
+
+
+def by_definition(image: np.ndarray, view: View, side: int) -> np.ndarray:
+    """The same in double precision, with the sampling written out."""
+    height, width = image.shape
+    x, y = ((2 * np.arange(n) + 1) / n - 1 for n in (width, height))
+    ones = np.ones((height, width))
+    points = np.tensordot(view.matrix(), np.stack([ones * x, ones * y[:, None], ones]), axes=1)
+    columns, rows = (points[0] + 1) * width / 2 - 0.5, (points[1] + 1) * height / 2 - 0.5
+    sampled = np.zeros((height, width))
+    for r in (np.floor(rows), np.floor(rows) + 1):
+        for c in (np.floor(columns), np.floor(columns) + 1):
+            inside = (r >= 0) & (r < height) & (c >= 0) & (c < width)
+            value = image[np.where(inside, r, 0).astype(int), np.where(inside, c, 0).astype(int)] / 255.0
+            sampled += np.where(inside, value * (1 - abs(rows - r)) * (1 - abs(columns - c)), 0)
+    exposed = np.clip(view.contrast * sampled**view.gamma, 0, 1)
+    row_weights, column_weights = (area_weights(n, side).astype(np.float64) for n in (height, width))
+    return row_weights @ exposed @ column_weights.T
+
+
+def plain_processor(side: int) -> MLCAKImageProcessor:
+    """Leaves grey values in [0, 1], so that deviations are in grey levels."""
+    return MLCAKImageProcessor(size={"height": side, "width": side}, do_normalize=False)
+
+
+def measure_views(sizes: Sizes, rows: Dataset, folder: str) -> None:
+    """Parts 1 and 2."""
+    canvases = decode_once(rows, plain_processor(28), folder=folder)
+    stored = [as_png(rows[i]["image"].convert("L")) for i in range(len(rows))]
+    parameters = ViewParameters()
+    views = [parameters.draw(0, 0, index) for index in range(len(rows))]
+    print(f"{len(rows)} images of {canvases[0].shape[0]} px, batches of 64, one thread")
+    print("student   as usual: ms per image     here: ms per image     times    largest deviation")
+    for side in SIDES:
+        collator = MLCAKCollator(plain_processor(side), views=parameters, seed=0)
+        batches = [range(first, min(first + 64, len(rows))) for first in range(0, len(rows), 64)]
+
+        def usual(side: int = side) -> None:
+            for png, view in zip(stored, views, strict=True):
+                the_usual_way(png, view, side)
+
+        def here(collator: MLCAKCollator = collator, batches: list[range] = batches) -> np.ndarray:
+            made = [collator([{"canvas": canvases[i], "index": i} for i in batch])["pixel_values"] for batch in batches]
+            return torch.cat(made)[:, 0].numpy()
+
+        seconds: dict[str, list[float]] = {"usual": [], "here": []}
+        for _ in range(sizes.rounds):
+            for name, way in (("usual", usual), ("here", here)):
+                begun = time.perf_counter()
+                way()
+                seconds[name].append(1000 * (time.perf_counter() - begun) / len(rows))
+        expected = np.stack([by_definition(canvases[i], view, side) for i, view in enumerate(views)])
+        deviation = 255 * np.abs(here() - expected).max()
+        usual_ms, here_ms = np.median(seconds["usual"]), np.median(seconds["here"])
+        print(
+            f"{side:4d} px    {usual_ms:6.2f} (fastest {min(seconds['usual']):.2f})     "
+            f"{here_ms:6.2f} (fastest {min(seconds['here']):.2f})    {usual_ms / here_ms:5.1f}     {deviation:.5f}/255"
+        )
+
+
+def radiographs(rows: Dataset, config: MLCAKConfig, processor: MLCAKImageProcessor, folder: str) -> RadiographDataset:
+    """Rows of the global label alone, decoded once."""
+    targets = Targets(config, rows, DatasetColumns(findings=None))
+    return RadiographDataset(rows, targets, decode_once(rows, processor, folder=folder))
+
+
+def train(dataset: RadiographDataset, config: MLCAKConfig, processor: MLCAKImageProcessor, callback=None, **choices):
+    """Train a plain student with views; returns what was logged."""
+    settings = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "learning_rate": 1e-4, "seed": 0}
+    with tempfile.TemporaryDirectory() as output:
+        args = MLCAKTrainingArguments(output, alpha=0, beta=0, gamma=0, **settings, **choices)
+        trainer = MLCAKTrainer(
+            MLCAKForCXRClassification(config),
+            args=args,
+            data_collator=MLCAKCollator(processor, views=ViewParameters(), seed=0),
+            train_dataset=dataset,
+            callbacks=[] if callback is None else [callback],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return trainer.state.log_history
+
+
+def measure_waiting(sizes: Sizes, rows: Dataset, folder: str) -> None:
+    """Part 3."""
+    model = resolve_model(sizes.model)
+    config, processor = MLCAKConfig.from_pretrained(model, local_labels=[]), MLCAKImageProcessor.from_pretrained(model)
+    dataset = radiographs(rows.select(np.arange(sizes.batch_size * sizes.steps) % len(rows)), config, processor, folder)
+    batch = {"per_device_train_batch_size": sizes.batch_size, "max_steps": sizes.steps, "logging_steps": 1}
+    print(f"\n{sizes.model}, batch {sizes.batch_size}, {sizes.steps} steps (the first three are left out)")
+    for workers in (0, 2):
+        log = train(dataset, config, processor, dataloader_num_workers=workers, **batch)
+        steps = [entry for entry in log if "data_wait_share" in entry][3:]
+        seconds = [1 / entry["images_per_second"] for entry in steps]
+        wait = sum(entry["data_wait_share"] * each for entry, each in zip(steps, seconds, strict=True)) / sum(seconds)
+        speed = len(seconds) / sum(seconds)
+        print(f"{workers} workers: {speed:6.1f} images a second, {100 * wait:4.1f} % of the step is waiting for data")
+
+
+class Memory(TrainerCallback):
+    """Resident memory of the process, after the fifth step and at the end."""
+
+    def __init__(self):
+        self.mib: list[float] = []
+
+    def note(self):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self.mib.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            self.note()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.note()
+
+
+def measure_growth(sizes: Sizes, folder: str) -> None:
+    """Part 4."""
+    backbone = {"model_type": "vit", "image_size": 28, "patch_size": 7, "num_channels": 1, "hidden_size": 16}
+    backbone |= {"num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
+    config, processor = MLCAKConfig(backbone_config=backbone, local_labels=[]), plain_processor(28)
+    print(f"\nAn epoch of a minimal student, images of {sizes.growth_px} px, no workers")
+    print("images     seconds    ms per image    MiB after 5 steps    MiB at the end")
+    for count in sizes.growth:
+        dataset = radiographs(drawn_dataset(count, sizes.growth_px, folder), config, processor, folder)
+        memory = Memory()
+        choices = {"num_train_epochs": 1, "per_device_train_batch_size": 64, "logging_steps": 100}
+        log = train(dataset, config, processor, memory, **choices)
+        seconds = log[-1]["train_runtime"]
+        first, last = memory.mib
+        print(
+            f"{count:6d}    {seconds:7.1f}    {1000 * seconds / count:12.2f}    {first:17.0f}    {last:14.0f}",
+            flush=True,
+        )
+
+
+def main(sizes: Sizes) -> None:
+    """Measure all four parts."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        if sizes.dataset is None:
+            rows = drawn_dataset(sizes.images, 256, folder)
+        else:
+            rows = next(iter(open_dataset(sizes.dataset).values()))
+            rows = rows.select(range(min(sizes.images, len(rows)))).select_columns(["image"])
+            rows = rows.add_column("label", [i % 2 for i in range(len(rows))])
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        measure_views(sizes, rows, folder)
+        torch.set_num_threads(threads)
+        measure_waiting(sizes, rows, folder)
+        measure_growth(sizes, folder)
+
+
+if __name__ == "__main__":
+    main(*HfArgumentParser(Sizes).parse_args_into_dataclasses())
