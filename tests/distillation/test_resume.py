@@ -52,6 +52,12 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, workers,
     assert sum(not torch.equal(expected[name], start[name]) for name in expected) == len(expected), "all weights moved"
 
 
+def test_the_same_seed_gives_the_same_weights(tmp_path):
+    ours, again, other = (weights_of(run(tmp_path, workers=0, seed=seed)) for seed in (3, 3, 4))
+    assert all(torch.equal(again[name], weight) for name, weight in ours.items())
+    assert not all(torch.equal(other[name], weight) for name, weight in ours.items())
+
+
 def test_persistent_workers_see_the_epoch(tmp_path):
     """Workers that outlive an epoch make the same views as none (dropout draws from another state, so it is off)."""
     expected = weights_of(run(tmp_path, workers=0, dropout=0.0))
