@@ -256,7 +256,9 @@ def _print_prepared(report: PreparationReport) -> None:
     console.print(report.table())
     if report.left_out:
         console.print(report.left_out_table())
-    console.print(f"Dataset: {report.output_dir}")
+    for remark in report.remarks:
+        console.print(f"Tables: {remark}")
+    console.print(f"Dataset ({report.choices['layout']}): {report.output_dir}")
 
 
 @app.command()

@@ -153,5 +153,10 @@ def test_no_patient_is_in_what_is_told(path) -> None:
     damaged = path.with_name("d.dicom")
     data = path.read_bytes()
     damaged.write_bytes(data.replace(b"SECRET^Jane", b"SECRET^\xff\xfe\xfd\xfc"))
-    told = repr([file_facts(path), file_facts(damaged)])
+    misplaced = make_dicom(path.with_name("e.dicom"), chest(), bits=12, photometric="SECRET^Jane")
+    unknown = make_dicom(path.with_name("f.dicom"), chest(), bits=12)
+    unknown.write_bytes(unknown.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.777777777.77.77\0"))
+    assert file_facts(unknown).syntax == "unknown UID"
+    told = repr([file_facts(p) for p in (path, damaged, misplaced, unknown)])
+    assert "777777777" not in told
     assert not any(secret in told for secret in [*PATIENT_TAGS.values(), "SECRET"])

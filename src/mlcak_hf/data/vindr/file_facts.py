@@ -24,6 +24,10 @@ _HEADER_TAGS: list[Any] = [
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated"),
     *("BitsStored", "HighBit", "PixelRepresentation"),
 ]
+_PHOTOMETRIC = (
+    *("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420"),
+    *("YBR_ICT", "YBR_RCT"),
+)
 _LONG_VRS = (b"OB", b"OW", b"UN", b"OL", b"OV")
 _ITEM, _ENDS = b"\xfe\xff\x00\xe0", (b"\xfe\xff\xdd\xe0", b"")
 _END_OF_IMAGE = b"\xff\xd9"  # in JPEG, JPEG-LS and JPEG 2000 alike
@@ -134,12 +138,13 @@ def _picture(facts: FileFacts, stream: BinaryIO) -> FileFacts:
 def _dicom(facts: FileFacts, path: Path, stream: BinaryIO) -> FileFacts:
     stream.seek(0)
     dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    syntax, photometric = dataset.file_meta.get("TransferSyntaxUID"), dataset.get("PhotometricInterpretation")
     facts = replace(
         facts,
-        syntax=None if syntax is None else UID(syntax).keyword or str(syntax),
+        # Text is told only if it is a term of DICOM: in a damaged file, anything may stand in its place.
+        syntax=None if syntax is None else UID(syntax).keyword or "unknown UID",
         bits=_whole(dataset, "BitsStored"),
-        photometric=str(dataset.get("PhotometricInterpretation") or "") or None,
+        photometric=photometric if photometric in _PHOTOMETRIC else None,
         rows=_whole(dataset, "Rows"),
         columns=_whole(dataset, "Columns"),
     )

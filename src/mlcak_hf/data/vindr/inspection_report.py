@@ -172,7 +172,7 @@ class InspectionReport:
                 _range_text([min(bits), max(bits)] if bits else None),
                 f"{len(files):,}",
                 f"{sum(not facts.usable for facts in files):,}",
-                f"{_range_text(extent['rows'])} x {_range_text(extent['columns'])}",
+                f"{_range_text(extent['rows'])} x {_range_text(extent['columns'])}" if extent["rows"] else "-",
             )
         return table
 

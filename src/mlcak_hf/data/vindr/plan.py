@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class PreparationPlan:
         images_per_shard: Number of images, read or left out, in every shard of a split but its last.
         shards: Number of shards of each split.
         left_out: Images that the tables or the folder make unusable.
+        remarks: What was put right or passed over in the tables.
     """
 
     fingerprint: str
@@ -43,6 +44,7 @@ class PreparationPlan:
     images_per_shard: int
     shards: dict[str, int]
     left_out: list[LeftOut]
+    remarks: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, config: VinDrCXRConfig, splits: DatasetSplits) -> PreparationPlan:
@@ -67,7 +69,16 @@ class PreparationPlan:
                 content.update(repr((split, *_described(record, splits.pseudonyms), size)).encode())
                 state.update(repr((record.image_id, size, changed_ns)).encode())
         shards = {split: -(-len(images) // IMAGES_PER_SHARD) for split, images in splits.images.items()}
-        return cls(content.hexdigest(), state.hexdigest(), choices, software, IMAGES_PER_SHARD, shards, splits.left_out)
+        return cls(
+            content.hexdigest(),
+            state.hexdigest(),
+            choices,
+            software,
+            IMAGES_PER_SHARD,
+            shards,
+            splits.left_out,
+            splits.remarks,
+        )
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class PreparationReport:
         software: Version by package.
         fingerprint: Names what it was made of.
         inverted: Ids of images that seem to have the wrong polarity; they are in the dataset as they are.
+        remarks: What was put right or passed over in the tables, one sentence each with its number.
     """
 
     output_dir: Path
@@ -67,6 +68,7 @@ class PreparationReport:
     software: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
     inverted: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     @classmethod
     def count(cls, plan: PreparationPlan, data: Path, output: Path) -> PreparationReport:
@@ -97,7 +99,17 @@ class PreparationReport:
             inverted += [image_id for note in notes for image_id in note.inverted]
         left_out.sort(key=lambda record: (record.folder, record.image_id))
         sources = _sources(splits, left_out, plan.choices["layout"])
-        return cls(output, plan.choices, sources, splits, left_out, plan.software, plan.fingerprint, inverted)
+        return cls(
+            output,
+            plan.choices,
+            sources,
+            splits,
+            left_out,
+            plan.software,
+            plan.fingerprint,
+            inverted,
+            plan.remarks,
+        )
 
     def table(self) -> Table:
         """The splits as a table for the terminal."""
@@ -128,6 +140,7 @@ class PreparationReport:
             "splits": {name: asdict(summary) for name, summary in self.splits.items()},
             "left_out": [record._asdict() for record in self.left_out],
             "inverted": self.inverted,
+            "remarks": self.remarks,
         }
 
     def as_json(self) -> str:
@@ -147,6 +160,7 @@ class PreparationReport:
             record["software"],
             record.get("fingerprint", ""),
             record.get("inverted", []),
+            record.get("remarks", []),
         )
 
 
@@ -157,8 +171,8 @@ def read_preparation(folder: str | os.PathLike[str]) -> dict[str, Any]:
         folder: What `prepare_vindr_cxr` wrote.
 
     Returns:
-        `choices`, `sources` and `splits` (with the image ids of each), `left_out`, `inverted`, `software`,
-        `fingerprint`, `format_version`.
+        `choices`, `sources` and `splits` (with the image ids of each), `left_out`, `inverted`, `remarks`,
+        `software`, `fingerprint`, `format_version`.
 
     Raises:
         DatasetError: The folder holds no such record, or one of another version.
