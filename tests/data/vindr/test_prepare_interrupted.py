@@ -222,6 +222,7 @@ def test_a_complete_dataset_is_left_alone(prepare, tmp_path, caplog) -> None:
     report = prepare()
     assert report == prepare()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+    prepare(on_error="skip")  # would make the same
     next((tmp_path / "out" / "data").iterdir()).unlink()
     with pytest.raises(DatasetError, match="is not empty"):
         prepare()
@@ -268,6 +269,9 @@ def test_what_was_left_out_before_is_not_forgotten_when_nothing_may_be(vindr, pr
         with pytest.raises(Stopped):
             prepare(on_error="skip")
     with pytest.raises(DicomError, match=r"a00\.dicom: .*--on-error skip"):
+        prepare()
+    prepare(on_error="skip")
+    with pytest.raises(DatasetError, match="is not empty"):
         prepare()
 
 

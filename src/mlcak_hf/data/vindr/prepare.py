@@ -20,7 +20,7 @@ from .dataset_card import dataset_card
 from .labels import Aggregation
 from .layout import Layout
 from .plan import PreparationPlan
-from .preparation_report import PREPARATION_FILE, PreparationReport, source_folder
+from .preparation_report import PREPARATION_FILE, PreparationReport, read_preparation, source_folder
 from .rows import VinDrCXRConfig
 from .shard_workers import write_shards
 from .shards import SKIP, ShardTask, read_notes
@@ -125,7 +125,7 @@ def prepare_vindr_cxr(
     plan = PreparationPlan.of(config, splits)
     with explained_write(work.output):
         work.recover()
-        if is_complete(work, plan, overwrite):
+        if is_complete(work, plan, overwrite, on_error):
             return clear_up(work)
         check_output(work.output, overwrite)
         _start(work, plan, may_restart=overwrite or not work.has_shards)
@@ -195,18 +195,17 @@ def _read_source(config: VinDrCXRConfig) -> DatasetSplits:
         ) from error
 
 
-def is_complete(work: WorkFolder, plan: PreparationPlan, overwrite: bool) -> bool:
+def is_complete(work: WorkFolder, plan: PreparationPlan, overwrite: bool, on_error: str = "skip") -> bool:
     """Whether the dataset of this very plan is in its place, so that a call after a kill has nothing left to do."""
     try:
-        report = PreparationReport.read(work.output)
+        record = read_preparation(work.output)
     except DatasetError:
         return False
-    data = work.output / "data"
-    whole = report.fingerprint == plan.fingerprint and all(
-        (data / f"{name}.parquet").is_file() for name in plan.shard_names()
-    )
-    # Asked to overwrite, only a call that the kill kept from clearing up is done.
-    return whole and (not overwrite or work.is_published)
+    if record.get("fingerprint") != plan.fingerprint or (record["left_out"] and on_error == "raise"):
+        return False
+    if overwrite and not work.is_published:  # else a kill only kept the call from clearing up
+        return False
+    return all((work.output / "data" / f"{name}.parquet").is_file() for name in plan.shard_names())
 
 
 def clear_up(work: WorkFolder) -> PreparationReport:
