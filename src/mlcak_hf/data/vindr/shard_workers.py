@@ -6,7 +6,7 @@ import contextlib
 import signal
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, get_all_start_methods, get_context
 from typing import Any
@@ -43,7 +43,32 @@ def write_shards(tasks: Sequence[ShardTask], num_proc: int, seen: Callable[[], o
 @dataclass
 class _Worker:
     process: Any
+    tasks: Any
     task: ShardTask
+
+    def give(self, task: ShardTask) -> None:
+        """Give it a shard to write."""
+        self.task = task
+        with self._named_if_dead():
+            self.tasks.send(task)
+
+    def answer(self) -> Any:
+        """What it reports next: an image, a shard, or an error."""
+        with self._named_if_dead():
+            return self.tasks.recv()
+
+    @contextlib.contextmanager
+    def _named_if_dead(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, OSError):
+            self.process.join()
+            code = self.process.exitcode
+            how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+            raise DatasetError(
+                f"the process that wrote {self.task.name} died ({how}); often the memory was full (use fewer workers),"
+                " or a decoder crashed. Finished shards are kept, and the same command continues"
+            ) from None
 
 
 def _write_in_processes(tasks: Sequence[ShardTask], num_proc: int, seen: Callable[[], object]) -> None:
@@ -58,18 +83,17 @@ def _write_in_processes(tasks: Sequence[ShardTask], num_proc: int, seen: Callabl
             process = context.Process(target=_serve, args=(theirs,), daemon=True)
             process.start()
             theirs.close()  # else its end would stay open, and its death unnoticed
-            workers[ours] = _Worker(process, waiting.popleft())
-            ours.send(workers[ours].task)
+            workers[ours] = _Worker(process, ours, waiting[0])
+            workers[ours].give(waiting.popleft())
         while workers:
             ready: Any
             for ready in connection.wait(list(workers)):
                 worker = workers[ready]
-                message = _receive(ready, worker)
+                message = worker.answer()
                 if message == _IMAGE:
                     seen()
                 elif message == _SHARD and waiting:
-                    worker.task = waiting.popleft()
-                    ready.send(worker.task)
+                    worker.give(waiting.popleft())
                 elif message == _SHARD:
                     ready.close()
                     workers.pop(ready).process.join()
@@ -79,19 +103,6 @@ def _write_in_processes(tasks: Sequence[ShardTask], num_proc: int, seen: Callabl
         for worker in workers.values():
             worker.process.kill()
             worker.process.join()
-
-
-def _receive(ready: Any, worker: _Worker) -> Any:
-    try:
-        return ready.recv()
-    except (EOFError, OSError):
-        worker.process.join()
-        code = worker.process.exitcode
-        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        raise DatasetError(
-            f"the process that wrote {worker.task.name} died ({how}); often the memory was full (use fewer workers), or"
-            " a decoder crashed. Finished shards are kept, and the same command continues"
-        ) from None
 
 
 def _serve(tasks: Any) -> None:
