@@ -117,9 +117,10 @@ def read_sampled(root: Path, config: VinDrCXRConfig, facts: FileFacts) -> Sample
         inverted = looks_inverted(stored_pixels(png))  # a preparation looks for it as well
         duration_s = time.perf_counter() - start
     except DicomError as error:
-        return SampledImage(facts, problem=str(error).replace(f"{root}{os.sep}", ""))  # a path may name a person
+        reason = str(error).replace(f"{root}{os.sep}", "")  # a path may name a person
+        return SampledImage(facts, problem=reason.removeprefix(f"{facts.name}: "))
     except Exception as error:  # whatever one file does, the others are still to be told
-        return SampledImage(facts, problem=f"{facts.name}: it cannot be read ({type(error).__name__})")
+        return SampledImage(facts, problem=f"it cannot be read ({type(error).__name__})")
     return SampledImage(facts, png, duration_s, inverted)
 
 
