@@ -16,6 +16,9 @@ from ..image_processing_mlcak import MLCAKImageProcessor, to_unit_range
 from .canvases import CANVAS_PX, make_canvas
 from .views import VIEW_DEFINITION, ViewParameters, apply_views
 
+# Images that are worked on together: few enough for a core's cache. What comes out does not depend on it.
+_TOGETHER = 8
+
 
 class MLCAKCollator:
     """Make a batch: stored radiographs, one view of each, and its pixels for the student and for the teacher.
@@ -138,11 +141,11 @@ class MLCAKCollator:
         return batch
 
     def _canvases(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[list[int], np.ndarray]]:
-        """Images in [0, 1], stacked by shape: (their positions in the batch, float32 of shape (n, H, W))."""
+        """Images in [0, 1], a few of one shape at a time: (positions in the batch, float32 of shape (n, H, W))."""
         groups: dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]] = {}
         for position, row in enumerate(rows):
             canvas = self._canvas(row)
-            positions, stack = groups.setdefault(canvas.shape, ([], []))
+            positions, stack = groups.setdefault((position // _TOGETHER, *canvas.shape), ([], []))
             positions.append(position)
             stack.append(canvas)
         return [(positions, np.stack(stack)) for positions, stack in groups.values()]
