@@ -334,7 +334,7 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):  # type: ignore[no-untype
             logits=logits,
             local_logits=local_logits,
             attentions=attentions,
-            mlcak=None if attentions is None else torch.stack(attentions).mean(dim=0),
+            mlcak=None if attentions is None else _mean(attentions),
             hidden_states=outputs.hidden_states if output_hidden_states else None,
             global_loss=global_loss,
             local_loss=local_loss,
@@ -370,6 +370,14 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):  # type: ignore[no-untype
                 f"model.set_attn_implementation({ATTENTION_IMPLEMENTATION!r})."
             )
         return tuple(captured)
+
+
+def _mean(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Mean of the maps of all levels, without a stack of them, which would double what they take."""
+    total = attentions[0]
+    for attention in attentions[1:]:
+        total = total + attention
+    return total / len(attentions)
 
 
 def _build_backbone(backbone_config: Any) -> Any:

@@ -218,7 +218,11 @@ class AttentionAlignment(nn.Module):
         # Under autocast a product of half-precision maps would lose the small entries that the loss is about.
         with torch.autocast(device_type=chosen[0].device.type, enabled=False):
             if self.aggregation == "mean":
-                maps = torch.stack(chosen).float().mean(dim=0).unsqueeze(1)
+                # One after the other: a stack of all levels would double what they take.
+                maps = chosen[0].float()
+                for level in chosen[1:]:
+                    maps = maps + level
+                maps = (maps / len(chosen)).unsqueeze(1)
             else:
                 maps = torch.stack(chosen, dim=1).float()
             maps = merge_prefix_tokens(maps, prefix)

@@ -1,0 +1,300 @@
+"""What distillation costs beside training the student alone, with the teacher in every step and with a teacher cache.
+
+    python examples/benchmarks/distillation_step.py --output distillation_step.json
+
+For each student, random weights, 28 px, batch 64, one machine, all sides in one run, taking turns:
+
+    alone    the student's own step: classification only
+    cached   distillation (both logits, attention of all levels) from a warm teacher cache, reading it included
+    online   the Hugging Face recipe: a Trainer whose compute_loss runs the teacher (ViT-B/16 at 224 px, from its
+             config); same student, same views, same losses
+
+A step is training_step, clipping, optimizer and zero_grad; making the views is on no side. Printed: medians, ratios of
+the sides of the same round, the cache's size and what building adds to bare teacher passes. "In all" is computed from
+these parts, not run: 30 epochs cached with V views, building included, against 30 epochs online. Last, the memory that
+a step needs with captured attention and with eager attention, each in a process of its own.
+
+On two cores with nothing else to do, about 12 minutes; --online_rounds and --build_images are what takes the time.
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from transformers import Trainer, TrainingArguments
+
+from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
+from mlcak_hf.data.collator import MLCAKCollator
+from mlcak_hf.data.views import ViewParameters
+from mlcak_hf.distillation import (
+    AttentionDistillationLoss,
+    MLCAKTrainer,
+    MLCAKTrainingArguments,
+    Teachers,
+    build_teacher_cache,
+    cache_build,
+    check_teacher,
+)
+from mlcak_hf.distillation.cache import CacheFiles
+from mlcak_hf.recipes import parse_recipe, resolve_model
+
+STUDENTS = {"ViT-S/4": "student-vit-s4-28", "ViT-Ti/4": "student-vit-ti4-28"}
+TEACHER = "teacher-vit-b16-224"
+VIEWS = (1, 2, 3, 4, 8)
+EPOCHS = 30
+ON_GPU = torch.cuda.is_available()
+
+
+@dataclass
+class Sizes:
+    """How much is measured."""
+
+    rounds: int = field(default=9, metadata={"help": "Turns of alone and cached, after one that does not count"})
+    online_rounds: int = field(default=3, metadata={"help": "Turns that online takes part in"})
+    build_rounds: int = field(default=3, metadata={"help": "Turns of building and of bare teacher passes"})
+    build_images: int = field(default=64, metadata={"help": "Images of each of these"})
+    batch: int = field(default=64, metadata={"help": "Images of a step"})
+    threads: int = field(default=2, metadata={"help": "Threads of a process"})
+    memory_model: str = field(default="student-vit-ti8-112", metadata={"help": "Size whose memory is measured"})
+    memory_of: str | None = field(default=None, metadata={"help": "Inner use: measure one kind of attention"})
+    output: str | None = field(default=None, metadata={"help": "JSON file for every number"})
+
+
+class RecipeTrainer(Trainer):
+    """Distillation as the documentation of transformers has it: the teacher runs in compute_loss."""
+
+    def __init__(self, model, teacher, *args, **kwargs):
+        super().__init__(model, *args, **kwargs)
+        self.teacher = teacher.to(self.args.device).eval()
+        self.alignment = check_teacher(teacher, model).to(self.args.device)
+        self.distance = AttentionDistillationLoss()
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        teacher_pixels = inputs.pop("teacher_pixel_values")
+        ours = model(**inputs, output_attentions=True)
+        with torch.no_grad():
+            theirs = self.teacher(teacher_pixels, output_attentions=True)
+        loss = ours.loss + torch.nn.functional.mse_loss(ours.logits, theirs.logits)
+        loss = loss + torch.nn.functional.mse_loss(ours.local_logits, theirs.local_logits)
+        return loss + self.distance(*self.alignment(ours.attentions, theirs.attentions)).mean()
+
+
+def untrained(name: str) -> MLCAKForCXRClassification:
+    return MLCAKForCXRClassification(MLCAKConfig.from_pretrained(resolve_model(name)))
+
+
+def processor(side: int) -> MLCAKImageProcessor:
+    return MLCAKImageProcessor(size={"height": side, "width": side})
+
+
+def make_rows(count: int) -> list[dict]:
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "image": rng.integers(0, 256, (256, 256), dtype=np.uint8),
+            "labels": int(rng.integers(2)),
+            "local_labels": rng.integers(0, 2, 22).astype(np.float32),
+            "index": index,
+        }
+        for index in range(count)
+    ]
+
+
+def seconds(run) -> float:
+    """Time of a call, until the device has done it."""
+    wait = torch.cuda.synchronize if ON_GPU else (lambda: None)
+    wait()
+    start = time.perf_counter()
+    run()
+    wait()
+    return time.perf_counter() - start
+
+
+def stepper(trainer, batch: dict, prepare=None):
+    """A whole optimizer step on a given batch, as the Trainer's loop makes it."""
+    trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1
+    model, count = trainer.model.train(), len(batch["labels"])
+
+    def step() -> None:
+        inputs = dict(batch) if prepare is None else prepare(dict(batch))
+        if isinstance(trainer, MLCAKTrainer):
+            trainer.training_step(model, inputs, torch.tensor(count, device=trainer.args.device))
+        else:
+            trainer.training_step(model, inputs)
+        trainer.accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        trainer.optimizer.step()
+        model.zero_grad()
+
+    return step
+
+
+def make_sides(name: str, teacher, rows: list[dict], collator: MLCAKCollator, cache, folder: str) -> dict:
+    """The three sides of one student, each with its own copy of the same weights."""
+    choices = {"output_dir": folder, "report_to": "none", "disable_tqdm": True, "bf16": ON_GPU}
+    nothing = {"alpha": 0.0, "beta": 0.0, "gamma": 0.0}
+    start = untrained(name).state_dict()
+
+    def student():
+        model = untrained(name)
+        model.load_state_dict(start)
+        return model
+
+    batch = collator(rows)
+    batch.pop("index", None)
+    teacher_pixels = {"teacher_pixel_values": batch.pop("teacher_pixel_values")}
+    index = [row["index"] for row in rows]
+
+    def with_knowledge(inputs: dict) -> dict:
+        known = cache.read(index, 0)
+        return inputs | {f"teacher_{part}": value for part, value in vars(known).items()}
+
+    alone = MLCAKTrainer(student(), args=MLCAKTrainingArguments(**choices, **nothing), data_collator=collator)
+    cached = MLCAKTrainer(
+        student(), teacher_cache=cache, args=MLCAKTrainingArguments(**choices), data_collator=collator
+    )
+    online = RecipeTrainer(student(), teacher, TrainingArguments(**choices, use_cpu=not ON_GPU))
+    return {
+        "alone": stepper(alone, batch),
+        "cached": stepper(cached, batch, with_knowledge),
+        "online": stepper(online, batch | teacher_pixels),
+    }
+
+
+def measure_steps(sides: dict, rounds: int, online_rounds: int) -> dict[str, list[float]]:
+    """Times per round; the first round warms up and does not count."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(rounds + 1):
+        for name in sorted(sides, reverse=bool(turn % 2)):
+            if name != "online" or turn <= online_rounds:
+                times[name].append(seconds(sides[name]))
+    return {name: values[1:] for name, values in times.items()}
+
+
+def measure_building(teacher, student, rows: list[dict], collator: MLCAKCollator, rounds: int, folder: Path) -> dict:
+    """Seconds per view: the teacher's bare forward passes, and all that building does per view."""
+    device = torch.device("cuda" if ON_GPU else "cpu")
+    half = torch.bfloat16 if ON_GPU else None
+    teachers = Teachers(teacher, student).prepare(lambda model: model.to(device), device)
+    pixels = [collator(rows[i : i + 32])["teacher_pixel_values"].to(device) for i in range(0, len(rows), 32)]
+
+    @torch.no_grad()
+    def bare() -> None:
+        with torch.autocast(device.type, half) if half else nullcontext():
+            for batch in pixels:
+                teacher(batch)
+
+    def build() -> None:
+        description = {
+            "key": {"number of images": len(rows), "number of views": 1},
+            "record": cache_build._record(teacher.config, teachers.alignments[0]),
+            "images per shard": len(rows),
+            "teachers": [],
+        }
+        files = CacheFiles(folder, description)
+        batches = cache_build._batches(files, [0], rows, collator, 32, 0)
+        with transformers.utils.logging.tqdm(disable=True) as bar:
+            cache_build._fill(files, teachers, batches, device, half, bar)
+
+    folder.mkdir()
+    times: dict[str, list[float]] = {"bare": [], "build": []}
+    for turn in range(rounds):
+        for run in (bare, build)[:: -1 if turn % 2 else 1]:
+            times[run.__name__].append(seconds(run) / len(rows))
+    return times
+
+
+def measure_memory(kind: str, name: str, batch: int) -> None:
+    """Print the peak memory, in MB, that a training step needs beyond the model."""
+    model = untrained(name).train()
+    model.set_attn_implementation(kind)
+    side = model.config.image_size
+    pixels = torch.randn(batch, 1, side, side)
+    if ON_GPU:
+        model, pixels = model.cuda(), pixels.cuda()
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if ON_GPU else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if kind == "sdpa":
+        loss = model(pixels).logits.sum()
+    elif kind == "eager":
+        maps = model.backbone(pixels, output_attentions=True).attentions
+        loss = torch.stack([level.mean(dim=1) for level in maps]).mean(dim=0).square().sum()
+    else:
+        loss = model(pixels, output_attentions=True).mlcak.square().sum()
+    loss.backward()
+    peak = torch.cuda.max_memory_allocated() if ON_GPU else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print((peak - before) / 1e6)
+
+
+def ratio(over: list[float], under: list[float]) -> float:
+    """Median of the ratios of the same rounds."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=False))
+
+
+def main() -> None:
+    (sizes,) = parse_recipe([Sizes])
+    torch.set_num_threads(sizes.threads)
+    transformers.logging.set_verbosity_error()
+    if sizes.memory_of is not None:
+        measure_memory(sizes.memory_of, sizes.memory_model, sizes.batch)
+        return
+    torch.manual_seed(0)
+    teacher = untrained(TEACHER).requires_grad_(False).eval()
+    rows = make_rows(max(sizes.batch, sizes.build_images))
+    collator = MLCAKCollator(processor(28), processor(224), ViewParameters())
+    results: dict = {"device": torch.cuda.get_device_name() if ON_GPU else f"CPU, {sizes.threads} threads"}
+    print(f"{results['device']}; torch {torch.__version__}; batch {sizes.batch}; teacher {TEACHER}")
+    with tempfile.TemporaryDirectory() as folder:
+        student = untrained(STUDENTS["ViT-S/4"])
+        cache = build_teacher_cache(
+            Path(folder, "cache"), teacher, student, rows, collator, num_views=1, progress_bar=False
+        )
+        bytes_per_view = cache.num_bytes / cache.num_images
+        size = 15_000 * 8 * bytes_per_view
+        print(f"cache: {bytes_per_view:.0f} bytes per view, {size / 1e9:.2f} GB for 15,000 images x 8 views (computed)")
+        building = measure_building(
+            teacher, student, rows[: sizes.build_images], collator, sizes.build_rounds, Path(folder, "building")
+        )
+        build_s = statistics.median(building["build"])
+        print(
+            f"building: {1000 * build_s:.1f} ms per view, bare teacher pass "
+            f"{1000 * statistics.median(building['bare']):.1f} ms: x {ratio(building['build'], building['bare']):.3f}",
+            flush=True,
+        )
+        results |= {"bytes_per_view": bytes_per_view, "building": building, "steps": {}}
+        for label, name in STUDENTS.items():
+            sides = make_sides(name, teacher, rows[: sizes.batch], collator, cache, folder)
+            times = measure_steps(sides, sizes.rounds, sizes.online_rounds)
+            results["steps"][label] = times
+            medians = {side: statistics.median(values) for side, values in times.items()}
+            print(f"\n{label}: " + ", ".join(f"{side} {value:.3f} s" for side, value in medians.items()))
+            print(f"  cached / alone  {ratio(times['cached'], times['alone']):.3f}")
+            print(f"  online / cached {ratio(times['online'], times['cached']):.2f}")
+            for views in VIEWS:
+                online_s, cached_s = (EPOCHS * medians[side] / sizes.batch for side in ("online", "cached"))
+                speed_up = online_s / (cached_s + views * build_s)
+                print(f"  in all, {EPOCHS} epochs, V = {views}: {speed_up:.2f} times faster (computed)", flush=True)
+    results["memory_mb"] = {}
+    for kind in ("sdpa", "mlcak", "eager"):
+        command = [sys.executable, __file__, "--memory_of", kind, "--batch", str(sizes.batch // 2)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+        results["memory_mb"][kind] = float(ran.stdout.split()[-1])
+    shown = ", ".join(f"{kind} {value:.0f} MB" for kind, value in results["memory_mb"].items())
+    print(f"\nmemory of a step of {sizes.memory_model}, batch {sizes.batch // 2}, beyond the model: {shown}")
+    print("(sdpa returns no attention; mlcak captures it; eager keeps the maps of all heads)")
+    if sizes.output:
+        Path(sizes.output).write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
