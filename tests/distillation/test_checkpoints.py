@@ -152,9 +152,10 @@ def test_old_checkpoints_go_and_the_best_stays(tmp_path, limit):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_and_resumed_equals_uninterrupted(tmp_path):
-    """The long version of this is the script itself: more kills, with and without teacher."""
-    command = [sys.executable, KILL_AND_RESUME, "--kills", 2, "--seed", 5, "--folder", tmp_path, "--steps", 24]
+@pytest.mark.parametrize("teacher", ["online", "cached"])
+def test_killed_at_a_random_moment_and_resumed_equals_uninterrupted(tmp_path, teacher):
+    """The script by itself is the long version of this: more kills, also without teacher."""
+    command = [sys.executable, KILL_AND_RESUME, "--kills", 1, "--steps", 12, "--folder", tmp_path, "--teacher", teacher]
     ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=280)
     assert ran.returncode == 0, ran.stdout + ran.stderr[-3000:]
     assert "bit for bit the same" in ran.stdout
