@@ -55,23 +55,35 @@ def test_one_child_decodes_frame_after_frame(decoder) -> None:
 @pytest.mark.parametrize("end", ["os.abort()", "os._exit(0)", "sys.exit(3)", "1 / 0"])
 def test_a_child_that_dies_loses_one_file(decoder, play, monkeypatch, end) -> None:
     real = frame_decoder.__file__
-    play(f"sys.stdin.buffer.read(100)\n{end}")
+    play(f"sys.stdin.buffer.read(10)\n{end}")
     with pytest.raises(DicomError, match="brought the decoder down"):
         decoder.decode(JPEG_LS, FRAME, *PIXELS.shape)
     monkeypatch.setattr(isolated.frame_decoder, "__file__", real)
     np.testing.assert_array_equal(decoder.decode(JPEG_LS, FRAME, *PIXELS.shape), PIXELS)
 
 
-@pytest.mark.parametrize(
-    "program", ["time.sleep(60)", "sys.stdin.buffer.read(100); time.sleep(60)", "while True: pass"]
-)
+@pytest.mark.parametrize("program", ["time.sleep(60)", "sys.stdin.buffer.read(10); time.sleep(60)", "while True: pass"])
 def test_a_child_that_hangs_is_stopped(decoder, play, monkeypatch, program) -> None:
-    monkeypatch.setattr(isolated, "TIME_LIMIT_S", 0.5)
+    monkeypatch.setattr(isolated, "START_LIMIT_S", 0.5)
     play(program)
     start = time.monotonic()
     with pytest.raises(DicomError, match=r"stopped after 0\.5 s"):
         decoder.decode(JPEG_LS, bytes(10_000_000), *PIXELS.shape)  # more than a pipe holds
     assert time.monotonic() - start < 5
+
+
+def test_a_frame_that_takes_too_long_is_stopped(decoder, tmp_path, monkeypatch) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import numpy, time\ndef decode(frame):\n    time.sleep(float(frame)); return numpy.ones((2, 3), 'u1')\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert decoder.decode("slow.decode", b"0.01", 2, 3).all()
+    monkeypatch.setattr(isolated, "TIME_LIMIT_S", 0.5)
+    with pytest.raises(DicomError, match=r"stopped after 0\.5 s: its data is damaged"):
+        decoder.decode("slow.decode", b"60", 2, 3)
+    monkeypatch.setattr(isolated, "TIME_LIMIT_S", 5.0)
+    assert decoder.decode("slow.decode", b"0.01", 2, 3).all()
 
 
 @pytest.mark.parametrize(
@@ -87,7 +99,7 @@ def test_a_child_that_hangs_is_stopped(decoder, play, monkeypatch, program) -> N
     ],
 )
 def test_a_child_that_talks_nonsense_is_replaced(decoder, play, answer) -> None:
-    play(f"sys.stdin.buffer.read({len(FRAME)})\npipe.write({answer!r})\npipe.flush()")
+    play(f"sys.stdin.buffer.read(10)\npipe.write({answer!r})\npipe.flush()")
     with pytest.raises(DicomError, match="brought the decoder down"):
         decoder.decode(JPEG_LS, FRAME, *PIXELS.shape)
     assert decoder._child is None
@@ -109,11 +121,11 @@ def test_what_a_library_prints_is_no_answer(decoder, tmp_path, monkeypatch) -> N
     (tmp_path / "chatty.py").write_text(
         "import os, numpy\ndef decode(frame):\n"
         "    print('corrupt data!', flush=True); os.write(1, b'more')\n"
-        "    return numpy.full((2, 3), 7, 'u2')\n",
+        "    return numpy.full((2, int(frame)), 7, 'u2')\n",
         encoding="utf-8",
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    np.testing.assert_array_equal(decoder.decode("chatty.decode", b"", 2, 3), np.full((2, 3), 7))
+    np.testing.assert_array_equal(decoder.decode("chatty.decode", b"3", 2, 3), np.full((2, 3), 7))
 
 
 def test_a_library_that_is_gone_is_named(decoder) -> None:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 MEMORY_BYTES = 1_000_000_000
 """What decoding one image may take in a process of its own; the largest radiographs need a fifth."""
 
-DEADLINE_S = 15
+DEADLINE_S = 90
 """A decoder that is still busy after this time has been given up by its parent, or has lost it."""
 
 REQUEST = struct.Struct("<32sQ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -17,8 +18,11 @@ from ...errors import DicomError
 from . import frame_decoder
 from .frame_decoder import ANSWER, REQUEST
 
-TIME_LIMIT_S = 10.0
-"""How long decoding one image may take; the largest radiographs need about two seconds."""
+TIME_LIMIT_S = 8.0
+"""How long decoding one image may take; the largest radiographs need about one second."""
+
+START_LIMIT_S = 60.0
+"""How long the child may take to start and to load its library, for example from a network drive."""
 
 _DTYPES = (b"u1", b"i1", b"u2", b"i2")
 _AGAIN = "download or export it again, or leave it out"
@@ -51,26 +55,16 @@ class IsolatedDecoder:
             DicomError: The frame cannot be decoded, or not within the limits of time and memory.
         """
         with self._lock:
-            child, overdue = self._living_child(), threading.Event()
-
-            def give_up() -> None:
-                overdue.set()
-                child.kill()
-
-            timer = threading.Timer(TIME_LIMIT_S, give_up)
-            timer.daemon = True
-            timer.start()
             try:
-                return _ask(child, decoder, frame, rows, columns)
+                if self._child is None or self._child.poll() is not None:
+                    self._start(decoder)
+                return self._ask_in_time(TIME_LIMIT_S, decoder, frame, rows, columns)
+            except TimeoutError as error:
+                self.stop()
+                raise DicomError(f"decoding it was stopped after {error} s: its data is damaged; {_AGAIN}") from None
             except (OSError, EOFError):
                 self.stop()
-                if overdue.is_set():
-                    problem = f"decoding it was stopped after {TIME_LIMIT_S:g} s: its data is damaged"
-                else:
-                    problem = "its data is damaged in a way that brought the decoder down"
-                raise DicomError(f"{problem}; {_AGAIN}") from None
-            finally:
-                timer.cancel()
+                raise DicomError(f"its data is damaged in a way that brought the decoder down; {_AGAIN}") from None
 
     def stop(self) -> None:
         """End the child process, if there is one."""
@@ -79,20 +73,44 @@ class IsolatedDecoder:
             self._child.communicate()
             self._child = None
 
-    def _living_child(self) -> subprocess.Popen[bytes]:
-        if self._child is None or self._child.poll() is not None:
-            self.stop()
-            # One thread is all a decoder uses; numpy would reserve memory for as many as there are cores. Without
-            # buffers, no half of a request can be left in one that a fork then copies.
-            self._child = subprocess.Popen(
-                [sys.executable, str(Path(frame_decoder.__file__))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                bufsize=0,
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            )
-        return self._child
+    def _start(self, decoder: str) -> None:
+        """Start the child, and let it load its library by decoding nothing, which fails."""
+        self.stop()
+        # One thread is all a decoder uses; numpy would reserve memory for as many as there are cores. Without buffers,
+        # no half of a request can be left in one that a fork then copies.
+        self._child = subprocess.Popen(
+            [sys.executable, str(Path(frame_decoder.__file__))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        )
+        with contextlib.suppress(DicomError):
+            self._ask_in_time(START_LIMIT_S, decoder, b"", 0, 0)
+
+    def _ask_in_time(
+        self, limit_s: float, decoder: str, frame: bytes, rows: int, columns: int
+    ) -> npt.NDArray[np.integer]:
+        """Ask the child, and kill it if it takes too long; then TimeoutError, with the limit as its text."""
+        child, overdue = self._child, threading.Event()
+        assert child is not None
+
+        def give_up() -> None:
+            overdue.set()
+            child.kill()
+
+        timer = threading.Timer(limit_s, give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            return _ask(child, decoder, frame, rows, columns)
+        except (OSError, EOFError):
+            if overdue.is_set():
+                raise TimeoutError(f"{limit_s:g}") from None
+            raise
+        finally:
+            timer.cancel()
 
 
 def _ask(
