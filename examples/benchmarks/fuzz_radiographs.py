@@ -36,23 +36,27 @@ LIMIT_BYTES = 1_000_000_000
 
 
 def read_one(path: Path) -> dict:
-    """Read a file in all sizes; the outcome of the worst, and how long and how much memory it took."""
-    outcomes, seconds, peak = [], 0.0, 0
-    for size_px in SIZES:
-        before = _reset_peak()
-        start = time.monotonic()
-        try:
-            image = read_radiograph(path, size_px=size_px)
-            sound = np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1 and image.ndim == 2
-            outcomes.append("image" if sound else "broken rule: image outside of [0, 1]")
-        except MLCAKError as error:
-            outcomes.append("broken rule: patient's name" if NAME.decode() in str(error) else "our error")
-        except BaseException as error:
-            outcomes.append(f"broken rule: {type(error).__name__}")
-        seconds = max(seconds, time.monotonic() - start)
-        peak = max(peak, _peak() - before)
-    worst = next((o for o in outcomes if o.startswith("broken")), "image" if "image" in outcomes else "our error")
-    return {"outcome": worst, "seconds": seconds, "bytes": peak}
+    """Read a file in all sizes; the worst outcome, and the most time and memory that a size took."""
+    reads = [_read(path, size_px) for size_px in SIZES]
+    for number, size_px in enumerate(SIZES):
+        if reads[number]["seconds"] > LIMIT_S:  # a hang comes again; what another program cost does not
+            reads[number] = _read(path, size_px)
+    worst = max(reads, key=lambda read: (read["outcome"].startswith("broken"), read["outcome"] == "image"))
+    return worst | {most: max(read[most] for read in reads) for most in ("seconds", "bytes")}
+
+
+def _read(path: Path, size_px: int | None) -> dict:
+    """Read a file; what came of it, how long it took, and by how much the memory grew."""
+    before, start = _reset_peak(), time.monotonic()
+    try:
+        image = read_radiograph(path, size_px=size_px)
+        sound = np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1 and image.ndim == 2
+        outcome = "image" if sound else "broken rule: image outside of [0, 1]"
+    except MLCAKError as error:
+        outcome = "broken rule: patient's name" if NAME.decode() in str(error) else "our error"
+    except BaseException as error:
+        outcome = f"broken rule: {type(error).__name__}"
+    return {"outcome": outcome, "seconds": time.monotonic() - start, "bytes": _peak() - before}
 
 
 def _reset_peak() -> int:
@@ -117,16 +121,14 @@ class Watch:
                         event.set()
                         process.kill()
 
-                    timer = threading.Timer(len(SIZES) * LIMIT_S + 30, kill)
+                    timer = threading.Timer(2 * len(SIZES) * LIMIT_S, kill)
                     timer.start()
                 else:
                     self._note(current, record)
                     current = None
             worker.wait()
-            if current is None and worker.returncode == 0:
+            if current is None:  # at the end; else `main` misses the rest
                 return
-            if current is None:
-                raise SystemExit(f"a worker could not start or ended between two files (status {worker.returncode})")
             rule = "hangs" if late.is_set() else f"the process died (status {worker.returncode})"
             self._note(current, {"outcome": f"broken rule: {rule}", "seconds": 0.0, "bytes": 0})
             start = current["index"] + self.workers
@@ -191,6 +193,8 @@ def main() -> None:
         f"{arguments.count:,} files out of {len(files)} whole ones in {time.monotonic() - start:.0f} s; slowest read"
         f" {watch.slowest:.1f} s, largest {watch.largest / 1e6:.0f} MB above its start"
     )
+    if sum(watch.outcomes.values()) != arguments.count:
+        sys.exit("a worker could not start, or ended between two files")
     broken = sum(n for (_, outcome), n in watch.outcomes.items() if outcome.startswith("broken"))
     console.print(f"{broken} broke a rule" + (f"; they are in {arguments.offending}" if broken else ""))
     sys.exit(bool(broken))

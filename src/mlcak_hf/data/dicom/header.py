@@ -14,8 +14,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from ...errors import DicomError
 
-MAX_PIXELS = 100_000_000
-"""Largest Rows x Columns that is decoded; the largest radiographs have about 25 million pixels."""
+MAX_PIXELS = 60_000_000
+"""Largest Rows x Columns that is decoded, in at most 1 GB; the largest radiographs have about 25 million pixels."""
 
 _MAX_DEFLATED_BYTES = 1_000_000_000
 
