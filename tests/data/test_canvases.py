@@ -2,6 +2,7 @@
 
 import pickle
 
+import datasets
 import numpy as np
 import PIL.Image
 import pytest
@@ -15,6 +16,7 @@ from mlcak_hf.data.canvases import decode_once
 from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.columns import DatasetColumns, Targets
 from mlcak_hf.data.sources import RadiographDataset
+from mlcak_hf.data.training_data import DataArguments, TrainingData
 from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.errors import DatasetError
 
@@ -143,3 +145,16 @@ def test_processes_read_the_same_file(tmp_path):
 def test_a_row_knows_its_images_name():
     rows = dataset_of([stored("8 bits", seed) for seed in range(2)])
     assert radiographs(rows).image_name(1) == "image-1"
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("8 bits", (True, True)), ("large", (True, False))])
+def test_training_reads_canvases_and_evaluation_only_exact_ones(tmp_path, monkeypatch, kind, kept):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    rows = dataset_of([stored(kind, seed) for seed in range(3)])
+    backbone = {"model_type": "vit", "image_size": 28, "patch_size": 4, "num_channels": 1}
+    config = MLCAKConfig(backbone_config=backbone, local_labels=[])
+    data = TrainingData(rows, rows.select([1]), DatasetColumns(findings=None, image_id="image_id"), {}, {})
+    opened = data.radiographs(config, processor(), DataArguments("drawn"))
+    assert tuple(dataset.canvases is not None for dataset in opened) == kept
+    off = data.radiographs(config, processor(), DataArguments("drawn", decode_once=False))
+    assert all(dataset.canvases is None for dataset in off)

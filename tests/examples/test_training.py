@@ -124,6 +124,7 @@ def test_a_teacher_is_trained_and_saved_whole(teacher):
     assert record["validation"]["metrics"]["eval_auroc_global"] == pytest.approx(record["best_metric"])
     assert any("loss_local" in entry for entry in record["log"])
     assert record["data"]["preparation"] == {"fit": "squash", "voi": "percentile"}
+    assert (teacher / "curves.png").stat().st_size > 10_000
     assert str(teacher.parent) not in (teacher / "training.json").read_text(), "no local path in what may be published"
 
 

@@ -97,16 +97,16 @@ class TrainingData:
             LabelError: if a row has a label that the model does not have.
         """
         targets = Targets(config, self.train, self.columns)
-        train = validation = None
+        # First the labels, which may be wrong; decoding takes its time.
+        train, validation = RadiographDataset(self.train, targets), RadiographDataset(self.validation, targets)
         if args.decode_once:
-            train = decode_once(self.train, processor, self.columns.image)
-            if train.exact:
-                validation = decode_once(self.validation, processor, self.columns.image)
-            elif not args.augment:
-                train = None
-        if validation is not None and not validation.exact:
-            validation = None
-        return RadiographDataset(self.train, targets, train), RadiographDataset(self.validation, targets, validation)
+            canvases = decode_once(self.train, processor, self.columns.image)
+            if canvases.exact or args.augment:
+                train.canvases = canvases
+            if canvases.exact:
+                canvases = decode_once(self.validation, processor, self.columns.image)
+                validation.canvases = canvases if canvases.exact else None
+        return train, validation
 
 
 def open_training_data(args: DataArguments) -> TrainingData:
