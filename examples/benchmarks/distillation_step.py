@@ -14,11 +14,11 @@ the sides of the same round, the cache's size and what building adds to bare tea
 these parts, not run: 30 epochs cached with V views, building included, against 30 epochs online. Last, the memory that
 a step needs with captured attention and with eager attention, each in a process of its own.
 
-On two cores with nothing else to do, about 12 minutes; --online_rounds and --build_images are what takes the time.
+--online_rounds and --build_images are what takes the time. On a busy machine, --threads 1 --cpu_time true compares
+processor time instead of the clock's. --students and --teacher name other sizes.
 """
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -48,8 +48,6 @@ from mlcak_hf.distillation import (
 from mlcak_hf.distillation.cache import CacheFiles
 from mlcak_hf.recipes import parse_recipe, resolve_model
 
-STUDENTS = {"ViT-S/4": "student-vit-s4-28", "ViT-Ti/4": "student-vit-ti4-28"}
-TEACHER = "teacher-vit-b16-224"
 VIEWS = (1, 2, 3, 4, 8)
 EPOCHS = 30
 ON_GPU = torch.cuda.is_available()
@@ -59,13 +57,20 @@ ON_GPU = torch.cuda.is_available()
 class Sizes:
     """How much is measured."""
 
+    students: list[str] = field(
+        default_factory=lambda: ["student-vit-s4-28", "student-vit-ti4-28"], metadata={"help": "Sizes in hub_configs"}
+    )
+    teacher: str = field(default="teacher-vit-b16-224", metadata={"help": "Size in hub_configs"})
     rounds: int = field(default=9, metadata={"help": "Turns of alone and cached, after one that does not count"})
     online_rounds: int = field(default=3, metadata={"help": "Turns that online takes part in"})
     build_rounds: int = field(default=3, metadata={"help": "Turns of building and of bare teacher passes"})
     build_images: int = field(default=64, metadata={"help": "Images of each of these"})
     batch: int = field(default=64, metadata={"help": "Images of a step"})
     threads: int = field(default=2, metadata={"help": "Threads of a process"})
-    memory_model: str = field(default="student-vit-ti8-112", metadata={"help": "Size whose memory is measured"})
+    cpu_time: bool = field(default=False, metadata={"help": "Processor time of all threads instead of the clock's"})
+    memory_model: str = field(
+        default="student-vit-ti8-112", metadata={"help": "Size whose memory is measured, or none"}
+    )
     memory_of: str | None = field(default=None, metadata={"help": "Inner use: measure one kind of attention"})
     output: str | None = field(default=None, metadata={"help": "JSON file for every number"})
 
@@ -110,14 +115,14 @@ def make_rows(count: int) -> list[dict]:
     ]
 
 
-def seconds(run) -> float:
+def seconds(run, clock) -> float:
     """Time of a call, until the device has done it."""
     wait = torch.cuda.synchronize if ON_GPU else (lambda: None)
     wait()
-    start = time.perf_counter()
+    start = clock()
     run()
     wait()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def stepper(trainer, batch: dict, prepare=None):
@@ -171,17 +176,17 @@ def make_sides(name: str, teacher, rows: list[dict], collator: MLCAKCollator, ca
     }
 
 
-def measure_steps(sides: dict, rounds: int, online_rounds: int) -> dict[str, list[float]]:
+def measure_steps(sides: dict, rounds: int, online_rounds: int, clock) -> dict[str, list[float]]:
     """Times per round; the first round warms up and does not count."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds + 1):
         for name in sorted(sides, reverse=bool(turn % 2)):
             if name != "online" or turn <= online_rounds:
-                times[name].append(seconds(sides[name]))
+                times[name].append(seconds(sides[name], clock))
     return {name: values[1:] for name, values in times.items()}
 
 
-def measure_building(teacher, student, rows: list[dict], collator: MLCAKCollator, rounds: int, folder: Path) -> dict:
+def measure_building(teacher, student, rows: list[dict], collator, rounds: int, folder: Path, clock) -> dict:
     """Seconds per view: the teacher's bare forward passes, and all that building does per view."""
     device = torch.device("cuda" if ON_GPU else "cpu")
     half = torch.bfloat16 if ON_GPU else None
@@ -210,8 +215,14 @@ def measure_building(teacher, student, rows: list[dict], collator: MLCAKCollator
     times: dict[str, list[float]] = {"bare": [], "build": []}
     for turn in range(rounds):
         for run in (bare, build)[:: -1 if turn % 2 else 1]:
-            times[run.__name__].append(seconds(run) / len(rows))
+            times[run.__name__].append(seconds(run, clock) / len(rows))
     return times
+
+
+def process_memory(name: str) -> int:
+    """Bytes that this process holds (VmRSS) or has held at most (VmHWM), as Linux counts them."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def measure_memory(kind: str, name: str, batch: int) -> None:
@@ -223,7 +234,7 @@ def measure_memory(kind: str, name: str, batch: int) -> None:
     if ON_GPU:
         model, pixels = model.cuda(), pixels.cuda()
         torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() if ON_GPU else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = torch.cuda.memory_allocated() if ON_GPU else process_memory("VmRSS")
     if kind == "sdpa":
         loss = model(pixels).logits.sum()
     elif kind == "eager":
@@ -232,7 +243,7 @@ def measure_memory(kind: str, name: str, batch: int) -> None:
     else:
         loss = model(pixels, output_attentions=True).mlcak.square().sum()
     loss.backward()
-    peak = torch.cuda.max_memory_allocated() if ON_GPU else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated() if ON_GPU else process_memory("VmHWM")
     print((peak - before) / 1e6)
 
 
@@ -249,13 +260,14 @@ def main() -> None:
         measure_memory(sizes.memory_of, sizes.memory_model, sizes.batch)
         return
     torch.manual_seed(0)
-    teacher = untrained(TEACHER).requires_grad_(False).eval()
+    clock = time.process_time if sizes.cpu_time else time.perf_counter
+    teacher = untrained(sizes.teacher).requires_grad_(False).eval()
     rows = make_rows(max(sizes.batch, sizes.build_images))
     collator = MLCAKCollator(processor(28), processor(224), ViewParameters())
     results: dict = {"device": torch.cuda.get_device_name() if ON_GPU else f"CPU, {sizes.threads} threads"}
-    print(f"{results['device']}; torch {torch.__version__}; batch {sizes.batch}; teacher {TEACHER}")
+    print(f"{results['device']}; torch {torch.__version__}; batch {sizes.batch}; teacher {sizes.teacher}")
     with tempfile.TemporaryDirectory() as folder:
-        student = untrained(STUDENTS["ViT-S/4"])
+        student = untrained(sizes.students[0])
         cache = build_teacher_cache(
             Path(folder, "cache"), teacher, student, rows, collator, num_views=1, progress_bar=False
         )
@@ -263,7 +275,7 @@ def main() -> None:
         size = 15_000 * 8 * bytes_per_view
         print(f"cache: {bytes_per_view:.0f} bytes per view, {size / 1e9:.2f} GB for 15,000 images x 8 views (computed)")
         building = measure_building(
-            teacher, student, rows[: sizes.build_images], collator, sizes.build_rounds, Path(folder, "building")
+            teacher, student, rows[: sizes.build_images], collator, sizes.build_rounds, Path(folder, "building"), clock
         )
         build_s = statistics.median(building["build"])
         print(
@@ -272,28 +284,36 @@ def main() -> None:
             flush=True,
         )
         results |= {"bytes_per_view": bytes_per_view, "building": building, "steps": {}}
-        for label, name in STUDENTS.items():
+        for name in sizes.students:
             sides = make_sides(name, teacher, rows[: sizes.batch], collator, cache, folder)
-            times = measure_steps(sides, sizes.rounds, sizes.online_rounds)
-            results["steps"][label] = times
+            times = measure_steps(sides, sizes.rounds, sizes.online_rounds, clock)
+            results["steps"][name] = times
             medians = {side: statistics.median(values) for side, values in times.items()}
-            print(f"\n{label}: " + ", ".join(f"{side} {value:.3f} s" for side, value in medians.items()))
+            print(f"\n{name}: " + ", ".join(f"{side} {value:.3f} s" for side, value in medians.items()))
             print(f"  cached / alone  {ratio(times['cached'], times['alone']):.3f}")
             print(f"  online / cached {ratio(times['online'], times['cached']):.2f}")
             for views in VIEWS:
                 online_s, cached_s = (EPOCHS * medians[side] / sizes.batch for side in ("online", "cached"))
                 speed_up = online_s / (cached_s + views * build_s)
                 print(f"  in all, {EPOCHS} epochs, V = {views}: {speed_up:.2f} times faster (computed)", flush=True)
-    results["memory_mb"] = {}
-    for kind in ("sdpa", "mlcak", "eager"):
-        command = [sys.executable, __file__, "--memory_of", kind, "--batch", str(sizes.batch // 2)]
-        ran = subprocess.run(command, capture_output=True, text=True, check=True)
-        results["memory_mb"][kind] = float(ran.stdout.split()[-1])
-    shown = ", ".join(f"{kind} {value:.0f} MB" for kind, value in results["memory_mb"].items())
-    print(f"\nmemory of a step of {sizes.memory_model}, batch {sizes.batch // 2}, beyond the model: {shown}")
-    print("(sdpa returns no attention; mlcak captures it; eager keeps the maps of all heads)")
+    if sizes.memory_model != "none":
+        results["memory_mb"] = compare_memory(sizes)
     if sizes.output:
         Path(sizes.output).write_text(json.dumps(results, indent=1))
+
+
+def compare_memory(sizes: Sizes) -> dict[str, float]:
+    """MB that a step needs beyond the model with each kind of attention, a process each."""
+    found = {}
+    for kind in ("sdpa", "mlcak", "eager"):
+        command = [sys.executable, __file__, "--memory_of", kind, "--memory_model", sizes.memory_model]
+        command += ["--batch", str(sizes.batch // 2)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+        found[kind] = float(ran.stdout.split()[-1])
+    shown = ", ".join(f"{kind} {value:.0f} MB" for kind, value in found.items())
+    print(f"\nmemory of a step of {sizes.memory_model}, batch {sizes.batch // 2}, beyond the model: {shown}")
+    print("(sdpa returns no attention; mlcak captures it; eager keeps the maps of all heads)")
+    return found
 
 
 if __name__ == "__main__":
