@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import traceback
 from collections import deque
@@ -108,6 +109,7 @@ def _write_in_processes(tasks: Sequence[ShardTask], num_proc: int, seen: Callabl
 def _serve(tasks: Any) -> None:
     """Write the shards that come, until the other end closes: when all is done, or the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it as well, and ends this process
+    gc.freeze()  # a collection would write to every page that this process shares with the others, and so copy it
     with threadpool_limits(limits=1), contextlib.suppress(EOFError, ConnectionError):
         while True:
             task = tasks.recv()
