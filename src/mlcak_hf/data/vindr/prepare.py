@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ...errors import DatasetError, DicomError, MLCAKError
+from ...errors import DatasetError, DicomError
 from ..radiograph import Fit
 from .dataset_card import dataset_card
 from .labels import Aggregation
@@ -121,7 +121,7 @@ def prepare_vindr_cxr(
         data_dir=str(data_dir),
     )
     work = WorkFolder(Path(output_dir).expanduser().absolute())
-    splits = _read_source(config)
+    splits = read_splits(config)
     plan = PreparationPlan.of(config, splits)
     with explained_write(work.output):
         work.recover()
@@ -129,7 +129,8 @@ def prepare_vindr_cxr(
             return clear_up(work)
         check_output(work.output, overwrite)
         _start(work, plan, may_restart=overwrite or not work.has_shards)
-        _write(work, plan, plan.shard_names(), config, splits, num_proc, progress)
+    _write(work, plan, plan.shard_names(), config, splits, num_proc, progress)
+    with explained_write(work.output):
         return finish(work, plan)
 
 
@@ -172,27 +173,15 @@ def prepare_vindr_cxr_part(
         raise DatasetError(f"a part is I/N with 0 <= I < N, 0/4 to 3/4 for four machines, but {index}/{count} came")
     config = VinDrCXRConfig(data_dir=str(data_dir), **choices)
     work = WorkFolder(Path(output_dir).expanduser().absolute())
-    splits = _read_source(config)
+    splits = read_splits(config)
     plan = PreparationPlan.of(config, splits)
     with explained_write(work.output):
         check_output(work.output, overwrite)
         _start(work, plan, may_restart=False)
-        names = plan.shard_names()[index::count]
-        found = _write(work, plan, names, config, splits, num_proc, progress)
-        finished = sum(_finished(work, plan, name) for name in plan.shard_names())
-        return PartReport(work.path, len(names) - found, found, finished, len(plan.shard_names()))
-
-
-def _read_source(config: VinDrCXRConfig) -> DatasetSplits:
-    try:
-        return read_splits(config)
-    except OSError as error:
-        if isinstance(error, MLCAKError):
-            raise
-        raise DatasetError(
-            f"cannot read {error.filename or config.data_dir}: {error.strerror or error}. Make the folder readable for"
-            " this account"
-        ) from error
+    names = plan.shard_names()[index::count]
+    found = _write(work, plan, names, config, splits, num_proc, progress)
+    finished = sum(_finished(work, plan, name) for name in plan.shard_names())
+    return PartReport(work.path, len(names) - found, found, finished, len(plan.shard_names()))
 
 
 def is_complete(work: WorkFolder, plan: PreparationPlan, overwrite: bool, on_error: str = "skip") -> bool:
