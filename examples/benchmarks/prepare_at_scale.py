@@ -2,8 +2,9 @@
 
 kills    prepare is killed with all its processes (SIGKILL) at random, seeded moments, and started again each time. Each
          dataset that it ends with is compared byte for byte with that of an undisturbed run.
-memory   peak memory of the whole process tree (proportional set size, sampled), and the peak resident size of its
-         largest process, for a small and a large number of images.
+memory   peak memory of the whole process tree (proportional set size, sampled; all of it, and without the pages of
+         files, whose share depends on what else runs on the machine), and the peak resident size of its largest worker,
+         for a small and a large number of images.
 speed    throughput with one and with two processes, alternating; the time is that of the call, without the imports.
 
 A few phantoms are drawn; the others are hard links to them under other ids, so every header is read and every image
@@ -175,16 +176,18 @@ def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
         shutil.rmtree(output, ignore_errors=True)
         shutil.rmtree(output.with_name(f"{output.name}.partial"), ignore_errors=True)
         process, began = start(source, output, options, log), time.monotonic()
-        peak, largest = 0, dict[int, int]()
+        peak, peak_own, largest = 0, 0, dict[int, int]()
         while process.poll() is None:
             pids = processes_of(process.pid)
             peak = max(peak, sum(kilobytes(pid, "smaps_rollup", "Pss") for pid in pids))
+            peak_own = max(peak_own, sum(kilobytes(pid, "smaps_rollup", "Pss_Anon") for pid in pids))
             for pid in pids:
                 largest[pid] = max(largest.get(pid, 0), kilobytes(pid, "status", "VmHWM"))
             time.sleep(0.1)
         finish(process, log)
         parent = largest.pop(process.pid, 0)
-        result = {"images": count, "peak_pss_mb": peak / 1024, "parent_peak_rss_mb": parent / 1024}
+        result = {"images": count, "peak_pss_mb": peak / 1024, "peak_pss_without_files_mb": peak_own / 1024}
+        result |= {"parent_peak_rss_mb": parent / 1024}
         result |= {"largest_worker_rss_mb": max(largest.values(), default=0) / 1024}
         results.append(result | {"duration_s": time.monotonic() - began})
         shutil.rmtree(output)
@@ -226,12 +229,13 @@ def table_of(results: dict[str, Any]) -> Table:
         table.add_row("", "datasets finished, bytes", f"{kills['datasets_finished']}, {equal}", end_section=True)
     if memory := results.get("memory"):
         for row in memory["results"]:
-            text = f"{row['peak_pss_mb']:.0f} MB (largest worker {row['largest_worker_rss_mb']:.0f} MB resident)"
+            text = f"{row['peak_pss_mb']:.0f} MB, without files {row['peak_pss_without_files_mb']:.0f} MB"
+            text += f"; largest worker {row['largest_worker_rss_mb']:.0f} MB resident"
             table.add_row("memory", f"{row['images']} images, {memory['workers']} workers: peak", text)
         first, last = memory["results"][0], memory["results"][-1]
-        table.add_row(
-            "", "most images to fewest", f"{last['peak_pss_mb'] / first['peak_pss_mb']:.3f}", end_section=True
-        )
+        ratios = [last[key] / first[key] for key in ("peak_pss_mb", "peak_pss_without_files_mb")]
+        text = f"{ratios[0]:.3f}, without files {ratios[1]:.3f}"
+        table.add_row("", "most images to fewest", text, end_section=True)
     if speed := results.get("speed"):
         for workers, per_s in speed["images_per_s"].items():
             table.add_row("speed", f"{speed['images']} images, {workers} process(es)", f"{per_s:.1f} images/s")
