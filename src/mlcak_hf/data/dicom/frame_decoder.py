@@ -58,7 +58,8 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
             body = type(error).__name__.encode()
             head = ANSWER.pack(b"E", b"", len(body), 0)
         _set_alarm(0)
-        answers.write(head + body)
+        answers.write(head)
+        answers.write(body)
         answers.flush()
 
 

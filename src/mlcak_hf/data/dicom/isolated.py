@@ -118,9 +118,10 @@ def _ask(
 ) -> npt.NDArray[np.integer]:
     """Send one frame and read the answer; EOFError if the child ends before, or answers anything else."""
     requests, answers = cast(RawIOBase, child.stdin), cast(RawIOBase, child.stdout)
-    rest = memoryview(REQUEST.pack(decoder.encode(), len(frame)) + frame)
-    while rest:
-        rest = rest[requests.write(rest) :]
+    for part in (REQUEST.pack(decoder.encode(), len(frame)), frame):
+        rest = memoryview(part)
+        while rest:
+            rest = rest[requests.write(rest) :]
     kind, dtype, height, width = ANSWER.unpack(_read(answers, ANSWER.size))
     if kind == b"E" and height <= 100:
         name = _read(answers, height).decode("ascii", "replace")
