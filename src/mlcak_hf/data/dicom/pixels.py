@@ -76,8 +76,8 @@ _CODINGS: dict[str, tuple[Coding, ...]] = {
 
 # Of 4,000 damaged codestreams of each kind, OpenJPEG (JPEG 2000, also High-Throughput), libjpeg-turbo and Pillow
 # brought down or held up the process with none; CharLS (JPEG-LS) was busy for more than 15 s with 7 of the first 139.
-# What imagecodecs decodes is rare, so all of it pays for a process of its own: 30 ms on top of 100 to 300 at 2880 x 2304
-# px. Its other decoders of JPEG Lossless are not used: `jpegsof3` died of 1 in 4,000, `ljpeg` of 33.
+# What imagecodecs decodes is rare, so all of it pays for a process of its own: 30 ms on top of 100 to 300 for 2880 x
+# 2304 px. Its other decoders of JPEG Lossless are not used: `jpegsof3` died of 1 in 4,000, `ljpeg` of 33.
 _ISOLATED = (_JPEG, _JPEG_LS)
 
 _INSTALL = {"imagecodecs": "pip install imagecodecs", "openjpeg": "pip install pylibjpeg-openjpeg"}
