@@ -6,7 +6,8 @@ Synthetic radiographs in every transfer syntax, and real DICOM files where `--da
 one by one: bits flipped, runs of bytes, ends cut off, lengths, header tags, sizes in header and codestream, another
 transfer syntax, two files spliced. Each is read whole, and as a square of 224 and of 28 px, by worker processes that
 are watched from outside. The same seed gives the same files. Every file that breaks a rule is kept in `--offending`,
-and the exit status is then 1. Needs imagecodecs, to make the compressed files.
+and the exit status is then 1. Needs Python 3.11 and imagecodecs, to make the compressed files. 10,000 took 5 minutes
+with two workers on two busy cores.
 """
 
 import argparse
