@@ -336,9 +336,10 @@ def test_a_folder_that_holds_no_cache_is_said_to_hold_none(tmp_path, whole):
     with pytest.raises(CacheError, match="no teacher cache in"):
         TeacherCache(tmp_path)
     description = json.loads((whole / "cache.json").read_text())
-    (whole / "cache.json").write_text("{}")
-    with pytest.raises(CacheError, match="does not describe a teacher cache"):
-        TeacherCache(whole)
+    for contents in ("{}", "", '{"key": {"format": 1}}', "[]"):
+        (whole / "cache.json").write_text(contents)
+        with pytest.raises(CacheError, match="does not describe a teacher cache"):
+            TeacherCache(whole)
     description["key"]["format"] = 0
     (whole / "cache.json").write_text(json.dumps(description))
     with pytest.raises(CacheError, match="format 0, not 1: build it again"):

@@ -146,15 +146,16 @@ class CacheFiles:
         try:
             description = json.loads(path.read_text(encoding="utf-8"))
             version = description["key"]["format"]
+            files = cls(Path(folder), description) if version == CACHE_FORMAT else None
         except FileNotFoundError:
             raise CacheError(
                 f"There is no teacher cache in {folder}. Build one with examples/cache_teacher.py."
             ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CacheError(f"{path} does not describe a teacher cache ({error!r}). Delete the folder.") from error
-        if version != CACHE_FORMAT:
+        if files is None:
             raise CacheError(f"The teacher cache {folder} has format {version}, not {CACHE_FORMAT}: build it again.")
-        return cls(Path(folder), description)
+        return files
 
     def create(self) -> None:
         """Write `cache.json`, whole or not at all."""
