@@ -47,7 +47,7 @@ CASES: dict[str, tuple[str, str, tuple[int, int], str, str, float]] = {
     "JPEG 2000 lossless, MONOCHROME1": ("plain", JPEG2000Lossless, (FULL // 2, FULL), "MONOCHROME1", "dicom", 12.0),
     "JPEG 2000 lossy 10:1": ("plain", JPEG2000, (FULL // 2, FULL), "MONOCHROME2", "dicom", 6.0),
     "uncompressed": ("plain", ExplicitVRLittleEndian, (FULL // 2, FULL), "MONOCHROME2", "dicom", 2.0),
-    "RLE": ("plain", RLELossless, (FULL // 2, FULL), "MONOCHROME2", "dicom", 1.0),
+    "RLE": ("plain", RLELossless, (FULL // 2, FULL), "MONOCHROME2", "dicom", 2.0),
     "lossless, narrow window": ("plain", JPEG2000Lossless, (FULL // 2, FULL // 4), "MONOCHROME2", "dicom", 1.0),
     "lossless, lead marker": ("marker", JPEG2000Lossless, (FULL // 2, FULL), "MONOCHROME2", "dicom", 1.0),
     "lossless, collimator border": ("collimated", JPEG2000Lossless, (FULL // 2, FULL), "MONOCHROME2", "dicom", 1.0),

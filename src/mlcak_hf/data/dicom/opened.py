@@ -57,7 +57,7 @@ def open_dicom(path: Path) -> OpenDicom:
 
 @contextlib.contextmanager
 def explained(path: Path, doing: str) -> Iterator[None]:
-    """Turn whatever goes wrong in pydicom and its plugins into one DicomError that names the file."""
+    """Turn whatever goes wrong in pydicom and the decoders into one DicomError that names the file."""
     try:
         # pydicom's warnings about odd values quote the file, and in a damaged one that may be the patient's name.
         with warnings.catch_warnings(), pydicom.config.disable_value_validation():
@@ -67,10 +67,7 @@ def explained(path: Path, doing: str) -> Iterator[None]:
         raise DicomError(f"{path.name}: {error}") from None
     except MemoryError:
         raise
-    except BaseException as error:
-        # The RLE plugin written in Rust panics with an exception outside of `Exception`.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
+    except Exception as error:
         # The cause's own text may quote the file; its type says enough and can hold nobody's name.
         raise DicomError(
             f"{path.name}: cannot {doing} ({type(error).__name__}). The file may be cut off or damaged, or is no DICOM"
