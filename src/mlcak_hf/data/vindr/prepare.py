@@ -256,6 +256,7 @@ def _write(
     work.forget_unfinished(missing)
     images = {name: len(tasks[name].images) for name in names}
     found = sum(images.values()) - sum(images[name] for name in missing)
+    missing.sort(key=images.__getitem__, reverse=True)  # small ones last: no process waits long for another
     try:
         with logging.tqdm(
             total=sum(images.values()), initial=found, desc="radiographs", unit="image", disable=not progress
