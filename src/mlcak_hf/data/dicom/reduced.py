@@ -38,8 +38,9 @@ _EDGE_CONTRAST = 0.25
 _RMS_FACTOR_EDGE, _RMS_FACTOR_TEXTURE = 0.15, 0.08
 _SMALLEST_SIDE_PX = 1024
 
-# An attempt in vain costs some 7 ms per megabyte of a compressed file. So a large file is looked at two levels smaller
-# first, at a tenth of that, and levels are left out at which its edges would still be too sharp by this factor.
+# An attempt in vain costs some 7 ms per megabyte of a compressed file. Sharp edges alone never need the long way: half
+# the size is enough for any. A window that clips may, so then a large file is looked at two levels smaller first, at a
+# tenth of the time, and levels are left out at which the difference would still be too large by this factor.
 _PROBE_BYTES = 2_000_000
 _HOPELESS = 1.1
 
@@ -71,7 +72,8 @@ def read_reduced(opened: OpenDicom, size_px: int, fit: str, voi: Voi) -> npt.NDA
         return None
     largest = _largest_reduction(codestream, size_px, voi)
     candidates = list(range(largest, 0, -1))
-    if largest and len(frame) > _PROBE_BYTES and codestream.levels > largest:
+    may_clip = voi == "percentile" or min(limits) > min(opened.stored_range) or max(limits) < max(opened.stored_range)
+    if largest and may_clip and len(frame) > _PROBE_BYTES and codestream.levels > largest:
         candidates.insert(0, min(largest + 2, codestream.levels))
     expected = 0.0
     for reduction in candidates:
