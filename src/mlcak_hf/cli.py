@@ -28,7 +28,7 @@ app = typer.Typer(
 console = Console()
 errors = Console(stderr=True)
 
-# Heavy libraries (torch, datasets) are imported inside the commands, so that `mlcak --help` answers at once.
+# What a command needs is imported inside it: the others should not wait seconds for datasets, pydicom and the like.
 
 
 class Fit(str, Enum):
