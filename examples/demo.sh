@@ -45,7 +45,7 @@ image = load_dataset(f"{out}/dataset", split="test")[0]["image"]
 print(pipeline("image-classification", model=f"{out}/student-mlcak")(image))
 PYTHON
 mkdir -p "$out/radiographs"
-find "$out/phantoms/test" -name '*.dicom' | sort | head -n 24 | xargs -I{} cp {} "$out/radiographs"
+find "$out/phantoms/test" -name '*.dicom' | sort | sed -n '1,24p' | xargs -I{} cp {} "$out/radiographs"
 run mlcak predict "$out/student-mlcak" "$out/radiographs" --format csv --output "$out/predictions.csv" --heatmaps "$out/heatmaps"
 for model in teacher student-plain student-mlcak; do
   run mlcak card "$out/$model" --comparison "$out/comparison/comparison.json" --row "$model"
