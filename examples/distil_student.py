@@ -19,7 +19,7 @@ leaves the student the global task only. Rows of a comparison share --seed: the 
 and views.
 
 Two processes on a machine without accelerator: accelerate launch --multi_gpu --num_processes 2 ...
-Written to --output_dir: the model, its image processor, and training.json (choices, counts, log).
+Written to --output_dir: the model, its image processor, training.json (choices, counts, log) and curves.png.
 """
 
 from pathlib import Path

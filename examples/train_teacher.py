@@ -11,7 +11,7 @@ dataset is what `mlcak prepare` wrote, or any other with a column of images and 
         --findings_column none --group_column patient_id --output_dir runs/kermany-teacher
 
 Two processes on a machine without accelerator: accelerate launch --multi_gpu --num_processes 2 ...
-Written to --output_dir: the model, its image processor, and training.json (choices, counts, log).
+Written to --output_dir: the model, its image processor, training.json (choices, counts, log) and curves.png.
 """
 
 from dataclasses import dataclass, field

@@ -51,6 +51,10 @@ CASES: dict[str, tuple[str, str, tuple[int, int], str, str, float]] = {
     "lossless, narrow window": ("plain", JPEG2000Lossless, (FULL // 2, FULL // 4), "MONOCHROME2", "dicom", 1.0),
     "lossless, lead marker": ("marker", JPEG2000Lossless, (FULL // 2, FULL), "MONOCHROME2", "dicom", 1.0),
     "lossless, collimator border": ("collimated", JPEG2000Lossless, (FULL // 2, FULL), "MONOCHROME2", "dicom", 1.0),
+    "lossless, border, 1760x1500": (
+        *("smaller, collimated", JPEG2000Lossless, (FULL // 2, FULL), "MONOCHROME2", "dicom"),
+        1.0,
+    ),
     "lossless, percentile limits": ("plain", JPEG2000Lossless, (FULL // 2, FULL), "MONOCHROME2", "percentile", 1.0),
     "uncompressed, narrow window": (
         *("plain", ExplicitVRLittleEndian, (FULL // 2, FULL // 4), "MONOCHROME2", "dicom"),
@@ -60,18 +64,19 @@ CASES: dict[str, tuple[str, str, tuple[int, int], str, str, float]] = {
 
 
 def picture(kind: str) -> np.ndarray:
-    """A synthetic radiograph in [0, 1] of shape (HEIGHT, WIDTH), uint16 of BITS bits."""
+    """A synthetic radiograph, uint16 of BITS bits; of shape (HEIGHT, WIDTH) unless `kind` says smaller."""
     phantom = render_phantom(seed=11, index=3, size_px=2400, findings=["Cardiomegaly", "Nodule/Mass"])
     # From the middle: the borders hold the phantom's own markers and collimation.
     source = phantom.pixels[tuple(slice(n // 8, n - n // 8) for n in phantom.pixels.shape)]
-    image = np.asarray(Image.fromarray(source).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
+    width, height = (1500, 1760) if "smaller" in kind else (WIDTH, HEIGHT)
+    image = np.asarray(Image.fromarray(source).resize((width, height), Image.Resampling.BICUBIC))
     noise = np.random.default_rng(0).normal(0, 0.008, image.shape)  # as the resize took the detector's away
     image = np.clip(0.04 + 0.9 * image + noise, 0, 1)
     if kind == "marker":
         for row in range(0, 200, 50):  # letters of lead: bars with sharp edges
             image[240 + row : 265 + row, 180:330] = 1.0
         image[240:415, 180:205] = 1.0
-    if kind == "collimated":
+    if "collimated" in kind:
         image[:220], image[-160:], image[:, :140], image[:, -190:] = 0, 0, 0, 0
     return np.rint(image * (2**BITS - 1)).astype(np.uint16)
 

@@ -22,12 +22,8 @@ logger = logging.get_logger(__name__)
 # No name that anything looking for checkpoints would find.
 _UNFINISHED = "unfinished-checkpoint"
 _STATE = "trainer_state.json"
-#: What a resume needs besides the weights; optimizers of DeepSpeed and FSDP have folders of their own names.
-_NEEDED = {
-    "weights": ("*.safetensors", "pytorch_model*", "global_step*"),
-    "optimizer": ("optimizer*", "global_step*"),
-    "random state": ("rng_state*.pth",),
-}
+#: What a resume needs, and the files that hold it.
+_NEEDED = {"weights": "*.safetensors", "optimizer": "optimizer*", "random state": "rng_state*.pth"}
 
 
 def find_defect(checkpoint: str | Path) -> str | None:
@@ -44,8 +40,8 @@ def find_defect(checkpoint: str | Path) -> str | None:
         json.loads((folder / _STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return f"{_STATE} is missing or cut short"
-    for what, patterns in _NEEDED.items():
-        if not any(any(folder.glob(pattern)) for pattern in patterns):
+    for what, pattern in _NEEDED.items():
+        if not any(folder.glob(pattern)):
             return f"it has no {what}"
     for path in sorted(folder.iterdir()):
         if not _opens(path):

@@ -29,19 +29,18 @@ _MAX_DIFFERENCE = 8 / 255
 _RMS_DIFFERENCE = 10 ** (-52 / 20)
 
 # Difference of the two ways over (contrast between neighbouring low-pass samples / samples per pixel of the result):
-# the largest value seen of the maximum and of the root mean square, over real radiographs with and without drawn
-# markers and borders, three levels, four sizes and both wavelets. It holds for large images, whose detector or
-# digitizer resolves less than its pixels; small ones have detail that no low-pass sample shows, and decode fast anyway.
+# a little more than the largest seen in large radiographs, with and without drawn markers and borders, at three levels,
+# four sizes and both wavelets (`examples/benchmarks/low_pass_estimate.py`). The detector or digitizer of a large image
+# resolves less than its pixels; small ones have detail that no low-pass sample shows, and decode fast anyway.
 _EDGE_FACTOR = 0.13
 # Edges count for more in the root mean square than texture does: (contrast from which on it is an edge, factors).
 _EDGE_CONTRAST = 0.25
 _RMS_FACTOR_EDGE, _RMS_FACTOR_TEXTURE = 0.15, 0.08
 _SMALLEST_SIDE_PX = 1024
 
-# An attempt in vain costs some 7 ms per megabyte of a compressed file. Sharp edges alone never need the long way: half
-# the size is enough for any. A window that clips may, so then a large file is looked at two levels smaller first, at a
-# tenth of the time, and levels are left out at which the difference would still be too large by this factor.
-_PROBE_BYTES = 2_000_000
+# Half the size takes a quarter of the time of the long way, too much for an attempt in vain. Where a window may clip,
+# or half the size is too small for the sharpest edge, the image is looked at two levels smaller first, at a hundredth,
+# and levels are left out at which the difference would still be too large by this factor.
 _HOPELESS = 1.1
 
 
@@ -73,7 +72,8 @@ def read_reduced(opened: OpenDicom, size_px: int, fit: str, voi: Voi) -> npt.NDA
     largest = _largest_reduction(codestream, size_px, voi)
     candidates = list(range(largest, 0, -1))
     may_clip = voi == "percentile" or min(limits) > min(opened.stored_range) or max(limits) < max(opened.stored_range)
-    if largest and may_clip and len(frame) > _PROBE_BYTES and codestream.levels > largest:
+    may_blur = min(layout.rows, layout.columns) / 2 / size_px < _EDGE_FACTOR / _MAX_DIFFERENCE
+    if largest and (may_clip or may_blur) and codestream.levels > largest:
         candidates.insert(0, min(largest + 2, codestream.levels))
     expected = 0.0
     for reduction in candidates:
@@ -88,7 +88,7 @@ def read_reduced(opened: OpenDicom, size_px: int, fit: str, voi: Voi) -> npt.NDA
         low, high = reference_limits(values, *edges) if voi == "percentile" else limits
         grey = (values - np.float32(low)) / np.float32(high - low)
         weights = weights_onto_square(*edges, size_px, fit)
-        difference, rms = _difference(grey, weights, min(grey.shape) / size_px)
+        difference, rms = expected_difference(grey, weights, min(grey.shape) / size_px)
         if reduction <= largest and difference <= 1 and rms <= 1:
             np.clip(grey, 0.0, 1.0, out=grey)
             return np.clip(resample(1 - grey if layout.inverted else grey, *weights), 0.0, 1.0)
@@ -112,7 +112,9 @@ def _largest_reduction(codestream: Codestream, size_px: int, voi: Voi) -> int:
     return reduction
 
 
-def _difference(grey: npt.NDArray[np.float32], weights: tuple[Weights, Weights], ratio: float) -> tuple[float, float]:
+def expected_difference(
+    grey: npt.NDArray[np.float32], weights: tuple[Weights, Weights], ratio: float
+) -> tuple[float, float]:
     """Estimate by how much the short way may differ from the long one.
 
     Args:
