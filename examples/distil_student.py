@@ -30,8 +30,8 @@ from transformers import set_seed
 from mlcak_hf.data.training_data import DataArguments
 from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.distillation import MLCAKTrainer, MLCAKTrainingArguments
-from mlcak_hf.errors import MLCAKError
 from mlcak_hf.evaluation import make_compute_metrics
+from mlcak_hf.launch import run_script
 from mlcak_hf.recipes import parse_recipe
 from mlcak_hf.training import StudentArguments, open_teacher_cache, save_trained, set_up_student
 
@@ -63,7 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MLCAKError as error:
-        raise SystemExit(f"error: {error}") from None
+    run_script(main)

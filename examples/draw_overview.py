@@ -18,9 +18,9 @@ from matplotlib.patches import Rectangle
 
 from mlcak_hf import MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.data import MLCAKCollator, open_dataset, read_preparation
-from mlcak_hf.errors import MLCAKError
 from mlcak_hf.evaluation import class_token_attention
 from mlcak_hf.image_processing_mlcak import map_boxes
+from mlcak_hf.launch import run_script
 from mlcak_hf.prediction import attention_over_radiograph
 from mlcak_hf.recipes import parse_recipe
 
@@ -104,7 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MLCAKError as error:
-        raise SystemExit(f"error: {error}") from None
+    run_script(main)

@@ -48,6 +48,7 @@ from mlcak_hf.evaluation import (
     probabilities,
 )
 from mlcak_hf.image_processing_mlcak import map_boxes
+from mlcak_hf.launch import run_script
 from mlcak_hf.recipes import parse_recipe
 
 NO_SPLIT = "none"
@@ -272,7 +273,6 @@ def run(args: EvaluationArguments) -> None:
     found = [evaluate_row(row, splits, columns, args, accelerator) for row in models]
     if accelerator.is_main_process:
         write(found, args, accelerator.num_processes)
-    accelerator.end_training()
 
 
 def write(models: Sequence[ModelPredictions], args: EvaluationArguments, num_processes: int) -> None:
@@ -319,13 +319,10 @@ def _stored_fit(dataset: str) -> str:
 
 
 def main() -> None:
-    """Entry point: an error that a person can mend is one line."""
-    try:
-        (args,) = parse_recipe([EvaluationArguments])
-        run(args)
-    except MLCAKError as error:
-        raise SystemExit(f"error: {error}") from None
+    """Parse, predict, compare, write."""
+    (args,) = parse_recipe([EvaluationArguments])
+    run(args)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -15,7 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mlcak_hf.errors import MLCAKError
+from mlcak_hf.launch import run_script
 from mlcak_hf.prediction import RadiographPredictor, find_radiographs, write_predictions
 
 
@@ -41,7 +41,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except MLCAKError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(run_script(main))

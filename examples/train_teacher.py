@@ -25,8 +25,8 @@ from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.training_data import DataArguments, open_training_data
 from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.distillation import MLCAKTrainer, MLCAKTrainingArguments
-from mlcak_hf.errors import MLCAKError
 from mlcak_hf.evaluation import make_compute_metrics
+from mlcak_hf.launch import run_script
 from mlcak_hf.recipes import parse_recipe, resolve_model
 from mlcak_hf.training import ModelArguments, build_model, save_trained
 
@@ -69,7 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MLCAKError as error:
-        raise SystemExit(f"error: {error}") from None
+    run_script(main)

@@ -12,6 +12,7 @@ HUB_FILES = {path.stem for path in PACKAGE.glob("*_mlcak.py")}
 ALLOWED = {
     "hub": set(),
     "errors": set(),
+    "launch": {"errors"},
     "recipes": {"errors"},
     "data": {"hub", "errors", "recipes"},
     "distillation": {"hub", "errors"},

@@ -1,6 +1,5 @@
 """Geometry of images: exact area averages, the square, and boxes between original and model coordinates."""
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -8,6 +7,12 @@ from typing import Any
 import numpy as np
 
 FIT_CHOICES = ("pad", "squash")
+
+# Products of so many rows of weights at a time skip nearly all zeros and are still large enough to be fast.
+_ROWS_AT_A_TIME = 8
+# Up to so many multiplications the libraries behind numpy use one thread. More threads are slower for images, get into
+# the way of a data loader's other processes, and give other last bits.
+_ONE_THREAD = 1 << 18
 
 
 @lru_cache(maxsize=256)
@@ -75,27 +80,48 @@ def area_resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
         raise ValueError(f"area_resize expects images of shape (..., height, width); got shape {images.shape}.")
     if images.shape[-2:] == (height, width):
         return np.array(images, dtype=np.float32)
-    return _along_columns(_along_rows(np.ascontiguousarray(images, dtype=np.float32), height), width)
+    images = np.ascontiguousarray(images, dtype=np.float32)
+    rows, columns = images.shape[-2:]
+    by_rows = np.empty((*images.shape[:-2], height, columns), dtype=np.float32)
+    for out, taken, weights in _area_runs(rows, height):
+        step = max(1, _ONE_THREAD // weights.size)
+        for start in range(0, columns, step):
+            some = slice(start, start + step)
+            by_rows[..., out, some] = np.matmul(weights, images[..., taken, some])
+    resized = np.empty((*images.shape[:-2], height, width), dtype=np.float32)
+    for out, taken, weights in _area_runs(columns, width):
+        step = max(1, _ONE_THREAD // weights.size)
+        for start in range(0, height, step):
+            some = slice(start, start + step)
+            resized[..., some, out] = np.matmul(by_rows[..., some, taken], weights.T)
+    return resized
 
 
-def _along_rows(images: np.ndarray, height: int) -> np.ndarray:
-    """Area averages of contiguous `(..., H, W)` to `(..., height, W)`."""
-    # Where 256 rows become 28, each 64 become 7 by themselves: the same weights, but a quarter of the products.
-    *batch, rows, columns = images.shape
-    blocks = math.gcd(rows, height)
-    parts = images.reshape(*batch, blocks, rows // blocks, columns)
-    resized: np.ndarray = np.matmul(area_weights(rows // blocks, height // blocks), parts)
-    return resized.reshape(*batch, height, columns)
+def nonzero_runs(weights: np.ndarray) -> list[tuple[slice, slice, np.ndarray]]:
+    """
+    Cut weights `(n_out, n_in)`, each row of which is 0 but for one short run, into a few rows at a time.
+
+    Args:
+        weights (`np.ndarray` of shape `(n_out, n_in)`): Rows of zeros are allowed.
+
+    Returns:
+        For each few rows: the rows, the inputs that count for them, and the contiguous weights between both.
+    """
+    counts = weights != 0
+    first, last = counts.argmax(axis=1), weights.shape[1] - counts[:, ::-1].argmax(axis=1)
+    some = counts.any(axis=1)
+    runs = []
+    for start in range(0, len(weights), _ROWS_AT_A_TIME):
+        rows = slice(start, min(start + _ROWS_AT_A_TIME, len(weights)))
+        used = some[rows]
+        taken = slice(int(first[rows][used].min()), int(last[rows][used].max())) if used.any() else slice(0, 0)
+        runs.append((rows, taken, np.ascontiguousarray(weights[rows, taken])))
+    return runs
 
 
-def _along_columns(images: np.ndarray, width: int) -> np.ndarray:
-    """Area averages of contiguous `(..., H, W)` to `(..., H, width)`."""
-    *batch, rows, columns = images.shape
-    blocks = math.gcd(columns, width)
-    weights = np.ascontiguousarray(area_weights(columns // blocks, width // blocks).T)
-    # Every matrix product of a batch is the same call as for a single image: same bits.
-    resized: np.ndarray = np.matmul(images.reshape(*batch, rows * blocks, columns // blocks), weights)
-    return resized.reshape(*batch, rows, width)
+@lru_cache(maxsize=256)
+def _area_runs(n_in: int, n_out: int) -> list[tuple[slice, slice, np.ndarray]]:
+    return nonzero_runs(area_weights(n_in, n_out))
 
 
 def fit_to_square(image: np.ndarray, fit: str) -> np.ndarray:

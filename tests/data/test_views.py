@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from mlcak_hf.data.views import View, ViewParameters, apply_views
+from mlcak_hf.data.view_pixels import expose, view_pixels
+from mlcak_hf.data.views import View, ViewParameters
 from mlcak_hf.errors import RecipeError
-from mlcak_hf.image_processing_mlcak import area_resize
+from mlcak_hf.image_processing_mlcak import area_resize, to_unit_range
 
 
 def radiograph(side: int = 64, seed: int = 0) -> np.ndarray:
@@ -19,8 +20,13 @@ def radiograph(side: int = 64, seed: int = 0) -> np.ndarray:
     return ((waves - waves.min()) / (waves.max() - waves.min())).astype(np.float32)
 
 
-def source_point(view: View, x: float, y: float) -> tuple[float, float]:
-    """Where a point of the view (0 to 1) lies in the stored image: the view's steps undone one by one."""
+def noise(side: int = 32, seed: int = 0) -> np.ndarray:
+    """An image in which every pixel is another: nothing is sharper."""
+    return np.random.default_rng(seed).random((side, side), dtype=np.float32)
+
+
+def source_points(view: View, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where points of the view (0 to 1) lie in the stored image: the view's steps undone one by one."""
     x, y = x - 0.5 - view.shift_x, y - 0.5 - view.shift_y
     angle = math.radians(view.rotation_deg)
     # Counter-clockwise as seen, with y pointing down; undone, it turns clockwise.
@@ -29,33 +35,45 @@ def source_point(view: View, x: float, y: float) -> tuple[float, float]:
     return (-x if view.flip else x) + 0.5, y + 0.5
 
 
-def bilinear(image: np.ndarray, x: float, y: float, sharp_edge: bool) -> float:
-    """Value at a point (0 to 1) between pixel centres; dark outside, from the edge or fading out around it."""
-    height, width = image.shape
-    column, row = x * width - 0.5, y * height - 0.5
-    if sharp_edge:
-        if not (0 <= x <= 1 and 0 <= y <= 1):
-            return 0.0
-        column, row = min(max(column, 0), width - 1), min(max(row, 0), height - 1)
-    left, top = math.floor(column), math.floor(row)
-    total = 0.0
-    for r in (top, top + 1):
-        for c in (left, left + 1):
-            if 0 <= r < height and 0 <= c < width:
-                total += image[r, c] * (1 - abs(row - r)) * (1 - abs(column - c))
-    return total
+def pixel(image: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Stored pixels, and darkness outside."""
+    inside = (row >= 0) & (row < image.shape[0]) & (column >= 0) & (column < image.shape[1])
+    return np.where(inside, image[np.where(inside, row, 0), np.where(inside, column, 0)], 0)
 
 
-def slow_view(image: np.ndarray, view: View, side: int, samples: int = 1) -> np.ndarray:
-    """View at `side` px: the continuous transform at the centre of each pixel, or averaged over many points of it."""
-    offsets = [(k + 0.5) / samples for k in range(samples)]
-    out = np.zeros((side, side))
-    for row in range(side):
-        for column in range(side):
-            points = [source_point(view, (column + j) / side, (row + i) / side) for i in offsets for j in offsets]
-            values = [max(0.0, bilinear(image, *point, sharp_edge=samples > 1)) for point in points]
-            out[row, column] = np.mean([min(1.0, view.contrast * value**view.gamma) for value in values])
-    return out
+def along_row(image: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """A row between its pixels' centres."""
+    left = np.floor(column).astype(int)
+    share = column - left
+    return (1 - share) * pixel(image, row, left) + share * pixel(image, row, left + 1)
+
+
+def continuous(image: np.ndarray, view: View, x: np.ndarray, y: np.ndarray, bilinear: bool) -> np.ndarray:
+    """Values of the moved image at points of the view (0 to 1).
+
+    Between two rows of the image it is linear along the columns of the view, or straight down (`bilinear`).
+    """
+    (column, row), (lower_column, lower_row) = source_points(view, x, y), source_points(view, x, y + 1)
+    per_row = lower_column - column, lower_row - row
+    if np.abs(per_row[1]).max() < np.abs(per_row[0]).max():
+        image, column, row, per_row = image.T, row, column, per_row[::-1]
+    column, row = column * len(image) - 0.5, row * len(image) - 0.5
+    shear = 0 if bilinear else per_row[0] / per_row[1]
+    top = np.floor(row).astype(int)
+    share = row - top
+    upper, lower = (
+        along_row(image, top, column - share * shear),
+        along_row(image, top + 1, column + (1 - share) * shear),
+    )
+    return (1 - share) * upper + share * lower
+
+
+def slow_view(image: np.ndarray, view: View, side: int, bilinear: bool = False, samples: int = 24) -> np.ndarray:
+    """Exposed pixels, moved, and averaged over many points of each pixel of the view."""
+    exposed = np.minimum(1.0, view.contrast * image.astype(np.float64) ** view.gamma)
+    places = (np.arange(side * samples) + 0.5) / (side * samples)
+    moved = continuous(exposed, view, places[None] + 0 * places[:, None], places[:, None] + 0 * places[None], bilinear)
+    return moved.reshape(side, samples, side, samples).mean(axis=(1, 3))
 
 
 VIEWS = [
@@ -63,67 +81,80 @@ VIEWS = [
     View(scale=1.14),
     View(scale=0.9, shift_x=0.05, shift_y=-0.03),
     View(rotation_deg=-10.0, scale=1.1, shift_x=-0.05, flip=True, gamma=1.15, contrast=0.9),
-    View(gamma=0.85, contrast=1.15),
+    View(rotation_deg=10.0, gamma=0.85, contrast=1.15),
+    View(rotation_deg=100.0, scale=0.9, shift_y=0.05),
+    View(rotation_deg=-175.0, flip=True),
 ]
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_a_view_equals_the_slow_reference_pixel_by_pixel(view):
-    image = radiograph(32)
-    np.testing.assert_allclose(apply_views(image[None], [view])[0], slow_view(image, view, 32), atol=2e-5)
+@pytest.mark.parametrize(("side", "grey_levels"), [(4, 0.3), (7, 0.3), (14, 1.5)])
+def test_pixels_are_area_averages_of_the_continuous_image(view, side, grey_levels):
+    """White noise of 32 px, to sides as 28, 56 and 112 px are to a stored image of 256 px; the bar is 2 of 255."""
+    (pixels,) = view_pixels(noise(), view, [side])
+    assert pixels.dtype == np.float32
+    assert np.abs(pixels - slow_view(noise(), view, side, samples=48)).max() < grey_levels / 255
+
+
+@pytest.mark.parametrize("view", VIEWS[:5])
+@pytest.mark.parametrize("side", [7, 14, 28, 56])
+def test_on_radiographs_they_are_those_of_bilinear_interpolation(view, side):
+    """64 px with sharp ends, to sides as 28, 56, 112 and 224 px are to 256 px."""
+    image = radiograph()
+    (pixels,) = view_pixels(image, view, [side])
+    assert np.abs(pixels - slow_view(image, view, side)).max() < 1.2 / 255
+    assert np.abs(pixels - slow_view(image, view, side, bilinear=True)).max() < 2 / 255
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("side", [7, 14])
-def test_a_reduced_view_is_the_area_average_of_the_continuous_transform(view, side):
-    """Within 2/255; 64 px to 7 px is a student of 28 px of the stored 256 px, to 14 px one of 56 px.
-
-    The image ends in the dark, as a padded or collimated one does: a step to the dark outside is sampled like any other
-    step between two pixels, and a cell that it crosses may be off by another 2/255.
-    """
-    rim = np.minimum(1, np.minimum(np.arange(64), np.arange(64)[::-1]) / 6).astype(np.float32)
-    image = radiograph(64) * rim[:, None] * rim
-    reduced = area_resize(apply_views(image[None], [view]), side, side)[0]
-    assert np.abs(reduced - slow_view(image, view, side, samples=12)).max() < 2 / 255
+def test_a_student_sees_the_area_average_of_what_its_teacher_sees(view):
+    image = noise(256)
+    teacher, student = view_pixels(image, view, [224, 28])
+    assert np.abs(area_resize(teacher, 28, 28) - student).max() < 0.1 / 255
 
 
-def test_identity_returns_the_image_bit_for_bit_beside_views_that_do_not():
-    images = np.stack([radiograph(224, seed) for seed in range(3)])
-    views = apply_views(images, [View(), View(rotation_deg=5.0), View()])
-    assert np.array_equal(views[0], images[0])
-    assert np.array_equal(views[2], images[2])
-    assert not np.array_equal(views[1], images[1])
+@pytest.mark.parametrize("side", [28, 100, 224])
+def test_a_view_without_geometry_is_what_the_processor_makes_of_the_exposed_image(side):
+    image = radiograph(224)
+    assert np.array_equal(view_pixels(image, View(), [side])[0], area_resize(image, side, side))
+    (pixels,) = view_pixels(image, View(gamma=0.9, contrast=1.1), [side])
+    np.testing.assert_allclose(pixels, area_resize(np.minimum(1, 1.1 * image**0.9), side, side), atol=1e-6)
 
 
-def test_a_view_does_not_depend_on_its_neighbours_in_the_batch():
-    images = np.stack([radiograph(48, seed) for seed in range(4)])
-    together = apply_views(images, VIEWS[:4])
-    for i in range(4):
-        assert np.array_equal(together[i], apply_views(images[i : i + 1], VIEWS[i : i + 1])[0])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_stored_grey_values_are_exposed_as_their_fractions(dtype):
+    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (40, 40), endpoint=True).astype(dtype)
+    for view in (View(), View(gamma=1.2, contrast=0.9), View(gamma=0.8, contrast=1.2)):
+        exposed = expose(image, view)
+        assert exposed.dtype == np.float32
+        np.testing.assert_array_equal(exposed, expose(to_unit_range(image), view))
+    assert expose(np.zeros((2, 2), dtype), View(gamma=0.8, contrast=1.2)).max() == 0, "the background stays dark"
+    assert np.array_equal(view_pixels(image, VIEWS[3], [10])[0], view_pixels(to_unit_range(image), VIEWS[3], [10])[0])
 
 
-def test_the_bits_depend_on_no_number_of_threads():
-    images = np.random.default_rng(0).random((3, 256, 256), dtype=np.float32)
-    drawn = [ViewParameters().draw(0, 0, index) for index in range(3)]
-    results = []
-    for threads in (1, 4):
-        with threadpool_limits(threads):
-            results.append([area_resize(apply_views(images, drawn), side, side) for side in (28, 100, 224)])
-    for ours, theirs in zip(*results, strict=True):
-        assert np.array_equal(ours, theirs)
+def test_the_bits_depend_on_no_other_size_and_no_number_of_threads():
+    image, view = noise(256), ViewParameters().draw(0, 0, 1)
+    together = view_pixels(image, view, [28, 100, 224])
+    for side, expected in zip((28, 100, 224), together, strict=True):
+        for threads in (1, 4):
+            with threadpool_limits(threads):
+                assert np.array_equal(view_pixels(image, view, [side])[0], expected)
+                assert np.array_equal(view_pixels(image, View(), [side])[0], area_resize(image, side, side))
 
 
 def test_a_rotation_turns_counter_clockwise_and_a_shift_goes_right_and_down():
-    image = np.zeros((1, 41, 41), np.float32)
-    image[0, 20, 36] = 1.0
-    turned = apply_views(image, [View(rotation_deg=90.0)])[0]
+    image = np.zeros((41, 41), np.float32)
+    image[20, 36] = 1.0
+    (turned,) = view_pixels(image, View(rotation_deg=90.0), [41])
     assert np.unravel_index(turned.argmax(), turned.shape) == (4, 20)
-    moved = apply_views(image, [View(shift_x=4 / 41, shift_y=8 / 41)])[0]
+    (moved,) = view_pixels(image, View(shift_x=4 / 41, shift_y=8 / 41), [41])
     assert np.unravel_index(moved.argmax(), moved.shape) == (28, 40)
+    (mirrored,) = view_pixels(image, View(flip=True), [41])
+    assert np.unravel_index(mirrored.argmax(), mirrored.shape) == (20, 4)
 
 
 def test_outside_and_background_stay_dark():
-    view = apply_views(np.ones((1, 40, 40), np.float32), [View(scale=0.5, contrast=0.9, gamma=1.2)])[0]
+    (view,) = view_pixels(np.ones((40, 40), np.float32), View(scale=0.5, contrast=0.9, gamma=1.2), [40])
     assert view[:8].max() == 0.0
     assert view[20, 20] == pytest.approx(0.9)
 

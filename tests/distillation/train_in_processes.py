@@ -1,12 +1,14 @@
 """Train a toy student under `accelerate launch` and save every gradient and weight (see test_processes)."""
 
 import sys
+from functools import partial
 
 import torch
 from toys import KeepGradients, make_trainer, toy_collator, toy_model, toy_rows
 
 from mlcak_hf.distillation import build_teacher_cache
 from mlcak_hf.distillation import cache as cache_files
+from mlcak_hf.launch import run_script
 
 
 def main(output: str, images: int, batch: int, steps: int, cached: int = 0) -> None:
@@ -53,9 +55,7 @@ def main(output: str, images: int, batch: int, steps: int, cached: int = 0) -> N
             },
             output,
         )
-    # Together to the end: a process that tears down the group after the other has gone may wait for it for ever.
-    trainer.accelerator.wait_for_everyone()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    run_script(partial(main, sys.argv[1], *map(int, sys.argv[2:])))

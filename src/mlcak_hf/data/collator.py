@@ -14,10 +14,8 @@ from torch import Tensor
 from ..errors import DistillationError
 from ..image_processing_mlcak import MLCAKImageProcessor, to_unit_range
 from .canvases import CANVAS_PX, make_canvas
-from .views import VIEW_DEFINITION, ViewParameters, apply_views
-
-# Images that are worked on together: few enough for a core's cache. What comes out does not depend on it.
-_TOGETHER = 8
+from .view_pixels import view_pixels
+from .views import VIEW_DEFINITION, ViewParameters
 
 
 class MLCAKCollator:
@@ -121,17 +119,8 @@ class MLCAKCollator:
         Raises:
             ValueError: if an image's values have no defined range (see `to_unit_range`).
         """
-        batch: dict[str, Tensor] = {}
-        models = {"pixel_values": self.processor} | self._teacher_processors()
-        for positions, canvases in self._canvases(rows):
-            if self.views is not None:
-                drawn = [self.views.draw(self.seed, self.epoch, int(rows[i]["index"])) for i in positions]
-                canvases = apply_views(canvases, drawn)
-            for name, processor in models.items():
-                pixels = torch.from_numpy(processor.reduce(canvases))
-                if name not in batch:
-                    batch[name] = pixels.new_empty((len(rows), *pixels.shape[1:]))
-                batch[name][positions] = pixels
+        make = self._stored if self.views is None else self._seen
+        batch = {name: torch.from_numpy(pixels) for name, pixels in make(rows).items()}
         names = ("labels", "local_labels") if self.views is None else ("index", "labels", "local_labels")
         for name in names:
             if name in rows[0]:
@@ -140,23 +129,34 @@ class MLCAKCollator:
                 batch[name] = torch.as_tensor(values).to(kind)
         return batch
 
-    def _canvases(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[list[int], np.ndarray]]:
-        """Images in [0, 1], a few of one shape at a time: (positions in the batch, float32 of shape (n, H, W))."""
-        groups: dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]] = {}
-        for position, row in enumerate(rows):
-            canvas = self._canvas(row)
-            positions, stack = groups.setdefault((position // _TOGETHER, *canvas.shape), ([], []))
-            positions.append(position)
-            stack.append(canvas)
-        return [(positions, np.stack(stack)) for positions, stack in groups.values()]
+    def _models(self) -> dict[str, MLCAKImageProcessor]:
+        """Image processors of the student and the teachers by what their pixels are called in a batch."""
+        return {"pixel_values": self.processor} | self._teacher_processors()
 
-    def _canvas(self, row: Mapping[str, Any]) -> np.ndarray:
-        if "canvas" in row:
-            return to_unit_range(row["canvas"])
-        if self.views is None:
-            # The processor itself makes a square of it, and reduces it in one step.
-            return to_unit_range(row["image"], self.processor.value_range)
-        return make_canvas(row["image"], self.processor, self.canvas_px)
+    def _stored(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+        """Pixels of the images as they are stored; the processors themselves make squares and reduce in one step."""
+        images = [
+            to_unit_range(row["canvas"]) if "canvas" in row else to_unit_range(row["image"], self.processor.value_range)
+            for row in rows
+        ]
+        return {
+            name: np.concatenate([processor.reduce(image[None]) for image in images])
+            for name, processor in self._models().items()
+        }
+
+    def _seen(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+        """Pixels of one view of each image."""
+        assert self.views is not None
+        models = self._models()
+        # A processor of low resolution enlarges what it was given at that size.
+        sides = [processor.lowres or processor.size["height"] for processor in models.values()]
+        reduced = [np.empty((len(rows), side, side), dtype=np.float32) for side in sides]
+        for place, row in enumerate(rows):
+            canvas = row["canvas"] if "canvas" in row else make_canvas(row["image"], self.processor, self.canvas_px)
+            view = self.views.draw(self.seed, self.epoch, int(row["index"]))
+            for pixels, seen in zip(reduced, view_pixels(canvas, view, sides), strict=True):
+                pixels[place] = seen
+        return {name: models[name].reduce(pixels) for name, pixels in zip(models, reduced, strict=True)}
 
 
 def _check_same_radiograph(student: MLCAKImageProcessor, teacher: MLCAKImageProcessor) -> None:

@@ -7,11 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-Weights = npt.NDArray[np.float32]
+from ..image_geometry_mlcak import nonzero_runs
 
-# Each row of area weights is zero but for one short run. Products of this many rows at a time skip nearly all zeros and
-# are still large enough to be fast (measured: ten times as fast as one product for 2880 -> 224).
-_ROWS_AT_A_TIME = 8
+Weights = npt.NDArray[np.float32]
 
 
 def pixel_edges(n: int) -> npt.NDArray[np.float64]:
@@ -97,24 +95,10 @@ def resample(
         float32 of shape (h, w): `row_weights @ grey(image) @ column_weights.T`.
     """
     few_rows = np.empty((len(row_weights), image.shape[1]), dtype=np.float32)
-    for out, taken, weights in _runs(row_weights):
+    for out, taken, weights in nonzero_runs(row_weights):
         rows = image[taken] if grey is None else grey(image[taken])
         np.matmul(weights, np.asarray(rows, dtype=np.float32), out=few_rows[out])
     result = np.empty((len(row_weights), len(column_weights)), dtype=np.float32)
-    for out, taken, weights in _runs(column_weights):
+    for out, taken, weights in nonzero_runs(column_weights):
         result[:, out] = few_rows[:, taken] @ weights.T
     return result
-
-
-def _runs(weights: Weights) -> list[tuple[slice, slice, Weights]]:
-    """Cut weights (n_out, n_in) into groups of rows: (rows, the inputs that count for them, weights between both)."""
-    counts = weights != 0
-    first, last = counts.argmax(axis=1), weights.shape[1] - counts[:, ::-1].argmax(axis=1)
-    some = counts.any(axis=1)  # rows of padding have none
-    runs = []
-    for start in range(0, len(weights), _ROWS_AT_A_TIME):
-        rows = slice(start, start + _ROWS_AT_A_TIME)
-        used = some[rows]
-        taken = slice(int(first[rows][used].min()), int(last[rows][used].max())) if used.any() else slice(0, 0)
-        runs.append((rows, taken, weights[rows, taken]))
-    return runs
