@@ -173,6 +173,7 @@ def main() -> int:
     parser.add_argument("--students", nargs="+", default=["student-vit-s4-28", "student-vit-ti4-28"])
     parser.add_argument("--teacher-batch", type=int, default=128)
     parser.add_argument("--student-batch", type=int, default=512)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--peak-tflops", type=float, help="dense bfloat16 peak of the device")
     parser.add_argument("--small", action="store_true", help="tiny models and batches")
@@ -192,19 +193,21 @@ def main() -> int:
         table.add_column(column, justify="left" if column in ("job", "mode") else "right")
     results = []
     flops_of: dict[str, int] = {}
-    for mode in MODES:
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    for mode in arguments.modes:
         for job, images, step in jobs(arguments.teacher, arguments.students, arguments, device, mode):
-            if job not in flops_of:  # a compiled graph hides them; they are those of the same job before
+            if job not in flops_of and not mode.endswith("compiled"):  # a compiled graph hides them
                 flops_of[job] = count_flops(step)
             rate, memory = measure(step, arguments.seconds, device)
-            tflops = rate * flops_of[job] / 1e12
+            tflops = rate * flops_of.get(job, 0) / 1e12
             share = f"{tflops / arguments.peak_tflops:.0%}" if arguments.peak_tflops else "-"
-            table.add_row(job, mode, f"{rate * images:,.0f}", f"{tflops:.1f}", share, f"{memory:.1f} GiB")
-            figures = {"images_per_s": rate * images, "flops_per_step": flops_of[job], "peak_gib": memory}
+            row = (job, mode, f"{rate * images:,.0f}", f"{tflops:.1f}", share, f"{memory:.1f} GiB")
+            table.add_row(*row)
+            console.print(" | ".join(row))  # at once: the table is whole only at the end
+            figures = {"images_per_s": rate * images, "flops_per_step": flops_of.get(job, 0), "peak_gib": memory}
             results.append({"job": job, "mode": mode} | figures)
+            arguments.output.write_text(json.dumps({"device": name, "results": results}, indent=1), encoding="utf-8")
     console.print(table)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps({"device": name, "results": results}, indent=1), encoding="utf-8")
     return 0
 
 

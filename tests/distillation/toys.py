@@ -75,6 +75,7 @@ def make_trainer(
     callbacks=None,
     evaluate=None,
     teacher_cache=None,
+    compute_metrics=None,
     **choices,
 ):
     """A trainer on the CPU with plain SGD, so that a wrong scale of the gradient shows in the weights."""
@@ -101,6 +102,7 @@ def make_trainer(
         eval_dataset=evaluate,
         callbacks=callbacks,
         teacher_cache=teacher_cache,
+        compute_metrics=compute_metrics,
     )
 
 
