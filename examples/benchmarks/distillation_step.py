@@ -209,7 +209,7 @@ def measure_building(teacher, student, rows: list[dict], collator, rounds: int, 
         files = CacheFiles(folder, description)
         batches = cache_build._batches(files, [0], rows, collator, 32, 0)
         with transformers.utils.logging.tqdm(disable=True) as bar:
-            cache_build._fill(files, teachers, batches, device, half, bar)
+            cache_build._fill(files, teachers, batches, device, half, bar, str)
 
     folder.mkdir()
     times: dict[str, list[float]] = {"bare": [], "build": []}

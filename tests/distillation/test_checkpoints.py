@@ -108,6 +108,21 @@ def test_a_half_written_checkpoint_of_another_trainer_is_passed_over(made, tmp_p
     assert resumed.state.global_step == 4
 
 
+def test_a_run_that_starts_anew_puts_the_checkpoints_of_an_earlier_one_aside(tmp_path):
+    first = weights_of(train(tmp_path, max_steps=4))
+    again = train(tmp_path, max_steps=2, learning_rate=1e-2)
+    aside = [f"earlier-checkpoint-{step}" for step in (1, 2, 3, 4)]
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-2", *aside]
+    assert last_whole_checkpoint(tmp_path).name == "checkpoint-2"
+    resumed = train(tmp_path, max_steps=2, learning_rate=1e-2, resume=True)
+    for name, weight in weights_of(resumed).items():
+        assert torch.equal(weight, weights_of(again)[name]), name
+    kept = load_file(tmp_path / "earlier-checkpoint-4" / "model.safetensors")
+    assert all(torch.equal(weight, first[name]) for name, weight in kept.items()), "nothing is lost"
+    train(tmp_path, max_steps=1)
+    assert names(tmp_path) == ["checkpoint-1", *aside], "the newest earlier ones take the place of the older"
+
+
 def test_without_a_checkpoint_training_starts(tmp_path):
     assert train(tmp_path / "none", resume=True, max_steps=1).state.global_step == 1
     assert train(tmp_path / "none", resume="False", max_steps=1).state.log_history[0]["step"] == 1

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from test_resume import StopAt
-from toys import make_trainer, toy_collator, toy_model, toy_rows, weights_of
+from toys import StopAt, make_trainer, toy_collator, toy_model, toy_rows, weights_of
 
 from mlcak_hf.distillation import build_teacher_cache
 

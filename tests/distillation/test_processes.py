@@ -52,3 +52,15 @@ def test_two_processes_equal_one(tmp_path, images, batch, steps, cached):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(two["predicted_labels"], one["predicted_labels"], strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("images", [10, 7], ids=["uneven", "repeats only"])
+def test_two_processes_that_resume_in_an_epoch_equal_two_that_went_on(tmp_path, images):
+    """Two steps an epoch, stopped after the first of the second: the last batch's repeats still do not count."""
+    whole = launch(2, tmp_path / "whole.pt", images, 3, 1)
+    resumed = launch(2, tmp_path / "resumed.pt", images, 3, 1, 0, 3)
+    assert len(whole["gradients"]) == 6
+    assert len(resumed["gradients"]) == 3
+    for name, weight in whole["weights"].items():
+        assert torch.equal(resumed["weights"][name], weight), name

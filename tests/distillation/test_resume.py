@@ -5,21 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import make_trainer, toy_collator, toy_model, toy_rows, weights_of
-from transformers import TrainerCallback
+from toys import StopAt, make_trainer, toy_collator, toy_model, toy_rows, weights_of
 
 from mlcak_hf.distillation import TeacherCache, build_teacher_cache
 
 ROWS = toy_rows(11, seed=5)
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            control.should_save = control.should_training_stop = True
 
 
 def run(folder, workers, callbacks=None, resume=None, dropout=0.2, **choices):

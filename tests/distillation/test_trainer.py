@@ -342,3 +342,19 @@ def test_a_teacher_whose_attention_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(DistillationError, match=r"teacher.set_attn_implementation\('mlcak'\)"):
         make_trainer(tmp_path, teacher=teacher)
     make_trainer(tmp_path, teacher=teacher, gamma=0.0)
+
+
+@pytest.mark.parametrize("kept", ["labels", "local_labels"])
+def test_rows_with_labels_of_one_kind_are_evaluated_by_them(tmp_path, kept):
+    """The Trainer alone would return neither loss nor metrics, and say nothing."""
+    rows = [row for row in toy_rows(8, seed=9) if (np.asarray(row[kept]) >= 0).any()]
+    one_kind = [
+        {name: value for name, value in row.items() if name not in ("labels", "local_labels") or name == kept}
+        for row in rows
+    ]
+    missing = {"labels": -1, "local_labels": np.full(3, -1.0, np.float32)}
+    marked = [missing | row for row in one_kind]
+    trainer = make_trainer(tmp_path, compute_metrics=lambda predicted: {"rows": len(predicted.predictions[0])})
+    found, expected = trainer.evaluate(one_kind), trainer.evaluate(marked)
+    assert found["eval_loss"] == expected["eval_loss"] > 0
+    assert found["eval_rows"] == len(rows)

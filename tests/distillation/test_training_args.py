@@ -10,6 +10,11 @@ def arguments(tmp_path, **kwargs):
     return MLCAKTrainingArguments(str(tmp_path), use_cpu=True, report_to="none", **kwargs)
 
 
+def test_label_smoothing_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="label_smoothing_factor has no place"):
+        MLCAKTrainingArguments(str(tmp_path), label_smoothing_factor=0.1)
+
+
 def test_the_defaults_keep_what_the_trainer_needs(tmp_path):
     args = arguments(tmp_path)
     assert (args.alpha, args.beta, args.gamma) == (1.0, 1.0, 1.0)

@@ -66,6 +66,17 @@ class KeepGradients(TrainerCallback):
         self.steps.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
 
 
+class StopAt(TrainerCallback):
+    """Saves a checkpoint after a step, and stops."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            control.should_save = control.should_training_stop = True
+
+
 def make_trainer(
     folder,
     student=None,

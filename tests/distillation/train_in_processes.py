@@ -4,14 +4,14 @@ import sys
 from functools import partial
 
 import torch
-from toys import KeepGradients, make_trainer, toy_collator, toy_model, toy_rows
+from toys import KeepGradients, StopAt, make_trainer, toy_collator, toy_model, toy_rows
 
 from mlcak_hf.distillation import build_teacher_cache
 from mlcak_hf.distillation import cache as cache_files
 from mlcak_hf.launch import run_script
 
 
-def main(output: str, images: int, batch: int, steps: int, cached: int = 0) -> None:
+def main(output: str, images: int, batch: int, steps: int, cached: int = 0, stop_after: int = 0) -> None:
     keep, cache = KeepGradients(), None
     if cached:
         # Every process takes its share of the two shards; at the end of the epochs each view has been seen.
@@ -24,19 +24,20 @@ def main(output: str, images: int, batch: int, steps: int, cached: int = 0) -> N
             toy_collator(),
             num_views=2,
         )
-    trainer = make_trainer(
-        f"{output}-run",
-        teacher_cache=cache,
-        student=toy_model(seed=1, dropout=0.0),
-        rows=toy_rows(images, seed=5),
-        callbacks=[keep],
-        evaluate=toy_rows(8, seed=6),
-        num_train_epochs=3,
-        per_device_train_batch_size=batch,
-        per_device_eval_batch_size=2,
-        gradient_accumulation_steps=steps,
-    )
-    trainer.train()
+    choices = {
+        "teacher_cache": cache,
+        "rows": toy_rows(images, seed=5),
+        "evaluate": toy_rows(8, seed=6),
+        "num_train_epochs": 3,
+        "per_device_train_batch_size": batch,
+        "per_device_eval_batch_size": 2,
+        "gradient_accumulation_steps": steps,
+    }
+    if stop_after:
+        stop = [StopAt(stop_after)]
+        make_trainer(f"{output}-run", student=toy_model(seed=1, dropout=0.0), callbacks=stop, **choices).train()
+    trainer = make_trainer(f"{output}-run", student=toy_model(seed=1, dropout=0.0), callbacks=[keep], **choices)
+    trainer.train(resume_from_checkpoint=bool(stop_after))
     metrics = trainer.evaluate()
     # Seven images over two processes with batches of two: one process has an image less.
     predicted = trainer.predict(toy_rows(7, seed=7))

@@ -66,14 +66,14 @@ class TeacherCache:
         if absent:
             raise CacheError(
                 f"The teacher cache {folder} is not whole: {len(absent)} of its {self.files.num_shards} shards are "
-                "missing. Go on building it: the same command resumes it."
+                "missing. Go on building it: the command that built it, with --teacher, makes them."
             )
         damaged = [n for n in range(self.files.num_shards) if verify and not self.files.is_whole(n)]
         if damaged:
             raise CacheError(
                 f"The teacher cache {folder} is damaged: {self.files.path(damaged[0]).name} "
                 f"({len(damaged)} of {self.files.num_shards} shards) is cut short, changed, or of another cache. "
-                "Build it again: the same command makes these shards anew."
+                "The command that built it, with --teacher, makes these shards anew."
             )
 
     def check(self, expected: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,9 +22,12 @@ from .attention import Aggregation, AttentionAlignment
 from .cache import CACHE_FILE, CacheFiles, TeacherCache, images_per_shard
 from .cache_key import CACHE_FORMAT, attention_key, pixels_key, processors_key, teacher_configs, teacher_key, views_key
 from .knowledge import TEACHER_PIXELS, TeacherKnowledge, Teachers, as_list
+from .not_finite import rows_not_finite
 from .teacher import check_teachers
 
 logger = logging.get_logger(__name__)
+
+_SHOWN_NAMES = 20
 
 
 def build_teacher_cache(
@@ -100,7 +103,8 @@ def build_teacher_cache(
             unit="view",
             disable=not (progress_bar and state.is_main_process),
         ) as bar:
-            _fill(files, asked, batches, device, autocast, bar)
+            name_of = getattr(dataset, "image_name", "row {}".format)
+            _fill(files, asked, batches, device, autocast, bar, name_of)
         state.wait_for_everyone()
     return TeacherCache(folder, verify=bool(missing) and state.is_main_process)
 
@@ -233,6 +237,7 @@ def _fill(
     device: torch.device,
     autocast: torch.dtype | None,
     bar: Any,
+    name_of: Callable[[int], str],
 ) -> None:
     """Ask the teachers and write each shard, while they are already asked about the next one."""
     current, records = -1, np.empty(0)
@@ -244,7 +249,7 @@ def _fill(
                 current, records = number, np.zeros(files.shape(number), files.record)
             with torch.autocast(device.type, autocast) if autocast is not None else nullcontext():
                 known = teachers({name: pixels.to(device, non_blocking=True) for name, pixels in batch.items()})
-            _keep(records[view, chosen], known)
+            _keep(records[view, chosen], known, [name_of(index) for index in files.images(number)[chosen]])
             bar.update(chosen.stop - chosen.start)
         written = _hand_over(writer, files, current, records, written)
         if written is not None:
@@ -260,12 +265,15 @@ def _hand_over(
     return writer.submit(files.write, number, records) if number >= 0 else None
 
 
-def _keep(records: np.ndarray, known: TeacherKnowledge) -> None:
+def _keep(records: np.ndarray, known: TeacherKnowledge, names: list[str]) -> None:
+    """Put what is known of some images into their records; refuse NaN and Inf, and name the images."""
+    not_finite = rows_not_finite(vars(known))
+    if not_finite:
+        rows = sorted({row for rows in not_finite.values() for row in rows})
+        shown = ", ".join(names[row] for row in rows[:_SHOWN_NAMES]) + (", ..." if len(rows) > _SHOWN_NAMES else "")
+        raise CacheError(
+            f"A teacher's {' and '.join(not_finite)} are not finite numbers for {len(rows)} of {len(names)} images: "
+            f"{shown}. Check its weights and these images; with float16, build in bfloat16 or float32."
+        )
     for name in records.dtype.names or ():
-        values = getattr(known, name).cpu().numpy()
-        if not np.isfinite(values).all():
-            raise CacheError(
-                f"A teacher's {name} are not finite numbers. Check its weights; with float16, build in bfloat16 or "
-                "float32."
-            )
-        records[name] = values
+        records[name] = getattr(known, name).cpu().numpy()

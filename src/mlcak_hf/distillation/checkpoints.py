@@ -21,9 +21,16 @@ logger = logging.get_logger(__name__)
 
 # No name that anything looking for checkpoints would find.
 _UNFINISHED = "unfinished-checkpoint"
+_EARLIER = "earlier"
 _STATE = "trainer_state.json"
 #: What a resume needs, and the files that hold it.
-_NEEDED = {"weights": "*.safetensors", "optimizer": "optimizer*", "random state": "rng_state*.pth"}
+_NEEDED = {
+    "weights": "*.safetensors",
+    "optimizer": "optimizer*",
+    # Without it transformers would start the optimizer anew as well, and say nothing.
+    "schedule": "scheduler.pt",
+    "random state": "rng_state*.pth",
+}
 
 
 def find_defect(checkpoint: str | Path) -> str | None:
@@ -96,7 +103,9 @@ class WholeCheckpointTrainer(Trainer):
     """A [`~transformers.Trainer`] whose checkpoints are written under another name and renamed once they are whole.
 
     A run that is killed at any moment leaves only checkpoints that can be resumed from. With
-    `resume_from_checkpoint=True` training goes on from the newest whole one, or starts where there is none.
+    `resume_from_checkpoint=True` training goes on from the newest whole one, or starts where there is none. A run that
+    starts from the beginning puts the checkpoints of an earlier one in its folder aside, under another name: a later
+    resume must not take them for its own.
     """
 
     _writes_into: str | None = None
@@ -111,10 +120,16 @@ class WholeCheckpointTrainer(Trainer):
         Raises:
             DistillationError: if the folder named is no whole checkpoint.
         """
+        checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+        # Every process has found its checkpoint before anything is moved.
+        self.accelerator.wait_for_everyone()
         if self.args.should_save:
             # What a run that was killed has left.
             shutil.rmtree(Path(str(self.args.output_dir), _UNFINISHED), ignore_errors=True)
-        return super().train(self._checkpoint_to_resume(resume_from_checkpoint), *args, **kwargs)
+            if checkpoint is None:
+                _put_aside(Path(str(self.args.output_dir)))
+        self.accelerator.wait_for_everyone()
+        return super().train(checkpoint, *args, **kwargs)
 
     def _checkpoint_to_resume(self, wanted: str | bool | None) -> str | None:
         # Recipes and the command line write the switch as a word.
@@ -128,7 +143,7 @@ class WholeCheckpointTrainer(Trainer):
                     f"There is no checkpoint in {self.args.output_dir} yet: training starts from the beginning."
                 )
                 return None
-            logger.info(f"Training goes on from {found}.")
+            logger.warning(f"Training goes on from {found}.")
             return str(found)
         wanted = str(wanted)
         defect = find_defect(wanted) if Path(wanted).is_dir() else "there is no such folder"
@@ -194,6 +209,15 @@ def _give_its_name(written: Path, named: Path) -> None:
         named.rename(written.with_name("replaced"))
     written.rename(named)
     shutil.rmtree(written.parent)
+
+
+def _put_aside(run: Path) -> None:
+    """Rename the checkpoints of an earlier run, in the place of those that were put aside before."""
+    for checkpoint in run.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        aside = run / f"{_EARLIER}-{checkpoint.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoint.rename(aside)
+        logger.warning(f"{checkpoint} is of an earlier run, and is now {aside.name}: this one starts anew.")
 
 
 def _delete_old(run: Path, limit: int | None, best: str | None) -> None:

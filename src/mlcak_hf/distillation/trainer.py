@@ -211,11 +211,15 @@ class MLCAKTrainer(WholeCheckpointTrainer):
 
     def _mark_repeats(self, batch: dict[str, Any]) -> None:
         """Give weight 0 to the images with which accelerate fills the last batch of every process to the same size."""
-        state = self.accelerator.gradient_state
-        if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
+        if self.args.world_size == 1 or not self.accelerator.gradient_state.end_of_dataloader:
             return
         size = batch["pixel_values"].shape[0]
-        real = min(max(state.remainder - self.args.process_index * size, 0), size)
+        rows: Any = self.train_dataset
+        # accelerate knows this number too, but forgets it where an epoch is resumed in its middle.
+        remainder = len(rows) % (self.args.train_batch_size * self.args.world_size)
+        if remainder == 0 or self.args.dataloader_drop_last:
+            return
+        real = min(max(remainder - self.args.process_index * size, 0), size)
         if real < size:
             weights = torch.zeros(size, device=batch["pixel_values"].device)
             weights[:real] = 1.0
@@ -226,6 +230,22 @@ class MLCAKTrainer(WholeCheckpointTrainer):
                     batch[name][real:] = -1
 
     # Loss
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Evaluate a batch; where its rows have labels of one kind only, those of the other count as missing."""
+        return super().prediction_step(model, self._with_missing_labels(inputs), *args, **kwargs)
+
+    def _with_missing_labels(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        absent = [name for name in self.label_names if inputs.get(name) is None]
+        if not absent or len(absent) == len(self.label_names):
+            return inputs
+        config, pixels = self.model.config, inputs["pixel_values"]
+        missing = {"local_labels": pixels.new_full((len(pixels), len(config.local_labels)), -1.0)}
+        several = config.problem_type == "multi_label_classification"
+        missing["labels"] = pixels.new_full((len(pixels), config.num_labels) if several else (len(pixels),), -1.0)
+        if not several:
+            missing["labels"] = missing["labels"].long()
+        return inputs | {name: missing[name] for name in absent}
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Compute the gradients of a micro-batch, and stop if its loss is not finite.

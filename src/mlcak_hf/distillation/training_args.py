@@ -91,6 +91,11 @@ class MLCAKTrainingArguments(TrainingArguments):
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise RecipeError(f"{name} must be one of {list(choices)}; got {getattr(self, name)!r}.")
+        if self.label_smoothing_factor:
+            raise RecipeError(
+                f"label_smoothing_factor has no place in this loss and must stay 0; got {self.label_smoothing_factor}. "
+                "Soft labels come from the readers' votes: aggregate=mean."
+            )
         levels = self.student_levels
         if levels is not None and (not levels or len(set(levels)) < len(levels)):
             raise RecipeError(f"student_levels must be at least one layer and none twice; got {levels}.")
