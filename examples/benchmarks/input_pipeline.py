@@ -5,8 +5,9 @@
 1. Milliseconds per image for students of 28, 56 and 112 px, both ways alternating: as usual (decode the PNG every time,
    `grid_sample` at the stored size, one product with dense area weights) and as here (decoded once, exact averages).
    Both read the same stored images and draw the same views.
-2. The largest deviation of both from the area average of the continuous, bilinearly interpolated image (81 points in
-   every pixel of a 224 px teacher, in double precision), and for a 224 px teacher too.
+2. The largest deviation from the area average of the continuous image, made of 81 points in every pixel of a 224 px
+   teacher in double precision: of the usual way from the bilinearly interpolated image; of the way here from that, and
+   from the image that teacher and student see by definition (linear along rows, then along the view's columns).
 3. The share of a training step spent waiting for data, with 0 and 2 worker processes.
 4. Time of an epoch and memory of the process for datasets that grow.
 
@@ -14,7 +15,6 @@ Without --dataset the images are drawn. Times of part 1 are processor time of on
 """
 
 import io
-import os
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -94,19 +94,27 @@ def the_usual_way(png: bytes, view: View, side: int) -> np.ndarray:
     return (rows @ sampled @ columns.T).numpy()
 
 
-def by_definition(image: np.ndarray, view: View) -> np.ndarray:
-    """Exposed stored pixels, interpolated bilinearly at `(POINTS, POINTS)` points of the view, in double precision."""
+def continuous(image: np.ndarray, view: View, bilinear: bool) -> np.ndarray:
+    """Exposed stored pixels, interpolated at `(POINTS, POINTS)` points of the view, in double precision.
+
+    Linearly along rows, and from row to row straight down (bilinear) or along the columns of the view.
+    """
     height, width = image.shape
-    exposed = np.pad(np.clip(view.contrast * (image / 255.0) ** view.gamma, 0, 1), 2)
+    exposed = np.pad(np.clip(view.contrast * (image / 255.0) ** view.gamma, 0, 1), 4)
     places = (2 * np.arange(POINTS) + 1) / POINTS - 1
     (of_x, of_y), x, y = view.matrix(), places[None], places[:, None]
-    columns = np.clip((of_x[0] * x + of_x[1] * y + of_x[2] + 1) * width / 2 + 1.5, 0, width + 2)
-    rows = np.clip((of_y[0] * x + of_y[1] * y + of_y[2] + 1) * height / 2 + 1.5, 0, height + 2)
-    left, top = columns.astype(int), rows.astype(int)
-    columns, rows = columns - left, rows - top
-    upper = (1 - columns) * exposed[top, left] + columns * exposed[top, left + 1]
-    lower = (1 - columns) * exposed[top + 1, left] + columns * exposed[top + 1, left + 1]
-    return (1 - rows) * upper + rows * lower
+    columns = (of_x[0] * x + of_x[1] * y + of_x[2] + 1) * width / 2 + 3.5
+    rows = np.clip((of_y[0] * x + of_y[1] * y + of_y[2] + 1) * height / 2 + 3.5, 1, height + 6)
+    top = rows.astype(int)
+    share = rows - top
+    shear = 0.0 if bilinear else of_x[1] / of_y[1] * width / height
+
+    def along(row: np.ndarray, column: np.ndarray) -> np.ndarray:
+        column = np.clip(column, 1, width + 5)
+        left = column.astype(int)
+        return (1 - column + left) * exposed[row, left] + (column - left) * exposed[row, left + 1]
+
+    return (1 - share) * along(top, columns - share * shear) + share * along(top + 1, columns + (1 - share) * shear)
 
 
 def averages(points: np.ndarray, side: int) -> np.ndarray:
@@ -125,41 +133,49 @@ def measure_views(sizes: Sizes, rows: Dataset, folder: str) -> None:
     stored = [as_png(rows[i]["image"].convert("L")) for i in range(len(rows))]
     parameters = ViewParameters()
     views = [parameters.draw(0, 0, index) for index in range(len(rows))]
-    off: dict[str, dict[int, float]] = {"usual": {}, "here": {}}
+    sides = (*SIDES, TEACHER)
+    off: dict[str, list[float]] = {way: [0.0] * len(sides) for way in ("usual", "bilinear", "definition")}
     for image, png, view in zip((canvases[i] for i in range(sizes.compared)), stored, views, strict=False):
-        points = by_definition(image, view)
-        sides = (*SIDES, TEACHER)
-        for side, ours in zip(sides, view_pixels(image, view, sides), strict=True):
-            expected = averages(points, side)
-            for name, pixels in (("usual", the_usual_way(png, view, side)), ("here", ours)):
-                off[name][side] = max(off[name].get(side, 0.0), 255 * float(np.abs(pixels - expected).max()))
+        here = view_pixels(image, view, sides)
+        usual = [the_usual_way(png, view, side) for side in sides]
+        for bilinear in (True, False):
+            points = continuous(image, view, bilinear)
+            for way, made in (("usual", usual), ("bilinear", here)) if bilinear else (("definition", here),):
+                for place, side in enumerate(sides):
+                    deviation = 255 * float(np.abs(made[place] - averages(points, side)).max())
+                    off[way][place] = max(off[way][place], deviation)
     print(f"{len(rows)} images of {canvases[0].shape[0]} px, batches of 64, one thread; {sizes.compared} compared")
-    print("student    as usual: ms per image, off by    here: ms per image, off by    times as fast")
+    print("largest deviation        " + "".join(f"{side:5d} px     " for side in sides))
+    for way, title in (
+        ("usual", "as usual, from bilinear"),
+        ("bilinear", "here, from bilinear"),
+        ("definition", "here"),
+    ):
+        print(f"  {title:23s}" + "".join(f"{value:5.2f}/255   " for value in off[way]))
+    print("student    as usual: ms per image    here: ms per image    times as fast")
     for side in SIDES:
         collator = MLCAKCollator(plain_processor(side), views=parameters, seed=0)
         batches = [range(first, min(first + 64, len(rows))) for first in range(0, len(rows), 64)]
 
-        def usual(side: int = side) -> None:
+        def usually(side: int = side) -> None:
             for png, view in zip(stored, views, strict=True):
                 the_usual_way(png, view, side)
 
-        def here(collator: MLCAKCollator = collator, batches: list[range] = batches) -> None:
+        def ours(collator: MLCAKCollator = collator, batches: list[range] = batches) -> None:
             for batch in batches:
                 collator([{"canvas": canvases[i], "index": i} for i in batch])
 
         seconds: dict[str, list[float]] = {"usual": [], "here": []}
         for _ in range(sizes.rounds):
-            for name, way in (("usual", usual), ("here", here)):
+            for name, way in (("usual", usually), ("here", ours)):
                 begun = time.process_time()
                 way()
                 seconds[name].append(1000 * (time.process_time() - begun) / len(rows))
         usual_ms, here_ms = np.median(seconds["usual"]), np.median(seconds["here"])
         print(
-            f"{side:4d} px {usual_ms:20.2f} {off['usual'][side]:12.2f}/255 {here_ms:17.2f} {off['here'][side]:7.2f}/255"
-            f" {usual_ms / here_ms:16.1f}",
+            f"{side:4d} px {usual_ms:24.2f} {here_ms:21.2f} {usual_ms / here_ms:16.1f}",
             flush=True,
         )
-    print(f"{TEACHER:4d} px (teacher) {off['usual'][TEACHER]:23.2f}/255 {off['here'][TEACHER]:25.2f}/255")
 
 
 def radiographs(rows: Dataset, config: MLCAKConfig, processor: MLCAKImageProcessor, folder: str) -> RadiographDataset:
@@ -202,14 +218,14 @@ def measure_waiting(sizes: Sizes, rows: Dataset, folder: str) -> None:
 
 
 class Memory(TrainerCallback):
-    """Resident memory of the process, after the fifth step and at the end."""
+    """Memory of the process without pages of files, after the fifth step and at the end."""
 
     def __init__(self):
         self.mib: list[float] = []
 
     def note(self):
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        self.mib.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+        lines = Path("/proc/self/status").read_text().splitlines()
+        self.mib.append(next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024)
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 5:

@@ -84,17 +84,41 @@ def area_resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
     rows, columns = images.shape[-2:]
     by_rows = np.empty((*images.shape[:-2], height, columns), dtype=np.float32)
     for out, taken, weights in _area_runs(rows, height):
-        step = max(1, _ONE_THREAD // weights.size)
-        for start in range(0, columns, step):
-            some = slice(start, start + step)
-            by_rows[..., out, some] = np.matmul(weights, images[..., taken, some])
+        weigh_rows(weights, images[..., taken, :], out=by_rows[..., out, :])
     resized = np.empty((*images.shape[:-2], height, width), dtype=np.float32)
     for out, taken, weights in _area_runs(columns, width):
-        step = max(1, _ONE_THREAD // weights.size)
-        for start in range(0, height, step):
-            some = slice(start, start + step)
-            resized[..., some, out] = np.matmul(by_rows[..., some, taken], weights.T)
+        weigh_columns(by_rows[..., taken], weights, out=resized[..., out])
     return resized
+
+
+def weigh_rows(weights: np.ndarray, images: np.ndarray, out: np.ndarray) -> None:
+    """
+    `out = weights @ images`, in products that numpy's library computes with one thread.
+
+    Args:
+        weights (`np.ndarray` of shape `(n, H)`): For `n` rows of the result.
+        images (`np.ndarray` of shape `(..., H, W)`): float32.
+        out (`np.ndarray` of shape `(..., n, W)`): Written.
+    """
+    step = max(1, _ONE_THREAD // max(1, weights.size))
+    for start in range(0, images.shape[-1], step):
+        some = slice(start, start + step)
+        np.matmul(weights, images[..., some], out=out[..., some])
+
+
+def weigh_columns(images: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
+    """
+    `out = images @ weights.T`, in products that numpy's library computes with one thread.
+
+    Args:
+        images (`np.ndarray` of shape `(..., H, W)`): float32.
+        weights (`np.ndarray` of shape `(n, W)`): For `n` columns of the result.
+        out (`np.ndarray` of shape `(..., H, n)`): Written.
+    """
+    step = max(1, _ONE_THREAD // max(1, weights.size))
+    for start in range(0, images.shape[-2], step):
+        some = slice(start, start + step)
+        np.matmul(images[..., some, :], weights.T, out=out[..., some, :])
 
 
 def nonzero_runs(weights: np.ndarray) -> list[tuple[slice, slice, np.ndarray]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from ..image_geometry_mlcak import nonzero_runs
+from ..image_geometry_mlcak import nonzero_runs, weigh_columns, weigh_rows
 
 Weights = npt.NDArray[np.float32]
 
@@ -97,8 +97,8 @@ def resample(
     few_rows = np.empty((len(row_weights), image.shape[1]), dtype=np.float32)
     for out, taken, weights in nonzero_runs(row_weights):
         rows = image[taken] if grey is None else grey(image[taken])
-        np.matmul(weights, np.asarray(rows, dtype=np.float32), out=few_rows[out])
+        weigh_rows(weights, np.asarray(rows, dtype=np.float32), out=few_rows[out])
     result = np.empty((len(row_weights), len(column_weights)), dtype=np.float32)
     for out, taken, weights in nonzero_runs(column_weights):
-        result[:, out] = few_rows[:, taken] @ weights.T
+        weigh_columns(few_rows[:, taken], weights, out=result[:, out])
     return result
