@@ -15,8 +15,9 @@ seeded views of every image is built first (or gone on with, or taken as it is),
 wins: all of transformers' TrainingArguments, the weights alpha (local logits), beta (global logits), gamma (attention)
 and kinds of the losses, and what follows below. With all three weights 0 the student is plain and needs no --teacher.
 Labels and findings are the teacher's (--teacher A B: the mean of both teaches, the labels are A's); `--findings none`
-leaves the student the global task only. Rows of a comparison share --seed: the same initial weights, order of images
-and views.
+leaves the student the global task only. A teacher can teach on images without labels: `--label_column none
+--findings_column none --load_best_model_at_end false --metric_for_best_model eval_loss`. Rows of a comparison share
+--seed: the same initial weights, order of images and views.
 
 Two processes on a machine without accelerator: accelerate launch --multi_gpu --num_processes 2 ...
 Written to --output_dir: the model, its image processor, training.json (choices, counts, log) and curves.png.
@@ -44,7 +45,7 @@ def main() -> None:
     transformers.utils.logging.set_verbosity(args.get_process_log_level())
     set_seed(args.seed)
 
-    student = set_up_student(model_args, data_args, views, args)
+    student = set_up_student(model_args, data_args, views, args, make_compute_metrics)
     trainer = MLCAKTrainer(
         model=student.model,
         teacher=model_args.teacher,

@@ -14,6 +14,7 @@ are chosen on the validation split. Where the dataset has boxes, attention is me
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,13 +28,12 @@ from datasets import Dataset, DatasetDict
 from rich.console import Console
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-import mlcak_hf  # noqa: F401 - registers the model with the Auto classes
-from mlcak_hf.data import read_preparation
+from mlcak_hf import MLCAKConfig, MLCAKImageProcessor
 from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.columns import DatasetColumns, Targets
 from mlcak_hf.data.sources import RadiographDataset, open_dataset, split_validation
+from mlcak_hf.data.training_data import DatasetArguments, stored_choices
 from mlcak_hf.errors import DatasetError, MLCAKError, RecipeError
 from mlcak_hf.evaluation import (
     Localisation,
@@ -47,18 +47,19 @@ from mlcak_hf.evaluation import (
     operating_thresholds,
     probabilities,
 )
+from mlcak_hf.evaluation.bootstrap import MIN_DRAWS
 from mlcak_hf.image_processing_mlcak import map_boxes
 from mlcak_hf.launch import run_script
+from mlcak_hf.pretrained import load_config, load_model, load_processor
 from mlcak_hf.recipes import parse_recipe
 
 NO_SPLIT = "none"
 
 
-@dataclass
-class EvaluationArguments:
+@dataclass(kw_only=True)
+class EvaluationArguments(DatasetArguments):
     """What to evaluate, on which images, and where to write it."""
 
-    dataset: str = field(metadata={"help": "Folder that `mlcak prepare` wrote, a Parquet file, or a Hub id."})
     models: list[str] = field(metadata={"help": "name=folder of each trained model; runs of one row share a name."})
     output: str = field(metadata={"help": "Folder to write."})
     split: str = field(default="test", metadata={"help": "Split to evaluate."})
@@ -75,15 +76,6 @@ class EvaluationArguments:
     num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
     bootstrap_draws: int = field(default=2000, metadata={"help": "Draws of the intervals."})
     seed: int = field(default=0, metadata={"help": "Seed of those draws."})
-    image_column: str = field(default="image", metadata={"help": "Column of images."})
-    label_column: str = field(default="label", metadata={"help": 'Column of the global label, or "none".'})
-    findings_column: str = field(default="findings", metadata={"help": 'Column of local findings, or "none".'})
-    group_column: str | None = field(default=None, metadata={"help": 'Column of patients; default "group" if there.'})
-    image_id_column: str | None = field(default=None, metadata={"help": 'Default "image_id" if there.'})
-    validation_fraction: float = field(
-        default=0.15, metadata={"help": "Used where the dataset has no validation split; as in training."}
-    )
-    split_seed: int = field(default=0, metadata={"help": "Seed of that split; as in training."})
 
 
 @dataclass(frozen=True)
@@ -140,10 +132,53 @@ def lowres_rows(rows: Sequence[RowModel], lowres: Sequence[str]) -> list[RowMode
         if name is not None and name not in {row.name for row in rows}:
             raise RecipeError(f"--lowres {given}: none of the models is named {name!r}")
         for row in rows:
-            larger = AutoImageProcessor.from_pretrained(row.folder).size["height"] > int(pixels)
+            larger = load_config(row.folder, f"model {row.name}").image_size > int(pixels)
             if row.name == name or (name is None and larger):
                 extra.append(RowModel(f"{row.name} fed {pixels} px", row.folder, row.run, int(pixels)))
     return extra
+
+
+def check_before_running(
+    models: Sequence[RowModel], splits: DatasetDict, columns: DatasetColumns, args: EvaluationArguments
+) -> None:
+    """Find what would otherwise be found after the first models, or all of them, have run."""
+    names = [row.name for row in models]
+    if args.baseline is not None and args.baseline not in names:
+        raise RecipeError(f"--baseline {args.baseline!r} is none of the models {', '.join(map(repr, names))}")
+    if args.bootstrap_draws < MIN_DRAWS:
+        raise RecipeError(
+            f"--bootstrap_draws must be at least {MIN_DRAWS} for a 95 % interval, got {args.bootstrap_draws}"
+        )
+    rows = choose_split(splits, args.split, columns, args)
+    if args.threshold_split != NO_SPLIT:
+        choose_split(splits, args.threshold_split, columns, args)
+    stored_fit = stored_choices(args.dataset).get("fit")
+    for row in models:
+        config, processor = load_with_processor(row)
+        Targets(config, splits.get("train", rows), columns)
+        if stored_fit is not None and processor.fit != stored_fit:
+            raise DatasetError(
+                f"The model {row.name} ({row.folder}) makes squares by {processor.fit!r}, but {args.dataset} was "
+                f"prepared with {stored_fit!r}: evaluate it on a dataset that was prepared as the one it was trained on"
+            )
+    check_output(Path(args.output))
+
+
+def load_with_processor(row: RowModel) -> tuple[MLCAKConfig, MLCAKImageProcessor]:
+    """Config and image processor of a row."""
+    config = load_config(row.folder, f"model {row.name}")
+    return config, load_processor(row.folder, config, f"model {row.name}")
+
+
+def check_output(folder: Path) -> None:
+    """Make the folder to write to."""
+    try:
+        (folder / "predictions").mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK) and os.access(folder / "predictions", os.W_OK)
+    except OSError as error:
+        raise RecipeError(f"--output {folder} cannot be made: {error}; name another folder") from error
+    if not writable:
+        raise RecipeError(f"--output {folder} cannot be written to; name another folder")
 
 
 def choose_split(splits: DatasetDict, name: str, columns: DatasetColumns, args: EvaluationArguments) -> Dataset:
@@ -223,9 +258,9 @@ def evaluate_row(
     row: RowModel, splits: DatasetDict, columns: DatasetColumns, args: EvaluationArguments, accelerator: Accelerator
 ) -> ModelPredictions:
     """Everything about one model: predictions, thresholds from validation, attention against boxes."""
-    processor = AutoImageProcessor.from_pretrained(row.folder)
+    _, processor = load_with_processor(row)
     processor.lowres = row.lowres if row.lowres is not None else processor.lowres
-    model = AutoModelForImageClassification.from_pretrained(row.folder).eval().to(accelerator.device)
+    model: Any = load_model(row.folder, f"model {row.name}").eval().to(accelerator.device)
     rows = choose_split(splits, args.split, columns, args)
     targets = Targets(model.config, splits.get("train", rows), columns)
     title = f"{row.name} {row.run}".strip()
@@ -245,7 +280,7 @@ def evaluate_row(
         groups=rows[columns.group] if columns.group else None,
         run=row.run,
         thresholds=thresholds,
-        localisation=against_boxes(outputs, rows, _stored_fit(args.dataset)) if with_boxes else None,
+        localisation=against_boxes(outputs, rows, processor.fit) if with_boxes else None,
         # The comparison may be published: of a local path, only the last part is kept.
         details={"folder": Path(row.folder).name, "image_size_px": outputs.image_size, "lowres_px": row.lowres},
     )
@@ -260,16 +295,8 @@ def run(args: EvaluationArguments) -> None:
     models += lowres_rows(models, args.lowres)
     with accelerator.main_process_first():
         splits = open_dataset(args.dataset, args.image_column)
-    if args.split not in splits and args.split != "validation":
-        raise DatasetError(f"{args.dataset} has no split {args.split!r}; it has {', '.join(splits)}")
-    available = next(iter(splits.values())).column_names
-    columns = DatasetColumns(
-        image=args.image_column,
-        label=args.label_column,
-        findings=args.findings_column,
-        group=args.group_column or ("group" if "group" in available else None),
-        image_id=args.image_id_column or ("image_id" if "image_id" in available else None),
-    )
+    columns = args.columns(next(iter(splits.values())).column_names)
+    check_before_running(models, splits, columns, args)
     found = [evaluate_row(row, splits, columns, args, accelerator) for row in models]
     if accelerator.is_main_process:
         write(found, args, accelerator.num_processes)
@@ -308,14 +335,6 @@ def _split_pair(given: str, option: str, form: str) -> tuple[str, str]:
     if not name or not value:
         raise RecipeError(f"{option} needs {form}, got {given!r}")
     return name, value
-
-
-def _stored_fit(dataset: str) -> str:
-    """How the stored squares were made; boxes are in original pixels."""
-    try:
-        return str(read_preparation(dataset)["choices"]["fit"])
-    except (DatasetError, KeyError):
-        return "pad"
 
 
 def main() -> None:

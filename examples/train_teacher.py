@@ -20,15 +20,16 @@ from pathlib import Path
 import transformers
 from transformers import set_seed
 
-from mlcak_hf import MLCAKImageProcessor
 from mlcak_hf.data.collator import MLCAKCollator
+from mlcak_hf.data.sources import RadiographDataset
 from mlcak_hf.data.training_data import DataArguments, open_training_data
 from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.distillation import MLCAKTrainer, MLCAKTrainingArguments
 from mlcak_hf.evaluation import make_compute_metrics
 from mlcak_hf.launch import run_script
-from mlcak_hf.recipes import parse_recipe, resolve_model
-from mlcak_hf.training import ModelArguments, build_model, save_trained
+from mlcak_hf.recipes import parse_recipe
+from mlcak_hf.training import ModelArguments, build_model, model_processor, save_trained
+from mlcak_hf.training_checks import check_targets
 
 
 @dataclass
@@ -48,10 +49,13 @@ def main() -> None:
     with args.main_process_first(desc="opening the dataset"):
         data = open_training_data(data_args)
     model = build_model(model_args, data.labels)
-    processor = MLCAKImageProcessor.from_pretrained(resolve_model(model_args.model))
-    processor = data.processor(model.config.image_size, processor)
+    processor = data.processor(model.config.image_size, model_processor(model_args.model))
+
+    def check(train: RadiographDataset, validation: RadiographDataset) -> None:
+        check_targets(args, model.config, train, validation, make_compute_metrics)
+
     with args.main_process_first(desc="decoding the images"):
-        train, validation = data.radiographs(model.config, processor, data_args)
+        train, validation = data.radiographs(model.config, processor, data_args, check)
 
     trainer = MLCAKTrainer(
         model=model,

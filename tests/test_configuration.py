@@ -2,7 +2,7 @@
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, DeiTConfig, Dinov2Config, ViTConfig
+from transformers import CONFIG_MAPPING, AutoConfig, DeiTConfig, Dinov2Config, ViTConfig
 
 from mlcak_hf import VINDR_CXR_FINDINGS, MLCAKConfig
 
@@ -68,6 +68,14 @@ def test_backbone_object_is_copied():
     config = MLCAKConfig(backbone_config=backbone)
     config.backbone_config.image_size = 32
     assert backbone.image_size == 16
+
+
+@pytest.mark.parametrize("model_type", ["vit", "deit", "dinov2", "dinov2_with_registers"])
+def test_a_dict_with_only_a_model_type_takes_its_defaults(model_type):
+    given = {"model_type": model_type}
+    config = MLCAKConfig(backbone_config=given)
+    assert config.backbone_config.to_dict() == CONFIG_MAPPING[model_type]().to_dict()
+    assert given == {"model_type": model_type}, "left as it was"
 
 
 def test_label2id_follows_every_way_of_naming_labels(tmp_path):

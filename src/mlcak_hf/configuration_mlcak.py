@@ -199,13 +199,13 @@ def _build_backbone_config(backbone_config: Any) -> Any:
             intermediate_size=768,
         )
     given = dict(backbone_config) if isinstance(backbone_config, dict) else {}
-    model_type = given.pop("model_type", None) if given else getattr(backbone_config, "model_type", None)
+    model_type = given.pop("model_type", None) or getattr(backbone_config, "model_type", None)
     if model_type not in BACKBONE_PREFIX_TOKENS:
         raise ValueError(
             "backbone_config must be a configuration, or a dict with `model_type`, of one of the types "
             f"{sorted(BACKBONE_PREFIX_TOKENS)}; got {type(backbone_config).__name__} with model_type={model_type!r}."
         )
-    return CONFIG_MAPPING[model_type](**given) if given else copy.deepcopy(backbone_config)
+    return CONFIG_MAPPING[model_type](**given) if isinstance(backbone_config, dict) else copy.deepcopy(backbone_config)
 
 
 def _square_side(size: Any, name: str) -> int:

@@ -87,10 +87,11 @@ def read_recipe(path: str | Path, known: Sequence[str]) -> dict[str, Any]:
         The mapping.
 
     Raises:
-        RecipeError: if the file is no mapping or a key is unknown; names the file, the key and the closest known key.
+        RecipeError: if the file is no mapping, or a key is unknown or there twice; names the file, the key and the
+            closest known key.
     """
     try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        recipe = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecipeError(f"The recipe {path} cannot be read as YAML: {error}") from error
     if recipe is None:
@@ -101,6 +102,26 @@ def read_recipe(path: str | Path, known: Sequence[str]) -> dict[str, Any]:
         if key not in known:
             raise RecipeError(f"The recipe {path} has the unknown key {key!r}.{_close(str(key), known)}")
     return recipe
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML takes the last of two equal keys silently, so that a choice made further up would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a mapping that has a key twice."""
+        seen = set()
+        for key_node, _ in node.value:
+            # `<<` is no key, and what is no scalar cannot be one: the base class says so.
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is there twice, again in line {line}; leave one of the two out."
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 def parse_recipe(dataclass_types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any, ...]:

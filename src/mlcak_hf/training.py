@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import set_seed
+from transformers.utils import logging
 
 from .configuration_mlcak import MLCAKConfig
 from .data.collator import MLCAKCollator
@@ -21,13 +25,18 @@ from .distillation import (
     TeacherCache,
     build_teacher_cache,
     cached_views,
+    check_teachers,
     load_teacher_config,
 )
-from .errors import RecipeError
+from .errors import DistillationError, RecipeError
 from .image_processing_mlcak import MLCAKImageProcessor
 from .modeling_mlcak import MLCAKForCXRClassification
+from .pretrained import load_config, load_model, load_processor, loading, weight_files
 from .recipes import resolve_model
+from .training_checks import MetricsOf, check_targets
 from .training_curves import draw_training_curves
+
+logger = logging.get_logger(__name__)
 
 #: Beside the weights of a model that was trained with the scripts.
 TRAINING_FILE = "training.json"
@@ -43,11 +52,18 @@ class ModelArguments:
         backbone: a pretrained ViT, DeiT or DINOv2 checkpoint (folder or Hub id), resized to that size; None starts
             from random weights, or from those of `model` if it has any.
         local_loss_weight: weight (lambda) of the local findings' loss.
+
+    Raises:
+        RecipeError: if the weight is no finite number >= 0.
     """
 
     model: str = field(metadata={"help": "Size in hub_configs/models, or a trained model."})
     backbone: str | None = field(default=None, metadata={"help": "Pretrained ViT, DeiT or DINOv2: folder or Hub id."})
     local_loss_weight: float = field(default=1.0, metadata={"help": "Weight (lambda) of the local findings' loss."})
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.local_loss_weight) and self.local_loss_weight >= 0):
+            raise RecipeError(f"local_loss_weight must be a finite number >= 0; got {self.local_loss_weight}.")
 
 
 @dataclass
@@ -93,44 +109,75 @@ class StudentSetup:
 
 
 def set_up_student(
-    model_args: StudentArguments, data_args: DataArguments, views: ViewParameters, args: MLCAKTrainingArguments
+    model_args: StudentArguments,
+    data_args: DataArguments,
+    views: ViewParameters,
+    args: MLCAKTrainingArguments,
+    metrics_of: MetricsOf | None = None,
 ) -> StudentSetup:
     """Open the dataset and make the student, with the labels of its teacher. No teacher is loaded.
 
+    Whatever can be found wrong is found before an image is decoded.
+
     Args:
         model_args, data_args, views, args: what was asked for.
+        metrics_of: makes the metrics of evaluation; None where nothing will be evaluated.
 
     Returns:
         What the training, or the building of its teacher cache, starts from.
 
     Raises:
-        RecipeError: if neither a teacher nor a cache is named though one is needed.
+        RecipeError: if neither a teacher nor a cache is named though one is needed, or the best checkpoint would be
+            chosen by a metric that the validation rows do not define.
+        DistillationError: if a teacher cannot teach the student, or there is nothing to learn.
         MLCAKError: if the dataset cannot be used.
     """
-    if args.distils and model_args.teacher is None and model_args.teacher_cache is None:
-        raise RecipeError("--teacher is missing. A plain student has alpha, beta and gamma 0, as in student-plain-28.")
+    teachers, teacher_processors = _open_teachers(model_args, args)
+    taught = _labels_of(teachers[0]) if teachers else None
     with args.main_process_first(desc="opening the dataset"):
-        data = open_training_data(data_args)
-    labels, teacher_processors = data.labels, None
-    if args.distils:
-        if model_args.teacher is None:
-            taught: Any = TeacherCache(str(model_args.teacher_cache), verify=False).teachers[0]
-        else:
-            taught = load_teacher_config(model_args.teacher[0])
-            teacher_processors = [MLCAKImageProcessor.from_pretrained(teacher) for teacher in model_args.teacher]
-        labels = {name: getattr(taught, name) for name in labels}
-        if data_args.findings is not None:
-            labels["local_labels"] = data.labels["local_labels"]
+        data = open_training_data(data_args, taught)
     # Students of one seed start from the same weights, whatever was loaded before.
     set_seed(args.seed)
-    model = build_model(model_args, labels)
-    processor = MLCAKImageProcessor.from_pretrained(resolve_model(model_args.model))
-    processor = data.processor(model.config.image_size, processor)
-    collator = MLCAKCollator(processor, teacher_processors, views if data_args.augment else None, args.seed)
+    model = build_model(model_args, data.labels)
     config: Any = model.config
+    if teachers:
+        check_teachers(
+            teachers,
+            config,
+            student_levels=args.student_levels,
+            attention=args.gamma > 0,
+            aggregation=args.attention_aggregation,
+        )
+    processor = data.processor(config.image_size, model_processor(model_args.model))
+    collator = MLCAKCollator(processor, teacher_processors, views if data_args.augment else None, args.seed)
+
+    def check(train: RadiographDataset, validation: RadiographDataset) -> None:
+        check_targets(args, config, train, validation, metrics_of, taught=bool(teachers))
+
     with args.main_process_first(desc="decoding the images"):
-        train, validation = data.radiographs(config, processor, data_args)
+        train, validation = data.radiographs(config, processor, data_args, check)
     return StudentSetup(model, processor, collator, train, validation, data)
+
+
+def _open_teachers(
+    model_args: StudentArguments, args: MLCAKTrainingArguments
+) -> tuple[list[MLCAKConfig], list[MLCAKImageProcessor] | None]:
+    """The configs of the teachers, and their processors where they are named and not only their cache."""
+    if not args.distils:
+        return [], None
+    if model_args.teacher is not None:
+        role, error = "teacher", DistillationError
+        configs = [load_teacher_config(teacher) for teacher in model_args.teacher]
+        named = zip(model_args.teacher, configs, strict=True)
+        return configs, [load_processor(teacher, config, role, error) for teacher, config in named]
+    if model_args.teacher_cache is not None:
+        return TeacherCache(model_args.teacher_cache, verify=False).teachers, None
+    raise RecipeError("--teacher is missing. A plain student has alpha, beta and gamma 0, as in student-plain-28.")
+
+
+def _labels_of(config: MLCAKConfig) -> dict[str, Any]:
+    """Labels of a model, as `TrainingData.labels` has them."""
+    return {name: getattr(config, name) for name in ("id2label", "local_labels", "problem_type")}
 
 
 def open_teacher_cache(
@@ -175,33 +222,83 @@ def open_teacher_cache(
     )
 
 
+def model_processor(model: str) -> MLCAKImageProcessor:
+    """Load the image processor of a size in hub_configs, or of a trained model.
+
+    Args:
+        model: as `ModelArguments.model`.
+
+    Returns:
+        The processor.
+
+    Raises:
+        RecipeError: if there is no such model, or it has no processor that makes what it takes.
+    """
+    folder = resolve_model(model)
+    return load_processor(folder, load_config(folder))
+
+
 def build_model(arguments: ModelArguments, labels: dict[str, Any]) -> MLCAKForCXRClassification:
     """Make a model for these labels: of a size from scratch, from a pretrained backbone, or from a trained model.
+
+    A backbone's filters are folded for the normalisation of the size's own image processor.
 
     Args:
         arguments: which.
         labels: `id2label`, `local_labels` and `problem_type`, as `TrainingData.labels` has them.
 
     Returns:
-        The model. Heads of a trained model that are for other numbers of labels start anew.
+        The model. A head of a trained model that is for other labels starts anew; one that is for the same labels in
+        another order is put in this order.
 
     Raises:
-        RecipeError: if there is no such model.
-        ValueError: if the backbone is of no known family.
+        RecipeError: if there is no such model or backbone, or the backbone is of no known family.
     """
     folder = resolve_model(arguments.model)
-    config = MLCAKConfig.from_pretrained(folder)
+    trained = load_config(folder)
     labels = labels | {"local_loss_weight": arguments.local_loss_weight}
     if arguments.backbone is not None:
-        sizes: dict[str, Any] = {name: getattr(config, name) for name in ("image_size", "patch_size", "num_channels")}
-        return MLCAKForCXRClassification.from_backbone(arguments.backbone, **sizes, **labels)
-    config = MLCAKConfig(backbone_config=config.backbone_config, attention_levels=config.attention_levels, **labels)
-    if Path(folder).is_dir() and not any(Path(folder).glob("*.safetensors")):
+        return _from_backbone(arguments.backbone, trained, load_processor(folder, trained), labels)
+    config = MLCAKConfig(backbone_config=trained.backbone_config, attention_levels=trained.attention_levels, **labels)
+    if Path(folder).is_dir() and not weight_files(folder):
         return MLCAKForCXRClassification(config)
-    model: MLCAKForCXRClassification = MLCAKForCXRClassification.from_pretrained(
-        folder, config=config, ignore_mismatched_sizes=True
-    )
+    model = load_model(folder, config=config, ignore_mismatched_sizes=True)
+    _fit_head(model, model.classifier, _global_names(trained), _global_names(config))
+    _fit_head(model, model.local_classifier, list(trained.local_labels), list(config.local_labels))
     return model
+
+
+def _from_backbone(
+    backbone: str, size: MLCAKConfig, processor: MLCAKImageProcessor, labels: dict[str, Any]
+) -> MLCAKForCXRClassification:
+    sizes: dict[str, Any] = {name: getattr(size, name) for name in ("image_size", "patch_size", "num_channels")}
+    normalisation: dict[str, Any] = {"image_mean": processor.image_mean, "image_std": processor.image_std}
+    if not processor.do_normalize:
+        normalisation = {"image_mean": [0.0], "image_std": [1.0]}
+    remedy = "Name a pretrained ViT, DeiT or DINOv2 checkpoint; a trained MLCAK model is named with --model."
+    with loading(backbone, "backbone", remedy):
+        return MLCAKForCXRClassification.from_backbone(backbone, **sizes, **normalisation, **labels)
+
+
+def _global_names(config: MLCAKConfig) -> list[str]:
+    return [str(name) for _, name in sorted(dict(config.id2label or {}).items())]
+
+
+def _fit_head(
+    model: MLCAKForCXRClassification, head: nn.Linear | None, trained: Sequence[str], wanted: Sequence[str]
+) -> None:
+    """Put the rows of a trained head in the order of the wanted labels, or start it anew where these are others."""
+    if head is None or list(trained) == list(wanted):
+        return
+    if sorted(trained) == sorted(wanted):
+        order = [list(trained).index(name) for name in wanted]
+        head.weight.data, head.bias.data = head.weight.data[order], head.bias.data[order]
+        return
+    logger.warning(f"A head was trained for {list(trained)} and starts anew for {list(wanted)}.")
+    # A new layer, because transformers leaves parameters alone that it has loaded.
+    fresh = nn.Linear(head.in_features, head.out_features)
+    model._init_weights(fresh)  # type: ignore[no-untyped-call]
+    head.load_state_dict(fresh.state_dict())
 
 
 def save_trained(

@@ -72,6 +72,37 @@ def test_several_global_labels_by_struct_or_list():
     assert global_label_names(lists, NO_FINDINGS) == ["COPD", "Other", "Pneumonia"]
 
 
+def test_labels_may_all_be_missing_where_a_teacher_teaches():
+    columns = DatasetColumns(label="none", findings="none", unlabelled=True)
+    targets = encoded(dataset(other=[0, 1]), columns)
+    assert targets["labels"].tolist() == [-1, -1]
+    assert targets["local_labels"].tolist() == [[-1, -1], [-1, -1]]
+    multi = {"labels": ("COPD", "Pneumonia"), "problem_type": "multi_label_classification"}
+    assert encoded(dataset(other=[0, 1]), columns, **multi)["labels"].tolist() == [[-1, -1], [-1, -1]]
+    only_global = DatasetColumns(findings=None, unlabelled=True)
+    targets = encoded(dataset(label=[0, 1]), only_global)
+    assert targets["labels"].tolist() == [0, 1]
+    assert (targets["local_labels"] == -1).all()
+    findings = dataset(findings=[{"Oedema": 1}])
+    with pytest.raises(LabelError, match="none of the model's findings"):
+        encoded(findings, DatasetColumns(label=None, unlabelled=True))
+
+
+def test_findings_say_nothing_of_other_labels_than_normal_and_abnormal():
+    columns = DatasetColumns(label=None)
+    targets = encoded(dataset(findings=[["Edema"], []]), columns, labels=("Covid", "Normal"), findings=("Edema",))
+    assert targets["labels"].tolist() == [-1, -1]
+
+
+def test_one_half_is_no_finding_in_counts_and_derived_labels():
+    rows = dataset(findings=[{"Edema": 0.5}, {"Edema": 0.75}, {"Edema": 0.0}])
+    columns = DatasetColumns(label=None)
+    counts = describe_targets(
+        RadiographDataset(rows, Targets(config(findings=["Edema"]), rows, columns)), config(findings=["Edema"])
+    )
+    assert counts == {"rows": 3, "global": {"Normal": 2, "Abnormal": 1}, "local": {"Edema": [1, 3]}}
+
+
 def test_without_a_label_column_any_finding_is_abnormal():
     columns = DatasetColumns(label="none")
     lists = dataset(findings=[["Edema"], [], ["No Finding"], ["Hernia"], None])

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import FINDINGS, tiny_model
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 
 from mlcak_hf import MLCAKImageProcessor
 from mlcak_hf.errors import DatasetError, MLCAKError, RecipeError
@@ -187,15 +188,49 @@ def test_runs_of_one_name_are_one_row(script, folder, tmp_path):
         ({"lowres": ["nobody=8"]}, RecipeError, "none of the models is named 'nobody'"),
         ({"label_column": "diagnosis"}, DatasetError, "no column 'diagnosis'"),
         ({"baseline": "nobody"}, MLCAKError, "'nobody' is none of the models"),
+        ({"bootstrap_draws": 10}, RecipeError, "--bootstrap_draws must be at least 40"),
+        ({"threshold_split": "vali"}, DatasetError, "has no split 'vali'"),
+        ({"output": "/dev/null/here"}, RecipeError, "--output /dev/null/here cannot be made"),
+        (
+            {"models": ["teacher=runs/teachr"]},
+            RecipeError,
+            "model teacher 'runs/teachr' cannot be loaded: it is neither",
+        ),
     ],
     ids=lambda value: str(next(iter(value))) if isinstance(value, dict) else None,
 )
-def test_bad_input_is_named(script, folder, tmp_path, changes, error, message):
+def test_bad_input_is_named_before_any_model_runs(script, folder, tmp_path, monkeypatch, changes, error, message):
+    monkeypatch.setattr(script, "predict", lambda *args: pytest.fail("a model runs before the mistake is found"))
     args = arguments(script, folder, tmp_path, "student", threshold_split="none")
     for name, value in changes.items():
         setattr(args, name, value)
     with pytest.raises(error, match=message):
         script.run(args)
+
+
+def test_models_that_cannot_be_evaluated_are_named(script, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "predict", lambda *args: pytest.fail("a model runs before the mistake is found"))
+
+    def refused(error, message, dataset, **models):
+        args = arguments(script, folder, tmp_path / "out", threshold_split="none")
+        args.dataset, args.models = str(dataset), [f"{name}={path}" for name, path in models.items()]
+        with pytest.raises(error, match=message):
+            script.run(args)
+
+    dataset = folder / "dataset"
+    ViTForImageClassification(
+        ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    ).save_pretrained(tmp_path / "vit")
+    refused(
+        RecipeError, "vit' cannot be loaded.*model_type is 'vit'", dataset, t=folder / "teacher", s=tmp_path / "vit"
+    )
+    shutil.copytree(folder / "student", tmp_path / "bare")
+    (tmp_path / "bare" / "preprocessor_config.json").unlink()
+    refused(RecipeError, "bare' cannot be loaded.*preprocessor", dataset, t=folder / "teacher", s=tmp_path / "bare")
+    shutil.copytree(dataset, tmp_path / "squashed")
+    choices = {"format_version": 1, "choices": {"fit": "squash", "voi": "dicom"}}
+    (tmp_path / "squashed" / "preparation.json").write_text(json.dumps(choices))
+    refused(DatasetError, "model s .*'pad'.*prepared with 'squash'", tmp_path / "squashed", s=folder / "student")
 
 
 @pytest.mark.slow

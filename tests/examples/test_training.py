@@ -14,11 +14,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    ViTModel,
+)
 
-import mlcak_hf  # noqa: F401 - registers the model
+from mlcak_hf import MLCAKForCXRClassification
 from mlcak_hf.distillation import TeacherCache
 from mlcak_hf.errors import CacheError, DatasetError, DistillationError, LabelError, RecipeError
+from mlcak_hf.training import ModelArguments, build_model
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 RECIPE = """
@@ -253,3 +261,199 @@ def test_an_error_at_the_shell_is_one_line(tmp_path):
     assert ran.returncode == 1
     assert "Traceback" not in ran.stderr
     assert ran.stderr.strip().splitlines()[-1].endswith("Did you mean 'learning_rate'?")
+
+
+PLAIN = ["--alpha", 0, "--beta", 0, "--gamma", 0]
+LAST_CHECKPOINT = ["--load_best_model_at_end", "false", "--metric_for_best_model", "eval_loss"]
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    """Fails the test if it comes to decode the dataset, which takes its time."""
+
+    def decode(*args, **kwargs):
+        pytest.fail("the dataset is decoded before the mistake is found")
+
+    monkeypatch.setattr("mlcak_hf.data.training_data.decode_once", decode)
+
+
+def plain_vit(folder: Path, processor: bool = True) -> Path:
+    """A ViT that is no MLCAK model."""
+    config = ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32)
+    ViTForImageClassification(config).save_pretrained(folder)
+    if processor:
+        ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def copy_of(teacher: Path, folder: Path) -> Path:
+    shutil.copytree(teacher, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
+    return folder
+
+
+def with_columns(source: Path, folder: Path, change) -> Path:
+    """The same dataset with other rows: `change` gets (split, table) and returns a table."""
+    shutil.copytree(source, folder)
+    for split in ("train", "validation"):
+        path = folder / "data" / f"{split}-00000-of-00001.parquet"
+        pq.write_table(change(split, pq.read_table(path)), path)
+    return folder
+
+
+def relabelled(table, label=None, finding=None):
+    """All rows with this label and this value of every finding; None leaves them as they are."""
+    if label is not None:
+        table = table.set_column(table.column_names.index("label"), "label", [[label] * len(table)])
+    if finding is not None:
+        findings = [dict.fromkeys(row, finding) for row in table["findings"].to_pylist()]
+        table = table.set_column(table.column_names.index("findings"), "findings", [findings])
+    return table
+
+
+def test_a_backbone_is_folded_for_the_normalisation_of_the_size(made, tmp_path):
+    config = ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32)
+    ViTModel(config).save_pretrained(tmp_path)
+    ViTImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7]).save_pretrained(tmp_path)
+    labels = {
+        "id2label": {0: "Normal", 1: "Abnormal"},
+        "local_labels": [],
+        "problem_type": "single_label_classification",
+    }
+    model = build_model(ModelArguments(model=str(made / "small"), backbone=str(tmp_path)), labels)
+    expected = MLCAKForCXRClassification.from_backbone(tmp_path, 16, 4, image_mean=[0.4], image_std=[0.2], **labels)
+    for name, weight in expected.backbone.state_dict().items():
+        torch.testing.assert_close(model.backbone.state_dict()[name], weight, msg=name)
+
+
+def test_models_that_cannot_be_loaded_are_named_with_a_remedy(made, teacher, monkeypatch, tmp_path, no_decoding):
+    arguments = student_arguments(made, tmp_path / "out")
+    vit = plain_vit(tmp_path / "vit")
+
+    def refused(error, message, *changes, script="distil_student"):
+        with pytest.raises(error, match=message):
+            run(monkeypatch, script, *arguments, *changes)
+
+    refused(DistillationError, "teacher .*vit' cannot be loaded.*model_type is 'vit'", "--teacher", teacher, vit)
+    refused(
+        DistillationError,
+        "nowhere' cannot be loaded: there is no such folder",
+        "--teacher",
+        teacher,
+        tmp_path / "nowhere",
+    )
+    bare = copy_of(teacher, tmp_path / "bare")
+    (bare / "preprocessor_config.json").unlink()
+    refused(DistillationError, "image processor of the teacher .*bare.*preprocessor_config", "--teacher", teacher, bare)
+    other = copy_of(teacher, tmp_path / "other")
+    shutil.copy(made / "small" / "preprocessor_config.json", other)
+    refused(DistillationError, r"other' makes images of .*\(1, 16, 16\).*takes \(1, 32, 32\)", "--teacher", other)
+    cut = copy_of(teacher, tmp_path / "cut")
+    (cut / "model.safetensors").write_bytes((teacher / "model.safetensors").read_bytes()[:-100])
+    refused(DistillationError, "cut' cannot be loaded.*weights anew", "--teacher", cut)
+    cached = ["--teacher", cut, "--teacher_cache", tmp_path / "cache"]
+    refused(DistillationError, "cut' cannot be loaded.*weights anew", *cached)
+    refused(DistillationError, "cut' cannot be loaded.*weights anew", *cached, script="cache_teacher")
+    (cut / "model.safetensors").unlink()
+    refused(DistillationError, "cut' cannot be loaded.*no weights", "--teacher", cut)
+
+    refused(RecipeError, "'a/b/c' cannot be loaded: there is no such folder", *PLAIN, "--model", "a/b/c")
+    refused(RecipeError, "'runs/studnt' cannot be loaded: it is neither", *PLAIN, "--model", "runs/studnt")
+    refused(RecipeError, "vit' cannot be loaded.*model_type is 'vit'", *PLAIN, "--model", vit)
+    refused(RecipeError, "backbone 'runs/none' cannot be loaded: it is neither", *PLAIN, "--backbone", "runs/none")
+    refused(RecipeError, "backbone .*teacher' cannot be loaded.*--model", *PLAIN, "--backbone", teacher)
+    refused(RecipeError, "local_loss_weight must be a finite number >= 0; got -1", "--local_loss_weight", "-1")
+
+
+def test_teachers_that_do_not_fit_are_refused_before_decoding(made, teacher, monkeypatch, tmp_path, no_decoding):
+    arguments = [*student_arguments(made, tmp_path), "--teacher", teacher]
+    with pytest.raises(DistillationError, match=r"student_levels \[9\] do not exist"):
+        run(monkeypatch, "distil_student", *arguments, "--student_levels", 9)
+    with pytest.raises(DistillationError, match="different local findings"):
+        run(monkeypatch, "distil_student", *arguments, "--findings", "Edema")
+
+
+@pytest.mark.parametrize("script", ["train_teacher", "distil_student"])
+def test_a_best_metric_that_validation_does_not_define_is_refused(made, monkeypatch, tmp_path, no_decoding, script):
+    def one_class(split, table):
+        return relabelled(table, label=1) if split == "validation" else table
+
+    dataset = with_columns(made / "dataset", tmp_path / "dataset", one_class)
+    arguments = [*student_arguments(made, tmp_path / "out"), "--dataset", dataset, *PLAIN]
+    with pytest.raises(RecipeError, match=r"auroc_global.*of 14 images, Normal 0, Abnormal 14.*eval_loss"):
+        run(monkeypatch, script, *arguments)
+    with pytest.raises(RecipeError, match="auroc/ILD"):
+        run(monkeypatch, script, *arguments, "--metric_for_best_model", "auroc/ILD")
+
+
+def test_what_is_advised_for_one_class_trains(made, monkeypatch, tmp_path):
+    def one_class(split, table):
+        return relabelled(table, label=1) if split == "validation" else table
+
+    dataset = with_columns(made / "dataset", tmp_path / "dataset", one_class)
+    arguments = [*student_arguments(made, tmp_path / "out"), "--dataset", dataset, *PLAIN]
+    run(monkeypatch, "distil_student", *arguments, "--metric_for_best_model", "eval_loss")
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["best_metric"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "columns"),
+    [
+        (None, ["--label_column", "none", "--findings_column", "none"]),
+        (lambda split, table: table.drop_columns(["label", "findings"]), []),
+        (lambda split, table: relabelled(table, -1, -1), []),
+    ],
+    ids=["none", "absent", "all missing"],
+)
+def test_a_teacher_teaches_on_images_without_labels(made, teacher, monkeypatch, tmp_path, change, columns):
+    dataset = made / "dataset" if change is None else with_columns(made / "dataset", tmp_path / "dataset", change)
+    arguments = [*student_arguments(made, tmp_path / "out"), "--dataset", dataset, *columns]
+    run(monkeypatch, "distil_student", *arguments, "--teacher", teacher, *LAST_CHECKPOINT)
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    first = record["log"][0]
+    assert first["loss_global"] == first["loss_local"] == 0
+    assert min(first[name] for name in ("distil_global", "distil_local", "distil_attention")) > 0
+    assert record["train"]["local"] == {"Edema": [0, 0], "Nodule/Mass": [0, 0]}
+
+
+def test_without_labels_what_cannot_be_done_is_said_before_decoding(made, teacher, monkeypatch, tmp_path, no_decoding):
+    missing = with_columns(made / "dataset", tmp_path / "dataset", lambda split, table: relabelled(table, -1, -1))
+    arguments = [*student_arguments(made, tmp_path / "out"), "--dataset", missing]
+    taught = ["--teacher", teacher]
+    with pytest.raises(RecipeError, match=r"auroc_global.*--load_best_model_at_end false --metric_for_best_model eval"):
+        run(monkeypatch, "distil_student", *arguments, *taught)
+    with pytest.raises(RecipeError, match=r"eval_loss.*--load_best_model_at_end false"):
+        run(monkeypatch, "distil_student", *arguments, *taught, "--metric_for_best_model", "eval_loss")
+    with pytest.raises(DistillationError, match="nothing to learn"):
+        run(monkeypatch, "distil_student", *arguments, *PLAIN, *LAST_CHECKPOINT)
+    with pytest.raises(DistillationError, match="nothing to learn"):
+        run(monkeypatch, "train_teacher", *arguments, *LAST_CHECKPOINT)
+    none = ["--label_column", "none", "--findings_column", "none"]
+    with pytest.raises(DatasetError, match="both are none"):
+        run(monkeypatch, "distil_student", *arguments, *PLAIN, *none)
+    with pytest.raises(DatasetError, match="no column 'diagnosis'"):
+        run(monkeypatch, "distil_student", *arguments, *taught, "--label_column", "diagnosis")
+
+
+def test_global_labels_alone_can_be_taught_by_a_teacher_with_findings(made, teacher, monkeypatch, tmp_path):
+    dataset = with_columns(made / "dataset", tmp_path / "data", lambda split, table: table.drop_columns(["findings"]))
+    arguments = [*student_arguments(made, tmp_path / "out"), "--dataset", dataset, "--teacher", teacher]
+    run(monkeypatch, "distil_student", *arguments)
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert record["train"]["global"] == {"Normal": 13, "Abnormal": 13}
+    assert record["log"][0]["loss_local"] == 0
+    assert record["log"][0]["distil_local"] > 0
+
+
+def test_a_head_is_kept_for_the_same_labels_only(teacher):
+    trained = AutoModelForImageClassification.from_pretrained(teacher)
+    arguments = ModelArguments(model=str(teacher))
+    kind = {"problem_type": "single_label_classification"}
+    same = build_model(arguments, kind | {"id2label": {0: "Abnormal", 1: "Normal"}, "local_labels": ["Edema", "ILD"]})
+    assert torch.equal(same.classifier.weight, trained.classifier.weight[[1, 0]]), "the same labels in another order"
+    assert torch.equal(same.classifier.bias, trained.classifier.bias[[1, 0]])
+    assert not torch.equal(same.local_classifier.weight, trained.local_classifier.weight), "as many, but others"
+    assert not same.local_classifier.bias.any()
+    assert same.local_classifier.weight.std() < 0.05
+    kept = build_model(arguments, kind | {"id2label": {0: "a", 1: "b"}, "local_labels": trained.config.local_labels})
+    assert torch.equal(kept.local_classifier.weight, trained.local_classifier.weight)
+    assert not torch.equal(kept.classifier.weight, trained.classifier.weight)

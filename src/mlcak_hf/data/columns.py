@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Entries of a list of findings that say that there is none.
 NO_FINDING = frozenset({"", "no finding", "no findings", "normal"})
+#: Global labels where the dataset names none: of the numbers 0 and 1, or by whether there is any finding.
+DERIVED_LABELS = ["Normal", "Abnormal"]
 _MISSING = -1.0
 
 
@@ -32,6 +34,8 @@ class DatasetColumns:
             list of ClassLabel ids. None: there are none.
         group: patient (or other group) that a split must keep together; None: every image is its own.
         image_id: name of the image; None: its place in the dataset.
+        unlabelled: whether label and findings may both be None: then all labels are missing (-1), as is every finding
+            of a model where the dataset has no findings. A teacher needs no labels.
     """
 
     image: str = "image"
@@ -39,6 +43,7 @@ class DatasetColumns:
     findings: str | None = "findings"
     group: str | None = None
     image_id: str | None = None
+    unlabelled: bool = False
 
     def __post_init__(self) -> None:
         # "none" is how a command line or a recipe says that there is no such column.
@@ -50,7 +55,8 @@ class DatasetColumns:
         """Check that the columns exist.
 
         Raises:
-            DatasetError: if one is missing, or if neither label nor findings are named; names what the dataset has.
+            DatasetError: if one is missing, with what the dataset has, or if neither label nor findings are named where
+                labels are needed.
         """
         for role in ("image", "label", "findings", "group", "image_id"):
             name = getattr(self, role)
@@ -60,8 +66,11 @@ class DatasetColumns:
                     f"The dataset has no column {name!r} for the {role}; it has {dataset.column_names}. "
                     f"Name the {role} column{remedy}."
                 )
-        if self.label is None and self.findings is None:
-            raise DatasetError("A dataset needs a label column or a findings column; both are none.")
+        if self.label is None and self.findings is None and not self.unlabelled:
+            raise DatasetError(
+                "A dataset needs a label column or a findings column; both are none. Only with a teacher (alpha, beta "
+                "or gamma above 0) can a student be trained without labels."
+            )
 
 
 def global_label_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
@@ -81,7 +90,7 @@ def global_label_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
     """
     columns.check(dataset)
     if columns.label is None:
-        return ["Normal", "Abnormal"]
+        return list(DERIVED_LABELS)
     feature = dataset.features[columns.label]
     if has_several_labels(dataset, columns) or isinstance(feature, ClassLabel):
         names = _names_in(dataset, columns.label)
@@ -93,7 +102,7 @@ def global_label_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
         elif "int" in feature.dtype and max(values, default=0) > 1:
             names = [str(i) for i in range(max(values) + 1)]
         else:
-            names = ["Normal", "Abnormal"]
+            names = list(DERIVED_LABELS)
     if len(names) < 2:
         raise LabelError(f"The label column {columns.label!r} has fewer than two labels: {names}.")
     return names
@@ -153,7 +162,8 @@ class Targets:
         self.finding_names = list(config.local_labels)
         self.multi_label = config.problem_type == "multi_label_classification"
         known = finding_names(dataset, columns)
-        if self.finding_names and not set(self.finding_names) & set(known):
+        without_findings = columns.unlabelled and not known
+        if self.finding_names and not set(self.finding_names) & set(known) and not without_findings:
             raise LabelError(
                 f"The dataset has none of the model's findings {self.finding_names}; it has {known}. "
                 "Name the findings to train on, or a model without local findings."
@@ -169,7 +179,7 @@ class Targets:
                 f"The label column {columns.label!r} holds probabilities of label 1, so the model must have two global "
                 f"labels; it has {self.label_names}."
             )
-        if several != self.multi_label:
+        if several != self.multi_label and not (columns.unlabelled and columns.label is None):
             raise LabelError(
                 f"The label column {columns.label!r} holds {'several labels' if several else 'one label'} per image, "
                 f"but the model's problem_type is {config.problem_type!r}: name another column, or use another model."
@@ -185,9 +195,13 @@ class Targets:
             LabelError: if the row has a label that the model does not have.
         """
         if self.multi_label:
-            return _several(row[str(self.columns.label)], self.label_names, self._label_ids or ())
+            value = None if self.columns.label is None else row[self.columns.label]
+            return _several(value, self.label_names, self._label_ids or ())
         if self.columns.label is None:
-            return np.asarray(self._abnormal(row[str(self.columns.findings)]), dtype=np.int64)
+            findings = None if self.columns.findings is None else row[self.columns.findings]
+            # A teacher may have been trained for other labels, of which the findings say nothing.
+            known = self.label_names == DERIVED_LABELS
+            return np.asarray(self._abnormal(findings) if known else -1, dtype=np.int64)
         value = row[self.columns.label]
         if self.soft_labels:
             share = _share(value)
@@ -221,7 +235,8 @@ class Targets:
         targets: dict[str, list[np.ndarray]] = {"labels": []}
         if self.finding_names:
             targets["local_labels"] = []
-        for number, row in enumerate(dataset.select_columns(named).with_format(None)):
+        rows = dataset.select_columns(named).with_format(None) if named else ({} for _ in range(len(dataset)))
+        for number, row in enumerate(rows):
             try:
                 targets["labels"].append(self.labels(row))
                 if self.finding_names:
@@ -253,7 +268,7 @@ class Targets:
             return -1
         if isinstance(value, Mapping):
             numbers = [number for number in value.values() if number is not None and number >= 0]
-            return int(max(numbers) >= 0.5) if numbers else -1
+            return int(max(numbers) > 0.5) if numbers else -1
         return int(any(isinstance(entry, int) or entry.strip().lower() not in NO_FINDING for entry in value))
 
 

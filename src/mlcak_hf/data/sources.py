@@ -165,7 +165,7 @@ class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def describe_targets(dataset: RadiographDataset, config: MLCAKConfig) -> dict[str, Any]:
-    """Count what a dataset teaches: rows, and known and positive labels by name.
+    """Count what a dataset teaches: rows, and known and positive labels by name; of soft labels, more than one half.
 
     Args:
         dataset: rows with targets.
@@ -179,12 +179,12 @@ def describe_targets(dataset: RadiographDataset, config: MLCAKConfig) -> dict[st
     columns = labels if labels.ndim == 2 else np.stack([labels == i for i in range(len(names))], axis=1)
     counts: dict[str, Any] = {
         "rows": len(dataset),
-        "global": {name: int((columns[:, i] >= 0.5).sum()) for i, name in enumerate(names)},
+        "global": {name: int((columns[:, i] > 0.5).sum()) for i, name in enumerate(names)},
     }
     if "local_labels" in dataset.targets:
         local = dataset.targets["local_labels"]
         counts["local"] = {
-            name: [int((local[:, i] >= 0.5).sum()), int((local[:, i] >= 0).sum())]
+            name: [int((local[:, i] > 0.5).sum()), int((local[:, i] >= 0).sum())]
             for i, name in enumerate(config.local_labels)
         }
     return counts

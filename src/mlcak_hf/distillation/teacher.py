@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
+from safetensors import safe_open
 
 from ..configuration_mlcak import MLCAKConfig
 from ..errors import DistillationError
 from ..modeling_mlcak import MLCAKForCXRClassification
+from ..pretrained import load_config, load_model, loading, weight_files
 from .attention import Aggregation, AttentionAlignment, pair_levels
 
 
@@ -26,17 +28,7 @@ def load_teacher(teacher: str | PathLike[str] | MLCAKForCXRClassification) -> ML
     Raises:
         DistillationError: if it cannot be loaded or is no MLCAK model.
     """
-    if isinstance(teacher, (str, PathLike)):
-        name = str(teacher)
-        try:
-            model: MLCAKForCXRClassification = MLCAKForCXRClassification.from_pretrained(name)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise DistillationError(
-                f"The teacher {name!r} cannot be loaded as an MLCAK model: {error} "
-                "Name a folder that train_teacher.py wrote, or a Hub id of such a model."
-            ) from error
-    else:
-        model = teacher
+    model = load_model(teacher, "teacher", DistillationError) if isinstance(teacher, (str, PathLike)) else teacher
     # A model loaded from a folder with remote code is another class of the same name, so ask for what is used.
     if getattr(getattr(model, "config", None), "model_type", None) != "mlcak":
         raise DistillationError(
@@ -50,28 +42,27 @@ def load_teacher(teacher: str | PathLike[str] | MLCAKForCXRClassification) -> ML
 
 
 def load_teacher_config(teacher: str | PathLike[str]) -> MLCAKConfig:
-    """Load the config of a teacher, without its weights.
+    """Load the config of a teacher, and look whether its weights are whole, without loading them.
 
     Args:
-        teacher: a folder or a Hub id.
+        teacher: a folder or a Hub id (whose weights are not looked at).
 
     Returns:
         The config.
 
     Raises:
-        DistillationError: if it cannot be loaded or is of no MLCAK model.
+        DistillationError: if it cannot be loaded or is of no MLCAK model, or its weights are missing or cut short.
     """
-    try:
-        kind = AutoConfig.from_pretrained(teacher).model_type
-        if kind == MLCAKConfig.model_type:
-            return MLCAKConfig.from_pretrained(teacher)
-        error: Any = f"its model_type is {kind!r}, not {MLCAKConfig.model_type!r}."
-    except (OSError, ValueError) as cause:
-        error = cause
-    raise DistillationError(
-        f"The teacher {str(teacher)!r} cannot be loaded as an MLCAK model: {error} "
-        "Name a folder that train_teacher.py wrote, or a Hub id of such a model."
-    )
+    config = load_config(teacher, "teacher", DistillationError)
+    with loading(teacher, "teacher", "Copy its weights anew, or train it again.", DistillationError):
+        files = weight_files(teacher)
+        if Path(teacher).is_dir() and not files:
+            raise FileNotFoundError("it has no weights, such as model.safetensors")
+        for weights in (path for path in files if path.suffix == ".safetensors"):
+            # Opening compares the length of the file with what its header promises, and reads nothing else.
+            with safe_open(weights, framework="pt"):
+                pass
+    return config
 
 
 def check_teacher(
