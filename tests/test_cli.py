@@ -161,6 +161,8 @@ def test_a_kaggle_folder_of_pictures_is_prepared(mlcak, tmp_path):
         (("prepare", "{phantoms}", "out", "--groups", "no-groups.csv"), "no-groups.csv"),
         (("predict", "{model}", "nothing.dicom"), "nothing.dicom"),
         (("predict", "no-model", "{phantoms}"), "no-model"),
+        (("predict", "no-model", "{phantoms}/test", "--heatmaps", "{phantoms}/test"), "holds the radiograph"),
+        (("predict", "no-model", "{phantoms}", "--output", "{phantoms}"), "is a folder"),
         (("card", "no-model"), "no-model"),
     ],
 )

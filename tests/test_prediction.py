@@ -325,7 +325,7 @@ def test_from_pretrained_says_what_is_wrong(tmp_path: Path, predictor: Radiograp
     (tmp_path / "preprocessor_config.json").write_text("{}")
     with pytest.raises(MLCAKError, match="'vit'"):
         RadiographPredictor.from_pretrained(tmp_path)
-    with pytest.raises(MLCAKError, match="neither a folder"):
+    with pytest.raises(MLCAKError, match="there is no such folder"):
         RadiographPredictor.from_pretrained(tmp_path / "no-such-folder")
     predictor.model.save_pretrained(tmp_path / "bare")
     with pytest.raises(MLCAKError, match="preprocessor_config"):
@@ -430,3 +430,36 @@ def test_example_script(
     with (output / "predictions.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 5
     assert len(list((output / "heatmaps").iterdir())) == 5
+
+
+def test_no_radiograph_is_written_over(tmp_path: Path, predictor: RadiographPredictor) -> None:
+    """Neither by heatmaps into its own folder nor by a result of its name, whoever asks."""
+    picture = tmp_path / "a.png"
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(picture)
+    before = picture.read_bytes()
+    with pytest.raises(MLCAKError, match=r"holds the radiograph a\.png"):
+        predictor.predict([picture], heatmaps_dir=tmp_path)
+    with pytest.raises(MLCAKError, match=r"holds the radiograph a\.png"):
+        list(predictor.stream(iter([picture]), heatmaps_dir=tmp_path))
+    with pytest.raises(MLCAKError, match="called like, a radiograph"):
+        write_predictions(predictor.stream([picture]), "csv", picture)
+    assert picture.read_bytes() == before
+    with pytest.raises(MLCAKError, match="is a folder: name a file"):
+        write_predictions(predictor.predict([picture]), "csv", tmp_path)
+    with pytest.raises(MLCAKError, match="which is a file: name a folder"):
+        predictor.predict([picture], heatmaps_dir=picture)
+    (made,) = predictor.predict([picture], heatmaps_dir=tmp_path / "maps")
+    assert made.heatmap == tmp_path / "maps" / "a.png"
+
+
+def test_a_device_that_is_not_there_and_weights_cut_short_are_one_sentence(
+    tmp_path: Path, predictor: RadiographPredictor
+) -> None:
+    with pytest.raises(MLCAKError, match="device 'nonsense' cannot be used"):
+        RadiographPredictor(predictor.model, predictor.processor, device="nonsense")
+    predictor.model.save_pretrained(tmp_path)
+    predictor.processor.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(MLCAKError, match="cannot be loaded"):
+        RadiographPredictor.from_pretrained(tmp_path)

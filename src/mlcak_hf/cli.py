@@ -272,10 +272,11 @@ def predict(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; by default the best there is.")] = None,
 ) -> None:
     """Predict the global label and the local findings of radiographs. Exit code 1 if a file could not be read."""
-    from .prediction import RadiographPredictor, find_radiographs, write_predictions
+    from .prediction import RadiographPredictor, check_outputs, find_radiographs, write_predictions
 
     exclude = [] if heatmaps is None else [heatmaps]
     paths = [path for given in inputs for path in find_radiographs(given, exclude=exclude)]
+    check_outputs(paths, output, heatmaps)
     predictor = RadiographPredictor.from_pretrained(model, device=device)
     predictions = predictor.stream(paths, batch_size=batch_size, heatmaps_dir=heatmaps, progress=True)
     failed = write_predictions(predictions, table_format.value, output=output, console=console)

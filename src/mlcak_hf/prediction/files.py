@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from mlcak_hf.errors import DatasetError
+from mlcak_hf.errors import DatasetError, MLCAKError
 
 RADIOGRAPH_SUFFIXES = frozenset({".dcm", ".dic", ".dicom", ".jpeg", ".jpg", ".png"})
 
@@ -60,6 +60,44 @@ def _is_radiograph(file: Path) -> bool:
             return stream.read(len(_DICOM_MAGIC)) == _DICOM_MAGIC
     except OSError:
         return False  # A socket, a broken link, a file of another user: nothing that is called a radiograph.
+
+
+def check_outputs(
+    radiographs: Iterable[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
+    heatmaps_dir: str | os.PathLike[str] | None = None,
+) -> None:
+    """Refuse to write over a radiograph, or to where nothing can be written.
+
+    Args:
+        radiographs: The files that are read.
+        output: File for the predictions.
+        heatmaps_dir: Folder for the heatmaps.
+
+    Raises:
+        MLCAKError: If `output` is one of the radiographs, is called like one, or is a folder, or `heatmaps_dir` holds
+            one of them or is a file.
+    """
+    files = [Path(file).resolve() for file in radiographs]
+    if output is not None:
+        if Path(output).resolve() in files or Path(output).suffix.lower() in RADIOGRAPH_SUFFIXES:
+            raise MLCAKError(
+                f"The output {output} is, or is called like, a radiograph: name another file, such as predictions.csv."
+            )
+        if Path(output).is_dir():
+            raise MLCAKError(
+                f"The output {output} is a folder: name a file, such as {Path(output) / 'predictions.csv'}."
+            )
+    if heatmaps_dir is not None:
+        if Path(heatmaps_dir).is_file():
+            raise MLCAKError(f"Heatmaps cannot be written to {heatmaps_dir}, which is a file: name a folder.")
+        folder = Path(heatmaps_dir).resolve()
+        inside = next((file for file in files if file.parent == folder), None)
+        if inside is not None:
+            raise MLCAKError(
+                f"The heatmaps' folder {heatmaps_dir} holds the radiograph {inside.name}, which a heatmap could "
+                "overwrite: name another folder."
+            )
 
 
 class OutputNames:

@@ -18,8 +18,9 @@ from mlcak_hf.data.intensity import Voi
 from mlcak_hf.errors import MLCAKError
 from mlcak_hf.image_processing_mlcak import MLCAKImageProcessor
 from mlcak_hf.modeling_mlcak import MLCAKForCXRClassification, MLCAKOutput
-from mlcak_hf.prediction.files import OutputNames
+from mlcak_hf.prediction.files import OutputNames, check_outputs
 from mlcak_hf.prediction.heatmaps import draw_heatmap, resize_for_display
+from mlcak_hf.pretrained import loading
 
 
 @dataclass
@@ -67,7 +68,8 @@ class RadiographPredictor:
         device: Where to run, such as `"cpu"` or `"cuda:1"`; the first GPU if there is one, by default.
 
     Raises:
-        MLCAKError: If the processor makes images of another size or channel count than the model takes.
+        MLCAKError: If the processor makes images of another size or channel count than the model takes, or the device
+            cannot be used.
 
     Example:
 
@@ -93,10 +95,16 @@ class RadiographPredictor:
                 f"The processor makes images of (channels, height, width) = {made}, the model takes {taken}. "
                 "Load the processor that was saved with the model."
             )
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model
-        # Through the base class: the signature of transformers' own `to` is broken for type checkers.
-        torch.nn.Module.to(self.model, self.device).train(False)
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            # Through the base class: the signature of transformers' own `to` is broken for type checkers.
+            torch.nn.Module.to(self.model, self.device).train(False)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise MLCAKError(
+                f"The device {str(device)!r} cannot be used ({str(error).splitlines()[0]}). Name another, such as cpu, "
+                "or none for the best there is."
+            ) from error
         self.processor = processor
 
     @classmethod
@@ -114,14 +122,15 @@ class RadiographPredictor:
             revision: Branch, tag or commit on the Hub.
 
         Raises:
-            MLCAKError: If there is no such folder or repository, or it holds no model, or a model of another type.
+            MLCAKError: If there is no such folder or repository, or it holds no whole model, or one of another type.
         """
         source = str(path_or_id)
         if Path(source).is_dir():
             for name in ("config.json", "preprocessor_config.json"):
                 if not Path(source, name).is_file():
                     raise MLCAKError(f"No {name} in {source}: name the folder that the trained model was saved to.")
-        try:
+        remedy = "Name the folder of a teacher or student that was trained with this package, or its Hub id."
+        with loading(source, remedy=remedy, error=MLCAKError):
             settings, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
             if settings.get("model_type") != "mlcak":
                 raise MLCAKError(
@@ -130,11 +139,6 @@ class RadiographPredictor:
                 )
             model = MLCAKForCXRClassification.from_pretrained(source, revision=revision)
             processor = MLCAKImageProcessor.from_pretrained(source, revision=revision)
-        except OSError as error:
-            raise MLCAKError(
-                f"{source} is neither a folder with a model nor a repository on the Hub that can be reached: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
         return cls(model, processor, device)
 
     def predict(
@@ -171,11 +175,14 @@ class RadiographPredictor:
             One prediction per file.
 
         Raises:
-            MLCAKError: If `batch_size` is below 1.
+            MLCAKError: If `batch_size` is below 1, or `heatmaps_dir` holds one of the files: it could be overwritten.
         """
         if batch_size < 1:
             raise MLCAKError(f"batch_size must be at least 1, got {batch_size}.")
         names = None
+        if isinstance(files, Sized):
+            # All at once, before anything is written; of a stream, batch by batch.
+            check_outputs(files, heatmaps_dir=heatmaps_dir)
         if heatmaps_dir is not None:
             Path(heatmaps_dir).mkdir(parents=True, exist_ok=True)
             names = OutputNames(heatmaps_dir, ".png")
@@ -183,6 +190,7 @@ class RadiographPredictor:
         waiting = iter(files)
         with logging.tqdm(total=total, desc="Predicting", unit="file", disable=not progress) as bar:
             while batch := [Path(file) for file in islice(waiting, batch_size)]:
+                check_outputs(batch, heatmaps_dir=heatmaps_dir)
                 predictions = self._predict_batch(batch, attention, names)
                 bar.update(len(batch))
                 yield from predictions

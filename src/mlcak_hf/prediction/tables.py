@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlcak_hf.errors import MLCAKError
+from mlcak_hf.prediction.files import check_outputs
 from mlcak_hf.prediction.predictor import Prediction
 
 _FORMATS = ("table", "csv", "json")
@@ -41,7 +42,7 @@ def write_predictions(
         The number of files that could not be read.
 
     Raises:
-        MLCAKError: If the format is none of the three.
+        MLCAKError: If the format is none of the three, or `output` is or may be a radiograph, or a folder.
     """
     if table_format not in _FORMATS:
         raise MLCAKError(f"Unknown format {table_format!r}: expected one of {', '.join(_FORMATS)}.")
@@ -53,6 +54,7 @@ def write_predictions(
             failed += prediction.error is not None
             yield prediction
 
+    check_outputs([prediction.file for prediction in predictions] if isinstance(predictions, Sequence) else (), output)
     with ExitStack() as stack:
         if output is not None:
             Path(output).parent.mkdir(parents=True, exist_ok=True)
