@@ -50,7 +50,7 @@ from mlcak_hf.evaluation import (
 from mlcak_hf.evaluation.bootstrap import MIN_DRAWS
 from mlcak_hf.image_processing_mlcak import map_boxes
 from mlcak_hf.launch import run_script
-from mlcak_hf.pretrained import load_config, load_model, load_processor
+from mlcak_hf.pretrained import load_config, load_model, load_processor, weights_digest
 from mlcak_hf.recipes import parse_recipe
 
 NO_SPLIT = "none"
@@ -282,7 +282,12 @@ def evaluate_row(
         thresholds=thresholds,
         localisation=against_boxes(outputs, rows, processor.fit) if with_boxes else None,
         # The comparison may be published: of a local path, only the last part is kept.
-        details={"folder": Path(row.folder).name, "image_size_px": outputs.image_size, "lowres_px": row.lowres},
+        details={
+            "folder": Path(row.folder).name,
+            "image_size_px": outputs.image_size,
+            "lowres_px": row.lowres,
+            "weights": weights_digest(row.folder),
+        },
     )
 
 
@@ -309,11 +314,17 @@ def write(models: Sequence[ModelPredictions], args: EvaluationArguments, num_pro
     for model in models:
         slug = re.sub(r"[^\w.-]+", "-", f"{model.name} {model.run}".strip())
         model.save(output / "predictions" / f"{slug}.npz")
+    by_name: dict[str, list[ModelPredictions]] = {}
+    for model in models:
+        by_name.setdefault(model.name, []).append(model)
     context = {
         "dataset": Path(args.dataset).name,
         "split": args.split,
         "threshold_split": args.threshold_split,
         "num_processes": num_processes,
+        # Of every run, so that a card can tell its own model's numbers, and a user where the operating points lie.
+        "weights": {name: [run.details["weights"] for run in runs] for name, runs in by_name.items()},
+        "thresholds": {name: [*filter(None, map(named_thresholds, runs))] for name, runs in by_name.items()},
     }
     comparison = compare(models, args.baseline, args.bootstrap_draws, args.seed, context)
     comparison.to_json(output / "comparison.json")
@@ -328,6 +339,14 @@ def write(models: Sequence[ModelPredictions], args: EvaluationArguments, num_pro
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     written = ", ".join(str(output / f"comparison.{kind}") for kind in ("json", "md", "png"))
     console.print(f"\nWritten: {written}", highlight=False, markup=False, soft_wrap=True)
+
+
+def named_thresholds(model: ModelPredictions) -> dict[str, float]:
+    """Finite operating thresholds by label."""
+    if model.thresholds is None:
+        return {}
+    named = zip(model.global_task.names, model.thresholds.tolist(), strict=True)
+    return {name: value for name, value in named if np.isfinite(value)}
 
 
 def _split_pair(given: str, option: str, form: str) -> tuple[str, str]:

@@ -31,7 +31,7 @@ ALLOWED = {
     "training_checks": {"hub", "errors", "data", "distillation"},
     "training_curves": set(),
     "prediction": {"hub", "errors", "data", "pretrained"},
-    "deployment": {"hub", "errors", "data", "evaluation", "prediction", "recipes", "training"},
+    "deployment": {"hub", "errors", "data", "evaluation", "prediction", "pretrained", "recipes", "training"},
     "cli": {"hub", "errors", "data", "evaluation", "prediction", "deployment", "recipes", "distillation"},
 }
 

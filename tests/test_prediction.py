@@ -452,6 +452,46 @@ def test_no_radiograph_is_written_over(tmp_path: Path, predictor: RadiographPred
     assert made.heatmap == tmp_path / "maps" / "a.png"
 
 
+def test_no_radiograph_is_written_over_by_another_name(tmp_path: Path, predictor: RadiographPredictor) -> None:
+    """Links, a file without a suffix, and a stream that names the radiograph last."""
+    for folder in ("in", "maps", "links"):
+        (tmp_path / folder).mkdir()
+    first, last = tmp_path / "in" / "a.png", tmp_path / "maps" / "b.png"
+    for picture in (first, last):
+        Image.fromarray(np.zeros((40, 40), np.uint8)).save(picture)
+    bare = tmp_path / "in" / "IM0001"
+    shutil.copy(first, bare)
+    before = first.read_bytes()
+
+    with pytest.raises(MLCAKError, match=r"holds the radiograph b\.png"):
+        list(predictor.stream(iter([first, last]), batch_size=1, heatmaps_dir=tmp_path / "maps"))
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["b.png"], "nothing was written"
+    (tmp_path / "links" / "a.png").symlink_to(first)
+    with pytest.raises(MLCAKError, match=r"holds the radiograph a\.png"):
+        predictor.predict([first], heatmaps_dir=tmp_path / "links")
+
+    (tmp_path / "hard.csv").hardlink_to(first)
+    for output, name in ((bare, "IM0001"), (tmp_path / "hard.csv", r"hard\.csv")):
+        with pytest.raises(MLCAKError, match=rf"{name} is, or is called like"):
+            write_predictions(predictor.stream(iter([last, bare, first]), batch_size=1), "csv", output)
+        assert output.read_bytes() == before
+    assert not list(tmp_path.rglob(".*")), "no partial file stays"
+
+
+def test_an_earlier_result_is_replaced_when_the_new_one_is_whole(tmp_path: Path) -> None:
+    def interrupted():
+        yield PREDICTIONS[1]
+        raise KeyboardInterrupt
+
+    (tmp_path / "p.csv").write_text("earlier")
+    with pytest.raises(KeyboardInterrupt):
+        write_predictions(interrupted(), "csv", tmp_path / "p.csv")
+    assert (tmp_path / "p.csv").read_text() == "earlier"
+    write_predictions(iter(PREDICTIONS), "csv", tmp_path / "p.csv")
+    assert (tmp_path / "p.csv").read_text().startswith("file,")
+    assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
+
+
 def test_a_device_that_is_not_there_and_weights_cut_short_are_one_sentence(
     tmp_path: Path, predictor: RadiographPredictor
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import textwrap
 from collections.abc import Iterator
@@ -102,6 +103,19 @@ def load_model(
 def weight_files(source: str | PathLike[str]) -> list[Path]:
     """Files of weights in a local folder: none for a model size, or a Hub id."""
     return [path for kind in ("*.safetensors", "pytorch_model*.bin") for path in sorted(Path(source).glob(kind))]
+
+
+def weights_digest(source: str | PathLike[str]) -> str | None:
+    """Fingerprint of the weights in a local folder: SHA-256 of its files of weights; None without any."""
+    files = weight_files(source)
+    if not files:
+        return None
+    hashed = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                hashed.update(block)
+    return hashed.hexdigest()
 
 
 def load_processor(

@@ -306,7 +306,8 @@ def save_trained(
 ) -> None:
     """Evaluate and save a trained model with its image processor, `training.json` (the record for its card) and curves.
 
-    The folder may be published: of local paths, the record keeps only the last part.
+    The folder may be published: of local paths, the record keeps only the last part. A model card of an earlier model
+    in the folder is put aside.
 
     Args:
         trainer: after `train()`.
@@ -326,10 +327,15 @@ def save_trained(
     assert isinstance(validation, RadiographDataset)
     record = {
         "script": script,
-        "model": {name: _without_folders(value) for name, value in asdict(model_args).items()},
+        "model": _origin(trainer, model_args)
+        | {name: _without_folders(value) for name, value in asdict(model_args).items()},
         "data": asdict(data_args) | {"dataset": Path(data_args.dataset).name, "preparation": data.preparation},
         "views": None if views is None else asdict(views),
-        "arguments": {name: value for name, value in trainer.args.to_sanitized_dict().items() if "dir" not in name},
+        "arguments": {
+            name: _without_folders(value)
+            for name, value in trainer.args.to_sanitized_dict().items()
+            if "dir" not in name
+        },
         "train": describe_targets(train, config),
         "validation": describe_targets(validation, config) | {"metrics": metrics},
         "best_metric": trainer.state.best_metric,
@@ -338,12 +344,31 @@ def save_trained(
         "log": trainer.state.log_history,
     }
     folder = Path(str(trainer.args.output_dir))
+    if (folder / "README.md").exists():
+        logger.warning(f"{folder / 'README.md'} is of an earlier model, and is now README.earlier.md.")
+        (folder / "README.md").replace(folder / "README.earlier.md")
     (folder / TRAINING_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
     draw_training_curves(trainer.state.log_history, folder / CURVES_FILE, title=folder.name)
+
+
+def _origin(trainer: MLCAKTrainer, model_args: ModelArguments) -> dict[str, Any]:
+    """What a card must know and names alone do not say: whether it was distilled, and what it started from."""
+    folder = resolve_model(model_args.model)
+    trained = not Path(folder).is_dir() or bool(weight_files(folder))
+    backbone = model_args.backbone
+    return {
+        "distilled": trainer.teachers is not None or trainer.teacher_cache is not None,
+        "initial_weights": "backbone" if backbone else "model" if trained else "random",
+        "backbone_on_hub": backbone is not None and not Path(backbone).exists(),
+    }
 
 
 def _without_folders(value: Any) -> Any:
     """The last part of a local path (of several, one after the other); a Hub id, a size or a number as it is."""
     if isinstance(value, list):
         return ", ".join(str(_without_folders(entry)) for entry in value)
-    return Path(value).name if isinstance(value, str) and (Path(value).is_absolute() or Path(value).exists()) else value
+    if not isinstance(value, str):
+        return value
+    # A Hub id has one slash at most; a path to something that is gone is a path all the same.
+    is_path = Path(value).is_absolute() or value.count("/") > 1 or Path(value).exists()
+    return Path(value).name if is_path else value

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
-from mlcak_hf import MLCAKConfig, MLCAKImageProcessor
-from mlcak_hf.deployment import Evaluation, create_model_card
+from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
+from mlcak_hf.deployment import Evaluation, card_for_folder, create_model_card
 from mlcak_hf.errors import DeploymentError
 from mlcak_hf.evaluation import Comparison, ModelPredictions, compare, global_scores, local_scores
+from mlcak_hf.pretrained import weights_digest
 
+TINY = {"model_type": "vit", "image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 8}
+TINY |= {"num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
 FINDINGS = ["Cardiomegaly", "Nodule/Mass", "Pneumothorax", "Edema"]
 CONFIG = MLCAKConfig(local_labels=[*FINDINGS, "Rib fracture"])
 PROCESSOR = MLCAKImageProcessor(size={"height": 28, "width": 28}, voi="percentile")
@@ -165,3 +168,15 @@ def test_from_comparison_reads_the_file_and_names_what_is_wrong(comparison: Comp
     (tmp_path / "other.json").write_text('{"rows": 3}')
     with pytest.raises(DeploymentError, match="no comparison"):
         Evaluation.from_comparison(tmp_path / "other.json", "student")
+
+
+def test_a_row_of_other_weights_is_refused(comparison: Comparison, tmp_path: Path) -> None:
+    folder = tmp_path / "student"
+    MLCAKForCXRClassification(MLCAKConfig(backbone_config=TINY)).save_pretrained(folder)
+    MLCAKImageProcessor(size={"height": 8, "width": 8}).save_pretrained(folder)
+    data = comparison.to_dict()
+    assert "AUROC" in str(card_for_folder(folder, data)), "an older comparison does not name the weights"
+    data["context"]["weights"] = {"student": [weights_digest(folder)], "teacher": ["0" * 64]}
+    assert "AUROC" in str(card_for_folder(folder, data))
+    with pytest.raises(DeploymentError, match="row 'teacher' were measured with other weights"):
+        card_for_folder(folder, data, "teacher")

@@ -104,3 +104,28 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
         TrainingRecord.from_json({"rows": 1})
     with pytest.raises(DeploymentError, match=r"config\.json"):
         card_for_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "initial", "base"),
+    [
+        ({"model": "student-tiny-28", "initial_weights": "random"}, "trained from scratch", None),
+        ({"model": "student-a", "initial_weights": "model"}, "those of student-a", None),
+        ({"model": "student-a"}, "not recorded", None),
+        ({"model": "student-tiny-28", "backbone": "vit", "backbone_on_hub": False}, "vit", None),
+        ({"model": "student-tiny-28", "backbone": "owner/vit", "backbone_on_hub": True}, "owner/vit", "owner/vit"),
+        ({"model": "student-tiny-28", "backbone": "last-part"}, "last-part", None),
+    ],
+)
+def test_a_card_claims_no_origin_that_was_not_recorded(model, initial, base):
+    made = TrainingRecord.from_json(RECORD | {"model": model})
+    assert initial in made.rows["Initial weights"]
+    assert made.base_model == base
+
+
+def test_a_student_of_a_cache_is_no_plain_student():
+    made = TrainingRecord.from_json(RECORD | {"model": {"model": "x", "distilled": True, "teacher_cache": "cache-4"}})
+    assert made.rows["Teacher"].endswith("read from cache-4")
+    assert "Weights of the losses" in made.rows
+    plain = TrainingRecord.from_json(RECORD | {"model": {"model": "x", "distilled": False, "teacher": "unused"}})
+    assert "Teacher" not in plain.rows

@@ -68,6 +68,8 @@ class Evaluation:
         single_class: Labels of which the split holds one class only, so that no curve exists.
         unannotated: Labels that the split never annotated.
         basis: What the numbers rest on: images, intervals.
+        weights: Digests of the weights that were measured, one for every run (see `weights_digest`); empty where the
+            evaluation did not record them.
     """
 
     dataset: str
@@ -81,6 +83,7 @@ class Evaluation:
     single_class: tuple[str, ...]
     unannotated: tuple[str, ...]
     basis: str
+    weights: tuple[str, ...] = ()
 
     @classmethod
     def from_comparison(cls, comparison: Mapping[str, Any] | str | os.PathLike[str], model: str) -> "Evaluation":
@@ -126,6 +129,7 @@ class Evaluation:
                 single_class=tuple(name.removeprefix("global/") for name in comparison["single_class_labels"]),
                 unannotated=tuple(name.removeprefix("global/") for name in comparison["unannotated_labels"]),
                 basis=comparison["footer"][0],
+                weights=tuple(filter(None, context.get("weights", {}).get(model, ()))),
             )
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise DeploymentError(

@@ -14,9 +14,11 @@ from mlcak_hf.deployment.measurements import Evaluation, without_folders
 from mlcak_hf.deployment.training_record import TrainingRecord
 from mlcak_hf.errors import DeploymentError
 from mlcak_hf.image_processing_mlcak import MLCAKImageProcessor
+from mlcak_hf.pretrained import loading, weights_digest
 from mlcak_hf.recipes import hub_configs_dir
 from mlcak_hf.training import TRAINING_FILE
 
+_REMEDY = "Name the folder that a training script wrote."
 _TAGS = ("chest-xray", "medical", "mlcak", "knowledge-distillation", "vision-transformer", "low-resolution")
 
 
@@ -106,32 +108,36 @@ def card_for_folder(
         The card; `card.save(folder / "README.md")` writes it.
 
     Raises:
-        DeploymentError: If the folder holds no MLCAK model, or one of the files is not what it must be.
+        DeploymentError: If the folder holds no MLCAK model, one of the files is not what it must be, or the row was
+            measured with other weights than the folder's.
     """
     folder = Path(folder)
     name = model_name or folder.resolve().name
     for file in ("config.json", "preprocessor_config.json"):
         if not (folder / file).is_file():
             raise DeploymentError(f"{folder} has no {file}: name the folder that a training script wrote.")
-    config = AutoConfig.from_pretrained(folder)
+    with loading(folder, remedy=_REMEDY, error=DeploymentError):
+        config = AutoConfig.from_pretrained(folder)
     if config.model_type != "mlcak":
         raise DeploymentError(f"{folder} holds a model of type {config.model_type!r}, expected 'mlcak'.")
+    row = row or folder.resolve().name
+    evaluation = None if comparison is None else Evaluation.from_comparison(comparison, row)
+    if evaluation is not None and evaluation.weights and weights_digest(folder) not in evaluation.weights:
+        raise DeploymentError(
+            f"The numbers of row {row!r} were measured with other weights than those in {folder}: name this model's "
+            "row (--row), or evaluate it again."
+        )
     training = TrainingRecord.from_json(folder / TRAINING_FILE) if (folder / TRAINING_FILE).is_file() else None
     return create_model_card(
         config,
         MLCAKImageProcessor.from_pretrained(folder),
         model_name=name,
         model_id=model_id,
-        base_model=training.base_model if training and _is_hub_id(training.base_model) else None,
+        base_model=training.base_model if training else None,
         training=training.rows if training else None,
-        evaluation=None if comparison is None else Evaluation.from_comparison(comparison, row or folder.resolve().name),
+        evaluation=evaluation,
         limits=[*limits, *(training.limits if training else ())],
     )
-
-
-def _is_hub_id(name: str | None) -> bool:
-    """Whether a backbone can be named in the metadata, which takes names on the Hub only."""
-    return name is not None and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None and not Path(name).exists()
 
 
 def _eval_results(evaluation: Evaluation | None) -> list[EvalResult]:

@@ -121,7 +121,7 @@ def model_files(folder: str | os.PathLike[str]) -> list[str]:
     if missing:
         raise DeploymentError(
             f"{folder} lacks {', '.join(sorted(missing))}: a model on the Hub carries its weights, configuration, "
-            "processor, code and card. Write the folder with mlcak_hf.deployment.save_for_hub."
+            "processor, code and card. `mlcak card FOLDER` writes the card; the training scripts write the rest."
         )
     return sorted(names & {*_REQUIRED_FILES, *_OTHER_MODEL_FILES, *code, *weights})
 

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlcak_hf.errors import DeploymentError
+from mlcak_hf.recipes import hub_configs_dir
 
 # With fewer positives than this, what a head has learnt of a finding is chance.
 _FEW_POSITIVES = 10
@@ -21,7 +23,7 @@ class TrainingRecord:
     Attributes:
         rows: What a card shows, by name, in its order.
         limits: Limits that follow from what the training data did not hold.
-        base_model: The pretrained backbone that the training started from; None if it started from scratch.
+        base_model: Hub id of the pretrained backbone that the training started from; None if there was none.
     """
 
     rows: Mapping[str, Any]
@@ -40,7 +42,7 @@ class TrainingRecord:
         """
         read: Any = record if isinstance(record, Mapping) else _read(Path(record))
         try:
-            return cls(_rows(read), tuple(_limits(read)), read["model"].get("backbone"))
+            return cls(_rows(read), tuple(_limits(read)), _base_model(read["model"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise DeploymentError(
                 f"This is no record of training ({type(error).__name__}: {error}): {_REMEDY}"
@@ -62,9 +64,10 @@ def _rows(record: Mapping[str, Any]) -> dict[str, Any]:
         rows["Readers' votes"] = preparation["aggregation"]
     rows["Training images"] = f"{train['rows']} ({_counts(train['global'])})"
     rows["Validation images"] = f"{record['validation']['rows']} ({_counts(record['validation']['global'])})"
-    rows["Initial weights"] = model.get("backbone") or "random (trained from scratch)"
-    if model.get("teacher") and any(arguments[name] for name in ("alpha", "beta", "gamma")):
-        rows["Teacher"] = model["teacher"]
+    rows["Initial weights"] = _initial_weights(model)
+    distilled = model.get("distilled", bool(model.get("teacher")))
+    if distilled and any(arguments[name] for name in ("alpha", "beta", "gamma")):
+        rows["Teacher"] = model.get("teacher") or f"not named; what it knows was read from {model['teacher_cache']}"
         rows["Weights of the losses"] = ", ".join(f"{name} {arguments[name]:g}" for name in ("alpha", "beta", "gamma"))
         rows["Loss on logits"] = arguments["logit_loss"]
         rows["Loss on attention"] = f"{arguments['attention_loss']}, {arguments['attention_aggregation']}"
@@ -85,6 +88,23 @@ def _rows(record: Mapping[str, Any]) -> dict[str, Any]:
     )
     rows["Seed"] = arguments["seed"]
     return rows
+
+
+def _initial_weights(model: Mapping[str, Any]) -> str:
+    """In words; an old record does not say whether the model that it names had weights, but sizes have none."""
+    if model.get("backbone"):
+        return str(model["backbone"])
+    is_size = (hub_configs_dir() / "models" / str(model["model"])).is_dir()
+    initial = model.get("initial_weights", "random" if is_size else "unknown")
+    known = {"random": "random (trained from scratch)", "model": f"those of {model['model']}"}
+    return known.get(initial, f"not recorded (started from {model['model']})")
+
+
+def _base_model(model: Mapping[str, Any]) -> str | None:
+    """The backbone where it is one on the Hub: an old record names the last part of a folder in the same way."""
+    backbone = str(model.get("backbone") or "")
+    named = re.fullmatch(r"[\w.-]+/[\w.-]+", backbone) is not None and not Path(backbone).exists()
+    return backbone if backbone and model.get("backbone_on_hub", named) else None
 
 
 def _counts(positives: Mapping[str, int]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .bootstrap import Interval
 from .calibration import Reliability
 from .measures import TITLES
+from .metrics import SPECIFICITY
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -131,6 +132,12 @@ class Comparison:
             "AP, Sens., Brier, ECE: average precision, sensitivity at 90 % specificity, Brier score and calibration "
             "error (ten bins of equal size) of the global task."
         )
+        thresholds = self._thresholds()
+        if thresholds:
+            lines.append(
+                f"Operating thresholds, for {SPECIFICITY:.0%} specificity on the "
+                f"{self.context.get('threshold_split', 'validation')} split: {thresholds}."
+            )
         if any("attention_ratio" in row.estimates for row in self.rows):
             lines.append(
                 "Attention on boxes: share of the class token's attention inside the readers' boxes over their share "
@@ -154,6 +161,16 @@ class Comparison:
                     "dropped."
                 )
         return [*lines, NOTICE]
+
+    def _thresholds(self) -> str:
+        """Operating thresholds of every row and run, in words."""
+        by_row = []
+        for name, runs in self.context.get("thresholds", {}).items():
+            labels = {label: [run[label] for run in runs if label in run] for run in runs for label in run}
+            values = [f"{label} {' / '.join(f'{value:.3f}' for value in of)}" for label, of in labels.items()]
+            if values:
+                by_row.append(f"{name} {', '.join(values)}")
+        return "; ".join(by_row)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON types; a value that is not defined is `None`."""

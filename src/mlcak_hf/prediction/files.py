@@ -78,9 +78,9 @@ def check_outputs(
         MLCAKError: If `output` is one of the radiographs, is called like one, or is a folder, or `heatmaps_dir` holds
             one of them or is a file.
     """
-    files = [Path(file).resolve() for file in radiographs]
+    files = _identities(radiographs)
     if output is not None:
-        if Path(output).resolve() in files or Path(output).suffix.lower() in RADIOGRAPH_SUFFIXES:
+        if Path(output).suffix.lower() in RADIOGRAPH_SUFFIXES or files.keys() & _identities([output]).keys():
             raise MLCAKError(
                 f"The output {output} is, or is called like, a radiograph: name another file, such as predictions.csv."
             )
@@ -91,13 +91,25 @@ def check_outputs(
     if heatmaps_dir is not None:
         if Path(heatmaps_dir).is_file():
             raise MLCAKError(f"Heatmaps cannot be written to {heatmaps_dir}, which is a file: name a folder.")
-        folder = Path(heatmaps_dir).resolve()
-        inside = next((file for file in files if file.parent == folder), None)
+        there = _identities(Path(heatmaps_dir).iterdir() if Path(heatmaps_dir).is_dir() else ())
+        inside = next((there[identity] for identity in there if identity in files), None)
         if inside is not None:
             raise MLCAKError(
                 f"The heatmaps' folder {heatmaps_dir} holds the radiograph {inside.name}, which a heatmap could "
                 "overwrite: name another folder."
             )
+
+
+def _identities(paths: Iterable[str | os.PathLike[str]]) -> dict[tuple[int, int], Path]:
+    """The files that exist, by device and number: one file has many names where links or a blind case lead to it."""
+    found = {}
+    for path in map(Path, paths):
+        try:
+            status = path.stat()
+        except OSError:
+            continue  # What is not there cannot be overwritten; reading it says so.
+        found[status.st_dev, status.st_ino] = path
+    return found
 
 
 class OutputNames:

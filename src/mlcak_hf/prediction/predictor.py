@@ -168,7 +168,8 @@ class RadiographPredictor:
             files: Radiographs, as [`find_radiographs`] lists them.
             batch_size: Files per forward pass.
             attention: Whether to give the class token's attention over the patches with each prediction.
-            heatmaps_dir: Folder to write a heatmap PNG per file into; made if it is missing.
+            heatmaps_dir: Folder to write a heatmap PNG per file into; made if it is missing. Then all of `files` are
+                listed before the first is read.
             progress: Whether to show a progress bar on standard error.
 
         Yields:
@@ -180,17 +181,16 @@ class RadiographPredictor:
         if batch_size < 1:
             raise MLCAKError(f"batch_size must be at least 1, got {batch_size}.")
         names = None
-        if isinstance(files, Sized):
-            # All at once, before anything is written; of a stream, batch by batch.
-            check_outputs(files, heatmaps_dir=heatmaps_dir)
         if heatmaps_dir is not None:
+            # All names at once: the heatmap of an early file could overwrite a later one.
+            files = list(files)
+            check_outputs(files, heatmaps_dir=heatmaps_dir)
             Path(heatmaps_dir).mkdir(parents=True, exist_ok=True)
             names = OutputNames(heatmaps_dir, ".png")
         total = len(files) if isinstance(files, Sized) else None
         waiting = iter(files)
         with logging.tqdm(total=total, desc="Predicting", unit="file", disable=not progress) as bar:
             while batch := [Path(file) for file in islice(waiting, batch_size)]:
-                check_outputs(batch, heatmaps_dir=heatmaps_dir)
                 predictions = self._predict_batch(batch, attention, names)
                 bar.update(len(batch))
                 yield from predictions

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,7 +35,8 @@ def write_predictions(
     Args:
         predictions: What `RadiographPredictor.stream` or `predict` gave, failures included.
         table_format: `"table"`, `"csv"` or `"json"`.
-        output: File to write, made with its folder; the console's stream by default.
+        output: File to write, made with its folder; the console's stream by default. One that is there is replaced
+            only when all is written.
         console: Where to write without `output`; standard output by default.
 
     Returns:
@@ -46,20 +47,19 @@ def write_predictions(
     """
     if table_format not in _FORMATS:
         raise MLCAKError(f"Unknown format {table_format!r}: expected one of {', '.join(_FORMATS)}.")
+    check_outputs([prediction.file for prediction in predictions] if isinstance(predictions, Sequence) else (), output)
     failed = 0
 
     def counted() -> Iterator[Prediction]:
         nonlocal failed
         for prediction in predictions:
+            check_outputs([prediction.file], output)
             failed += prediction.error is not None
             yield prediction
 
-    check_outputs([prediction.file for prediction in predictions] if isinstance(predictions, Sequence) else (), output)
     with ExitStack() as stack:
         if output is not None:
-            Path(output).parent.mkdir(parents=True, exist_ok=True)
-            # newline="": the csv module writes line ends itself.
-            console = Console(file=stack.enter_context(Path(output).open("w", encoding="utf-8", newline="")), width=160)
+            console = Console(file=stack.enter_context(_opened(Path(output))), width=160)
         console = console or Console()
         if table_format == "csv":
             _write_csv(counted(), console.file)
@@ -68,6 +68,26 @@ def write_predictions(
         else:
             _print_table(list(counted()), console)
     return failed
+
+
+@contextmanager
+def _opened(output: Path) -> Iterator[IO[str]]:
+    """A file to write, made with its folder; one that is there keeps its content until the new one is whole.
+
+    Which radiographs a stream reads is known only at its end, and the file could be one of them.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    replaces = output.is_file()
+    written = output.resolve().with_name(f".{output.name}.{os.getpid()}.partial") if replaces else output
+    try:
+        # newline="": the csv module writes line ends itself.
+        with written.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+        if replaces:
+            written.replace(output.resolve())
+    finally:
+        if replaces:
+            written.unlink(missing_ok=True)
 
 
 def _print_table(predictions: list[Prediction], console: Console) -> None:
