@@ -322,9 +322,8 @@ def write(models: Sequence[ModelPredictions], args: EvaluationArguments, num_pro
         "split": args.split,
         "threshold_split": args.threshold_split,
         "num_processes": num_processes,
-        # Of every run, so that a card can tell its own model's numbers, and a user where the operating points lie.
+        # Of every run, so that a card can tell its own model's numbers.
         "weights": {name: [run.details["weights"] for run in runs] for name, runs in by_name.items()},
-        "thresholds": {name: [*filter(None, map(named_thresholds, runs))] for name, runs in by_name.items()},
     }
     comparison = compare(models, args.baseline, args.bootstrap_draws, args.seed, context)
     comparison.to_json(output / "comparison.json")
@@ -339,14 +338,6 @@ def write(models: Sequence[ModelPredictions], args: EvaluationArguments, num_pro
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     written = ", ".join(str(output / f"comparison.{kind}") for kind in ("json", "md", "png"))
     console.print(f"\nWritten: {written}", highlight=False, markup=False, soft_wrap=True)
-
-
-def named_thresholds(model: ModelPredictions) -> dict[str, float]:
-    """Finite operating thresholds by label."""
-    if model.thresholds is None:
-        return {}
-    named = zip(model.global_task.names, model.thresholds.tolist(), strict=True)
-    return {name: value for name, value in named if np.isfinite(value)}
 
 
 def _split_pair(given: str, option: str, form: str) -> tuple[str, str]:

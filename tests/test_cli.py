@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -163,6 +164,10 @@ def test_a_kaggle_folder_of_pictures_is_prepared(mlcak, tmp_path):
         (("predict", "no-model", "{phantoms}"), "no-model"),
         (("predict", "no-model", "{phantoms}/test", "--heatmaps", "{phantoms}/test"), "holds the radiograph"),
         (("predict", "no-model", "{phantoms}", "--output", "{phantoms}"), "is a folder"),
+        (("predict", "no-model", "{phantoms}", "--heatmaps", "{model}/config.json"), "config.json, which is a file"),
+        (("predict", "no-model", "{phantoms}", "--output", "{model}/config.json/p.csv"), "config.json is a file"),
+        (("predict", "no-model", "{phantoms}", "--heatmaps", "{model}/config.json/maps"), "config.json is a file"),
+        (("predict", "{model}", "{phantoms}", "--device", "foo"), "device 'foo' cannot be used"),
         (("card", "no-model"), "no-model"),
     ],
 )
@@ -221,6 +226,26 @@ def test_card_and_push_work_on_a_folder(mlcak, model_folder, tmp_path, monkeypat
     assert code == 0
     assert called == {"repo_id": "me/student", "private": True, "revision": None}
     assert Commit.commit_url in out
+
+
+def test_damaged_models_and_missing_cards_are_one_line(mlcak, phantoms, model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "damaged")
+    (folder / "README.md").unlink()
+    code, _, err = mlcak("push", folder, "me/student")
+    assert code == 2
+    assert "lacks README.md" in err
+    assert "`mlcak card FOLDER`" in err
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    code, _, err = mlcak("predict", folder, phantoms / "test")
+    assert code == 2
+    assert "cannot be loaded" in err
+    assert "Traceback" not in err
+    (folder / "config.json").write_text("{")
+    code, _, err = mlcak("card", folder)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert len(err.strip().splitlines()) == 1
 
 
 def test_a_dataset_is_pushed_by_nobody_who_does_not_say_that_he_may(mlcak, phantoms, tmp_path):

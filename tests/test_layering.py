@@ -18,11 +18,13 @@ ALLOWED = {
     "data": {"hub", "errors", "recipes"},
     "distillation": {"hub", "errors", "pretrained"},
     "evaluation": {"hub", "errors"},
+    "local_paths": set(),
     "training": {
         "hub",
         "errors",
         "data",
         "distillation",
+        "local_paths",
         "pretrained",
         "recipes",
         "training_checks",
@@ -31,7 +33,17 @@ ALLOWED = {
     "training_checks": {"hub", "errors", "data", "distillation"},
     "training_curves": set(),
     "prediction": {"hub", "errors", "data", "pretrained"},
-    "deployment": {"hub", "errors", "data", "evaluation", "prediction", "pretrained", "recipes", "training"},
+    "deployment": {
+        "hub",
+        "errors",
+        "data",
+        "evaluation",
+        "local_paths",
+        "prediction",
+        "pretrained",
+        "recipes",
+        "training",
+    },
     "cli": {"hub", "errors", "data", "evaluation", "prediction", "deployment", "recipes", "distillation"},
 }
 

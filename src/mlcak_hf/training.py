@@ -30,6 +30,7 @@ from .distillation import (
 )
 from .errors import DistillationError, RecipeError
 from .image_processing_mlcak import MLCAKImageProcessor
+from .local_paths import without_folders
 from .modeling_mlcak import MLCAKForCXRClassification
 from .pretrained import load_config, load_model, load_processor, loading, weight_files
 from .recipes import resolve_model
@@ -41,6 +42,8 @@ logger = logging.get_logger(__name__)
 #: Beside the weights of a model that was trained with the scripts.
 TRAINING_FILE = "training.json"
 CURVES_FILE = "curves.png"
+#: In every model card that this package writes, and by which it knows them: in hub_configs/model_card_template.md.
+CARD_SENTENCE = "It is an MLCAK model: multilevel collaborative attention knowledge"
 
 
 @dataclass
@@ -306,8 +309,8 @@ def save_trained(
 ) -> None:
     """Evaluate and save a trained model with its image processor, `training.json` (the record for its card) and curves.
 
-    The folder may be published: of local paths, the record keeps only the last part. A model card of an earlier model
-    in the folder is put aside.
+    The folder may be published: of local paths, the record keeps only the last part. A model card that this package
+    wrote for an earlier model in the folder is put aside.
 
     Args:
         trainer: after `train()`.
@@ -327,15 +330,10 @@ def save_trained(
     assert isinstance(validation, RadiographDataset)
     record = {
         "script": script,
-        "model": _origin(trainer, model_args)
-        | {name: _without_folders(value) for name, value in asdict(model_args).items()},
-        "data": asdict(data_args) | {"dataset": Path(data_args.dataset).name, "preparation": data.preparation},
+        "model": _origin(trainer, model_args) | _described(model_args),
+        "data": asdict(data_args) | {"dataset": without_folders(data_args.dataset), "preparation": data.preparation},
         "views": None if views is None else asdict(views),
-        "arguments": {
-            name: _without_folders(value)
-            for name, value in trainer.args.to_sanitized_dict().items()
-            if "dir" not in name
-        },
+        "arguments": _recorded_arguments(trainer.args),
         "train": describe_targets(train, config),
         "validation": describe_targets(validation, config) | {"metrics": metrics},
         "best_metric": trainer.state.best_metric,
@@ -344,31 +342,45 @@ def save_trained(
         "log": trainer.state.log_history,
     }
     folder = Path(str(trainer.args.output_dir))
-    if (folder / "README.md").exists():
-        logger.warning(f"{folder / 'README.md'} is of an earlier model, and is now README.earlier.md.")
-        (folder / "README.md").replace(folder / "README.earlier.md")
+    _put_card_aside(folder / "README.md")
     (folder / TRAINING_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
     draw_training_curves(trainer.state.log_history, folder / CURVES_FILE, title=folder.name)
 
 
 def _origin(trainer: MLCAKTrainer, model_args: ModelArguments) -> dict[str, Any]:
     """What a card must know and names alone do not say: whether it was distilled, and what it started from."""
-    folder = resolve_model(model_args.model)
-    trained = not Path(folder).is_dir() or bool(weight_files(folder))
-    backbone = model_args.backbone
+    folder = Path(resolve_model(model_args.model))
+    trained = not folder.is_dir() or bool(weight_files(folder))
+    initial: str | None = "model" if trained else "random"
+    if folder.resolve() == Path(str(trainer.args.output_dir)).resolve():
+        initial = None  # Whether it had weights before the training wrote some cannot be seen any more.
+    backbone, cache = model_args.backbone, trainer.teacher_cache
     return {
-        "distilled": trainer.teachers is not None or trainer.teacher_cache is not None,
-        "initial_weights": "backbone" if backbone else "model" if trained else "random",
+        "distilled": trainer.teachers is not None or cache is not None,
+        # The teachers of a cache have no names, but everyone who has one can tell it by its weights.
+        "teacher_weights": None if cache is None else cache.key.get("teacher weights"),
+        "initial_weights": "backbone" if backbone else initial,
         "backbone_on_hub": backbone is not None and not Path(backbone).exists(),
     }
 
 
-def _without_folders(value: Any) -> Any:
-    """The last part of a local path (of several, one after the other); a Hub id, a size or a number as it is."""
-    if isinstance(value, list):
-        return ", ".join(str(_without_folders(entry)) for entry in value)
-    if not isinstance(value, str):
-        return value
-    # A Hub id has one slash at most; a path to something that is gone is a path all the same.
-    is_path = Path(value).is_absolute() or value.count("/") > 1 or Path(value).exists()
-    return Path(value).name if is_path else value
+def _described(model_args: ModelArguments) -> dict[str, Any]:
+    """What was asked for, without local folders; several teachers one after the other."""
+    named = without_folders(asdict(model_args))
+    return {name: ", ".join(value) if isinstance(value, list) else value for name, value in named.items()}
+
+
+def _recorded_arguments(args: MLCAKTrainingArguments) -> dict[str, Any]:
+    """Arguments of the training as numbers and text, without folders: neither whole ones nor those before a name."""
+    given: dict[str, Any] = args.to_dict()  # type: ignore[no-untyped-call]
+    nested = {name: str(without_folders(value)) for name, value in given.items() if isinstance(value, dict | list)}
+    values = args.to_sanitized_dict() | nested
+    return {name: without_folders(value) for name, value in values.items() if "dir" not in name}
+
+
+def _put_card_aside(card: Path) -> None:
+    """Rename a card that was generated for the weights that lay here before: its numbers are not those of these."""
+    if card.is_file() and CARD_SENTENCE in card.read_text(encoding="utf-8", errors="replace"):
+        aside = card.with_name("README.earlier.md")
+        logger.warning(f"{card} is of an earlier model, and is now {aside.name}; `mlcak card` writes a new one.")
+        card.replace(aside)

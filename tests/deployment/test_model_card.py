@@ -180,3 +180,48 @@ def test_a_row_of_other_weights_is_refused(comparison: Comparison, tmp_path: Pat
     assert "AUROC" in str(card_for_folder(folder, data))
     with pytest.raises(DeploymentError, match="row 'teacher' were measured with other weights"):
         card_for_folder(folder, data, "teacher")
+
+
+def test_a_row_of_another_size_or_of_reduced_images_is_refused(comparison: Comparison, tmp_path: Path) -> None:
+    """What an older comparison recorded, too; the weights of a model fed with low resolution are its own."""
+    folder = tmp_path / "student"
+    MLCAKForCXRClassification(MLCAKConfig(backbone_config=TINY)).save_pretrained(folder)
+    MLCAKImageProcessor(size={"height": 8, "width": 8}).save_pretrained(folder)
+    data = comparison.to_dict()
+    data["rows"] = [row | {"details": {"image_size_px": 224, "lowres_px": None}} for row in data["rows"]]
+    with pytest.raises(DeploymentError, match=r"row 'student' are of a model for 224 px images.*takes 8 px"):
+        card_for_folder(folder, data)
+    data["rows"] = [row | {"details": {"image_size_px": 8, "lowres_px": 4}} for row in data["rows"]]
+    data["context"]["weights"] = {"student": [weights_digest(folder)]}
+    with pytest.raises(DeploymentError, match=r"row 'student' are of images that were reduced to 4 px"):
+        card_for_folder(folder, data)
+    MLCAKImageProcessor(size={"height": 8, "width": 8}, lowres=4).save_pretrained(folder)
+    assert "AUROC" in str(card_for_folder(folder, data))
+
+
+def test_a_run_whose_weights_were_not_recorded_may_be_this_one(comparison: Comparison, tmp_path: Path) -> None:
+    """A model that was evaluated from the Hub has no digest."""
+    folder = tmp_path / "student"
+    MLCAKForCXRClassification(MLCAKConfig(backbone_config=TINY)).save_pretrained(folder)
+    MLCAKImageProcessor(size={"height": 8, "width": 8}).save_pretrained(folder)
+    data = comparison.to_dict()
+    data["context"]["weights"] = {"student": ["0" * 64, None]}
+    assert "AUROC" in str(card_for_folder(folder, data))
+
+
+def test_labels_with_slashes_are_no_paths(comparison: Comparison) -> None:
+    names = ["a/b/c", "/lung", "Nodule/Mass"]
+    card = create_model_card(
+        MLCAKConfig(local_labels=names), model_name="x", training={"Teacher": ["/home/somebody/t", "owner/name"]}
+    )
+    assert "| Local findings | a/b/c, /lung, Nodule/Mass |" in card.content
+    assert "| Teacher | t, owner/name |" in card.content
+
+
+def test_a_config_or_processor_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    for name in ("config.json", "preprocessor_config.json"):
+        MLCAKForCXRClassification(MLCAKConfig(backbone_config=TINY)).save_pretrained(tmp_path)
+        MLCAKImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path)
+        (tmp_path / name).write_text("{")
+        with pytest.raises(DeploymentError, match="cannot be loaded"):
+            card_for_folder(tmp_path)

@@ -12,7 +12,15 @@ from mlcak_hf.errors import DeploymentError
 
 RECORD = {
     "script": "distil_student",
-    "model": {"model": "student-tiny-28", "backbone": None, "teacher": "teacher-224", "local_loss_weight": 0.5},
+    "model": {
+        "distilled": True,
+        "initial_weights": "random",
+        "backbone_on_hub": False,
+        "model": "student-tiny-28",
+        "backbone": None,
+        "teacher": "teacher-224",
+        "local_loss_weight": 0.5,
+    },
     "data": {"dataset": "phantoms", "preparation": {"aggregation": "majority"}},
     "views": {"rotation_deg": 10.0, "shift": 0.05},
     "arguments": {
@@ -90,7 +98,8 @@ def test_the_card_of_a_folder(tmp_path: Path) -> None:
 def test_only_a_backbone_on_the_hub_is_named_in_the_metadata(tmp_path: Path, backbone: str, named: bool) -> None:
     MLCAKConfig().save_pretrained(tmp_path)
     MLCAKImageProcessor(size={"height": 28, "width": 28}).save_pretrained(tmp_path)
-    record = RECORD | {"model": RECORD["model"] | {"backbone": backbone}}
+    model = {name: value for name, value in RECORD["model"].items() if name != "backbone_on_hub"}  # an old record
+    record = RECORD | {"model": model | {"backbone": backbone}}
     (tmp_path / "training.json").write_text(json.dumps(record))
     card = card_for_folder(tmp_path)
     assert card.data.base_model == (backbone if named else None)
@@ -112,7 +121,8 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
         ({"model": "student-tiny-28", "initial_weights": "random"}, "trained from scratch", None),
         ({"model": "student-a", "initial_weights": "model"}, "those of student-a", None),
         ({"model": "student-a"}, "not recorded", None),
-        ({"model": "student-tiny-28", "backbone": "vit", "backbone_on_hub": False}, "vit", None),
+        ({"model": "student-tiny-28"}, "not recorded", None),
+        ({"model": "student-tiny-28", "backbone": "vit", "backbone_on_hub": False}, "vit (a local folder)", None),
         ({"model": "student-tiny-28", "backbone": "owner/vit", "backbone_on_hub": True}, "owner/vit", "owner/vit"),
         ({"model": "student-tiny-28", "backbone": "last-part"}, "last-part", None),
     ],
@@ -127,5 +137,9 @@ def test_a_student_of_a_cache_is_no_plain_student():
     made = TrainingRecord.from_json(RECORD | {"model": {"model": "x", "distilled": True, "teacher_cache": "cache-4"}})
     assert made.rows["Teacher"].endswith("read from cache-4")
     assert "Weights of the losses" in made.rows
+    known = {"model": "x", "distilled": True, "teacher_cache": "cache-4", "teacher_weights": ["0123456789abcdef" * 4]}
+    assert "0123456789ab..." in TrainingRecord.from_json(RECORD | {"model": known}).rows["Teacher"]
+    old = TrainingRecord.from_json(RECORD | {"model": {"model": "x", "teacher": None, "teacher_cache": "cache-4"}})
+    assert old.rows["Teacher"] == "not named; what it knows was read from cache-4"
     plain = TrainingRecord.from_json(RECORD | {"model": {"model": "x", "distilled": False, "teacher": "unused"}})
     assert "Teacher" not in plain.rows

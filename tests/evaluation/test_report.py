@@ -1,5 +1,6 @@
 """Pairing of predictions, comparisons against values worked out by hand, and what is written to files."""
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -317,3 +318,17 @@ def test_intervals_are_over_patients_where_they_are_known():
     alone, _ = width(replace(model, groups=None))
     assert width(by_patient) == (pytest.approx(alone, rel=0.1), True)
     assert width(by_image) == (pytest.approx(alone / 10**0.5, rel=0.15), False)
+
+
+def test_operating_thresholds_are_told_of_every_run_with_their_split():
+    runs = [predictions("student", run=run, thresholds=np.array([value])) for run, value in (("0", 0.4), ("1", 0.55))]
+    teacher = predictions("teacher", run="0", thresholds=np.array([math.inf]))
+    comparison = compare([teacher, *runs], n_draws=100, context={"threshold_split": "tuning"})
+    line = "Operating thresholds, for 90% specificity on the tuning split: student Abnormal 0.400 / 0.550."
+    assert line in comparison.footer()
+    assert line in comparison.to_markdown()
+    assert comparison.to_dict()["thresholds"] == {"student": [{"Abnormal": 0.4}, {"Abnormal": 0.55}]}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(comparison.table())
+    assert "0.400 / 0.550" in " ".join(console.export_text().split())
+    assert "Operating" not in "".join(compare([predictions("plain")], n_draws=100).footer())

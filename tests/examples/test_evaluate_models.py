@@ -16,7 +16,8 @@ from tiny_models import FINDINGS, tiny_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 
 from mlcak_hf import MLCAKImageProcessor
-from mlcak_hf.errors import DatasetError, MLCAKError, RecipeError
+from mlcak_hf.deployment import card_for_folder
+from mlcak_hf.errors import DatasetError, DeploymentError, MLCAKError, RecipeError
 from mlcak_hf.evaluation import ModelPredictions, global_scores, localise, operating_thresholds
 from mlcak_hf.image_processing_mlcak import map_boxes
 
@@ -164,6 +165,20 @@ def test_attention_is_measured_against_boxes_in_model_coordinates(folder, evalua
     assert np.nanmax(np.abs(loaded.localisation.area[1::2] - 26 / 64 * 36 / 64)) < 1e-9
     assert loaded.localisation.share[1::2] == pytest.approx(expected.share[1::2], abs=1e-5)
     assert np.isnan(loaded.localisation.share[::2]).all()
+
+
+def test_a_card_takes_the_numbers_of_its_own_row_only(folder, evaluated):
+    saved = evaluated / "comparison.json"
+    assert "AUROC global" in card_for_folder(folder / "teacher", saved).content
+    for name, row, why in (
+        ("student", "teacher", "16 px images"),
+        ("student", "global", "other weights"),
+        ("teacher", "teacher fed 8 px", "reduced to 8 px"),
+    ):
+        with pytest.raises(DeploymentError, match=why):
+            card_for_folder(folder / name, saved, row)
+    threshold = json.loads(saved.read_text())["thresholds"]["teacher"][0]["Abnormal"]
+    assert f"on the validation split: teacher Abnormal {threshold:.3f}" in (evaluated / "comparison.md").read_text()
 
 
 def test_runs_of_one_name_are_one_row(script, folder, tmp_path):

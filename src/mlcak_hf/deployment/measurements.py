@@ -4,10 +4,11 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from mlcak_hf.errors import DeploymentError
+from mlcak_hf.local_paths import without_folders
 
 # What the Hub calls a metric, by the evaluation's key up to "_global", "_local_macro" and "/<label>".
 _HUB_METRICS = {
@@ -68,8 +69,10 @@ class Evaluation:
         single_class: Labels of which the split holds one class only, so that no curve exists.
         unannotated: Labels that the split never annotated.
         basis: What the numbers rest on: images, intervals.
-        weights: Digests of the weights that were measured, one for every run (see `weights_digest`); empty where the
-            evaluation did not record them.
+        weights: Digests of the weights that were measured, one for every run (see `weights_digest`), None where a model
+            was not a local folder; empty where the evaluation did not record them.
+        image_size_px: Side of the images that the model takes; None where the evaluation did not record it.
+        lowres_px: What its images were reduced to first, where the evaluation asked for that; None otherwise.
     """
 
     dataset: str
@@ -83,7 +86,9 @@ class Evaluation:
     single_class: tuple[str, ...]
     unannotated: tuple[str, ...]
     basis: str
-    weights: tuple[str, ...] = ()
+    weights: tuple[str | None, ...] = ()
+    image_size_px: int | None = None
+    lowres_px: int | None = None
 
     @classmethod
     def from_comparison(cls, comparison: Mapping[str, Any] | str | os.PathLike[str], model: str) -> "Evaluation":
@@ -107,7 +112,7 @@ class Evaluation:
             counts = comparison["class_counts"]
             statements = zip(comparison["differences"], comparison["statements"], strict=False)
             return cls(
-                dataset=without_folders(context.get("dataset")) or "an unnamed dataset",
+                dataset=str(without_folders(context.get("dataset")) or "an unnamed dataset"),
                 split=str(context.get("split") or "unnamed"),
                 overall={key: _measurement(key, titles[key], metrics[key]) for key in titles if key in metrics},
                 findings={
@@ -129,7 +134,9 @@ class Evaluation:
                 single_class=tuple(name.removeprefix("global/") for name in comparison["single_class_labels"]),
                 unannotated=tuple(name.removeprefix("global/") for name in comparison["unannotated_labels"]),
                 basis=comparison["footer"][0],
-                weights=tuple(filter(None, context.get("weights", {}).get(model, ()))),
+                weights=tuple(context.get("weights", {}).get(model, ())),
+                image_size_px=rows[model].get("details", {}).get("image_size_px"),
+                lowres_px=rows[model].get("details", {}).get("lowres_px"),
             )
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise DeploymentError(
@@ -159,12 +166,3 @@ def _measurement(key: str, title: str, estimate: Mapping[str, Any]) -> Measureme
         interval=None if low is None or high is None else (low, high),
         deviation=estimate["deviation"],
     )
-
-
-def without_folders(value: Any) -> str:
-    """A value as text; of an absolute path only the last part, because a card is public and a machine's folders not."""
-    text = "" if value is None else str(value)
-    if isinstance(value, os.PathLike) or PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute():
-        # Windows' rules know both separators.
-        text = PureWindowsPath(text).name
-    return text

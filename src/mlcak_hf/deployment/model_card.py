@@ -10,11 +10,12 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import AutoConfig, PreTrainedConfig
 
-from mlcak_hf.deployment.measurements import Evaluation, without_folders
+from mlcak_hf.deployment.measurements import Evaluation
 from mlcak_hf.deployment.training_record import TrainingRecord
 from mlcak_hf.errors import DeploymentError
 from mlcak_hf.image_processing_mlcak import MLCAKImageProcessor
-from mlcak_hf.pretrained import loading, weights_digest
+from mlcak_hf.local_paths import without_folders
+from mlcak_hf.pretrained import load_processor, loading, weights_digest
 from mlcak_hf.recipes import hub_configs_dir
 from mlcak_hf.training import TRAINING_FILE
 
@@ -77,7 +78,7 @@ def create_model_card(
         single_label=config.problem_type == "single_label_classification",
         global_labels=", ".join(map(str, (config.id2label or {}).values())),
         findings=list(config.local_labels),
-        training=training,
+        training=without_folders(training or {}),
         evaluation=evaluation,
         cell=_cell,
         limits=[*limits, *_limits(config, evaluation)],
@@ -120,17 +121,16 @@ def card_for_folder(
         config = AutoConfig.from_pretrained(folder)
     if config.model_type != "mlcak":
         raise DeploymentError(f"{folder} holds a model of type {config.model_type!r}, expected 'mlcak'.")
-    row = row or folder.resolve().name
-    evaluation = None if comparison is None else Evaluation.from_comparison(comparison, row)
-    if evaluation is not None and evaluation.weights and weights_digest(folder) not in evaluation.weights:
-        raise DeploymentError(
-            f"The numbers of row {row!r} were measured with other weights than those in {folder}: name this model's "
-            "row (--row), or evaluate it again."
-        )
+    processor = load_processor(folder, config, error=DeploymentError)
+    evaluation = None
+    if comparison is not None:
+        row = row or folder.resolve().name
+        evaluation = Evaluation.from_comparison(comparison, row)
+        _check_is_of(evaluation, row, folder, config, processor)
     training = TrainingRecord.from_json(folder / TRAINING_FILE) if (folder / TRAINING_FILE).is_file() else None
     return create_model_card(
         config,
-        MLCAKImageProcessor.from_pretrained(folder),
+        processor,
         model_name=name,
         model_id=model_id,
         base_model=training.base_model if training else None,
@@ -138,6 +138,28 @@ def card_for_folder(
         evaluation=evaluation,
         limits=[*limits, *(training.limits if training else ())],
     )
+
+
+def _check_is_of(
+    evaluation: Evaluation, row: str, folder: Path, config: PreTrainedConfig, processor: MLCAKImageProcessor
+) -> None:
+    """Refuse the numbers of another model, as far as the evaluation recorded whose they are."""
+    remedy = "name this model's row (--row), or evaluate it again."
+    if evaluation.image_size_px not in (None, config.image_size):
+        raise DeploymentError(
+            f"The numbers of row {row!r} are of a model for {evaluation.image_size_px} px images, but {folder} takes "
+            f"{config.image_size} px: {remedy}"
+        )
+    if evaluation.lowres_px not in (None, processor.lowres):
+        raise DeploymentError(
+            f"The numbers of row {row!r} are of images that were reduced to {evaluation.lowres_px} px first, which "
+            f"{folder} does not do by itself: {remedy}"
+        )
+    recorded = evaluation.weights and None not in evaluation.weights
+    if recorded and weights_digest(folder) not in evaluation.weights:
+        raise DeploymentError(
+            f"The numbers of row {row!r} were measured with other weights than those in {folder}: {remedy}"
+        )
 
 
 def _eval_results(evaluation: Evaluation | None) -> list[EvalResult]:
@@ -212,4 +234,4 @@ def _cell(value: Any) -> str:
         value = f"{value:g}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(_cell, value))
-    return " ".join(without_folders(value).split()).replace("|", "\\|")
+    return " ".join(("" if value is None else str(value)).split()).replace("|", "\\|")

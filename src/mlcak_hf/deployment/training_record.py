@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from mlcak_hf.errors import DeploymentError
-from mlcak_hf.recipes import hub_configs_dir
 
 # With fewer positives than this, what a head has learnt of a finding is chance.
 _FEW_POSITIVES = 10
@@ -65,9 +64,9 @@ def _rows(record: Mapping[str, Any]) -> dict[str, Any]:
     rows["Training images"] = f"{train['rows']} ({_counts(train['global'])})"
     rows["Validation images"] = f"{record['validation']['rows']} ({_counts(record['validation']['global'])})"
     rows["Initial weights"] = _initial_weights(model)
-    distilled = model.get("distilled", bool(model.get("teacher")))
+    distilled = model.get("distilled", bool(model.get("teacher") or model.get("teacher_cache")))
     if distilled and any(arguments[name] for name in ("alpha", "beta", "gamma")):
-        rows["Teacher"] = model.get("teacher") or f"not named; what it knows was read from {model['teacher_cache']}"
+        rows["Teacher"] = model.get("teacher") or _teacher_of_cache(model)
         rows["Weights of the losses"] = ", ".join(f"{name} {arguments[name]:g}" for name in ("alpha", "beta", "gamma"))
         rows["Loss on logits"] = arguments["logit_loss"]
         rows["Loss on attention"] = f"{arguments['attention_loss']}, {arguments['attention_aggregation']}"
@@ -91,13 +90,19 @@ def _rows(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _initial_weights(model: Mapping[str, Any]) -> str:
-    """In words; an old record does not say whether the model that it names had weights, but sizes have none."""
+    """In words; an old record does not say whether the model that it names had weights: folders are named as sizes."""
     if model.get("backbone"):
-        return str(model["backbone"])
-    is_size = (hub_configs_dir() / "models" / str(model["model"])).is_dir()
-    initial = model.get("initial_weights", "random" if is_size else "unknown")
+        return f"{model['backbone']}{'' if model.get('backbone_on_hub', True) else ' (a local folder)'}"
     known = {"random": "random (trained from scratch)", "model": f"those of {model['model']}"}
-    return known.get(initial, f"not recorded (started from {model['model']})")
+    return known.get(model.get("initial_weights", ""), f"not recorded (started from {model['model']})")
+
+
+def _teacher_of_cache(model: Mapping[str, Any]) -> str:
+    """Who taught from a cache: nobody known by name, but by the fingerprint of the weights."""
+    weights = ", ".join(f"{digest[:12]}..." for digest in model.get("teacher_weights") or ())
+    who = f"not named (SHA-256 of its weights: {weights})" if weights else "not named"
+    cache = model.get("teacher_cache")
+    return f"{who}; what it knows was read from {cache}" if cache else who
 
 
 def _base_model(model: Mapping[str, Any]) -> str | None:

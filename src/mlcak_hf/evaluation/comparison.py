@@ -105,6 +105,8 @@ class Comparison:
     n_draws: int
     seed: int
     context: dict[str, Any] = field(default_factory=dict)
+    #: Operating thresholds by row: of every run that has some, by label.
+    thresholds: dict[str, tuple[dict[str, float], ...]] = field(default_factory=dict)
 
     @property
     def rare_labels(self) -> tuple[str, ...]:
@@ -165,7 +167,7 @@ class Comparison:
     def _thresholds(self) -> str:
         """Operating thresholds of every row and run, in words."""
         by_row = []
-        for name, runs in self.context.get("thresholds", {}).items():
+        for name, runs in self.thresholds.items():
             labels = {label: [run[label] for run in runs if label in run] for run in runs for label in run}
             values = [f"{label} {' / '.join(f'{value:.3f}' for value in of)}" for label, of in labels.items()]
             if values:
@@ -189,6 +191,7 @@ class Comparison:
             "rare_labels": list(self.rare_labels),
             "class_counts": {name: {"absent": a, "present": p} for name, (a, p) in self.class_counts.items()},
             "titles": TITLES,
+            "thresholds": {name: list(runs) for name, runs in self.thresholds.items()},
             "rows": [
                 {
                     "name": row.name,

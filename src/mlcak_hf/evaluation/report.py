@@ -37,7 +37,9 @@ def compare(
             Row that the others are compared with; by default each row is compared with every row before it.
         n_draws (`int`, defaults to 2000): Bootstrap draws.
         seed (`int`, defaults to 0): Seed of the draws.
-        context (`dict`, *optional*): What was compared (dataset, split, ...), kept in the JSON file.
+        context (`dict`, *optional*):
+            What was compared (dataset, split, ...), kept in the JSON file; `threshold_split` is where the models'
+            operating thresholds come from, "validation" by default.
 
     Returns:
         [`Comparison`]
@@ -84,6 +86,11 @@ def compare(
         n_draws=n_draws,
         seed=seed,
         context=dict(context or {}),
+        thresholds={
+            name: thresholds
+            for name, of_row in runs.items()
+            if (thresholds := tuple(filter(None, (_thresholds(model) for model, _ in of_row.values()))))
+        },
     )
 
 
@@ -123,6 +130,14 @@ def evaluate_predictions(
     model = ModelPredictions("model", ids, task, local, None if groups is None else [str(group) for group in groups])
     estimates = compare([model], n_draws=n_draws, seed=seed).rows[0].estimates
     return {key: estimate.to_dict() for key, estimate in estimates.items()}
+
+
+def _thresholds(model: ModelPredictions) -> dict[str, float]:
+    """Operating thresholds by label; of one that the other split held one class of, there is none."""
+    if model.thresholds is None:
+        return {}
+    named = zip(model.global_task.names, model.thresholds.tolist(), strict=True)
+    return {name: value for name, value in named if np.isfinite(value)}
 
 
 def _row(name: str, models: list[ModelPredictions], measured: Runs) -> Row:

@@ -75,8 +75,8 @@ def check_outputs(
         heatmaps_dir: Folder for the heatmaps.
 
     Raises:
-        MLCAKError: If `output` is one of the radiographs, is called like one, or is a folder, or `heatmaps_dir` holds
-            one of them or is a file.
+        MLCAKError: If `output` is one of the radiographs, is called like one, or is a folder, `heatmaps_dir` holds one
+            of them or is a file, or either cannot be made where it is to lie.
     """
     files = _identities(radiographs)
     if output is not None:
@@ -88,6 +88,7 @@ def check_outputs(
             raise MLCAKError(
                 f"The output {output} is a folder: name a file, such as {Path(output) / 'predictions.csv'}."
             )
+        _check_can_be_written(Path(output).parent, f"The output {output}")
     if heatmaps_dir is not None:
         if Path(heatmaps_dir).is_file():
             raise MLCAKError(f"Heatmaps cannot be written to {heatmaps_dir}, which is a file: name a folder.")
@@ -98,6 +99,15 @@ def check_outputs(
                 f"The heatmaps' folder {heatmaps_dir} holds the radiograph {inside.name}, which a heatmap could "
                 "overwrite: name another folder."
             )
+        _check_can_be_written(Path(heatmaps_dir), f"The heatmaps' folder {heatmaps_dir}")
+
+
+def _check_can_be_written(folder: Path, what: str) -> None:
+    """Look whether a folder is, or could be made, where files can be written."""
+    there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), folder)
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        problem = "cannot be written to" if there.is_dir() else "is a file"
+        raise MLCAKError(f"{what} cannot be made, because {there} {problem}: name another place.")
 
 
 def _identities(paths: Iterable[str | os.PathLike[str]]) -> dict[tuple[int, int], Path]:

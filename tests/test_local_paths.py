@@ -1,0 +1,43 @@
+"""Of a local path only the last part is told; what only looks like one stays whole."""
+
+from pathlib import Path
+
+import pytest
+
+from mlcak_hf.local_paths import without_folders
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("/home/dr_smith/runs/teacher", "teacher"),
+        ("/home/dr_smith/runs/teacher/", "teacher"),
+        (r"C:\Users\dr_smith\teacher", "teacher"),
+        (Path("dr_smith/teacher"), "teacher"),
+        ("gone/dr_smith/teacher", "teacher"),
+        ("../dr_smith", "dr_smith"),
+        ("~/dr_smith/t", "t"),
+        ("here/run", "run"),
+        ("google/vit-base-patch16-224", "google/vit-base-patch16-224"),
+        ("student-tiny-28", "student-tiny-28"),
+        ("12 (4 A/B/C, 8 D)", "12 (4 A/B/C, 8 D)"),
+        ("https://host/a/b/c", "https://host/a/b/c"),
+        ("x" * 5000, "x" * 5000),
+        ("", ""),
+        (None, None),
+        (0.5, 0.5),
+        (["/a/b", ("/c/d", 3)], ["b", ["d", 3]]),
+        ({"config": {"file": "/a/b.json"}}, {"config": {"file": "b.json"}}),
+    ],
+)
+def test_of_paths_the_last_part(given, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here" / "run").mkdir(parents=True)
+    assert without_folders(given) == told
+
+
+def test_the_folder_one_stands_in_has_a_name(tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path / "runs")
+    assert without_folders(".") == "runs"
+    assert without_folders("../runs/..") == tmp_path.name
