@@ -157,13 +157,15 @@ def test_the_content_counts_not_the_name(tmp_path) -> None:
 def test_a_missing_file_is_also_a_file_not_found_error(tmp_path) -> None:
     with pytest.raises(RadiographNotFoundError, match="there is no file") as raised:
         read_radiograph(tmp_path / "none.dicom")
+    assert str(tmp_path) not in str(raised.value), "reasons are kept in datasets, and a folder may name a person"
     assert isinstance(raised.value, FileNotFoundError)
     assert isinstance(raised.value, MLCAKError)
 
 
 def test_a_folder_is_no_radiograph(tmp_path) -> None:
-    with pytest.raises(DicomError, match="cannot be opened"):
+    with pytest.raises(DicomError, match="cannot be opened") as raised:
         read_radiograph(tmp_path)
+    assert str(tmp_path) not in str(raised.value)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])

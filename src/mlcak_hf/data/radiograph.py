@@ -113,9 +113,10 @@ def _is_picture(path: Path) -> bool:
         with path.open("rb") as stream:
             head = stream.read(len(_PNG))
     except FileNotFoundError:
-        raise RadiographNotFoundError(f"there is no file {path}; check the path") from None
+        # Only the name: reasons are kept in prepared datasets, and a folder may name a person.
+        raise RadiographNotFoundError(f"there is no file {path.name} in the folder named; check the path") from None
     except OSError as error:
-        raise DicomError(f"{path} cannot be opened ({error.strerror}); it must be a readable file") from None
+        raise DicomError(f"{path.name} cannot be opened ({error.strerror}); it must be a readable file") from None
     return head.startswith((_PNG, _JPEG))
 
 

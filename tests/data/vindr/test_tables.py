@@ -36,11 +36,23 @@ def test_a_delimiter_inside_a_name_does_not_count(tmp_path) -> None:
 
 def test_named_rows_take_every_spelling_of_nothing_as_empty(tmp_path) -> None:
     path = tmp_path / "t.csv"
-    path.write_text("image_id,a\n x , NaN\ny,\n\nz\nw,0\nv,None,surplus\n")
+    path.write_text("image_id,a\n x , NaN\ny,\n\nz\nw,0\nv,None,,\n")
     assert list(Table(path).named_rows(["image_id"])) == [
         (2, {"image_id": "x", "a": ""}), (3, {"image_id": "y", "a": ""}), (5, {"image_id": "z", "a": ""}),
         (6, {"image_id": "w", "a": "0"}), (7, {"image_id": "v", "a": ""}),
     ]  # fmt: skip
+
+
+def test_a_row_with_more_values_than_columns_is_refused(small_vindr) -> None:
+    """Taken as it comes, every value behind the surplus one would count for the column before its own."""
+    for table, change in ((LABELS, ",0"), (BOXES, ",7")):
+        path = small_vindr / table
+        whole = path.read_text()
+        first, second, *rest = whole.splitlines()
+        path.write_text("\n".join([first, second + change, *rest]))
+        with pytest.raises(DatasetError, match=r"line 2 has \d+ cells, but the table has \d+ columns"):
+            read_layout(small_vindr)
+        path.write_text(whole)
 
 
 def test_files_that_are_no_tables(tmp_path) -> None:

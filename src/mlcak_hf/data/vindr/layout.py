@@ -90,7 +90,12 @@ def detect_layout(data_dir: str | os.PathLike[str], layout: str = "auto") -> Lit
         layout = _recognised(root)
     module = _MODULES[layout]
     missing = [f"{name}/" for name in module.FOLDERS if not (root / name).is_dir()]
-    missing += [name for name in module.TABLES if not (root / name).is_file()]
+    try:
+        missing += [name for name in module.TABLES if not (root / name).is_file()]
+    except OSError as error:
+        raise DatasetError(
+            f"{error.filename} cannot be read ({error.strerror}); its folder must be readable for you"
+        ) from None
     if missing:
         raise DatasetError(
             f"{root} is not laid out as on {'PhysioNet' if layout == 'physionet' else 'Kaggle'}: it lacks"

@@ -82,8 +82,16 @@ class Table:
                 delimiter = _delimiter(stream.readline())
                 stream.seek(0)
                 reader = csv.reader(stream, delimiter=delimiter)
+                columns = 0
                 try:
                     for cells in reader:
+                        columns = columns or len(cells)
+                        if any(cell.strip() for cell in cells[columns:]):
+                            raise DatasetError(
+                                f"{path.name}: line {reader.line_num} has {len(cells)} cells, but the table has "
+                                f"{columns} columns, so that values would count for the wrong ones. Correct the row; "
+                                "decimals are written with a point"
+                            )
                         if any(cells):
                             yield reader.line_num, [cell.strip() for cell in cells]
                 except csv.Error as error:
