@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, JPEG2000Lossless
+from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, JPEG2000Lossless, JPEG2000MCLossless
 from vindr_factories import look_up_table, make_dicom
 
 from mlcak_hf.data import read_radiograph, resize_radiograph
@@ -154,8 +154,8 @@ def test_a_codestream_that_contradicts_its_header_takes_the_long_way(lossless, t
 
 def test_reads_the_codestream_header(lossless) -> None:
     frame = get_frame(pydicom.dcmread(lossless).PixelData, 0, number_of_frames=1)
-    assert read_codestream(frame) == Codestream(HEIGHT, WIDTH, 12, False, 5)
-    assert read_codestream(b"\0" * 12 + frame) == Codestream(HEIGHT, WIDTH, 12, False, 5)  # inside a JP2 file
+    assert read_codestream(frame) == Codestream(HEIGHT, WIDTH, 12, False, 5, True)
+    assert read_codestream(b"\0" * 12 + frame) == Codestream(HEIGHT, WIDTH, 12, False, 5, True)  # inside a JP2 file
     for end in (0, 10, 44, 60):
         assert read_codestream(frame[:end]) is None
     for position, value in ((19, 1), (41, 3), (43, 2)):  # origin, components, sampling
@@ -190,3 +190,46 @@ def test_uncompressed_files_give_the_same_without_a_full_grey_image(tmp_path) ->
     )
     expected = resize_radiograph(read_radiograph(path), 112)
     np.testing.assert_allclose(read_radiograph(path, size_px=112), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEG2000])
+@pytest.mark.parametrize("noise", [0.002, 0.008])
+@pytest.mark.parametrize("share", [0.15, 0.5])
+def test_noise_at_a_limit_of_the_window_is_clipped_before_it_is_averaged(tmp_path, syntax, noise, share) -> None:
+    """An unexposed area at the limit: the low-pass samples show only a part of its noise."""
+    rng = np.random.default_rng(1)
+    x = np.linspace(0, 1, WIDTH)[None] * np.ones((HEIGHT, 1))
+    picture = np.where(x < share, 0.375, 0.4 + 0.15 * (x - share)) + noise * rng.standard_normal((HEIGHT, WIDTH))
+    pixels = np.rint(np.clip(picture, 0, 1) * 4095).astype(np.uint16)
+    window = {"WindowCenter": 2048, "WindowWidth": 1024}
+    path = make_dicom(tmp_path / "x.dicom", pixels, bits=12, syntax=syntax, **window)
+    for size_px in (112, 56, 28):
+        check_agreement(path, size_px)
+    if noise == 0.002 and syntax == JPEG2000Lossless:
+        assert took_the_short_way(path, 28), "little noise changes little"
+
+
+def test_the_ringing_at_a_saturated_marker_is_not_forgotten(tmp_path) -> None:
+    """Decoders keep low-pass samples within the stored range: beside a marker of the highest value they lose some."""
+    pixels = np.full((HEIGHT, WIDTH), 600, np.uint16)
+    pixels[100:120, 300:600] = pixels[136:156, 300:600] = pixels[400:480, 100:160] = 4095
+    path = make_dicom(tmp_path / "x.dicom", pixels, bits=12, syntax=JPEG2000Lossless)
+    for size_px in (224, 112, 56, 28):
+        check_agreement(path, size_px)
+
+
+@pytest.mark.parametrize("size_px", [None, 28])
+def test_multi_component_jpeg_2000_is_refused_with_its_name_whatever_the_size(lossless, tmp_path, size_px) -> None:
+    dataset = pydicom.dcmread(lossless)
+    dataset.file_meta.TransferSyntaxUID = JPEG2000MCLossless
+    dataset.save_as(tmp_path / "x.dicom")
+    with pytest.raises(DicomError, match=r"Part 2 Multi-component .* convert the file to Explicit VR Little Endian"):
+        read_radiograph(tmp_path / "x.dicom", size_px=size_px)
+
+
+@pytest.mark.parametrize("size_px", [None, 28])
+def test_a_faulty_window_is_named_whatever_the_size(lossless, tmp_path, size_px) -> None:
+    path = rewritten(lossless, tmp_path / "x.dicom", WindowCenter="1717", WindowWidth="1024")
+    path.write_bytes(path.read_bytes().replace(b"1717", b"dark", 1))
+    with pytest.raises(DicomError, match="window holds no numbers"):
+        read_radiograph(path, size_px=size_px)

@@ -118,8 +118,11 @@ def linear_window(dataset: pydicom.Dataset, stored_range: tuple[float, float]) -
     Returns:
         (low, high), or None where the view is a look-up table, a sigmoid, or faulty.
     """
-    center, width = (_first(dataset.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
     if dataset.get("VOILUTSequence"):
+        return None
+    try:
+        center, width = (_first(dataset.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
+    except (ValueError, TypeError):
         return None
     if center is None and width is None:
         return stored_range

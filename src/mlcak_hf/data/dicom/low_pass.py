@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-_START = b"\xff\x4f\xff\x51"  # start of codestream, then always its size
+from .codestream import find_image_size
+
+_ONE = (1, 1, 1)  # component, and step along either axis
 _END = b"\xff\xd9"
 
 
@@ -26,6 +28,7 @@ class Codestream:
         bits: Precision of a sample.
         signed: Whether samples are signed.
         levels: Levels of the wavelet transform.
+        reversible: Whether it is the 5/3 transform; otherwise the 9/7 one, which only lossy files have.
     """
 
     rows: int
@@ -33,6 +36,7 @@ class Codestream:
     bits: int
     signed: bool
     levels: int
+    reversible: bool
 
 
 def read_codestream(frame: bytes) -> Codestream | None:
@@ -44,30 +48,28 @@ def read_codestream(frame: bytes) -> Codestream | None:
     Returns:
         What it says; None where it is cut off or damaged, or no single plain component that starts at the origin.
     """
-    start = frame.find(_START, 0, 4096)
+    found = find_image_size(frame)
     # Without its end, a reduced image would be made of what is left, without a word.
-    if start < 0 or len(frame) < start + 45 or not frame[-16:].rstrip(b"\0").endswith(_END):
+    if found is None or not frame[-16:].rstrip(b"\0").endswith(_END):
+        return None
+    start, size = found
+    if any((size.left, size.top, size.tile_left, size.tile_top)) or (size.components, size.step_x, size.step_y) != _ONE:
         return None
 
-    def number(offset: int, size: int) -> int:
-        return int.from_bytes(frame[start + offset : start + offset + size], "big")
+    def number(offset: int, length: int) -> int:
+        return int.from_bytes(frame[start + offset : start + offset + length], "big")
 
-    x1, y1, x0, y0 = (number(offset, 4) for offset in (8, 12, 16, 20))
-    tile_x0, tile_y0, components = number(32, 4), number(36, 4), number(40, 2)
-    if (x0, y0, tile_x0, tile_y0, components) != (0, 0, 0, 0, 1) or (number(43, 1), number(44, 1)) != (1, 1):
-        return None
     position = 4 + number(4, 2)
-    levels = None
+    levels, reversible = None, False
     while (marker := number(position, 2)) not in (0xFF90, 0xFFD9) and marker > 0xFF00:
         if marker == 0xFF53:  # a component with levels of its own
             return None
         if marker == 0xFF52:
-            levels = number(position + 9, 1)
+            levels, reversible = number(position + 9, 1), number(position + 13, 1) == 1
         position += 2 + number(position + 2, 2)
     if levels is None:
         return None
-    precision = number(42, 1)
-    return Codestream(y1, x1, (precision & 0x7F) + 1, bool(precision & 0x80), levels)
+    return Codestream(size.bottom, size.right, size.precision, bool(size.depth & 128), levels, reversible)
 
 
 def decode_low_pass(frame: bytes, codestream: Codestream, reduction: int) -> npt.NDArray[np.float32]:

@@ -4,14 +4,17 @@ The long way decodes every pixel, applies modality transform, window and polarit
 short way averages the samples of the wavelet's low-pass image first. Two things can make a difference: the low-pass
 filter is no plain average, which shows at sharp edges; and a window that clips mixes clipped and unclipped pixels
 differently before and after averaging. Both are estimated from the low-pass image itself, with factors measured on real
-radiographs, and an image for which they may matter is decoded at the next larger size, or in full.
+radiographs, and an image for which they may matter is decoded at the next larger size, or in full. What no radiograph
+shows and the estimate does not see: a drawn grid of lines finer than the samples, at full contrast.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import numpy.typing as npt
-from pydicom.uid import JPEG2000TransferSyntaxes
+from pydicom.uid import JPEG2000, JPEG2000Lossless
 
 from ..intensity import PERCENTILE_REFERENCE_PX, Voi, reference_limits
 from ..resampling import Weights, low_pass_edges, resample, weights_onto_square
@@ -28,15 +31,37 @@ _MAX_REDUCTION = 3
 _MAX_DIFFERENCE = 8 / 255
 _RMS_DIFFERENCE = 10 ** (-52 / 20)
 
-# Difference of the two ways over (contrast between neighbouring low-pass samples / samples per pixel of the result):
-# a little more than the largest seen in large radiographs, with and without drawn markers and borders, at three levels,
-# four sizes and both wavelets (`examples/benchmarks/low_pass_estimate.py`). The detector or digitizer of a large image
-# resolves less than its pixels; small ones have detail that no low-pass sample shows, and decode fast anyway.
-_EDGE_FACTOR = 0.13
 # Edges count for more in the root mean square than texture does: (contrast from which on it is an edge, factors).
 _EDGE_CONTRAST = 0.25
 _RMS_FACTOR_EDGE, _RMS_FACTOR_TEXTURE = 0.15, 0.08
+
+# The detector or digitizer of a large image resolves less than its pixels; small ones have detail that no low-pass
+# sample shows, and decode fast anyway.
 _SMALLEST_SIDE_PX = 1024
+
+
+@dataclass(frozen=True)
+class Wavelet:
+    """How a low-pass sample of a wavelet differs from the average of the pixels around it.
+
+    Args:
+        blur: Difference of the two ways over (contrast between neighbouring samples / samples per pixel of the result):
+            a little more than the largest seen in large radiographs, with and without drawn markers, small print and
+            borders, at three levels and four sizes (`examples/benchmarks/low_pass_estimate.py`).
+        ringing: How far the sample beside an ideal edge overshoots at most, over the edge's contrast, at levels 1 to 3.
+        noise_left: White noise of a sample over that of a pixel, per level: the filter's sum of squares, whose root
+            counts along either axis.
+    """
+
+    blur: float
+    ringing: tuple[float, float, float]
+    noise_left: float
+
+
+REVERSIBLE = Wavelet(blur=0.155, ringing=(0.125, 0.141, 0.152), noise_left=0.72)
+"""The wavelet 5/3 of JPEG 2000 (ISO/IEC 15444-1, annex F)."""
+IRREVERSIBLE = Wavelet(blur=0.19, ringing=(0.068, 0.055, 0.048), noise_left=0.52)
+"""The wavelet 9/7. Its samples show less of what is finer than they are."""
 
 # Half the size takes a quarter of the time of the long way, too much for an attempt in vain. Where a window may clip,
 # or half the size is too small for the sharpest edge, the image is looked at two levels smaller first, at a hundredth,
@@ -57,7 +82,7 @@ def read_reduced(opened: OpenDicom, size_px: int, fit: str, voi: Voi) -> npt.NDA
         float32 of shape (size_px, size_px) in [0, 1], polarity corrected; None where only the long way is right.
     """
     layout = opened.layout
-    if layout.syntax not in JPEG2000TransferSyntaxes or opened.padded is not None:
+    if layout.syntax not in (JPEG2000Lossless, JPEG2000) or opened.padded is not None:
         return None
     modality = linear_modality(opened.dataset)
     limits = linear_window(opened.dataset, opened.stored_range) if voi == "dicom" else opened.stored_range
@@ -65,14 +90,15 @@ def read_reduced(opened: OpenDicom, size_px: int, fit: str, voi: Voi) -> npt.NDA
         return None
     frame, _ = checked_frame(opened.dataset, layout)
     codestream = read_codestream(frame)
-    if codestream is None or codestream != Codestream(
-        layout.rows, layout.columns, layout.bits, layout.signed, codestream.levels
+    if codestream is None or codestream != replace(
+        codestream, rows=layout.rows, columns=layout.columns, bits=layout.bits, signed=layout.signed
     ):
         return None
     largest = _largest_reduction(codestream, size_px, voi)
     candidates = list(range(largest, 0, -1))
     may_clip = voi == "percentile" or min(limits) > min(opened.stored_range) or max(limits) < max(opened.stored_range)
-    may_blur = min(layout.rows, layout.columns) / 2 / size_px < _EDGE_FACTOR / _MAX_DIFFERENCE
+    wavelet = REVERSIBLE if codestream.reversible else IRREVERSIBLE
+    may_blur = min(layout.rows, layout.columns) / 2 / size_px < wavelet.blur / _MAX_DIFFERENCE
     if largest and (may_clip or may_blur) and codestream.levels > largest:
         candidates.insert(0, min(largest + 2, codestream.levels))
     expected = 0.0
@@ -88,7 +114,10 @@ def read_reduced(opened: OpenDicom, size_px: int, fit: str, voi: Voi) -> npt.NDA
         low, high = reference_limits(values, *edges) if voi == "percentile" else limits
         grey = (values - np.float32(low)) / np.float32(high - low)
         weights = weights_onto_square(*edges, size_px, fit)
-        difference, rms = expected_difference(grey, weights, min(grey.shape) / size_px)
+        reach = sorted((value - low) / (high - low) for value in opened.stored_range)
+        difference, rms = expected_difference(
+            grey, weights, min(grey.shape) / size_px, reduction, wavelet, (reach[0], reach[1])
+        )
         if reduction <= largest and difference <= 1 and rms <= 1:
             np.clip(grey, 0.0, 1.0, out=grey)
             return np.clip(resample(1 - grey if layout.inverted else grey, *weights), 0.0, 1.0)
@@ -113,7 +142,12 @@ def _largest_reduction(codestream: Codestream, size_px: int, voi: Voi) -> int:
 
 
 def expected_difference(
-    grey: npt.NDArray[np.float32], weights: tuple[Weights, Weights], ratio: float
+    grey: npt.NDArray[np.float32],
+    weights: tuple[Weights, Weights],
+    ratio: float,
+    reduction: int,
+    wavelet: Wavelet,
+    reach: tuple[float, float],
 ) -> tuple[float, float]:
     """Estimate by how much the short way may differ from the long one.
 
@@ -121,21 +155,35 @@ def expected_difference(
         grey: Low-pass samples as grey values, not clipped.
         weights: Onto the result.
         ratio: Samples per pixel of the result.
+        reduction: Levels between the samples and the pixels.
+        wavelet: Whose samples they are.
+        reach: Darkest and brightest grey value that a pixel can have; decoders keep samples between the two.
 
     Returns:
         Largest and root mean square difference, as shares of what is allowed.
     """
     lowest, highest = _among_neighbours(grey, np.minimum), _among_neighbours(grey, np.maximum)
     contrast = np.clip(highest, 0.0, 1.0) - np.clip(lowest, 0.0, 1.0)
-    largest = _EDGE_FACTOR * float(contrast.max()) / ratio
+    largest = wavelet.blur * float(contrast.max()) / ratio
     blurred = contrast * np.where(contrast > _EDGE_CONTRAST, _RMS_FACTOR_EDGE, _RMS_FACTOR_TEXTURE)
     # An edge is three samples wide here; where a pixel of the result takes more, its share of the result is larger.
-    rms = float(np.sqrt(np.mean(np.square(blurred)) * max(1.0, ratio / 3))) / ratio
+    rms = _root_mean_square(blurred) * max(1.0, ratio / 3) ** 0.5 / ratio
+    ringing = wavelet.ringing[min(reduction, _MAX_REDUCTION) - 1]
+    beyond = [side for side in (grey, 1 - grey) if float(side.min()) <= 0]
+    if beyond:
+        lost = np.maximum.reduce([resample(_lost_ringing(side, contrast, ringing), *weights) for side in beyond])
+        largest += float(lost.max())
+        rms += _root_mean_square(lost)
+    lowest, highest = _widened(grey, lowest, highest, wavelet.noise_left**-reduction, reach)
     if float(lowest.min()) < 0 or float(highest.max()) > 1:
         mixed = resample(_clipped_mixture(grey, lowest, highest), *weights)
         largest += float(mixed.max())
-        rms += float(np.sqrt(np.mean(np.square(mixed))))
+        rms += _root_mean_square(mixed)
     return largest / _MAX_DIFFERENCE, rms / _RMS_DIFFERENCE
+
+
+def _root_mean_square(values: npt.NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
 
 
 def _among_neighbours(values: npt.NDArray[np.float32], pick: np.ufunc) -> npt.NDArray[np.float32]:
@@ -158,3 +206,28 @@ def _clipped_mixture(
     below = np.maximum(-lowest, 0) * (highest - mean) / span - np.maximum(-mean, 0)
     crossing_above, crossing_below = (highest > 1) & (lowest < 1), (highest > 0) & (lowest < 0)
     return np.asarray(np.where(crossing_above, above, 0) + np.where(crossing_below, below, 0), dtype=np.float32)
+
+
+def _widened(
+    grey: npt.NDArray[np.float32],
+    lowest: npt.NDArray[np.float32],
+    highest: npt.NDArray[np.float32],
+    factor: float,
+    reach: tuple[float, float],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Between what pixels lie, who have `factor` times the noise of the samples and keep to their reach."""
+    lower = np.maximum(grey - np.float32(factor) * (grey - lowest), np.float32(reach[0]))
+    upper = np.minimum(grey + np.float32(factor) * (highest - grey), np.float32(reach[1]))
+    return np.minimum(lowest, lower), np.maximum(highest, upper)
+
+
+def _lost_ringing(
+    grey: npt.NDArray[np.float32], contrast: npt.NDArray[np.float32], ringing: float
+) -> npt.NDArray[np.float32]:
+    """How much too bright a sample is at most, which an edge has pressed below 0 and which is clipped there.
+
+    The samples on the edge's other side are brighter by as much, so that the average would be right without clipping.
+    Where pixels themselves lie below 0 the loss is smaller: they count as 0 on the long way too.
+    """
+    below = np.maximum(0, (-grey - ringing * contrast) / (1 + ringing))
+    return np.asarray(np.where(grey <= 0, ringing * np.maximum(contrast - below, 0), 0), dtype=np.float32)
