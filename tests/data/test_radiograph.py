@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from vindr_factories import chest, make_dicom
 
-from mlcak_hf.data import radiograph as radiograph_module
-from mlcak_hf.data.radiograph import RadiographNotFoundError, read_radiograph
+from mlcak_hf.data import pictures as pictures_module
+from mlcak_hf.data.radiograph import RadiographNotFoundError, read_radiograph, read_resized
 from mlcak_hf.errors import DicomError, MLCAKError
 from mlcak_hf.image_processing_mlcak import map_boxes
 
@@ -123,6 +123,104 @@ def test_png_uses_the_full_range_of_its_depth(tmp_path) -> None:
         assert read_radiograph(tmp_path / "16.png", voi=voi).max() == 1
 
 
+def test_twelve_bits_in_a_16_bit_png_keep_every_grey_level(tmp_path) -> None:
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(ramp).save(tmp_path / "12.png")
+    image = read_radiograph(tmp_path / "12.png", value_range=(0, 4095))
+    np.testing.assert_array_equal(image, (ramp / 4095).astype(np.float32))
+    dicom = make_dicom(tmp_path / "x.dicom", ramp, bits=12)
+    np.testing.assert_array_equal(image, read_radiograph(dicom, voi="none"))
+    stretched = read_radiograph(tmp_path / "12.png", voi="percentile", value_range=(0, 4095))
+    np.testing.assert_allclose(stretched, read_radiograph(dicom, voi="percentile"), atol=1e-6)
+    narrow = read_radiograph(tmp_path / "12.png", value_range=(1000.5, 3000))
+    np.testing.assert_allclose(narrow, np.clip((ramp - 1000.5) / 1999.5, 0, 1), atol=1e-7)
+    resized = read_resized(tmp_path / "12.png", 32, value_range=(0, 4095))
+    np.testing.assert_allclose(resized.pixels, slow_area_average(ramp / 4095, 32), atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1"])
+def test_a_value_range_of_every_kind_of_picture(tmp_path, mode) -> None:
+    stored = np.where(np.eye(8), 1, 0) if mode == "1" else chest(20, 30, bits=8, dtype=np.uint8)
+    grey = Image.fromarray(stored.astype(bool) if mode == "1" else stored)
+    (grey if mode in "L1" else grey.convert(mode)).save(tmp_path / "x.png")
+    image = read_radiograph(tmp_path / "x.png", value_range=(50, 200))
+    np.testing.assert_allclose(image, np.clip((stored - 50.0) / 150, 0, 1), atol=1e-6)
+
+
+def test_sixteen_bit_pictures_that_fill_little_of_their_range_are_told(tmp_path) -> None:
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    for name, values in {"12": ramp, "13": ramp * 2 + 1, "16": ramp * 16, "8": (ramp // 16).astype(np.uint8)}.items():
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    crushed = {name: read_resized(tmp_path / f"{name}.png", 32).crushed for name in ("12", "13", "16", "8")}
+    assert crushed == {"12": True, "13": True, "16": False, "8": False}
+    assert not read_resized(tmp_path / "12.png", 32, value_range=(0, 4095)).crushed
+    assert not read_resized(tmp_path / "12.png", 32, voi="percentile").crushed
+    assert not read_resized(make_dicom(tmp_path / "x.dicom", ramp, bits=12), 32).crushed
+
+
+@pytest.mark.parametrize("size_px", [None, 32])
+def test_a_dicom_takes_no_value_range(tmp_path, size_px) -> None:
+    path = make_dicom(tmp_path / "x.dicom", chest(), bits=12)
+    with pytest.raises(DicomError, match=r"x\.dicom: value_range is for PNG and JPEG.*own window or `voi` decides"):
+        read_radiograph(path, size_px, value_range=(0, 4095))
+
+
+@pytest.mark.parametrize("value_range", [(5, 5), (9, 0), (0, float("nan")), (0, float("inf")), (1,)])
+def test_a_value_range_that_is_none(tmp_path, value_range) -> None:
+    Image.new("L", (9, 9)).save(tmp_path / "x.png")
+    with pytest.raises(DicomError, match=r"two finite numbers, the smaller one first.* came"):
+        read_radiograph(tmp_path / "x.png", value_range=value_range)
+
+
+def test_a_value_range_gives_12_bits_in_16_their_own_white(tmp_path) -> None:
+    pixels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(pixels).save(tmp_path / "12in16.png")
+    image = read_radiograph(tmp_path / "12in16.png", value_range=(0, 4095))
+    np.testing.assert_array_equal(image, (pixels / 4095).astype(np.float32))
+    cut = read_radiograph(tmp_path / "12in16.png", value_range=(1000.0, 3000.0))
+    np.testing.assert_array_equal(cut, np.clip((pixels.astype(float) - 1000) / 2000, 0, 1).astype(np.float32))
+    small = read_radiograph(tmp_path / "12in16.png", 16, value_range=(0, 4095))
+    np.testing.assert_allclose(small, slow_area_average(pixels / 4095, 16), atol=1e-6)
+    whole = read_radiograph(tmp_path / "12in16.png", voi="percentile")
+    within = read_radiograph(tmp_path / "12in16.png", voi="percentile", value_range=(0, 4095))
+    np.testing.assert_allclose(within, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "LA"])
+def test_a_value_range_counts_in_the_picture_s_own_values(tmp_path, mode) -> None:
+    grey = chest(20, 30, bits=8, dtype=np.uint8)
+    Image.fromarray(grey).convert(mode).save(tmp_path / "x.png")
+    image = read_radiograph(tmp_path / "x.png", value_range=(40, 200))
+    np.testing.assert_allclose(image, np.clip((grey.astype(float) - 40) / 160, 0, 1), atol=1e-6)
+
+
+def test_a_dicom_has_no_value_range(tmp_path) -> None:
+    path = make_dicom(tmp_path / "x.dicom", chest(), bits=12)
+    for size_px in (None, 16):
+        with pytest.raises(DicomError, match=r"x\.dicom: value_range is for PNG and JPEG.*own window"):
+            read_radiograph(path, size_px, value_range=(0, 4095))
+
+
+@pytest.mark.parametrize("wrong", [(5, 5), (9, 1), (0, float("nan")), (float("-inf"), 1), (1,), (1, 2, 3)])
+def test_a_value_range_is_two_ascending_finite_numbers(tmp_path, wrong) -> None:
+    Image.new("L", (5, 4), 51).save(tmp_path / "x.png")
+    with pytest.raises(DicomError, match="value_range must be two finite numbers"):
+        read_radiograph(tmp_path / "x.png", value_range=wrong)
+
+
+@pytest.mark.parametrize(("largest", "crushed"), [(0, True), (4095, True), (8191, True), (8192, False), (65535, False)])
+def test_16_bit_pictures_that_hold_fewer_bits_are_told(tmp_path, largest, crushed) -> None:
+    pixels = np.linspace(0, largest, 600).reshape(20, 30).astype(np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    assert read_resized(tmp_path / "x.png", 8).crushed is crushed
+    assert not read_resized(tmp_path / "x.png", 8, value_range=(0, 65535)).crushed
+    if largest:
+        assert not read_resized(tmp_path / "x.png", 8, voi="percentile").crushed
+    Image.fromarray((pixels >> 12).astype(np.uint8)).save(tmp_path / "8.png")
+    assert not read_resized(tmp_path / "8.png", 8).crushed
+    assert not read_resized(make_dicom(tmp_path / "x.dicom", chest() // 16, bits=12), 8).crushed
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1"])
 def test_png_of_other_modes_is_its_luminance(tmp_path, mode) -> None:
     grey = Image.fromarray(chest(20, 30, bits=8, dtype=np.uint8))
@@ -187,7 +285,7 @@ def test_pictures_that_are_no_radiograph(tmp_path, monkeypatch) -> None:
     Image.new("CMYK", (9, 9)).save(tmp_path / "print.jpg")
     with pytest.raises(DicomError, match="colour mode CMYK"):
         read_radiograph(tmp_path / "print.jpg")
-    monkeypatch.setattr(radiograph_module, "MAX_PIXELS", 80)
+    monkeypatch.setattr(pictures_module, "MAX_PIXELS", 80)
     with pytest.raises(DicomError, match="9 x 9 pixels; up to 80 are read"):
         read_radiograph(tmp_path / "print.jpg")
 

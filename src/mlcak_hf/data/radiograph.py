@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 
 from ..errors import DicomError
-from ..image_processing_mlcak import to_unit_range
-from .dicom import MAX_PIXELS, read_dicom, read_dicom_resized
+from .dicom import read_dicom, read_dicom_resized
 from .intensity import VOI_MODES, Voi, percentile_limits
+from .pictures import Picture, ValueRange, check_value_range, is_picture, read_picture
 from .resampling import pixel_edges, resample, weights_onto_square
 
 Fit = Literal["pad", "squash"]
 FITS: tuple[str, ...] = get_args(Fit)
-
-_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-_PICTURE_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "P", "RGB", "RGBA")
 
 
 class RadiographNotFoundError(DicomError, FileNotFoundError):
@@ -28,7 +25,11 @@ class RadiographNotFoundError(DicomError, FileNotFoundError):
 
 
 def read_radiograph(
-    path: str | Path, size_px: int | None = None, fit: Fit = "pad", voi: Voi = "dicom"
+    path: str | Path,
+    size_px: int | None = None,
+    fit: Fit = "pad",
+    voi: Voi = "dicom",
+    value_range: tuple[float, float] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Read a radiograph from a DICOM, PNG or JPEG file, told apart by their content.
 
@@ -41,13 +42,15 @@ def read_radiograph(
             where the file has neither, as in every PNG and JPEG. "percentile": the 1st and 99th percentile, taken once
             at a reference size of 256 px without padding, hence the same for every `size_px`. "none": the range of the
             stored bits.
+        value_range: Of PNG and JPEG: the stored values that become 0 and 1 before `voi`, others are cut off; (0, 4095)
+            for 12 bits in a 16-bit PNG. None: the range of the stored bits. Nothing is guessed.
 
     Returns:
         float32 in [0, 1] of shape (H, W), or (size_px, size_px) by area average. 0 is dark (air).
 
     Raises:
-        DicomError: No such file (also a FileNotFoundError), an unreadable or unsupported one, or one that cannot be
-            read without guessing; the message names the file and the remedy.
+        DicomError: No such file (also a FileNotFoundError), an unreadable or unsupported one, one that cannot be read
+            without guessing, or a DICOM with a `value_range`; the message names the file and the remedy.
 
     Example:
 
@@ -58,9 +61,12 @@ def read_radiograph(
     ```
     """
     if size_px is not None:
-        return read_resized(path, size_px, fit, voi).pixels
-    path = _checked(path, fit, voi)
-    return _read_picture(path, voi) if _is_picture(path) else read_dicom(path, voi)
+        return read_resized(path, size_px, fit, voi, value_range).pixels
+    path = _checked(path, fit, voi, value_range)
+    if _is_picture(path):
+        return _read_picture(path, voi, value_range).image
+    _refuse_range(path, value_range)
+    return read_dicom(path, voi)
 
 
 @dataclass(frozen=True)
@@ -70,40 +76,52 @@ class ResizedRadiograph:
     Args:
         pixels: float32 of shape (size_px, size_px) in [0, 1]. 0 is dark (air).
         original_height, original_width: Of the file's image, in pixels.
+        crushed: Whether it is a 16-bit picture that fills less than 1/8 of its range and was read by all of it (no
+            `value_range`, and limits that are no percentiles): few grey levels are left of it.
     """
 
     pixels: npt.NDArray[np.float32]
     original_height: int
     original_width: int
+    crushed: bool = False
 
 
-def read_resized(path: str | Path, size_px: int, fit: Fit = "pad", voi: Voi = "dicom") -> ResizedRadiograph:
+def read_resized(
+    path: str | Path,
+    size_px: int,
+    fit: Fit = "pad",
+    voi: Voi = "dicom",
+    value_range: tuple[float, float] | None = None,
+) -> ResizedRadiograph:
     """Read a radiograph as a small square: `read_radiograph` with the size of the original.
 
     Args:
-        path, size_px, fit, voi: As in `read_radiograph`.
+        path, size_px, fit, voi, value_range: As in `read_radiograph`.
 
     Returns:
-        The square and the original size.
+        The square, the original size, and whether its grey levels were crushed.
 
     Raises:
         DicomError: As in `read_radiograph`.
     """
-    path = _checked(path, fit, voi)
+    path = _checked(path, fit, voi, value_range)
     if size_px < 1:
         raise DicomError(f"size_px must be at least 1 or None, but {size_px} came")
     if _is_picture(path):
-        image = _read_picture(path, voi)
-        return ResizedRadiograph(resize_radiograph(image, size_px, fit), *image.shape)
+        picture = _read_picture(path, voi, value_range)
+        crushed = picture.crushed and value_range is None and voi != "percentile"
+        return ResizedRadiograph(resize_radiograph(picture.image, size_px, fit), *picture.image.shape, crushed)
+    _refuse_range(path, value_range)
     pixels, size = read_dicom_resized(path, size_px, fit, voi)
     return ResizedRadiograph(pixels, *size)
 
 
-def _checked(path: str | Path, fit: str, voi: str) -> Path:
+def _checked(path: str | Path, fit: str, voi: str, value_range: ValueRange | None) -> Path:
     if fit not in FITS:
         raise DicomError(f"fit must be one of {', '.join(FITS)}, but {fit!r} came")
     if voi not in VOI_MODES:
         raise DicomError(f"voi must be one of {', '.join(VOI_MODES)}, but {voi!r} came")
+    check_value_range(value_range)
     return Path(path)
 
 
@@ -111,13 +129,13 @@ def _is_picture(path: Path) -> bool:
     """Whether a file is a PNG or JPEG by its first bytes; anything else is taken for DICOM."""
     try:
         with path.open("rb") as stream:
-            head = stream.read(len(_PNG))
+            head = stream.read(8)
     except FileNotFoundError:
         # Only the name: reasons are kept in prepared datasets, and a folder may name a person.
         raise RadiographNotFoundError(f"there is no file {path.name} in the folder named; check the path") from None
     except OSError as error:
         raise DicomError(f"{path.name} cannot be opened ({error.strerror}); it must be a readable file") from None
-    return head.startswith((_PNG, _JPEG))
+    return is_picture(head)
 
 
 def resize_radiograph(image: npt.NDArray[np.float32], size_px: int, fit: Fit = "pad") -> npt.NDArray[np.float32]:
@@ -133,39 +151,3 @@ def resize_radiograph(image: npt.NDArray[np.float32], size_px: int, fit: Fit = "
     """
     weights = weights_onto_square(pixel_edges(image.shape[0]), pixel_edges(image.shape[1]), size_px, fit)
     return np.asarray(np.clip(resample(image, *weights), 0.0, 1.0))
-
-
-def _read_picture(path: Path, voi: Voi) -> npt.NDArray[np.float32]:
-    """Read a PNG or JPEG file; shape (H, W)."""
-    try:
-        with Image.open(path, formats=("PNG", "JPEG")) as picture:
-            frames, mode = getattr(picture, "n_frames", 1), picture.mode
-            if picture.width * picture.height > MAX_PIXELS:
-                raise DicomError(
-                    f"{path.name}: it has {picture.height} x {picture.width} pixels; up to {MAX_PIXELS:,} are read"
-                )
-            if frames != 1 or mode not in _PICTURE_MODES:
-                raise DicomError(
-                    f"{path.name}: it has {frames} frame(s) in colour mode {mode}; a radiograph is one frame, grey or"
-                    " RGB. Export the original again"
-                )
-            # A photograph's orientation mark is an instruction of the file, and `datasets` follows it as well.
-            upright = ImageOps.exif_transpose(picture)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        if isinstance(error, DicomError):
-            raise
-        raise DicomError(
-            f"{path.name}: cannot read this picture ({type(error).__name__}). It may be cut off or damaged; copy or"
-            " download it again, or leave it out"
-        ) from error
-    if upright.mode == "I":  # what older Pillow versions make of a 16-bit PNG
-        image = to_unit_range(np.asarray(upright).astype(np.uint16))
-    else:
-        image = to_unit_range(upright.convert("RGBA") if upright.mode == "LA" else upright)
-    if voi != "percentile":
-        return image
-    try:
-        low, high = percentile_limits(image, None)
-    except DicomError as error:
-        raise DicomError(f"{path.name}: {error}") from None
-    return np.asarray(np.clip((image - low) / (high - low), 0.0, 1.0), dtype=np.float32)

@@ -16,9 +16,10 @@ from ...errors import DicomError
 from ..dicom.codestream import read_frame_header
 from ..dicom.header import PixelLayout, check_layout, read_image_tags
 from ..dicom.pixels import READABLE_SYNTAXES, missing_decoder
+from ..pictures import is_picture
+from ..pictures import HEAD_BYTES, is_picture
 from .tables import DICOM_SUFFIXES, PICTURE_SUFFIXES
 
-_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _PICTURE_BITS = {"1": 1, "I": 16, "I;16": 16, "I;16B": 16, "I;16L": 16}
 _HEADER_TAGS: list[Any] = [
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated"),
@@ -88,7 +89,7 @@ def file_facts(path: Path) -> FileFacts:
             facts = replace(facts, num_bytes=stream.tell())
             stream.seek(0)
             head = stream.read(8)
-            picture = head.startswith((_PNG, _JPEG))
+            picture = is_picture(head)
             facts = _picture(facts, stream) if picture else _dicom(facts, path, stream)
             if facts.problem is not None:
                 return facts
