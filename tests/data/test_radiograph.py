@@ -172,55 +172,6 @@ def test_a_value_range_that_is_none(tmp_path, value_range) -> None:
         read_radiograph(tmp_path / "x.png", value_range=value_range)
 
 
-def test_a_value_range_gives_12_bits_in_16_their_own_white(tmp_path) -> None:
-    pixels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
-    Image.fromarray(pixels).save(tmp_path / "12in16.png")
-    image = read_radiograph(tmp_path / "12in16.png", value_range=(0, 4095))
-    np.testing.assert_array_equal(image, (pixels / 4095).astype(np.float32))
-    cut = read_radiograph(tmp_path / "12in16.png", value_range=(1000.0, 3000.0))
-    np.testing.assert_array_equal(cut, np.clip((pixels.astype(float) - 1000) / 2000, 0, 1).astype(np.float32))
-    small = read_radiograph(tmp_path / "12in16.png", 16, value_range=(0, 4095))
-    np.testing.assert_allclose(small, slow_area_average(pixels / 4095, 16), atol=1e-6)
-    whole = read_radiograph(tmp_path / "12in16.png", voi="percentile")
-    within = read_radiograph(tmp_path / "12in16.png", voi="percentile", value_range=(0, 4095))
-    np.testing.assert_allclose(within, whole, atol=1e-5)
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "LA"])
-def test_a_value_range_counts_in_the_picture_s_own_values(tmp_path, mode) -> None:
-    grey = chest(20, 30, bits=8, dtype=np.uint8)
-    Image.fromarray(grey).convert(mode).save(tmp_path / "x.png")
-    image = read_radiograph(tmp_path / "x.png", value_range=(40, 200))
-    np.testing.assert_allclose(image, np.clip((grey.astype(float) - 40) / 160, 0, 1), atol=1e-6)
-
-
-def test_a_dicom_has_no_value_range(tmp_path) -> None:
-    path = make_dicom(tmp_path / "x.dicom", chest(), bits=12)
-    for size_px in (None, 16):
-        with pytest.raises(DicomError, match=r"x\.dicom: value_range is for PNG and JPEG.*own window"):
-            read_radiograph(path, size_px, value_range=(0, 4095))
-
-
-@pytest.mark.parametrize("wrong", [(5, 5), (9, 1), (0, float("nan")), (float("-inf"), 1), (1,), (1, 2, 3)])
-def test_a_value_range_is_two_ascending_finite_numbers(tmp_path, wrong) -> None:
-    Image.new("L", (5, 4), 51).save(tmp_path / "x.png")
-    with pytest.raises(DicomError, match="value_range must be two finite numbers"):
-        read_radiograph(tmp_path / "x.png", value_range=wrong)
-
-
-@pytest.mark.parametrize(("largest", "crushed"), [(0, True), (4095, True), (8191, True), (8192, False), (65535, False)])
-def test_16_bit_pictures_that_hold_fewer_bits_are_told(tmp_path, largest, crushed) -> None:
-    pixels = np.linspace(0, largest, 600).reshape(20, 30).astype(np.uint16)
-    Image.fromarray(pixels).save(tmp_path / "x.png")
-    assert read_resized(tmp_path / "x.png", 8).crushed is crushed
-    assert not read_resized(tmp_path / "x.png", 8, value_range=(0, 65535)).crushed
-    if largest:
-        assert not read_resized(tmp_path / "x.png", 8, voi="percentile").crushed
-    Image.fromarray((pixels >> 12).astype(np.uint8)).save(tmp_path / "8.png")
-    assert not read_resized(tmp_path / "8.png", 8).crushed
-    assert not read_resized(make_dicom(tmp_path / "x.dicom", chest() // 16, bits=12), 8).crushed
-
-
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1"])
 def test_png_of_other_modes_is_its_luminance(tmp_path, mode) -> None:
     grey = Image.fromarray(chest(20, 30, bits=8, dtype=np.uint8))

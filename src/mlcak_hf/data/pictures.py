@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +39,25 @@ class Picture(NamedTuple):
 def is_picture(head: bytes) -> bool:
     """Whether a file is a PNG or JPEG, by its first `HEAD_BYTES` bytes."""
     return head.startswith((_PNG, _JPEG))
+
+
+def check_value_range(value_range: ValueRange | None) -> None:
+    """Refuse anything but None or two ascending finite numbers.
+
+    Args:
+        value_range: As in `read_radiograph`.
+
+    Raises:
+        DicomError: It is something else.
+    """
+    if value_range is None:
+        return
+    ascending = len(value_range) == 2 and value_range[0] < value_range[1]
+    if not (ascending and all(map(math.isfinite, value_range))):
+        given = ", ".join(f"{value:g}" for value in value_range)
+        raise DicomError(
+            f"value_range must be two finite numbers, the smaller one first, such as (0, 4095); ({given}) came"
+        )
 
 
 def read_picture(path: Path, voi: Voi = "dicom", value_range: ValueRange | None = None) -> Picture:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -12,8 +11,8 @@ import numpy.typing as npt
 
 from ..errors import DicomError
 from .dicom import read_dicom, read_dicom_resized
-from .intensity import VOI_MODES, Voi, percentile_limits
-from .pictures import Picture, ValueRange, check_value_range, is_picture, read_picture
+from .intensity import VOI_MODES, Voi
+from .pictures import HEAD_BYTES, ValueRange, check_value_range, is_picture, read_picture
 from .resampling import pixel_edges, resample, weights_onto_square
 
 Fit = Literal["pad", "squash"]
@@ -29,7 +28,7 @@ def read_radiograph(
     size_px: int | None = None,
     fit: Fit = "pad",
     voi: Voi = "dicom",
-    value_range: tuple[float, float] | None = None,
+    value_range: ValueRange | None = None,
 ) -> npt.NDArray[np.float32]:
     """Read a radiograph from a DICOM, PNG or JPEG file, told apart by their content.
 
@@ -42,15 +41,15 @@ def read_radiograph(
             where the file has neither, as in every PNG and JPEG. "percentile": the 1st and 99th percentile, taken once
             at a reference size of 256 px without padding, hence the same for every `size_px`. "none": the range of the
             stored bits.
-        value_range: Of PNG and JPEG: the stored values that become 0 and 1 before `voi`, others are cut off; (0, 4095)
-            for 12 bits in a 16-bit PNG. None: the range of the stored bits. Nothing is guessed.
+        value_range: For PNG and JPEG: the stored values (low, high) that become 0 and 1, such as (0, 4095) for 12 bits
+            in a 16-bit PNG; what lies outside is cut off. None: the range of the stored bits.
 
     Returns:
         float32 in [0, 1] of shape (H, W), or (size_px, size_px) by area average. 0 is dark (air).
 
     Raises:
         DicomError: No such file (also a FileNotFoundError), an unreadable or unsupported one, one that cannot be read
-            without guessing, or a DICOM with a `value_range`; the message names the file and the remedy.
+            without guessing, or `value_range` for a DICOM; the message names the file and the remedy.
 
     Example:
 
@@ -63,9 +62,8 @@ def read_radiograph(
     if size_px is not None:
         return read_resized(path, size_px, fit, voi, value_range).pixels
     path = _checked(path, fit, voi, value_range)
-    if _is_picture(path):
-        return _read_picture(path, voi, value_range).image
-    _refuse_range(path, value_range)
+    if _holds_picture(path, value_range):
+        return read_picture(path, voi, value_range).pixels
     return read_dicom(path, voi)
 
 
@@ -76,8 +74,8 @@ class ResizedRadiograph:
     Args:
         pixels: float32 of shape (size_px, size_px) in [0, 1]. 0 is dark (air).
         original_height, original_width: Of the file's image, in pixels.
-        crushed: Whether it is a 16-bit picture that fills less than 1/8 of its range and was read by all of it (no
-            `value_range`, and limits that are no percentiles): few grey levels are left of it.
+        crushed: Whether it is a 16-bit picture that seems to hold 12 bits, read without `value_range`: its maximum
+            stays below 1/8 of the range, so that few grey levels are left of it. Never with voi="percentile".
     """
 
     pixels: npt.NDArray[np.float32]
@@ -91,7 +89,7 @@ def read_resized(
     size_px: int,
     fit: Fit = "pad",
     voi: Voi = "dicom",
-    value_range: tuple[float, float] | None = None,
+    value_range: ValueRange | None = None,
 ) -> ResizedRadiograph:
     """Read a radiograph as a small square: `read_radiograph` with the size of the original.
 
@@ -99,7 +97,7 @@ def read_resized(
         path, size_px, fit, voi, value_range: As in `read_radiograph`.
 
     Returns:
-        The square, the original size, and whether its grey levels were crushed.
+        The square and the original size.
 
     Raises:
         DicomError: As in `read_radiograph`.
@@ -107,11 +105,9 @@ def read_resized(
     path = _checked(path, fit, voi, value_range)
     if size_px < 1:
         raise DicomError(f"size_px must be at least 1 or None, but {size_px} came")
-    if _is_picture(path):
-        picture = _read_picture(path, voi, value_range)
-        crushed = picture.crushed and value_range is None and voi != "percentile"
-        return ResizedRadiograph(resize_radiograph(picture.image, size_px, fit), *picture.image.shape, crushed)
-    _refuse_range(path, value_range)
+    if _holds_picture(path, value_range):
+        image, crushed = read_picture(path, voi, value_range)
+        return ResizedRadiograph(resize_radiograph(image, size_px, fit), *image.shape, crushed=crushed)
     pixels, size = read_dicom_resized(path, size_px, fit, voi)
     return ResizedRadiograph(pixels, *size)
 
@@ -125,17 +121,22 @@ def _checked(path: str | Path, fit: str, voi: str, value_range: ValueRange | Non
     return Path(path)
 
 
-def _is_picture(path: Path) -> bool:
-    """Whether a file is a PNG or JPEG by its first bytes; anything else is taken for DICOM."""
+def _holds_picture(path: Path, value_range: ValueRange | None) -> bool:
+    """Whether a file is a PNG or JPEG by its first bytes; anything else is taken for DICOM, without value range."""
     try:
         with path.open("rb") as stream:
-            head = stream.read(8)
+            picture = is_picture(stream.read(HEAD_BYTES))
     except FileNotFoundError:
         # Only the name: reasons are kept in prepared datasets, and a folder may name a person.
         raise RadiographNotFoundError(f"there is no file {path.name} in the folder named; check the path") from None
     except OSError as error:
         raise DicomError(f"{path.name} cannot be opened ({error.strerror}); it must be a readable file") from None
-    return is_picture(head)
+    if not picture and value_range is not None:
+        raise DicomError(
+            f"{path.name}: value_range is for PNG and JPEG, and this is neither: a DICOM's own window or `voi` decides."
+            " Leave value_range out"
+        )
+    return picture
 
 
 def resize_radiograph(image: npt.NDArray[np.float32], size_px: int, fit: Fit = "pad") -> npt.NDArray[np.float32]:

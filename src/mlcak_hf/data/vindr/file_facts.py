@@ -16,7 +16,6 @@ from ...errors import DicomError
 from ..dicom.codestream import read_frame_header
 from ..dicom.header import PixelLayout, check_layout, read_image_tags
 from ..dicom.pixels import READABLE_SYNTAXES, missing_decoder
-from ..pictures import is_picture
 from ..pictures import HEAD_BYTES, is_picture
 from .tables import DICOM_SUFFIXES, PICTURE_SUFFIXES
 
@@ -88,8 +87,7 @@ def file_facts(path: Path) -> FileFacts:
             stream.seek(0, 2)
             facts = replace(facts, num_bytes=stream.tell())
             stream.seek(0)
-            head = stream.read(8)
-            picture = is_picture(head)
+            picture = is_picture(stream.read(HEAD_BYTES))
             facts = _picture(facts, stream) if picture else _dicom(facts, path, stream)
             if facts.problem is not None:
                 return facts
