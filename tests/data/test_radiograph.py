@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from vindr_factories import chest, make_dicom
+from vindr_factories import chest, make_dicom, png_of_16_bits
 
 from mlcak_hf.data import pictures as pictures_module
 from mlcak_hf.data.radiograph import RadiographNotFoundError, read_radiograph, read_resized
@@ -179,6 +179,16 @@ def test_png_of_other_modes_is_its_luminance(tmp_path, mode) -> None:
     expected = np.asarray(grey.convert("1") if mode == "1" else grey).astype(float)
     expected = expected if mode == "1" else expected / 255
     np.testing.assert_allclose(read_radiograph(tmp_path / "x.png"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("colour_type", "told"), [(2, "RGB"), (4, "grey with alpha"), (6, "RGB with alpha")])
+def test_colours_of_16_bits_are_refused_as_half_of_them_would_be_lost(tmp_path, colour_type, told) -> None:
+    path = png_of_16_bits(tmp_path / "x.png", colour_type)
+    with pytest.raises(DicomError, match=rf"x\.png: it is a PNG of 16 bits in {told}, .*save it as 16-bit grey"):
+        read_radiograph(path)
+    with pytest.raises(DicomError, match="16-bit grey"):
+        read_radiograph(path, 8)
+    np.testing.assert_allclose(read_radiograph(png_of_16_bits(path, 0)), 0x1234 / 65535)
 
 
 def test_colour_is_weighted_as_the_eye_does(tmp_path) -> None:

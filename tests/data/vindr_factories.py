@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -206,6 +208,19 @@ def make_kaggle(root: Path, rows: Sequence[Sequence[Any]], suffix: str = ".dicom
     for number, image_id in enumerate(dict.fromkeys(row[0] for row in rows)):
         make_dicom(root / "train" / f"{image_id}{suffix}", chest(seed=number), bits=12, **dicom)
     return root
+
+
+def png_of_16_bits(path: Path, colour_type: int, height: int = 4, width: int = 5) -> Path:
+    """Write a PNG of 16 bits in any colour type of the format (2 RGB, 4 grey and alpha, 6 RGBA); Pillow cannot."""
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour_type]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + b"\x12\x34" * (channels * width)) * height)
+    chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    )
+    return path
 
 
 def to_pictures(root: Path, height: int, width: int, suffix: str = ".png") -> None:

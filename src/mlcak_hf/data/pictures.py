@@ -17,10 +17,11 @@ from .intensity import Voi, percentile_limits
 
 ValueRange = tuple[float, float]
 
-#: So many bytes at the beginning of a file tell whether it is a picture.
-HEAD_BYTES = 8
+#: So many bytes at the beginning of a file tell whether it is a picture, and how a PNG stores its pixels.
+HEAD_BYTES = 26
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "P", "RGB", "RGBA")
+_PNG_COLOURS = {2: "RGB", 4: "grey with alpha", 6: "RGB with alpha"}  # the colour types that may have 16 bits
 _CRUSHED_BELOW = 1 / 8  # of the range: 13 bits or fewer in 16
 
 
@@ -39,6 +40,24 @@ class Picture(NamedTuple):
 def is_picture(head: bytes) -> bool:
     """Whether a file is a PNG or JPEG, by its first `HEAD_BYTES` bytes."""
     return head.startswith((_PNG, _JPEG))
+
+
+def lost_depth(head: bytes) -> str | None:
+    """Tell a PNG of 16 bits in colour or with transparency, of which Pillow reads 8 and says nothing.
+
+    Args:
+        head: The first `HEAD_BYTES` bytes of a PNG or JPEG file.
+
+    Returns:
+        Why it cannot be read and what to do; None for any other file.
+    """
+    # A PNG begins with its signature and the chunk IHDR: width, height, bit depth, colour type.
+    if not head.startswith(_PNG) or len(head) < HEAD_BYTES:
+        return None
+    bits, colours = head[24], _PNG_COLOURS.get(head[25])
+    if bits != 16 or colours is None:
+        return None
+    return f"it is a PNG of 16 bits in {colours}, of which only 8 bits could be read; save it as 16-bit grey"
 
 
 def check_value_range(value_range: ValueRange | None) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..errors import DicomError
 from .dicom import read_dicom, read_dicom_resized
 from .intensity import VOI_MODES, Voi
-from .pictures import HEAD_BYTES, ValueRange, check_value_range, is_picture, read_picture
+from .pictures import HEAD_BYTES, ValueRange, check_value_range, is_picture, lost_depth, read_picture
 from .resampling import pixel_edges, resample, weights_onto_square
 
 Fit = Literal["pad", "squash"]
@@ -107,7 +107,8 @@ def read_resized(
         raise DicomError(f"size_px must be at least 1 or None, but {size_px} came")
     if _holds_picture(path, value_range):
         image, crushed = read_picture(path, voi, value_range)
-        return ResizedRadiograph(resize_radiograph(image, size_px, fit), *image.shape, crushed=crushed)
+        height, width = image.shape
+        return ResizedRadiograph(resize_radiograph(image, size_px, fit), height, width, crushed)
     pixels, size = read_dicom_resized(path, size_px, fit, voi)
     return ResizedRadiograph(pixels, *size)
 
@@ -125,12 +126,15 @@ def _holds_picture(path: Path, value_range: ValueRange | None) -> bool:
     """Whether a file is a PNG or JPEG by its first bytes; anything else is taken for DICOM, without value range."""
     try:
         with path.open("rb") as stream:
-            picture = is_picture(stream.read(HEAD_BYTES))
+            head = stream.read(HEAD_BYTES)
     except FileNotFoundError:
         # Only the name: reasons are kept in prepared datasets, and a folder may name a person.
         raise RadiographNotFoundError(f"there is no file {path.name} in the folder named; check the path") from None
     except OSError as error:
         raise DicomError(f"{path.name} cannot be opened ({error.strerror}); it must be a readable file") from None
+    picture, problem = is_picture(head), lost_depth(head)
+    if problem is not None:
+        raise DicomError(f"{path.name}: {problem}")
     if not picture and value_range is not None:
         raise DicomError(
             f"{path.name}: value_range is for PNG and JPEG, and this is neither: a DICOM's own window or `voi` decides."

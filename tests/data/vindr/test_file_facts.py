@@ -16,7 +16,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     RLELossless,
 )
-from vindr_factories import PATIENT_TAGS, chest, make_dicom
+from vindr_factories import PATIENT_TAGS, chest, make_dicom, png_of_16_bits
 
 from mlcak_hf.data.vindr import file_facts as module
 from mlcak_hf.data.vindr.file_facts import file_facts, pixel_digest
@@ -110,6 +110,12 @@ def test_links_permissions_and_folders(path, monkeypatch) -> None:
 
     monkeypatch.setattr("pathlib.Path.open", refuse)
     assert file_facts(path).problem == "it cannot be opened (Permission denied)"
+
+
+def test_a_picture_in_colours_of_16_bits(path) -> None:
+    facts = file_facts(png_of_16_bits(path.with_suffix(".png"), 2))
+    assert "save it as 16-bit grey" in str(facts.problem)
+    assert (facts.syntax, facts.bits, facts.rows, facts.columns) == ("PNG", 16, 4, 5)
 
 
 @pytest.mark.parametrize(("suffix", "mode"), [(".png", "L"), (".png", "I;16"), (".jpg", "L"), (".png", "RGB")])

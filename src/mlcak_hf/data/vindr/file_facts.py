@@ -16,7 +16,7 @@ from ...errors import DicomError
 from ..dicom.codestream import read_frame_header
 from ..dicom.header import PixelLayout, check_layout, read_image_tags
 from ..dicom.pixels import READABLE_SYNTAXES, missing_decoder
-from ..pictures import HEAD_BYTES, is_picture
+from ..pictures import HEAD_BYTES, is_picture, lost_depth
 from .tables import DICOM_SUFFIXES, PICTURE_SUFFIXES
 
 _PICTURE_BITS = {"1": 1, "I": 16, "I;16": 16, "I;16B": 16, "I;16L": 16}
@@ -87,8 +87,9 @@ def file_facts(path: Path) -> FileFacts:
             stream.seek(0, 2)
             facts = replace(facts, num_bytes=stream.tell())
             stream.seek(0)
-            picture = is_picture(stream.read(HEAD_BYTES))
-            facts = _picture(facts, stream) if picture else _dicom(facts, path, stream)
+            head = stream.read(HEAD_BYTES)
+            picture = is_picture(head)
+            facts = _picture(facts, head, stream) if picture else _dicom(facts, path, stream)
             if facts.problem is not None:
                 return facts
             if path.suffix.lower() not in (PICTURE_SUFFIXES if picture else DICOM_SUFFIXES):
@@ -118,7 +119,7 @@ def _digest(stream: BinaryIO, start: int) -> str:
     return digest.hexdigest()
 
 
-def _picture(facts: FileFacts, stream: BinaryIO) -> FileFacts:
+def _picture(facts: FileFacts, head: bytes, stream: BinaryIO) -> FileFacts:
     with Image.open(stream, formats=("PNG", "JPEG")) as picture:
         facts = replace(
             facts,
@@ -127,7 +128,10 @@ def _picture(facts: FileFacts, stream: BinaryIO) -> FileFacts:
             photometric=picture.mode,
             rows=picture.height,
             columns=picture.width,
+            problem=lost_depth(head),
         )
+    if facts.problem is not None:
+        return replace(facts, bits=16)
     stream.seek(max(0, facts.num_bytes - 4096))
     if (b"IEND" if facts.syntax == "PNG" else _END_OF_IMAGE) not in stream.read():
         return replace(facts, problem=_CUT_OFF)
