@@ -13,6 +13,7 @@ from datasets import Dataset, DatasetDict, Image, load_dataset
 from ..errors import DatasetError
 from .canvases import Canvases
 from .columns import DatasetColumns, Targets
+from .held_out_groups import held_out_groups
 
 if TYPE_CHECKING:
     from ..configuration_mlcak import MLCAKConfig
@@ -61,8 +62,8 @@ def split_validation(
 ) -> tuple[Dataset, Dataset]:
     """Split rows into training and validation by patient, for a dataset that has no validation split.
 
-    The split depends on (seed, group) alone, not on the order of the rows: teacher and students share it. Groups are
-    taken in the order of a hash until the fraction is reached.
+    The split depends on (seed, group) alone, not on the order of the rows: teacher and students share it. The rule is
+    that of VinDr-CXR's: whole groups come as close to the fraction as they can (`held_out_groups`).
 
     Args:
         dataset: the rows.
@@ -80,20 +81,11 @@ def split_validation(
         raise DatasetError(f"validation_fraction must lie between 0 and 1, both excluded; got {fraction}.")
     column = columns.group or columns.image_id
     groups = [str(group) for group in (dataset[column] if column else range(len(dataset)))]
-    sizes: dict[str, int] = {}
-    for group in groups:
-        sizes[group] = sizes.get(group, 0) + 1
-    if len(sizes) < 2:
+    chosen = held_out_groups(groups, fraction, str(seed))
+    if not chosen:
         raise DatasetError(
-            f"The {len(groups)} rows have {len(sizes)} group; validation rows need a group of their own."
+            f"The {len(groups)} rows have {len(set(groups))} group; validation rows need a group of their own."
         )
-    chosen: set[str] = set()
-    rows = 0
-    for group in sorted(sizes, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest()):
-        if chosen and (rows >= fraction * len(groups) or len(chosen) == len(sizes) - 1):
-            break
-        chosen.add(group)
-        rows += sizes[group]
     is_validation = np.array([group in chosen for group in groups])
     return dataset.select(np.flatnonzero(~is_validation)), dataset.select(np.flatnonzero(is_validation))
 

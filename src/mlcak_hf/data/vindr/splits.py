@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from transformers.utils import logging
 
 from ...errors import DatasetError
+from ..held_out_groups import held_out_groups
 from .layout import ImageRecord, LeftOut, read_layout
 from .rows import VinDrCXRConfig, group_pseudonyms
 
@@ -68,10 +68,7 @@ def read_splits(config: VinDrCXRConfig) -> DatasetSplits:
 def split_validation(
     records: Sequence[ImageRecord], fraction: float, seed: int
 ) -> tuple[list[ImageRecord], list[ImageRecord]]:
-    """Set aside whole groups for validation.
-
-    The groups are ranked by a hash of seed and group, so the split depends neither on the order of the tables nor on
-    the machine, and leaving an image out moves no other group except at the border.
+    """Set aside whole groups for validation, as `held_out_groups` chooses them by the seed.
 
     Args:
         records: Images of the training folder.
@@ -94,17 +91,9 @@ def _split_off(
         raise DatasetError(f"{name} must be at least 0 and less than 1, but {fraction} came")
     if fraction == 0:
         return list(records), []
-    sizes: dict[str, int] = {}
-    for record in records:
-        sizes[record.group] = sizes.get(record.group, 0) + 1
-    if len(sizes) < 2:
-        raise DatasetError(f"{len(sizes)} group(s) cannot be divided by {name}; set it to 0")
-    ranked = sorted(sizes, key=lambda group: hashlib.sha256(f"{salt}:{group}".encode()).digest())
-    target, held, chosen = fraction * len(records), 0, set[str]()
-    for group in ranked[:-1]:
-        if chosen and abs(held + sizes[group] - target) > abs(held - target):
-            break
-        chosen.add(group)
-        held += sizes[group]
+    groups = [record.group for record in records]
+    chosen = held_out_groups(groups, fraction, salt)
+    if not chosen:
+        raise DatasetError(f"{len(set(groups))} group(s) cannot be divided by {name}; set it to 0")
     rest = [record for record in records if record.group not in chosen]
     return rest, [record for record in records if record.group in chosen]
