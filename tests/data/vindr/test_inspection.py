@@ -189,6 +189,19 @@ def test_radiographs_that_look_inverted_are_named_and_marked(small_vindr, tmp_pa
         inspect(small_vindr, contact_sheet=tmp_path / "nowhere" / "sheet.png")
 
 
+def test_pictures_with_12_bits_in_16_are_told_with_the_remedy(tmp_path) -> None:
+    rows = [kaggle_row(f"k{n}", "R1") for n in range(3)]
+    root = make_kaggle(tmp_path / "k", rows)
+    to_pictures(root, 48, 40)
+    Image.fromarray(chest()).save(root / "train" / "k1.png")
+    report = inspect(root, sizes="same")
+    assert report.crushed == ["train/k1.png"]
+    assert [image["crushed"] for image in report.as_dict()["sample"]].count(True) == 1
+    assert "--value-range 0 4095" in printed(report)
+    Image.fromarray(chest(bits=16)).save(root / "train" / "k1.png")
+    assert "--value-range" not in printed(inspect(root, sizes="same"))
+
+
 def facts(name: str, syntax: str, **others) -> FileFacts:
     return FileFacts("train", name, syntax=syntax, bits=12, photometric="MONOCHROME2", **others)
 

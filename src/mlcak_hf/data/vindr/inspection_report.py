@@ -97,6 +97,11 @@ class InspectionReport:
         """Radiographs of the sample that look like their negative."""
         return [_name(image.facts) for image in self.sample if image.inverted]
 
+    @property
+    def crushed(self) -> list[str]:
+        """16-bit pictures of the sample that seem to hold 12 bits."""
+        return [_name(image.facts) for image in self.sample if image.crushed]
+
     def renderables(self) -> Iterator[RenderableType]:
         """Yield the tables for the terminal, one after the other."""
         yield self._files_table()
@@ -129,7 +134,7 @@ class InspectionReport:
             "agreement": None if self.agreement is None else asdict(self.agreement),
             "sample": [
                 {"file": _name(image.facts), "duration_s": image.duration_s, "stored_bytes": len(image.png),
-                 "looks_inverted": image.inverted, "problem": image.problem}
+                 "looks_inverted": image.inverted, "crushed": image.crushed, "problem": image.problem}
                 for image in self.sample
             ],
             "estimate": None if self.estimate is None else asdict(self.estimate)
@@ -213,6 +218,14 @@ class InspectionReport:
             )
         if self.inverted:
             yield f"look inverted, of the {len(self.sample)} that were read", self.inverted, len(self.inverted)
+        if self.crushed:
+            yield (
+                f"16-bit picture(s), of the {len(self.sample)} that were read, have no value above an eighth of their"
+                " range, so that few grey levels would be left: say what it is, for 12 bits with mlcak prepare"
+                " --value-range 0 4095",
+                self.crushed,
+                len(self.crushed),
+            )
         for remark in self.remarks:
             count, _, text = remark.partition(" ")
             yield text, [], int(count)

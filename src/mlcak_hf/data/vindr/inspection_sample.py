@@ -18,6 +18,7 @@ from PIL import Image
 from ...errors import DicomError
 from ...image_geometry_mlcak import map_boxes
 from ..polarity import looks_inverted
+from ..radiograph import read_resized
 from .file_facts import FileFacts
 from .labels import NO_FINDING, VINDR_CXR_LABELS, Reading
 from .rows import VinDrCXRConfig, image_rows
@@ -37,6 +38,7 @@ class SampledImage:
         png: The stored image; empty if it cannot be read.
         duration_s: Seconds of work on it in one process.
         inverted: Whether it looks like the negative of a chest.
+        crushed: Whether it is a 16-bit picture that seems to hold 12 bits, of which few grey levels are left.
         problem: Why it cannot be read.
     """
 
@@ -44,6 +46,7 @@ class SampledImage:
     png: bytes = b""
     duration_s: float = 0.0
     inverted: bool = False
+    crushed: bool = False
     problem: str | None = None
 
     @property
@@ -116,12 +119,14 @@ def read_sampled(root: Path, config: VinDrCXRConfig, facts: FileFacts) -> Sample
         png = row["image"]["bytes"]
         inverted = looks_inverted(stored_pixels(png))  # a preparation looks for it as well
         duration_s = time.perf_counter() - start
+        # After the time was taken: a preparation learns it without reading the file again.
+        crushed = (facts.syntax, facts.bits) == ("PNG", 16) and read_resized(record.path, 1).crushed
     except DicomError as error:
         reason = str(error).replace(f"{root}{os.sep}", "")  # a path may name a person
         return SampledImage(facts, problem=reason.removeprefix(f"{facts.name}: "))
     except Exception as error:  # whatever one file does, the others are still to be told
         return SampledImage(facts, problem=f"it cannot be read ({type(error).__name__})")
-    return SampledImage(facts, png, duration_s, inverted)
+    return SampledImage(facts, png, duration_s, inverted, crushed)
 
 
 def estimate(sample: Sequence[SampledImage], files: Sequence[FileFacts]) -> Estimate | None:
