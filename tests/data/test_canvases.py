@@ -1,6 +1,11 @@
 """Images decoded once: the same pixels as decoded every time, kept for later runs, whole or not there."""
 
+import os
 import pickle
+import shutil
+import signal
+import subprocess
+import sys
 
 import datasets
 import numpy as np
@@ -108,6 +113,40 @@ def test_what_was_not_finished_is_not_there(tmp_path, monkeypatch):
             decode_once(rows, processor(), folder=tmp_path)
     assert not list(tmp_path.iterdir())
     assert len(decode_once(rows, processor(), folder=tmp_path)) == 4
+
+
+@pytest.mark.skipif(os.name != "posix", reason="whether a process lives can only be asked there")
+def test_what_a_killed_process_left_is_removed_and_what_others_write_is_not(tmp_path, monkeypatch):
+    dataset_of([stored("8 bits", 0)]).save_to_disk(tmp_path / "rows")
+    rows = datasets.load_from_disk(tmp_path / "rows")
+    target = decode_once(rows, processor(), folder=tmp_path / "elsewhere").folder.name
+    script = f"""
+import os, signal, sys
+from datasets import load_from_disk
+from mlcak_hf import MLCAKImageProcessor
+from mlcak_hf.data import canvases
+canvases._append = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+processor = MLCAKImageProcessor(size={{"height": 28, "width": 28}})
+canvases.decode_once(load_from_disk({str(tmp_path / "rows")!r}), processor, folder={str(tmp_path / "cache")!r})
+"""
+    killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (left,) = (tmp_path / "cache").iterdir()
+    assert left.name.startswith(f"{target}-unfinished-")
+    gone = left.name.rpartition("-")[2]
+    kept = [
+        left.with_name(left.name.replace(f"-{gone}", f"-{os.getppid()}")),  # alive
+        left.with_name(f"{target}-unfinished-0123abcd-{gone}"),  # of another machine
+        left.with_name(f"{target}-unfinished-{gone}"),  # as an earlier version named it
+        left.with_name(left.name.replace(target, "f" * 24)),  # of other images
+    ]
+    for folder in kept:
+        shutil.copytree(left, folder)
+    assert decode_once(rows, processor(), folder=tmp_path / "cache").folder.name == target
+    assert set((tmp_path / "cache").iterdir()) == {left.with_name(target), *kept}
+    monkeypatch.setattr(canvases_module, "_ABANDONED_AFTER_S", -1)  # a day later
+    decode_once(rows, processor(), folder=tmp_path / "cache")
+    assert set((tmp_path / "cache").iterdir()) == {left.with_name(target), kept[3]}
 
 
 def test_bad_rows_and_files_are_named(tmp_path):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
+import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +25,8 @@ logger = logging.get_logger(__name__)
 CANVAS_PX = 256
 _FORMAT = 1
 _PIXELS, _INDEX, _ABOUT = "pixels.bin", "index.npy", "about.json"
+_UNFINISHED = "-unfinished-"
+_ABANDONED_AFTER_S = 24 * 3600
 
 
 def make_canvas(image: Any, processor: MLCAKImageProcessor, canvas_px: int = CANVAS_PX) -> np.ndarray:
@@ -106,7 +110,9 @@ def decode_once(
 
     The file's name is a hash of the rows' fingerprint and of the arguments; another dataset, split or way of making
     squares is another file. It appears only when it is whole. Nothing deletes it: the folder is a cache like the
-    others of `datasets` beside it, and can be deleted whenever no training runs.
+    others of `datasets` beside it, and can be deleted whenever no training runs. What a killed process left unfinished
+    is removed by the next run with the same images: at once on the same machine, after a day without a write if it
+    may be another machine's, which shares the folder and may still be at work.
 
     Args:
         rows: an opened split.
@@ -126,8 +132,9 @@ def decode_once(
     limits = None if processor.value_range is None else [float(value) for value in processor.value_range]
     made_from = [_FORMAT, rows._fingerprint, image_column, canvas_px, processor.fit, limits]
     target = parent / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:24]
+    _forget_killed(target)
     if not target.is_dir():
-        unfinished = target.with_name(f"{target.name}-unfinished-{os.getpid()}")
+        unfinished = target.with_name(f"{target.name}{_UNFINISHED}{_machine()}-{os.getpid()}")
         try:
             unfinished.mkdir(parents=True, exist_ok=True)
             _write(unfinished, rows.select_columns([image_column]), processor, image_column, canvas_px)
@@ -158,6 +165,44 @@ def _write(folder: Path, rows: Dataset, processor: MLCAKImageProcessor, image_co
             exact = exact and same and kept
     np.save(folder / _INDEX, index)
     (folder / _ABOUT).write_text(json.dumps({"format": _FORMAT, "exact": exact}), encoding="utf-8")
+
+
+def _forget_killed(target: Path) -> None:
+    """Remove the unfinished folders for the same images whose processes are gone; others may be at work on theirs."""
+    for folder in target.parent.glob(f"{target.name}{_UNFINISHED}*"):
+        machine, _, pid = folder.name.partition(_UNFINISHED)[2].rpartition("-")
+        killed = machine == _machine() and _is_gone(int(pid))
+        if killed or time.time() - _last_write(folder) > _ABANDONED_AFTER_S:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_gone(pid: int) -> bool:
+    if os.name != "posix":  # elsewhere, asking with a signal would end it
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # somebody else's
+        return False
+    return False
+
+
+def _machine() -> str:
+    """Name within which process numbers are unique: of the machine, or of a container on it. Hashed, as it may be told.
+
+    A container has numbers of its own and can have the machine's name.
+    """
+    numbers = Path("/proc/self/ns/pid")
+    named = [platform.node(), str(numbers.readlink()) if numbers.is_symlink() else ""]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:8]
+
+
+def _last_write(folder: Path) -> float:
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except OSError:  # its process renamed or removed it just now
+        return time.time()
 
 
 def _publish(unfinished: Path, target: Path) -> None:
