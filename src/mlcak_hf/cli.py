@@ -174,13 +174,20 @@ def prepare(
     bits: Annotated[Bits, typer.Option(help="Bits per pixel of the stored images.")] = Bits.eight,
     fit: Annotated[Fit, typer.Option(help="Pad to a square, or squash.")] = Fit.pad,
     voi: Annotated[Voi, typer.Option(help="Limits of the grey values: the file's, percentiles, none.")] = Voi.dicom,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH",
+            help="For PNG, JPEG: stored values that become black and white; 0 4095 for 12 bits.",
+        ),
+    ] = None,
     aggregation: Annotated[Aggregation, typer.Option(help="How readers' votes become labels.")] = Aggregation.majority,
     annotated: Annotated[
         list[str] | None,
         typer.Option(help="A label that this source annotated (repeat it); the others count as missing, not as 0."),
     ] = None,
     groups: Annotated[Path | None, typer.Option(help="CSV with image_id,group_id: patients, for the split.")] = None,
-    validation_fraction: Annotated[float, typer.Option(help="Share of the groups kept for validation.")] = 0.15,
+    validation_fraction: Annotated[float, typer.Option(help="Share of the images kept for validation.")] = 0.15,
     seed: Annotated[int, typer.Option(help="Seed of the validation split.")] = 0,
     on_error: Annotated[OnError, typer.Option(help="Stop at an unusable image, or leave it out and list it.")] = (
         OnError.raise_
@@ -193,7 +200,7 @@ def prepare(
         typer.Option(help="For PNG, JPEG: CSV with image_id, height, width of the originals (for the boxes), or same."),
     ] = None,
     test_fraction: Annotated[
-        float | None, typer.Option(help="Kaggle's layout: share of the groups kept as test split.", show_default="0.15")
+        float | None, typer.Option(help="Kaggle's layout: share of the images kept as test split.", show_default="0.15")
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that decode at the same time.", min=1)] = 1,
     shard: Annotated[
@@ -212,6 +219,7 @@ def prepare(
         "bits": int(bits.value),
         "fit": fit.value,
         "voi": voi.value,
+        "value_range": value_range,
         "aggregation": aggregation.value,
         "annotated": annotated,
         "groups": groups,
@@ -243,7 +251,7 @@ def _part(given: str) -> tuple[int, int]:
 @app.command()
 def merge(
     output: Annotated[Path, typer.Argument(help="Folder to write; OUTPUT.partial beside it holds a part, or all.")],
-    parts: Annotated[list[Path] | None, typer.Argument(help="Folders *.partial copied from other machines.")] = None,
+    parts: Annotated[list[Path] | None, typer.Argument(help="Folders *.partial of other machines.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a dataset that lies in the output folder.")] = False,
 ) -> None:
     """Make the dataset of the parts that `mlcak prepare --shard` wrote, once all of them are there."""
@@ -258,6 +266,9 @@ def _print_prepared(report: PreparationReport) -> None:
         console.print(report.left_out_table())
     for remark in report.remarks:
         console.print(f"Tables: {remark}")
+    for kind, sentence, ids in report.doubts.sentences():
+        named = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+        console.print(f"Doubtful: {sentence}. They are {named}; all: preparation.json, doubts.{kind}")
     console.print(f"Dataset ({report.choices['layout']}): {report.output_dir}")
 
 

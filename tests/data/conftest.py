@@ -27,6 +27,10 @@ def small_vindr(tmp_path: Path) -> Path:
         ["a2", "R1", "Cardiomegaly", 5, 20, 25.5, 35],
         ["a2", "R2", "Cardiomegaly", 6, 21, 26, 36],
         ["a4", "R5", "Consolidation", 1, 2, 3, 4],
+        ["a2", "R2", "Edema", 2, 3, 9, 12],
+        ["a3", "R1", "Edema", 2, 4, 9, 12],
+        ["a3", "R2", "Pneumothorax", 2, 5, 9, 12],
+        ["a5", "R1", "Nodule/Mass", 2, 6, 9, 12],
     ]
     test_boxes = [["t2", "Cardiomegaly", 4, 19, 27, 37], ["t1", "No finding", "", "", "", ""]]
     return make_vindr(tmp_path / "vindr", train, test, train_boxes, test_boxes)

@@ -191,7 +191,7 @@ def test_boxes_of_pictures_are_scaled_on_each_axis(kaggle, meta, tmp_path, suffi
 
 def test_pictures_in_physionets_layout(small_vindr, tmp_path) -> None:
     to_pictures(small_vindr, 24, 20)
-    sizes = [["A2.dicom", 48.0, 40], ["a4", 48, 40], ["t2", 48, 40]]
+    sizes = [["A2.dicom", 48.0, 40], *([image_id, 48, 40] for image_id in ("a3", "a4", "a5", "t2"))]
     write_table(tmp_path / "s.csv", ("image_id", "height", "width"), sizes)
     dataset = load_vindr_cxr(small_vindr, cache_dir=tmp_path / "c", sizes=tmp_path / "s.csv", validation_fraction=0)
     rows = {row["image_id"]: row for split in dataset.values() for row in split}

@@ -10,6 +10,7 @@ from vindr_factories import make_vindr
 
 from mlcak_hf.data import PartReport, merge_prepared, prepare_vindr_cxr, prepare_vindr_cxr_part
 from mlcak_hf.data.vindr import plan
+from mlcak_hf.data.vindr.prepare import SOURCE_STATE_FILE
 from mlcak_hf.errors import DatasetError, DicomError
 
 CHOICES = {"size_px": 32, "progress": False}
@@ -34,7 +35,9 @@ def unsplit(vindr, tmp_path) -> dict[str, bytes]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """The dataset; what says of which state of the source it was made is no part of it."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != SOURCE_STATE_FILE)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def part(vindr: Path, output: Path, index: int, count: int, **choices) -> PartReport:
@@ -75,6 +78,39 @@ def test_a_part_goes_on_where_it_was_and_plain_prepare_does_the_rest(vindr, tmp_
     assert (report.written, report.found) == (1, 3)
     prepare_vindr_cxr(vindr, out, **CHOICES)
     assert content(out) == unsplit
+
+
+def test_parts_may_bear_any_name(vindr, tmp_path, unsplit) -> None:
+    for index in range(2):
+        part(vindr, tmp_path / f"machine-{index}", index, 2)
+        (tmp_path / f"machine-{index}.partial").rename(tmp_path / f"from machine {index}")
+    merge_prepared(tmp_path / "out", [tmp_path / f"from machine {index}" for index in range(2)])
+    assert content(tmp_path / "out") == unsplit
+    states = [(tmp_path / name / SOURCE_STATE_FILE).read_text() for name in ("out", "unsplit")]
+    assert states[0] == states[1]
+
+
+def test_copies_of_the_source_leave_nothing_to_say_about_its_state(vindr, tmp_path) -> None:
+    for index in range(2):
+        source = shutil.copytree(vindr, tmp_path / f"source-{index}", copy_function=shutil.copyfile)
+        part(source, tmp_path / f"machine-{index}", index, 2)
+    merge_prepared(tmp_path / "out", [tmp_path / f"machine-{index}" for index in range(2)])
+    assert not (tmp_path / "out" / SOURCE_STATE_FILE).exists()
+
+
+def test_merging_again_finds_it_done(vindr, tmp_path, unsplit, caplog) -> None:
+    part(vindr, tmp_path / "out", 0, 1)
+    first = merge_prepared(tmp_path / "out")
+    assert merge_prepared(tmp_path / "out") == first
+    assert "is complete already; nothing to do" in caplog.text
+    assert content(tmp_path / "out") == unsplit
+
+
+def test_a_part_of_other_choices_names_the_remedy_that_works(vindr, tmp_path) -> None:
+    part(vindr, tmp_path / "out", 0, 2)
+    with pytest.raises(DatasetError, match=r"size_px is 32 in one and 28 in the other.* remove that folder") as raised:
+        part(vindr, tmp_path / "out", 1, 2, size_px=28, overwrite=True)
+    assert "--overwrite" not in str(raised.value)
 
 
 def test_missing_shards_are_named(vindr, tmp_path) -> None:

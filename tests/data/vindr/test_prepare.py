@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
+from PIL import Image
 from rich.console import Console
 from vindr_factories import PATIENT_TAGS, make_dicom, make_vindr
 
-from mlcak_hf import MLCAKConfig, MLCAKImageProcessor
+from mlcak_hf import MLCAKConfig, MLCAKImageProcessor, cli
 from mlcak_hf.data import (
     DatasetColumns,
     LeftOut,
@@ -82,7 +83,7 @@ def test_the_folder_holds_shards_card_and_record_and_nothing_else(prepare, tmp_p
     names = {str(path.relative_to(report.output_dir)) for path in report.output_dir.rglob("*") if path.is_file()}
     shards = {"train": 2, "validation": 1, "test": 1}
     parquet = {f"data/{s}-{i:05d}-of-{n:05d}.parquet" for s, n in shards.items() for i in range(n)}
-    assert names == {"README.md", "preparation.json", *parquet}
+    assert names == {"README.md", "preparation.json", ".source-state", *parquet}
     assert {path.name for path in tmp_path.iterdir()} == {"vindr", "out"}  # nothing half-made stays beside it
     assert [row["image_id"] for row in load(report.output_dir, tmp_path)["test"]] == ["t1", "t2"]
 
@@ -248,7 +249,7 @@ def test_read_preparation_of_other_folders(tmp_path) -> None:
     with pytest.raises(DatasetError, match="is damaged"):
         read_preparation(tmp_path)
     (tmp_path / "preparation.json").write_text('{"format_version": 99}')
-    with pytest.raises(DatasetError, match="format_version 99, not 1"):
+    with pytest.raises(DatasetError, match="format_version 99, not 2"):
         read_preparation(tmp_path)
 
 
@@ -360,10 +361,94 @@ def test_images_that_seem_inverted_are_listed_and_left_as_they_are(prepare, smal
             small_vindr / "train" / f"{image_id}.dicom", upright if image_id != "a3" else 4095 - upright, bits=12
         )
     report = prepare(overwrite=True)
-    assert report.inverted == read_preparation(report.output_dir)["inverted"]
-    assert [image_id for image_id in report.inverted if image_id.startswith("a")] == ["a3"]
+    inverted = report.doubts.inverted
+    assert inverted == read_preparation(report.output_dir)["doubts"]["inverted"]
+    assert [image_id for image_id in inverted if image_id.startswith("a")] == ["a3"]
     assert "seem to be inverted" in (report.output_dir / "README.md").read_text()
     assert len(plain) == len(load(report.output_dir, tmp_path)["train"])
+
+
+def test_images_corrected_in_place_are_prepared_again_only_when_asked(prepare, small_vindr, tmp_path) -> None:
+    """Such as a header's MONOCHROME1 put right: the file keeps its name and its length."""
+    before = load(prepare().output_dir, tmp_path)["train"]["image"][0]
+    assert prepare().splits  # complete already
+    path = small_vindr / "train" / "a1.dicom"
+    for image in small_vindr.glob("train/*.dicom"):
+        image.write_bytes(image.read_bytes().replace(b"MONOCHROME2 ", b"MONOCHROME1 "))
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1_000_000))
+    with pytest.raises(DatasetError, match=r"is complete, but images .* written anew since; .* \(--overwrite\)"):
+        prepare()
+    after = load(prepare(overwrite=True).output_dir, tmp_path)["train"]["image"][0]
+    assert not np.array_equal(np.asarray(before), np.asarray(after))
+    (tmp_path / "out" / ".source-state").unlink()  # as where machines read copies of their own: nothing is claimed
+    path.touch()
+    assert prepare().splits
+
+
+def as_pictures(folder: Path, height: int, width: int, bits: int = 8) -> None:
+    """Replace the DICOM files by PNG files whose values end at 2**bits - 1, in 8 or 16 bits."""
+    for path in [*folder.glob("train/*.dicom"), *folder.glob("test/*.dicom")]:
+        grey = read_radiograph(path)[:height, :width] * np.float32(2**bits - 1)
+        Image.fromarray(np.rint(grey).astype(np.uint8 if bits == 8 else np.uint16)).save(path.with_suffix(".png"))
+        path.unlink()
+
+
+def printed(report: PreparationReport, capsys) -> str:
+    cli._print_prepared(report)
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_boxes_that_reach_out_of_their_image_are_told(prepare, small_vindr, tmp_path, capsys) -> None:
+    as_pictures(small_vindr, 24, 20)  # smaller than the boxes' images, which the user denies
+    report = prepare(sizes="same")
+    assert report.doubts.boxes_outside == ["a2", "t2"] == read_preparation(tmp_path / "out")["doubts"]["boxes_outside"]
+    assert "- 2 image(s) have a box that reaches out of them" in (tmp_path / "out" / "README.md").read_text()
+    assert "Doubtful: 2 image(s) have a box that reaches out of them" in printed(report, capsys)
+
+
+def test_pictures_of_other_proportions_are_told(prepare, small_vindr, tmp_path) -> None:
+    as_pictures(small_vindr, 40, 40)
+    sizes = tmp_path / "sizes.csv"
+    sizes.write_text("image_id,height,width\n" + "\n".join(f"{i},48,40" for i in IMAGES))
+    report = prepare(sizes=sizes)
+    assert sorted(report.doubts.reshaped) == ["a2", "a3", "a4", "a5", "t2"]  # those with boxes
+    assert not report.doubts.boxes_outside
+
+
+def test_twelve_bits_in_sixteen_need_a_range(prepare, small_vindr, tmp_path, capsys) -> None:
+    expected = load(prepare(bits=16).output_dir, tmp_path)
+    as_pictures(small_vindr, 48, 40, bits=12)
+    crushed = prepare(bits=16, sizes="same", overwrite=True)
+    assert sorted(crushed.doubts.crushed) == sorted(IMAGES)
+    assert "--value-range 0 4095" in printed(crushed, capsys)
+    report = prepare(bits=16, sizes="same", value_range=(0, 4095), overwrite=True)
+    assert not report.doubts.crushed
+    assert report.choices["value_range"] == [0, 4095]
+    assert "stored values 0.0 to\n  4095.0" in (tmp_path / "out" / "README.md").read_text()
+    found = load(report.output_dir, tmp_path)
+    for split in ("train", "validation", "test"):
+        for ours, theirs in zip(expected[split]["image"], found[split]["image"], strict=True):
+            np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_a_range_is_for_pictures_and_goes_up(prepare) -> None:
+    with pytest.raises(DicomError, match="value_range is for PNG and JPEG"):
+        prepare(value_range=(0, 4095))
+    with pytest.raises(DicomError, match="value_range"):
+        prepare(value_range=(4095, 0))
+
+
+def test_a_picture_named_as_a_dicom_file_is_refused(prepare, small_vindr) -> None:
+    path = small_vindr / "train" / "a3.dicom"
+    Image.fromarray(np.full((24, 20), 100, np.uint8)).save(path, format="PNG")
+    with pytest.raises(DicomError, match=r"a3\.dicom: it is a PNG or JPEG picture with the name of a DICOM file"):
+        prepare()
+    assert [record.image_id for record in prepare(on_error="skip").left_out] == ["a3"]
+
+
+def test_the_root_of_a_file_system_is_no_output(small_vindr) -> None:
+    with pytest.raises(DatasetError, match=r"/ cannot be the dataset's folder; name a new folder in it"):
+        prepare_vindr_cxr(small_vindr, "/")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="an administrator may read and write everything")

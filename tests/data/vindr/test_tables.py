@@ -64,10 +64,74 @@ def test_files_that_are_no_tables(tmp_path) -> None:
     with pytest.raises(DatasetError, match=r"t\.csv: line 2 is no CSV text"):
         list(Table(path))
     path.write_text("")
-    with pytest.raises(DatasetError, match=r"t\.csv: no column 'image_id'"):
+    with pytest.raises(DatasetError, match=r"t\.csv is empty; .* Download it again"):
         list(Table(path).named_rows(["image_id"]))
     with pytest.raises(DatasetError, match=r"cannot be read \(Is a directory\)"):
         Table(tmp_path)
+
+
+def test_any_of_four_delimiters(small_vindr) -> None:
+    before = read_layout(small_vindr)
+    for delimiter in ";\t|":
+        for name in (LABELS, BOXES):
+            path = small_vindr / name
+            text = path.read_text()
+            path.write_text(text.replace(",", delimiter))
+            assert read_layout(small_vindr) == before
+            path.write_text(text)
+
+
+def test_a_missing_column_of_boxes_says_what_to_do(small_vindr) -> None:
+    edit(small_vindr / BOXES, "y_max", "bottom")
+    with pytest.raises(DatasetError, match=r"no column 'y_max'; it has .*bottom\. Name the column so, or download"):
+        read_layout(small_vindr)
+
+
+def test_an_empty_table_of_labels(small_vindr) -> None:
+    (small_vindr / LABELS).write_text("")
+    with pytest.raises(DatasetError, match=r"image_labels_train\.csv is empty; .* Download it again"):
+        read_layout(small_vindr)
+
+
+def test_a_box_of_a_reader_who_did_not_read_the_image(small_vindr) -> None:
+    edit(small_vindr / BOXES, "a2,R2,Cardiomegaly", "a2,R99,Cardiomegaly")
+    with pytest.raises(
+        LabelError, match=r"a2 \(line \d+: reader R99 has no reading of the image in image"
+    ):
+        read_layout(small_vindr)
+    assert [record.image_id for record in read_layout(small_vindr, on_error="skip").left_out] == ["a2"]
+
+
+def test_a_box_without_its_reader(small_vindr) -> None:
+    edit(small_vindr / BOXES, "a2,R2,Cardiomegaly", "a2,,Cardiomegaly")
+    with pytest.raises(LabelError, match=r"a2 \(line \d+: column 'rad_id' is empty"):
+        read_layout(small_vindr)
+
+
+def test_disagreements_between_the_tables_are_counted(small_vindr) -> None:
+    edit(small_vindr / BOXES, "a2,R2,Edema", "a2,R2,ILD")
+    path = small_vindr / LABELS
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if not line.startswith("a1,R3")))
+    assert sorted(read_layout(small_vindr).remarks) == [
+        "1 box(es) of annotations_train.csv frame a finding that their reader did not mark in image_labels_train.csv",
+        "1 finding(s) marked in image_labels_train.csv have no box in annotations_train.csv",
+        "1 image(s) of train/ were not read by 3 reader(s), as most were",
+    ]
+
+
+def test_a_table_of_boxes_that_holds_its_header_alone_is_told(small_vindr) -> None:
+    path = small_vindr / BOXES
+    path.write_text(path.read_text().splitlines()[0])
+    assert read_layout(small_vindr).remarks == [
+        "7 finding(s) marked in image_labels_train.csv have no box in annotations_train.csv"
+    ]
+
+
+def test_a_folder_in_the_place_of_an_image(small_vindr) -> None:
+    (small_vindr / "train" / "a1.dicom").unlink()
+    (small_vindr / "train" / "a1.dicom").mkdir()
+    with pytest.raises(DatasetError, match=r"of train/ in whose place a folder lies: a1\. Put the image file"):
+        read_layout(small_vindr)
 
 
 def test_spellings_of_an_image_id() -> None:

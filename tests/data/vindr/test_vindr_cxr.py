@@ -29,6 +29,22 @@ def load(small_vindr, tmp_path):
     return call
 
 
+@pytest.mark.parametrize("num_proc", [None, 2])
+def test_doubtful_images_are_told(load, small_vindr, caplog, num_proc) -> None:
+    y, x = np.mgrid[-1:1:60j, -1:1:60j]
+    lungs = np.exp(-(((np.abs(x) - 0.45) / 0.22) ** 2) - ((y + 0.1) / 0.45) ** 2)
+    upright = np.rint(4095 * np.clip(0.75 - 0.7 * lungs + 0.15 * y, 0, 1)).astype(np.uint16)
+    for path in [*small_vindr.glob("train/*.dicom"), *small_vindr.glob("test/*.dicom")]:
+        make_dicom(path, 4095 - upright if path.stem == "a3" else upright, bits=12)
+    dataset = load(num_proc=num_proc)
+    assert sum(map(len, dataset.values())) == 8  # all of them are in it
+    assert "1 image(s) seem to be inverted" in caplog.text
+    assert "The first: a3" in caplog.text
+    caplog.clear()
+    list(load("train", streaming=True))
+    assert "a3: 1 image(s) seem to be inverted" in caplog.text
+
+
 def by_image(dataset) -> dict:
     return {row["image_id"]: row for split in dataset.values() for row in split}
 
@@ -62,6 +78,7 @@ def test_rows_of_the_default_aggregation(load, small_vindr) -> None:
     assert rows["a2"]["boxes"] == [
         {"finding": "Cardiomegaly", "reader": "R1", "x_min": 5, "y_min": 20, "x_max": 25.5, "y_max": 35},
         {"finding": "Cardiomegaly", "reader": "R2", "x_min": 6, "y_min": 21, "x_max": 26, "y_max": 36},
+        {"finding": "Edema", "reader": "R2", "x_min": 2, "y_min": 3, "x_max": 9, "y_max": 12},
     ]
     assert rows["t2"]["boxes"][0]["reader"] == ""
     assert rows["a1"]["boxes"] == []
@@ -95,7 +112,7 @@ def test_a_row_per_reader_in_train_only(load) -> None:
     assert marked(rows["a2", "R2"]) == {"Cardiomegaly": 1, "Edema": 1}
     assert marked(rows["a2", "R3"]) == {}
     assert [rows["a2", r]["label"] for r in ("R1", "R2", "R3")] == [1, 1, 0]
-    assert [box["reader"] for box in rows["a2", "R2"]["boxes"]] == ["R2"]
+    assert [box["reader"] for box in rows["a2", "R2"]["boxes"]] == ["R2", "R2"]
     assert rows["a2", "R3"]["boxes"] == []
     assert rows["a2", "R3"]["votes"]["Cardiomegaly"] == 2  # the votes are the image's
     assert rows["a2", "R3"]["num_readers"] == 3

@@ -18,7 +18,9 @@ from transformers.utils import logging
 
 from ...errors import DicomError
 from ..intensity import Voi
+from ..pictures import ValueRange
 from ..radiograph import Fit
+from .doubts import Doubts
 from .labels import Aggregation
 from .layout import ImageRecord, Layout, LeftOut
 from .notes import PreparationNotes
@@ -29,7 +31,7 @@ logger = logging.get_logger(__name__)
 
 _DESCRIPTION = (
     "Chest radiographs laid out as VinDr-CXR, with 22 local findings, 6 global labels, the votes of every reader, and"
-    " boxes in original pixels. Images are squares of 8-bit grey, 0 is air. For research only."
+    " boxes in original pixels. Images are grey squares, 0 is air. For research only."
 )
 _HOMEPAGE = "https://physionet.org/content/vindr-cxr/1.0.0/"
 _LICENSE = (
@@ -97,6 +99,8 @@ class VinDrCXR(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
         skipped = self.left_out
         if skipped:
             logger.warning(f"{len(skipped)} image(s) left out; the first: {skipped[0].image_id} ({skipped[0].reason})")
+        for _, sentence, ids in self._notes.doubts.sentences():
+            logger.warning(f"{sentence}. The first: {ids[0]}")
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         splits = read_splits(self.config)
@@ -124,13 +128,15 @@ class VinDrCXR(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
         self, images: list[ImageRecord], per_reader: bool, pseudonyms: dict[str, str] | None, notes: PreparationNotes
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for record in images:
+            doubts = Doubts()
             try:
-                yield from image_rows(record, self.config, per_reader, pseudonyms)
+                yield from image_rows(record, self.config, per_reader, pseudonyms, doubts)
             except DicomError as error:
                 if self.config.on_error == "raise":
                     notes.stop(f"{error}. To go on without such images: on_error='skip' (--on-error skip)")
                     raise
                 notes.leave_out([LeftOut(record.image_id, str(error), Path(record.path).parent.name)])
+            notes.doubt(doubts)
 
     @property
     def _notes(self) -> PreparationNotes:
@@ -144,6 +150,7 @@ def load_vindr_cxr(
     size_px: int = 256,
     fit: Fit = "pad",
     voi: Voi = "dicom",
+    value_range: ValueRange | None = None,
     aggregation: Aggregation = "majority",
     annotated: Sequence[str] | None = None,
     groups: str | os.PathLike[str] | None = None,
@@ -166,6 +173,8 @@ def load_vindr_cxr(
         size_px: Side of the stored square images, in pixels.
         fit: "pad" to a square with black, or "squash".
         voi: Limits of the grey values: "dicom", "percentile" or "none", as in `read_radiograph`.
+        value_range: For PNG and JPEG files: the stored values that become 0 and 1, such as (0, 4095) for 12 bits in a
+            file of 16; None: the range of the stored bits.
         aggregation: "majority" (more than half of the readers), "any", "all", "mean" (soft targets), or "none": a row
             per reader in the training split, with that reader's targets and boxes and with the votes of all; validation
             and test stay by image, validation by majority. Test labels are a consensus (one reading) in every case.
@@ -212,6 +221,7 @@ def load_vindr_cxr(
         size_px=size_px,
         fit=fit,
         voi=voi,
+        value_range=value_range,
         aggregation=aggregation,
         annotated=annotated,
         groups=None if groups is None else str(groups),

@@ -63,7 +63,7 @@ def dataset_card(report: PreparationReport, data: Path) -> DatasetCard:
         num_left_out=len(report.left_out),
         left_out_reasons=[{"reason": reason, "count": count} for reason, count in reasons.items()],
         remarks=report.remarks,
-        num_inverted=len(report.inverted),
+        doubts=[{"kind": kind, "sentence": sentence} for kind, sentence, _ in report.doubts.sentences()],
         voi_text=_VOI_TEXT[report.choices["voi"]].format(highest=2 ** report.choices["bits"] - 1, **report.choices),
         aggregation_text=_AGGREGATION_TEXT[report.choices["aggregation"]],
         citation=CITATION,

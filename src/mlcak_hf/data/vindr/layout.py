@@ -20,14 +20,12 @@ from .source import SKIP, Box, ImageRecord, LeftOut, SourceFolder, file_states, 
 from .tables import id_key, read_groups
 
 __all__ = [
-    "FOLDERS",
     "LAYOUTS",
     "Box",
     "ImageRecord",
     "Layout",
     "LeftOut",
     "VinDrLayout",
-    "checked_data_dir",
     "detect_layout",
     "layout_fingerprint",
     "read_layout",
@@ -36,8 +34,6 @@ __all__ = [
 
 Layout = Literal["auto", "physionet", "kaggle"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
-FOLDERS = layout_physionet.FOLDERS
-"""Every source folder there may be; Kaggle's test/ has no labels and is none."""
 
 _MODULES: dict[str, ModuleType] = {"physionet": layout_physionet, "kaggle": layout_kaggle}
 _LOOKED_FOR = "PhysioNet's layout has train/, test/ and annotations/*.csv, Kaggle's has train/ and train.csv"
@@ -130,16 +126,6 @@ def _fitting(folder: Path) -> list[str]:
     return [name for name, there in signs.items() if there]
 
 
-def checked_data_dir(data_dir: str | os.PathLike[str], layout: str = "auto") -> Path:
-    """Make sure that a folder is laid out in one of the known ways; arguments and errors as `detect_layout`.
-
-    Returns:
-        Its path.
-    """
-    detect_layout(data_dir, layout)
-    return Path(data_dir).expanduser()
-
-
 def source_folders(layout: str) -> tuple[str, ...]:
     """The folders with labelled images: "train" and "test", or "train" alone on Kaggle."""
     folders: tuple[str, ...] = _MODULES[layout].FOLDERS
@@ -163,7 +149,7 @@ def layout_fingerprint(
     Raises:
         DatasetError: As `detect_layout`, no such groups file, or a table that cannot be read.
     """
-    root, module = checked_data_dir(data_dir, layout), _MODULES[detect_layout(data_dir, layout)]
+    root, module = Path(data_dir).expanduser(), _MODULES[detect_layout(data_dir, layout)]
     digest = hashlib.sha256()
     for path in [*(root / name for name in module.TABLES), *size_tables(root, module.FOLDERS, sizes)]:
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...configuration_mlcak import VINDR_CXR_FINDINGS
 from ...errors import LabelError
+from .cross_checks import remark_disagreements
 from .labels import NO_FINDING, VINDR_CXR_LABELS, Reading, canonical_label, label_columns, parse_vote
 from .source import BOX_EDGES, SKIP, SourceFolder
 from .tables import Table, check_image_id, parse_reader
@@ -37,6 +38,7 @@ def read_folders(root: Path) -> list[SourceFolder]:
         _read_labels(folder, root / "annotations" / f"image_labels_{folder.name}.csv")
         _read_boxes(folder, root / "annotations" / f"annotations_{folder.name}.csv")
         folder.match(f"image_labels_{folder.name}.csv")
+        remark_disagreements(folder, f"image_labels_{folder.name}.csv", f"annotations_{folder.name}.csv")
     return folders
 
 
@@ -78,7 +80,10 @@ def _read_boxes(folder: SourceFolder, path: Path) -> None:
                 continue  # "No finding" and the diseases have no place in the image
             if image_id not in folder.readings:
                 raise LabelError(f"the image is not named in image_labels_{folder.name}.csv")
-            folder.add_box(image_id, finding, row.get("rad_id", ""), row, path.name)
+            reader = parse_reader(row["rad_id"]) if "rad_id" in needed else ""
+            if reader not in folder.readings[image_id]:
+                raise LabelError(f"reader {reader} has no reading of the image in image_labels_{folder.name}.csv")
+            folder.add_box(image_id, finding, reader, row, path.name)
         except LabelError as error:
             detail = f"line {line}: {str(error).split(' Known labels:')[0]}"
             remedy = f"Correct the rows (labels are spelt as in image_labels_train.csv), {SKIP}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...errors import DatasetError
 from .plan import PreparationPlan
-from .preparation_report import PreparationReport
+from .preparation_report import PREPARATION_FILE, PreparationReport
 from .prepare import check_output, clear_up, finish, is_complete
 from .shards import read_notes
 from .work_folder import WorkFolder, explained_write, put
@@ -26,7 +26,8 @@ def merge_prepared(
     Args:
         output_dir: Folder to write. What lies in `OUTPUT.partial` is a part as well, and the only one if the machines
             worked in the same folder.
-        parts: Folders of other machines, copied here: each the `OUTPUT.partial` that was written there. They stay.
+        parts: Folders of other machines, copied here under any name: each the `OUTPUT.partial` that was written there.
+            They stay.
         overwrite: Replace a dataset that lies in `output_dir`.
 
     Returns:
@@ -37,9 +38,11 @@ def merge_prepared(
             something cannot be written.
     """
     work = WorkFolder(Path(output_dir).expanduser().absolute())
-    folders = [WorkFolder(_given(Path(part).expanduser().absolute())) for part in parts]
+    folders = [WorkFolder.given(Path(part).expanduser().absolute()) for part in parts]
     with explained_write(work.output):
         work.recover()
+        if not folders and not overwrite and not work.path.exists() and (work.output / PREPARATION_FILE).is_file():
+            return clear_up(work)  # merged before
         if work.plan_file.is_file() or not folders:
             folders.insert(0, work)
         plans = [PreparationPlan.read(folder.plan_file) for folder in folders]
@@ -57,12 +60,8 @@ def merge_prepared(
                 unfinished = work.begin(name)
                 shutil.copyfile(path, unfinished)
                 put(unfinished, target)
-        return finish(work, plans[0])
-
-
-def _given(part: Path) -> Path:
-    """The output whose unfinished folder is meant, whichever of the two was named."""
-    return part.with_name(part.name.removesuffix(".partial"))
+        same_source = len({plan.files_state for plan in plans}) == 1
+        return finish(work, plans[0], plans[0].files_state if same_source else None)
 
 
 def _shards(plan: PreparationPlan, folders: Sequence[WorkFolder]) -> dict[str, Path]:

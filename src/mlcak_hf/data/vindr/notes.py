@@ -1,4 +1,4 @@
-"""What the processes of one preparation tell the one that started them: images left out, and why it stopped."""
+"""What the processes of one preparation tell the one that started them: images left out or doubtful, why it stopped."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from transformers.utils import logging
 
+from .doubts import Doubts
 from .layout import LeftOut
 
 logger = logging.get_logger(__name__)
@@ -41,6 +42,15 @@ class PreparationNotes:
         with (self.folder / f"left-out-{os.getpid()}.jsonl").open("a", encoding="utf-8") as stream:
             stream.writelines(json.dumps(record._asdict()) + "\n" for record in records)
 
+    def doubt(self, doubts: Doubts) -> None:
+        """Record images that are in the dataset, though something about them seems wrong."""
+        if self.folder is None:
+            for _, sentence, ids in doubts.sentences():
+                logger.warning(f"{ids[0]}: {sentence}")
+        elif any(asdict(doubts).values()):
+            with (self.folder / f"doubts-{os.getpid()}.jsonl").open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(asdict(doubts)) + "\n")
+
     def stop(self, reason: str) -> None:
         """Record why the preparation cannot go on: from another process only the text of an error would arrive."""
         if self.folder is not None:
@@ -51,6 +61,15 @@ class PreparationNotes:
         """All left-out images, by folder and image id."""
         records = [LeftOut(**json.loads(line)) for text in self._texts("left-out-*") for line in text.splitlines()]
         return sorted(records, key=lambda record: (record.folder, record.image_id))
+
+    @property
+    def doubts(self) -> Doubts:
+        """All doubtful images, of each kind by id."""
+        found = Doubts()
+        for text in self._texts("doubts-*"):
+            for line in text.splitlines():
+                found.add(Doubts(**json.loads(line)))
+        return Doubts(**{kind: sorted(ids) for kind, ids in asdict(found).items()})
 
     @property
     def stopped_by(self) -> str | None:

@@ -15,12 +15,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...errors import DatasetError
+from .doubts import Doubts
 from .layout import LeftOut
 from .plan import PreparationPlan
 from .shards import read_notes
 
 PREPARATION_FILE = "preparation.json"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class SplitSummary:
     Args:
         rows: Rows; more than images only with a row per reader.
         images: Different images.
-        normal: Rows that are normal; with soft targets those below one half.
+        normal: Rows that are normal; with soft targets those up to one half.
         abnormal: The other rows.
         groups: Different groups (patients where known).
         image_ids: The images, in the order of the rows.
@@ -56,7 +57,7 @@ class PreparationReport:
         left_out: Every image that is not in the dataset: image id, reason, source folder.
         software: Version by package.
         fingerprint: Names what it was made of.
-        inverted: Ids of images that seem to have the wrong polarity; they are in the dataset as they are.
+        doubts: Images that are in the dataset as they are, though something about them seems wrong.
         remarks: What was put right or passed over in the tables, one sentence each with its number.
     """
 
@@ -67,7 +68,7 @@ class PreparationReport:
     left_out: list[LeftOut]
     software: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
-    inverted: list[str] = field(default_factory=list)
+    doubts: Doubts = field(default_factory=Doubts)
     remarks: list[str] = field(default_factory=list)
 
     @classmethod
@@ -85,7 +86,7 @@ class PreparationReport:
         Raises:
             DatasetError: A shard is damaged, or a split has no image left.
         """
-        left_out, inverted, splits = list(plan.left_out), list[str](), dict[str, SplitSummary]()
+        left_out, doubts, splits = list(plan.left_out), Doubts(), dict[str, SplitSummary]()
         for split in plan.shards:
             shards = [data / f"{name}.parquet" for name in plan.shard_names(split)]
             notes = [read_notes(shard, plan.fingerprint) for shard in shards]
@@ -96,7 +97,8 @@ class PreparationReport:
             if not splits[split].images:
                 raise DatasetError(f"every image of the split {split} had to be left out; on_error='raise' says why")
             left_out += unread
-            inverted += [image_id for note in notes for image_id in note.inverted]
+            for note in notes:
+                doubts.add(note.doubts)
         left_out.sort(key=lambda record: (record.folder, record.image_id))
         sources = _sources(splits, left_out, plan.choices["layout"])
         return cls(
@@ -107,7 +109,7 @@ class PreparationReport:
             left_out,
             plan.software,
             plan.fingerprint,
-            inverted,
+            doubts,
             plan.remarks,
         )
 
@@ -139,7 +141,7 @@ class PreparationReport:
             "sources": self.sources,
             "splits": {name: asdict(summary) for name, summary in self.splits.items()},
             "left_out": [record._asdict() for record in self.left_out],
-            "inverted": self.inverted,
+            "doubts": asdict(self.doubts),
             "remarks": self.remarks,
         }
 
@@ -159,7 +161,7 @@ class PreparationReport:
             [LeftOut(**entry) for entry in record["left_out"]],
             record["software"],
             record.get("fingerprint", ""),
-            record.get("inverted", []),
+            Doubts(**record["doubts"]),
             record.get("remarks", []),
         )
 
@@ -171,7 +173,7 @@ def read_preparation(folder: str | os.PathLike[str]) -> dict[str, Any]:
         folder: What `prepare_vindr_cxr` wrote.
 
     Returns:
-        `choices`, `sources` and `splits` (with the image ids of each), `left_out`, `inverted`, `remarks`,
+        `choices`, `sources` and `splits` (with the image ids of each), `left_out`, `doubts`, `remarks`,
         `software`, `fingerprint`, `format_version`.
 
     Raises:
@@ -193,7 +195,7 @@ def read_preparation(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def _summary(shards: Sequence[Path]) -> SplitSummary:
     table = pa.concat_tables(pq.read_table(shard, columns=["image_id", "label", "group"]) for shard in shards)
     ids, labels = table["image_id"].to_pylist(), table["label"].to_pylist()
-    abnormal = sum(label >= 0.5 for label in labels)
+    abnormal = sum(label > 0.5 for label in labels)
     images = list(dict.fromkeys(ids))
     groups = len(set(table["group"].to_pylist()))
     return SplitSummary(len(ids), len(images), len(ids) - abnormal, abnormal, groups, images)

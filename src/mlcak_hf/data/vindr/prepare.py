@@ -15,6 +15,7 @@ from typing import Any
 from transformers.utils import logging
 
 from ...errors import DatasetError, DicomError
+from ..pictures import ValueRange
 from ..radiograph import Fit
 from .dataset_card import dataset_card
 from .labels import Aggregation
@@ -28,6 +29,10 @@ from .splits import DatasetSplits, read_splits
 from .work_folder import WorkFolder, explained_write
 
 logger = logging.get_logger(__name__)
+
+SOURCE_STATE_FILE = ".source-state"
+"""Digest of names, sizes and times of change of the source's images. It stays beside the dataset's files, not in them:
+the same images have other times on another machine."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ def prepare_vindr_cxr(
     bits: int = 8,
     fit: Fit = "pad",
     voi: str = "dicom",
+    value_range: ValueRange | None = None,
     aggregation: Aggregation = "majority",
     annotated: Sequence[str] | None = None,
     groups: str | os.PathLike[str] | None = None,
@@ -79,8 +85,8 @@ def prepare_vindr_cxr(
     Args:
         data_dir: Folder in PhysioNet's or Kaggle's layout, as in `mlcak_hf.data.load_vindr_cxr`.
         output_dir: Folder to write; must be new or empty.
-        size_px, fit, voi, aggregation, annotated, groups, validation_fraction, seed, on_error, layout, sizes,
-            test_fraction: As in `mlcak_hf.data.load_vindr_cxr`.
+        size_px, fit, voi, value_range, aggregation, annotated, groups, validation_fraction, seed, on_error, layout,
+            sizes, test_fraction: As in `mlcak_hf.data.load_vindr_cxr`.
         bits: Of the stored images, 8 or 16 per pixel.
         num_proc: Processes that decode at the same time; the bytes do not depend on it.
         overwrite: Replace a dataset that an earlier preparation left in `output_dir`, and work that it left unfinished
@@ -109,6 +115,7 @@ def prepare_vindr_cxr(
         bits=bits,
         fit=fit,
         voi=voi,  # type: ignore[arg-type]  # checked there
+        value_range=value_range,
         aggregation=aggregation,
         annotated=annotated,
         groups=None if groups is None else str(groups),
@@ -131,7 +138,7 @@ def prepare_vindr_cxr(
         _start(work, plan, may_restart=overwrite or not work.has_shards)
     _write(work, plan, plan.shard_names(), config, splits, num_proc, progress)
     with explained_write(work.output):
-        return finish(work, plan)
+        return finish(work, plan, plan.files_state)
 
 
 def prepare_vindr_cxr_part(
@@ -177,7 +184,7 @@ def prepare_vindr_cxr_part(
     plan = PreparationPlan.of(config, splits)
     with explained_write(work.output):
         check_output(work.output, overwrite)
-        _start(work, plan, may_restart=False)
+        _start(work, plan, may_restart=False, remedy="else remove that folder, and begin every part anew")
     names = plan.shard_names()[index::count]
     found = _write(work, plan, names, config, splits, num_proc, progress)
     finished = sum(_finished(work, plan, name) for name in plan.shard_names())
@@ -185,7 +192,11 @@ def prepare_vindr_cxr_part(
 
 
 def is_complete(work: WorkFolder, plan: PreparationPlan, overwrite: bool, on_error: str = "skip") -> bool:
-    """Whether the dataset of this very plan is in its place, so that a call after a kill has nothing left to do."""
+    """Whether the dataset of this very plan is in its place, so that a call after a kill has nothing left to do.
+
+    Raises:
+        DatasetError: It is, but of images that have changed since.
+    """
     try:
         record = read_preparation(work.output)
     except DatasetError:
@@ -194,7 +205,15 @@ def is_complete(work: WorkFolder, plan: PreparationPlan, overwrite: bool, on_err
         return False
     if overwrite and not work.is_published:  # else a kill only kept the call from clearing up
         return False
-    return all((work.output / "data" / f"{name}.parquet").is_file() for name in plan.shard_names())
+    if not all((work.output / "data" / f"{name}.parquet").is_file() for name in plan.shard_names()):
+        return False
+    state_file = work.output / SOURCE_STATE_FILE
+    if state_file.is_file() and state_file.read_text(encoding="utf-8").strip() != plan.files_state:
+        raise DatasetError(
+            f"{work.output} is complete, but images of the source were written anew since; prepare them again with"
+            " overwrite=True (--overwrite)"
+        )
+    return True
 
 
 def clear_up(work: WorkFolder) -> PreparationReport:
@@ -218,7 +237,12 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise DatasetError(f"{output} holds no prepared dataset but other files, and is left alone; name a new folder")
 
 
-def _start(work: WorkFolder, plan: PreparationPlan, may_restart: bool) -> None:
+def _start(
+    work: WorkFolder,
+    plan: PreparationPlan,
+    may_restart: bool,
+    remedy: str = "else remove that folder, or start anew with overwrite=True (--overwrite)",
+) -> None:
     """Go on with unfinished work of the same plan; refuse any other, or remove it."""
     if work.plan_file.is_file():
         there = PreparationPlan.read(work.plan_file)
@@ -230,7 +254,7 @@ def _start(work: WorkFolder, plan: PreparationPlan, may_restart: bool) -> None:
         if reason is not None and not may_restart:
             raise DatasetError(
                 f"{work.path} holds unfinished work that does not fit: {reason}. To go on with it, repeat the call that"
-                " began it; else remove that folder, or start anew with overwrite=True (--overwrite)"
+                f" began it; {remedy}"
             )
         work.discard()
     work.start(plan.as_json())
@@ -302,15 +326,27 @@ def _finished(work: WorkFolder, plan: PreparationPlan, name: str, on_error: str 
     return True
 
 
-def finish(work: WorkFolder, plan: PreparationPlan) -> PreparationReport:
-    """Count, write card and record, and put the folder in its place."""
+def finish(work: WorkFolder, plan: PreparationPlan, files_state: str | None) -> PreparationReport:
+    """Count, write card and record, and put the folder in its place.
+
+    Args:
+        work: With all shards.
+        plan: What they were to be.
+        files_state: Names the state of the source's files, to notice when they change; None where several machines
+            read copies of their own, of which nothing can be said later.
+
+    Returns:
+        What was made.
+    """
     strangers = {path.name for path in work.data.iterdir()} - {f"{name}.parquet" for name in plan.shard_names()}
     if strangers:
         raise DatasetError(f"{work.data} holds {min(strangers)}, which is no shard of this dataset; move it away")
     report = PreparationReport.count(plan, work.data, work.output)
     work.write_whole(work.dataset / PREPARATION_FILE, report.as_json())
     work.write_whole(work.dataset / "README.md", str(dataset_card(report, work.data)) + "\n")
+    if files_state is not None:
+        work.write_whole(work.dataset / SOURCE_STATE_FILE, files_state + "\n")
     work.publish()
-    if report.inverted:
-        logger.warning(f"{len(report.inverted)} image(s) seem to be inverted; the first: {report.inverted[0]}")
+    for _, sentence, ids in report.doubts.sentences():
+        logger.warning(f"{sentence}. The first: {ids[0]}")
     return report

@@ -17,9 +17,11 @@ import pydicom
 from PIL import Image
 
 from ...configuration_mlcak import VINDR_CXR_FINDINGS
-from ...errors import DatasetError, LabelError
+from ...errors import DatasetError, DicomError, LabelError
 from ..intensity import PERCENTILE_REFERENCE_PX, PERCENTILES, VOI_MODES, Voi
+from ..pictures import HEAD_BYTES, ValueRange, check_value_range, is_picture
 from ..radiograph import FITS, Fit, read_resized
+from .doubts import Doubts
 from .labels import (
     AGGREGATIONS,
     GLOBAL_CLASS_NAMES,
@@ -33,6 +35,7 @@ from .labels import (
 from .layout import LAYOUTS, ImageRecord, Layout, VinDrLayout, detect_layout, layout_fingerprint
 from .layout_kaggle import KAGGLE_LABELS
 from .layout_pictures import SAME
+from .tables import DICOM_SUFFIXES
 
 BITS = (8, 16)
 
@@ -49,6 +52,7 @@ class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
     bits: int = 8
     fit: Fit = "pad"
     voi: Voi = "dicom"
+    value_range: ValueRange | None = None
     aggregation: Aggregation = "majority"
     annotated: Sequence[str] | None = None
     groups: str | None = None
@@ -76,6 +80,9 @@ class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
             raise DatasetError(
                 f"validation_fraction must be at least 0 and below 1, but {self.validation_fraction} came"
             )
+        check_value_range(self.value_range)
+        if self.value_range is not None:
+            self.value_range = (float(self.value_range[0]), float(self.value_range[1]))
         if self.annotated is not None:
             self.annotated = resolve_annotated(self.annotated)
         if self.groups is not None:
@@ -111,6 +118,7 @@ class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
             "bits": self.bits,
             "fit": self.fit,
             "voi": self.voi,
+            "value_range": None if self.value_range is None else list(self.value_range),
             "percentiles": list(PERCENTILES) if self.voi == "percentile" else None,
             "percentile_reference_px": PERCENTILE_REFERENCE_PX if self.voi == "percentile" else None,
             "aggregation": self.aggregation,
@@ -176,7 +184,11 @@ def vindr_features(aggregation: Aggregation = "majority") -> datasets.Features:
 
 
 def image_rows(
-    record: ImageRecord, config: VinDrCXRConfig, per_reader: bool, pseudonyms: Mapping[str, str] | None
+    record: ImageRecord,
+    config: VinDrCXRConfig,
+    per_reader: bool,
+    pseudonyms: Mapping[str, str] | None,
+    doubts: Doubts | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Read one image and make its rows.
 
@@ -185,14 +197,18 @@ def image_rows(
         config: The choices.
         per_reader: A row per reader instead of one.
         pseudonyms: Names of the groups in the dataset; None leaves them as they are.
+        doubts: Gets the image's id where something about it seems wrong.
 
     Yields:
         Key and row, with the columns of `vindr_features`.
 
     Raises:
-        DicomError: The file cannot be read.
+        DicomError: The file cannot be read, or is a picture named as a DICOM file.
     """
-    radiograph = read_resized(record.path, config.size_px, config.fit, config.voi)
+    radiograph = read_resized(record.path, config.size_px, config.fit, config.voi, config.value_range)
+    _refuse_disguised(Path(record.path))
+    if doubts is not None:
+        doubts.look_at(record, radiograph)
     record = replace(record, boxes=record.boxes_in(radiograph.original_height, radiograph.original_width))
     common = {
         "image_id": record.image_id,
@@ -206,6 +222,18 @@ def image_rows(
         return
     for reading in record.readings:
         yield f"{record.image_id}/{reading.reader}", common | _targets(record, config, (reading,), reading.reader)
+
+
+def _refuse_disguised(path: Path) -> None:
+    """Refuse a picture that is named as a DICOM file: the boxes are taken to be in pixels of a DICOM file."""
+    if path.suffix.lower() not in DICOM_SUFFIXES:
+        return
+    with path.open("rb") as stream:
+        if is_picture(stream.read(HEAD_BYTES)):
+            raise DicomError(
+                f"{path.name}: it is a PNG or JPEG picture with the name of a DICOM file, so that nothing says to which"
+                " size its boxes refer; give it the name of what it is, or download the original"
+            )
 
 
 def _targets(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -11,11 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from ...errors import DatasetError, DicomError
-from ...image_processing_mlcak import to_unit_range
-from ..polarity import looks_inverted
+from .doubts import Doubts
 from .layout import ImageRecord, LeftOut
 from .rows import VinDrCXRConfig, image_rows, vindr_features
 from .work_folder import WorkFolder, explained_write, put
@@ -57,12 +54,12 @@ class ShardNotes:
     Args:
         images: Number of images that the shard was to hold: those in its rows and those left out.
         left_out: Images that could not be read.
-        inverted: Ids of images that seem to have the wrong polarity.
+        doubts: Images that are in it, though something about them seems wrong.
     """
 
     images: int
     left_out: list[LeftOut]
-    inverted: list[str]
+    doubts: Doubts
 
 
 def write_shard(task: ShardTask, seen: Callable[[], object]) -> None:
@@ -79,7 +76,7 @@ def write_shard(task: ShardTask, seen: Callable[[], object]) -> None:
         DicomError: A radiograph cannot be read, with on_error="raise".
         DatasetError: The file cannot be written, as on a full disk.
     """
-    notes = ShardNotes(len(task.images), [], [])
+    notes = ShardNotes(len(task.images), [], Doubts())
     schema = vindr_features(task.config.aggregation).arrow_schema
     path, unfinished = task.work.data / f"{task.name}.parquet", task.work.begin(task.name)
     with explained_write(path):
@@ -110,9 +107,8 @@ def read_notes(path: Path, fingerprint: str) -> ShardNotes:
     """
     try:
         recorded = json.loads((pq.read_metadata(path).metadata or {})[_NOTES])
-        notes = ShardNotes(
-            recorded["images"], [LeftOut(**entry) for entry in recorded["left_out"]], recorded["inverted"]
-        )
+        left_out = [LeftOut(**entry) for entry in recorded["left_out"]]
+        notes = ShardNotes(recorded["images"], left_out, Doubts(**recorded["doubts"]))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"{path} is no whole shard ({type(error).__name__}); copy or prepare it again") from None
     if recorded.get("fingerprint") != fingerprint or recorded.get("shard") != path.stem:
@@ -128,16 +124,12 @@ def _row_groups(task: ShardTask, notes: ShardNotes, seen: Callable[[], object]) 
     rows: list[dict[str, Any]] = []
     for record in task.images:
         try:
-            of_image = [row for _, row in image_rows(record, task.config, task.per_reader, task.pseudonyms)]
+            of_image = image_rows(record, task.config, task.per_reader, task.pseudonyms, notes.doubts)
+            rows += [row for _, row in of_image]
         except DicomError as error:
             if task.config.on_error == "raise":
                 raise DicomError(f"{error}. To go on without such images: {SKIP}") from None
             notes.left_out.append(LeftOut(record.image_id, str(error), task.source_folder))
-        else:
-            rows += of_image
-            with Image.open(io.BytesIO(of_image[0]["image"]["bytes"])) as stored:
-                if looks_inverted(to_unit_range(stored)):
-                    notes.inverted.append(record.image_id)
         seen()
         while len(rows) >= _ROWS_PER_GROUP:
             yield rows[:_ROWS_PER_GROUP]

@@ -112,6 +112,9 @@ class SourceFolder:
             several.setdefault(image_id, []).append(path.name)
             if path.is_file():
                 folder.files.setdefault(image_id, path)
+            elif path.is_dir():
+                headline = f"of {name}/ in whose place a folder lies"
+                folder.refuse(image_id, headline, f"Put the image file itself there, {SKIP}")
             else:
                 folder.refuse(image_id, f"of {name}/ whose file is a broken link", f"Restore the file, {SKIP}")
         for image_id, names in several.items():

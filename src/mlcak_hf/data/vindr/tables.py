@@ -1,4 +1,4 @@
-"""CSV tables as people have them: with a byte-order mark, with ; or tab, with image ids spelt in other ways."""
+"""CSV tables as people have them: with a byte-order mark, with ; or tab or |, with image ids spelt in other ways."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DICOM_SUFFIXES = (".dicom", ".dcm", ".dic")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 RADIOGRAPH_SUFFIXES = DICOM_SUFFIXES + PICTURE_SUFFIXES
 
-_DELIMITERS = ",;\t"
+_DELIMITERS = ",;\t|"
 # How spreadsheets and data frames write that there is nothing.
 _EMPTY = frozenset({"", "nan", "na", "n/a", "null", "none", "<na>"})
 # Original sizes as Kaggle's conversions call them (an array's dimensions), and as everybody else does.
@@ -39,20 +39,22 @@ def id_key(written: str) -> str:
 
 
 class Table:
-    """A CSV file in UTF-8; its delimiter is the one of comma, semicolon and tab that splits off the column image_id.
+    """A CSV file in UTF-8; its delimiter is the one of comma, semicolon, tab and | that splits off the column image_id.
 
     Args:
         path: The file.
 
     Raises:
-        DatasetError: It cannot be opened, or is no CSV text; the latter may also come while its rows are read.
+        DatasetError: It cannot be opened, is empty, or is no CSV text; the latter may come while its rows are read.
     """
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
         self._lines = self._read(path)
         #: Names of the columns.
-        self.header: list[str] = next(self._lines, (0, [""]))[1]
+        self.header: list[str] = next(self._lines, (0, []))[1]
+        if not self.header:
+            raise DatasetError(f"{path.name} is empty; a table with a header was expected. Download it again")
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
         """Yield (line number, cells) of every row that is not blank."""
@@ -70,7 +72,8 @@ class Table:
         missing = [name for name in columns if name not in self.header]
         if missing:
             raise DatasetError(
-                f"{self.name}: no column {', '.join(map(repr, missing))}; it has {', '.join(self.header)}"
+                f"{self.name}: no column {', '.join(map(repr, missing))}; it has {', '.join(self.header)}. Name the"
+                " column so, or download the table again"
             )
         for line, cells in self:
             given = dict(zip(self.header, cells, strict=False))

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from ...errors import DatasetError, MLCAKError
 
+_PLAN_FILE = "plan.json"
+
 
 class WorkFolder:
     """The folder `OUTPUT.partial`.
@@ -25,16 +27,29 @@ class WorkFolder:
 
     Args:
         output: The folder that the dataset is for.
+        path: The unfinished folder, where it bears another name.
+
+    Raises:
+        DatasetError: The output is the root of a file system.
     """
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, path: Path | None = None) -> None:
+        if not output.name:
+            raise DatasetError(f"{output} cannot be the dataset's folder; name a new folder in it")
         self.output = output
-        self.path = output.with_name(f"{output.name}.partial")
-        self.plan_file = self.path / "plan.json"
+        self.path = path or output.with_name(f"{output.name}.partial")
+        self.plan_file = self.path / _PLAN_FILE
         self.dataset = self.path / "dataset"
         self.data = self.dataset / "data"
         self.unfinished = self.path / "unfinished"
         self._replaced, self._discarded = self.path / "replaced", self.path / "discarded"
+
+    @classmethod
+    def given(cls, path: Path) -> WorkFolder:
+        """The unfinished folder that is meant by a path: the folder itself, whatever its name, or its output's."""
+        if (path / _PLAN_FILE).is_file():
+            return cls(path, path)
+        return cls(path.with_name(path.name.removesuffix(".partial")) if path.name else path)
 
     @property
     def is_published(self) -> bool:
