@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from mlcak_hf.data.phantom.plan import (
 )
 from mlcak_hf.data.phantom.readers import Reading, consensus, read_by_three
 from mlcak_hf.data.phantom.render import render_phantom
+from mlcak_hf.data.worker_processes import map_in_processes
 from mlcak_hf.errors import DatasetError
 
 #: Written beside the images; a folder without it is never cleared.
@@ -171,10 +171,11 @@ def _run(work: partial[_Written], jobs: list[tuple[str, int]], num_proc: int, pr
                 yield work(job)
                 bar.update()
             return
-        with ProcessPoolExecutor(num_proc, initializer=_keep_freed_memory) as pool:
-            for done in pool.map(work, jobs, chunksize=8):
-                yield done
-                bar.update()
+        for done in map_in_processes(
+            work, jobs, num_proc, doing="drew phantoms", preload=__name__, chunk_size=8, initializer=_keep_freed_memory
+        ):
+            yield done
+            bar.update()
 
 
 def _keep_freed_memory() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +11,7 @@ from typing import TypeVar
 from transformers.utils import logging
 
 from ...errors import MLCAKError
+from ..worker_processes import map_in_processes
 from .agreement import reader_agreement
 from .contact_sheet import draw_contact_sheet
 from .file_facts import FileFacts, file_facts, pixel_digest
@@ -120,11 +120,12 @@ def _in_processes(
                 yield function(job)
                 bar.update()
             return
-        with ProcessPoolExecutor(num_proc) as pool:
-            chunk = max(1, min(64, len(jobs) // (8 * num_proc)))
-            for result in pool.map(function, jobs, chunksize=chunk):
-                yield result
-                bar.update()
+        chunk = max(1, min(64, len(jobs) // (8 * num_proc)))
+        for result in map_in_processes(
+            function, jobs, num_proc, doing="read radiographs", preload=__name__, chunk_size=chunk
+        ):
+            yield result
+            bar.update()
 
 
 def _duplicates(root: Path, files: Sequence[FileFacts], run: Callable[..., Iterator[str | None]]) -> list[list[str]]:

@@ -9,12 +9,13 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import connection, get_all_start_methods, get_context
+from multiprocessing import connection
 from typing import Any
 
 from threadpoolctl import threadpool_limits
 
 from ...errors import DatasetError, MLCAKError
+from ..worker_processes import WHY_PROCESSES_DIE, process_context
 from .shards import ShardTask, write_shard
 
 _IMAGE, _SHARD = "image", "shard"  # what a process reports as done
@@ -67,16 +68,13 @@ class _Worker:
             code = self.process.exitcode
             how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
             raise DatasetError(
-                f"the process that wrote {self.task.name} died ({how}); often the memory was full (use fewer workers),"
-                " or a decoder crashed. Finished shards are kept, and the same command continues"
+                f"the process that wrote {self.task.name} died ({how}); {WHY_PROCESSES_DIE}. Finished shards are kept,"
+                " and the same command continues"
             ) from None
 
 
 def _write_in_processes(tasks: Sequence[ShardTask], num_proc: int, seen: Callable[[], object]) -> None:
-    # Not fork: a copy of a process with threads can hang. A fork server imports the libraries once, for all.
-    context: Any = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload([__name__])
+    context = process_context(__name__)
     waiting, workers = deque(tasks), dict[Any, _Worker]()
     try:
         for _ in range(min(num_proc, len(tasks))):
