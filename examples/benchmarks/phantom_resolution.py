@@ -9,7 +9,8 @@
     python examples/benchmarks/phantom_resolution.py --work-dir runs/phantom_resolution
 
 About 15 minutes on two free cores; the phantoms and their reduced pixels are kept in the work folder, so that a second
-run only trains.
+run only trains. Exit status 1 if a finding misses its bar. Small: 0.5 in the interval of (a), an AUROC of at least 0.80
+at 224 px, and 0.10 of it lost at 28 px. Large: at most 0.05 lost or gained.
 """
 
 from __future__ import annotations
@@ -235,8 +236,8 @@ def bootstrap_auroc(scores: np.ndarray, labels: np.ndarray, draws: np.ndarray) -
     return np.array([roc_auc_score(labels[d], scores[d]) if 0 < labels[d].sum() < len(d) else np.nan for d in draws])
 
 
-def main() -> None:
-    """Make the phantoms, measure, print the table, write the JSON."""
+def main() -> int:
+    """Make the phantoms, measure, print the table, write the JSON, and say whether every bar is met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work-dir", type=Path, default=Path("runs/phantom_resolution"))
     parser.add_argument("--num-train", type=int, default=2400)
@@ -303,7 +304,10 @@ def main() -> None:
     record = {"options": {k: str(v) for k, v in vars(options).items()}, "duration_s": duration_s, "findings": findings}
     target.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     console.print(f"written: {target}")
+    missed = [name for name, finding in findings.items() if not finding["meets"]]
+    console.print("every bar is met" if not missed else f"missed: {', '.join(missed)}")
+    return int(bool(missed))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
