@@ -51,16 +51,18 @@ class Wavelet:
         ringing: How far the sample beside an ideal edge overshoots at most, over the edge's contrast, at levels 1 to 3.
         noise_left: White noise of a sample over that of a pixel, per level: the filter's sum of squares, whose root
             counts along either axis.
+        bias: By how many stored values a sample of noisy pixels is too high, per level; that of even ones is not.
     """
 
     blur: float
     ringing: tuple[float, float, float]
     noise_left: float
+    bias: float
 
 
-REVERSIBLE = Wavelet(blur=0.155, ringing=(0.125, 0.141, 0.152), noise_left=0.72)
-"""The wavelet 5/3 of JPEG 2000 (ISO/IEC 15444-1, annex F)."""
-IRREVERSIBLE = Wavelet(blur=0.19, ringing=(0.068, 0.055, 0.048), noise_left=0.52)
+REVERSIBLE = Wavelet(blur=0.155, ringing=(0.125, 0.141, 0.152), noise_left=0.72, bias=0.5)
+"""The wavelet 5/3 of JPEG 2000 (ISO/IEC 15444-1, annex F), which rounds down to whole numbers in two of its steps."""
+IRREVERSIBLE = Wavelet(blur=0.19, ringing=(0.068, 0.055, 0.048), noise_left=0.52, bias=0.0)
 """The wavelet 9/7. Its samples show less of what is finer than they are."""
 
 # Half the size takes a quarter of the time of the long way, too much for an attempt in vain. Where a window may clip,
@@ -118,7 +120,12 @@ def read_reduced(opened: OpenDicom, size_px: int, fit: str, voi: Voi) -> npt.NDA
         difference, rms = expected_difference(
             grey, weights, min(grey.shape) / size_px, reduction, wavelet, (reach[0], reach[1])
         )
+        # Half of it is taken away, so that both kinds of pixels are off by the other half.
+        bias = wavelet.bias / 2 * reduction * modality[0] / (high - low)
+        difference, rms = difference + abs(bias) / _MAX_DIFFERENCE, rms + abs(bias) / _RMS_DIFFERENCE
         if reduction <= largest and difference <= 1 and rms <= 1:
+            if voi != "percentile":  # whose limits have the same bias
+                grey -= np.float32(bias)
             np.clip(grey, 0.0, 1.0, out=grey)
             return np.clip(resample(1 - grey if layout.inverted else grey, *weights), 0.0, 1.0)
         expected = difference / 2.0**reduction  # half as large at twice the size
