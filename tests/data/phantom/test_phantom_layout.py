@@ -147,10 +147,33 @@ def test_more_images_do_not_change_the_first_and_another_seed_changes_all(phanto
 
 def test_phantoms_are_overwritten_only_when_asked(tmp_path):
     write_phantoms(tmp_path / "p", 2, 1, size_px=64, progress=False)
-    with pytest.raises(DatasetError, match="overwrite=True"):
+    with pytest.raises(DatasetError, match=r"overwrite=True \(--overwrite\)"):
         write_phantoms(tmp_path / "p", 1, 1, size_px=64, progress=False)
     write_phantoms(tmp_path / "p", 1, 1, size_px=64, seed=1, progress=False, overwrite=True)
     assert len(list((tmp_path / "p" / "train").iterdir())) == 1
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a file system that nobody can write to")
+@pytest.mark.parametrize("where", ["/proc/phantoms", "/dev/null/phantoms"])
+def test_a_folder_that_cannot_be_made_is_one_sentence(where):
+    with pytest.raises(DatasetError, match=f"Cannot write phantoms to {where}: .*Name a folder"):
+        write_phantoms(where, 1, 1, size_px=64, progress=False)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("full", ["train/image", "annotations/annotations_test.csv", "groups.csv"])
+def test_a_full_disk_is_one_sentence_and_what_is_there_can_be_replaced(tmp_path, full):
+    root = tmp_path / "p"
+    report = write_phantoms(root, 2, 1, size_px=64, progress=False)
+    name = next((root / "train").iterdir()).relative_to(root) if full == "train/image" else Path(full)
+    (root / name).unlink()
+    (root / name).symlink_to("/dev/full")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlcak_hf.data.phantom.writer.shutil.rmtree", lambda *arguments, **options: None)
+        with pytest.raises(DatasetError, match=r"Cannot write phantoms to .*: No space left on device\. .*--overwrite"):
+            write_phantoms(root, 2, 1, size_px=64, progress=False, overwrite=True)
+    (root / name).unlink()
+    assert write_phantoms(root, 2, 1, size_px=64, progress=False, overwrite=True) == report
 
 
 def test_a_folder_with_other_files_is_never_cleared(tmp_path):

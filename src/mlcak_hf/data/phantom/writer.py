@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -14,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import logging
 
-from mlcak_hf.configuration_mlcak import VINDR_CXR_FINDINGS
 from mlcak_hf.data.phantom.dicom_format import DicomFormat, to_dicom
 from mlcak_hf.data.phantom.plan import (
     DRAWN_FINDINGS,
@@ -30,6 +30,7 @@ from mlcak_hf.data.phantom.plan import (
 )
 from mlcak_hf.data.phantom.readers import Reading, consensus, read_by_three
 from mlcak_hf.data.phantom.render import render_phantom
+from mlcak_hf.data.vindr.labels import NO_FINDING, VINDR_CXR_LABELS
 from mlcak_hf.data.worker_processes import map_in_processes
 from mlcak_hf.errors import DatasetError
 
@@ -103,7 +104,7 @@ def write_phantoms(
         Counts and places of what was written.
 
     Raises:
-        DatasetError: If the folder is in use, or a number is out of range.
+        DatasetError: If the folder is in use or cannot be written to, a number is out of range, or a process dies.
 
     Example:
         >>> from mlcak_hf.data.phantom import write_phantoms
@@ -116,18 +117,30 @@ def write_phantoms(
     if num_proc is not None and num_proc < 1:
         raise DatasetError(f"num_proc must be at least 1, got {num_proc}.")
     shares = check_prevalence(prevalence)
-    root = _make_room(Path(output_dir), overwrite)
-    counts = dict(zip(SPLITS, (num_train, num_test), strict=True))
-    for split in SPLITS:
-        (root / split).mkdir(parents=True, exist_ok=True)
-    (root / "annotations").mkdir(exist_ok=True)
+    root, counts = Path(output_dir), dict(zip(SPLITS, (num_train, num_test), strict=True))
+    with _explained_write(root):
+        _make_room(root, overwrite)
+        return _write_all(root, counts, size_px, seed, shares, num_proc or 1, progress)
+
+
+def _write_all(
+    root: Path,
+    counts: dict[str, int],
+    size_px: int,
+    seed: int,
+    shares: dict[str, float],
+    num_proc: int,
+    progress: bool,
+) -> PhantomReport:
     # Written first, so that a stopped run can be overwritten.
     record = {"seed": seed, "size_px": size_px, "num_images": counts, "prevalence": shares}
     (root / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    for name in (*SPLITS, "annotations"):
+        (root / name).mkdir(exist_ok=True)
 
     jobs = [(split, index) for split in SPLITS for index in range(counts[split])]
     work = partial(_write_one, root, seed, size_px, shares)
-    written = list(_run(work, jobs, num_proc or 1, progress))
+    written = list(_run(work, jobs, num_proc, progress))
     for split in SPLITS:
         _write_annotations(root / "annotations", split, [w for w in written if w.split == split])
     groups_file = root / "groups.csv"
@@ -148,19 +161,30 @@ def write_phantoms(
     return report
 
 
-def _make_room(root: Path, overwrite: bool) -> Path:
+@contextlib.contextmanager
+def _explained_write(root: Path) -> Iterator[None]:
+    """Turn a full disk, a missing permission and the like into one DatasetError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(
+            f"Cannot write phantoms to {root}: {error.strerror or error}. Name a folder that can be written to, on a"
+            " disk with space; phantoms that lie there already are replaced with overwrite=True (--overwrite)."
+        ) from None
+
+
+def _make_room(root: Path, overwrite: bool) -> None:
     if root.exists() and not root.is_dir():
         raise DatasetError(f"{root} is a file; name a folder for the phantoms.")
     if not root.exists() or not any(root.iterdir()):
         root.mkdir(parents=True, exist_ok=True)
-        return root
+        return
     if not (root / RECORD).is_file():
         raise DatasetError(f"{root} holds files that are no phantoms ({RECORD} is missing); choose an empty folder.")
     if not overwrite:
-        raise DatasetError(f"{root} already holds phantoms; choose another folder or overwrite them (overwrite=True).")
+        raise DatasetError(f"{root} already holds phantoms; name another folder, or pass overwrite=True (--overwrite).")
     for name in (*SPLITS, "annotations"):
         shutil.rmtree(root / name, ignore_errors=True)
-    return root
 
 
 def _run(work: partial[_Written], jobs: list[tuple[str, int]], num_proc: int, progress: bool) -> Iterator[_Written]:
@@ -208,14 +232,13 @@ def _write_annotations(folder: Path, split: str, written: list[_Written]) -> Non
     # The released files differ between the splits: only train names the reader, and one column is spelt differently.
     train = split == "train"
     reader = ["rad_id"] if train else []
-    diagnoses = ["COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases", "No finding"]
-    header = [name if train or name != "Other diseases" else "Other disease" for name in diagnoses]
+    labels = [name if train or name != "Other diseases" else "Other disease" for name in VINDR_CXR_LABELS]
 
     def label_rows() -> Iterator[list[object]]:
         for image in written:
             for reading in image.readings:
                 present = {*reading.findings, *reading.diagnoses}
-                values = [int(name in present) for name in (*VINDR_CXR_FINDINGS, *diagnoses)]
+                values = [int(name in present) for name in VINDR_CXR_LABELS]
                 yield [image.image_id, *([reading.reader] if train else []), *values]
 
     def box_rows() -> Iterator[list[object]]:
@@ -223,11 +246,11 @@ def _write_annotations(folder: Path, split: str, written: list[_Written]) -> Non
             for reading in image.readings:
                 start = [image.image_id, *([reading.reader] if train else [])]
                 if not reading.boxes:
-                    yield [*start, "No finding", "", "", "", ""]
+                    yield [*start, NO_FINDING, "", "", "", ""]
                 for name, box in reading.boxes:
                     yield [*start, name, *(f"{edge:.3f}" for edge in box)]
 
-    _write_csv(folder / f"image_labels_{split}.csv", ["image_id", *reader, *VINDR_CXR_FINDINGS, *header], label_rows())
+    _write_csv(folder / f"image_labels_{split}.csv", ["image_id", *reader, *labels], label_rows())
     columns = ["image_id", *reader, "class_name", "x_min", "y_min", "x_max", "y_max"]
     _write_csv(folder / f"annotations_{split}.csv", columns, box_rows())
 
