@@ -10,10 +10,11 @@ from typing import TypeVar
 
 from transformers.utils import logging
 
-from ...errors import MLCAKError
+from ...errors import DatasetError, MLCAKError
 from ..worker_processes import map_in_processes
 from .agreement import reader_agreement
 from .contact_sheet import draw_contact_sheet
+from .doubts import beyond_px, is_reshaped
 from .file_facts import FileFacts, file_facts, pixel_digest
 from .inspection_report import BoxOutside, InspectionReport, LabelCounts
 from .inspection_sample import choose_sample, estimate, read_sampled
@@ -32,6 +33,7 @@ def inspect_vindr_cxr(
     *,
     layout: Layout = "auto",
     sizes: str | os.PathLike[str] | None = None,
+    json_file: str | os.PathLike[str] | None = None,
     contact_sheet: str | os.PathLike[str] | None = None,
     num_proc: int | None = None,
     progress: bool = True,
@@ -44,6 +46,7 @@ def inspect_vindr_cxr(
         data_dir: Folder in PhysioNet's or Kaggle's layout, as in `load_vindr_cxr`.
         layout: As in `load_vindr_cxr`.
         sizes: As in `load_vindr_cxr`.
+        json_file: File for everything found, as JSON.
         contact_sheet: PNG file to draw the sample on.
         num_proc: Processes at the same time; None for one.
         progress: Whether to show progress bars.
@@ -52,7 +55,8 @@ def inspect_vindr_cxr(
         The findings, with tables for the terminal and all of it as plain values.
 
     Raises:
-        DatasetError: The folder has no known layout, or the contact sheet cannot be drawn.
+        DatasetError: The folder has no known layout, or one of the two files cannot be written, which is tried before
+            the folder is looked at.
 
     Example:
 
@@ -65,6 +69,9 @@ def inspect_vindr_cxr(
     size_table = None if sizes is None else str(sizes)
     config = VinDrCXRConfig(data_dir=str(data_dir), layout=layout, sizes=size_table, on_error="skip")
     root = Path(str(config.data_dir))
+    for target in (json_file, contact_sheet):
+        if target is not None:
+            _check_target(Path(target))
     found, tables_problem = _read_tables(config)
     run = partial(_in_processes, num_proc=num_proc or 1, progress=progress)
     paths = [path for name in source_folders(config.layout) for path in _files(root / name)]
@@ -78,7 +85,7 @@ def inspect_vindr_cxr(
     by_path = {str(root / facts.folder / facts.name): facts for facts in files}
     pairs = [(record, by_path[record.path]) for images in records.values() for record in images]
     to_prepare = [facts for _, facts in pairs] if found else files
-    return InspectionReport(
+    report = InspectionReport(
         layout=config.layout,
         files=files,
         tables_problem=tables_problem,
@@ -94,6 +101,23 @@ def inspect_vindr_cxr(
         num_proc=num_proc or 1,
         size_px=config.size_px,
     )
+    if json_file is not None:
+        report.write_json(Path(json_file))
+    return report
+
+
+def _check_target(path: Path) -> None:
+    """Try whether a file can be written; it is left as it is."""
+    try:
+        there = path.exists()
+        with path.open("ab"):
+            pass
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise DatasetError(
+            f"{path} cannot be written ({error.strerror}); name a file in a folder that exists"
+        ) from None
 
 
 def _read_tables(config: VinDrCXRConfig) -> tuple[VinDrLayout | None, str | None]:
@@ -170,8 +194,7 @@ def _boxes_outside(images: Sequence[tuple[ImageRecord, FileFacts]]) -> list[BoxO
         if height is None or width is None:
             continue
         for box in record.boxes:
-            beyond = max(-box.x_min, -box.y_min, box.x_max - width, box.y_max - height)
-            if beyond > 0:
+            if (beyond := beyond_px(box, height, width)) > 0:
                 name = f"{facts.folder}/{facts.name}"
                 outside.append(BoxOutside(name, box.finding, box.reader, round(beyond, 3)))
     return outside
@@ -179,11 +202,8 @@ def _boxes_outside(images: Sequence[tuple[ImageRecord, FileFacts]]) -> list[BoxO
 
 def _reshaped(images: Sequence[tuple[ImageRecord, FileFacts]]) -> list[str]:
     """Pictures with boxes whose proportions are not those of the original radiograph."""
-    names = []
-    for record, facts in images:
-        if record.boxes and record.boxes_size and facts.rows and facts.columns:
-            height, width = record.boxes_size
-            # A side may have been rounded by half a pixel.
-            if abs(facts.rows * width - facts.columns * height) > 0.5 * (height + width):
-                names.append(f"{facts.folder}/{facts.name}")
-    return names
+    return [
+        f"{facts.folder}/{facts.name}"
+        for record, facts in images
+        if facts.rows and facts.columns and is_reshaped(record, facts.rows, facts.columns)
+    ]

@@ -17,8 +17,7 @@ from PIL import Image
 
 from ...errors import DicomError
 from ...image_geometry_mlcak import map_boxes
-from ..polarity import looks_inverted
-from ..radiograph import read_resized
+from .doubts import Doubts
 from .file_facts import FileFacts
 from .labels import NO_FINDING, VINDR_CXR_LABELS, Reading
 from .rows import VinDrCXRConfig, image_rows
@@ -115,18 +114,16 @@ def read_sampled(root: Path, config: VinDrCXRConfig, facts: FileFacts) -> Sample
             list(image_rows(record, config, False, None))
             _warm.add(str(facts.syntax))
         start = time.perf_counter()
-        ((_, row),) = image_rows(record, config, False, None)
+        doubts = Doubts()
+        ((_, row),) = image_rows(record, config, False, None, doubts)
         png = row["image"]["bytes"]
-        inverted = looks_inverted(stored_pixels(png))  # a preparation looks for it as well
         duration_s = time.perf_counter() - start
-        # After the time was taken: a preparation learns it without reading the file again.
-        crushed = (facts.syntax, facts.bits) == ("PNG", 16) and read_resized(record.path, 1).crushed
     except DicomError as error:
         reason = str(error).replace(f"{root}{os.sep}", "")  # a path may name a person
         return SampledImage(facts, problem=reason.removeprefix(f"{facts.name}: "))
     except Exception as error:  # whatever one file does, the others are still to be told
         return SampledImage(facts, problem=f"it cannot be read ({type(error).__name__})")
-    return SampledImage(facts, png, duration_s, inverted, crushed)
+    return SampledImage(facts, png, duration_s, bool(doubts.inverted), bool(doubts.crushed))
 
 
 def estimate(sample: Sequence[SampledImage], files: Sequence[FileFacts]) -> Estimate | None:
