@@ -156,11 +156,15 @@ def inspect(
     from .data import inspect_vindr_cxr
 
     report = inspect_vindr_cxr(
-        data_dir, layout=layout.value, sizes=sizes, contact_sheet=contact_sheet, num_proc=workers
+        data_dir,
+        layout=layout.value,
+        sizes=sizes,
+        json_file=json_file,
+        contact_sheet=contact_sheet,
+        num_proc=workers,
     )
     console.print(*report.renderables(), sep="\n")
     if json_file is not None:
-        report.write_json(json_file)
         console.print(f"JSON: {json_file}")
     if contact_sheet is not None:
         console.print(f"Contact sheet: {contact_sheet}")

@@ -13,6 +13,7 @@ from rich.console import Console
 from vindr_factories import PATIENT_TAGS, chest, kaggle_row, make_dicom, make_kaggle, to_pictures, write_table
 
 from mlcak_hf.data import inspect_vindr_cxr, prepare_vindr_cxr
+from mlcak_hf.data.vindr import inspection as module
 from mlcak_hf.data.vindr.file_facts import FileFacts
 from mlcak_hf.data.vindr.inspection_sample import SampledImage, choose_sample, estimate
 from mlcak_hf.errors import DatasetError
@@ -103,6 +104,24 @@ def test_the_json_holds_everything_and_neither_paths_nor_patients(small_vindr, t
         assert secret not in printed(report)
     with pytest.raises(DatasetError, match="cannot be written"):
         report.write_json(tmp_path / "nowhere" / "r.json")
+
+
+@pytest.mark.parametrize("option", ["json_file", "contact_sheet"])
+def test_files_that_cannot_be_written_are_told_before_the_long_work(small_vindr, tmp_path, monkeypatch, option) -> None:
+    target = tmp_path / "out"
+    inspect(small_vindr, **{option: target})
+    assert target.stat().st_size > 0
+    kept = target.read_bytes()
+    monkeypatch.setattr(module, "file_facts", lambda path: pytest.fail("the folder was looked at before"))
+    for wrong in (tmp_path, tmp_path / "nowhere" / "out", target / "out"):
+        with pytest.raises(DatasetError, match=r"cannot be written \(.+\); name a file in a folder that exists"):
+            inspect(small_vindr, **{option: wrong})
+    with pytest.raises(DatasetError, match="nowhere"):
+        inspect(small_vindr, json_file=target, contact_sheet=tmp_path / "nowhere" / "out")
+    with pytest.raises(DatasetError, match="nowhere"):
+        inspect(small_vindr, json_file=tmp_path / "new", contact_sheet=tmp_path / "nowhere" / "out")
+    assert target.read_bytes() == kept
+    assert not (tmp_path / "new").exists()
 
 
 def test_tables_that_cannot_be_used_do_not_keep_the_files_from_being_told(small_vindr) -> None:
