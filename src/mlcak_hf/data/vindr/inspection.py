@@ -55,8 +55,8 @@ def inspect_vindr_cxr(
         The findings, with tables for the terminal and all of it as plain values.
 
     Raises:
-        DatasetError: The folder has no known layout, or one of the two files cannot be written, which is tried before
-            the folder is looked at.
+        DatasetError: The folder has no known layout, a process died, or one of the two files cannot be written, which
+            is tried before the folder is looked at.
 
     Example:
 
