@@ -22,12 +22,10 @@ from .attention import Aggregation, AttentionAlignment
 from .cache import CACHE_FILE, CacheFiles, TeacherCache, images_per_shard
 from .cache_key import CACHE_FORMAT, attention_key, pixels_key, processors_key, teacher_configs, teacher_key, views_key
 from .knowledge import TEACHER_PIXELS, TeacherKnowledge, Teachers, as_list
-from .not_finite import rows_not_finite
+from .not_finite import first_names, rows_not_finite
 from .teacher import check_teachers
 
 logger = logging.get_logger(__name__)
-
-_SHOWN_NAMES = 20
 
 
 def build_teacher_cache(
@@ -270,10 +268,10 @@ def _keep(records: np.ndarray, known: TeacherKnowledge, names: list[str]) -> Non
     not_finite = rows_not_finite(vars(known))
     if not_finite:
         rows = sorted({row for rows in not_finite.values() for row in rows})
-        shown = ", ".join(names[row] for row in rows[:_SHOWN_NAMES]) + (", ..." if len(rows) > _SHOWN_NAMES else "")
         raise CacheError(
             f"A teacher's {' and '.join(not_finite)} are not finite numbers for {len(rows)} of {len(names)} images: "
-            f"{shown}. Check its weights and these images; with float16, build in bfloat16 or float32."
+            f"{first_names(rows, names)}. Check its weights and these images; with float16, build in bfloat16 or "
+            "float32."
         )
     for name in records.dtype.names or ():
         records[name] = getattr(known, name).cpu().numpy()

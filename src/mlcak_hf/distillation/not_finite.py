@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,11 @@ def rows_not_finite(tensors: Mapping[str, Any]) -> dict[str, list[int]]:
     return found
 
 
+def first_names(rows: Sequence[int], names: Sequence[str]) -> str:
+    """Name the first images of some rows of a batch; "..." stands for the others."""
+    return ", ".join(names[row] for row in rows[:_SHOWN]) + (", ..." if len(rows) > _SHOWN else "")
+
+
 def not_finite_message(step: int, found: Mapping[str, list[int]], names: list[str]) -> str:
     """Say in a sentence or two which images made a loss that is no finite number.
 
@@ -41,7 +46,6 @@ def not_finite_message(step: int, found: Mapping[str, list[int]], names: list[st
         The message. Without a culprit, all images of the batch are named.
     """
     rows = sorted({row for rows in found.values() for row in rows}) or list(range(len(names)))
-    shown = ", ".join(names[row] for row in rows[:_SHOWN]) + (", ..." if len(rows) > _SHOWN else "")
     what = ", ".join(found) or "the loss only"
     remedy = (
         "Look at these images"
@@ -52,5 +56,5 @@ def not_finite_message(step: int, found: Mapping[str, list[int]], names: list[st
     )
     return (
         f"Training stops at step {step}, before its weights change: the loss is not finite. NaN or Inf in: {what}. "
-        f"Images ({len(rows)} of {len(names)}): {shown}. {remedy}."
+        f"Images ({len(rows)} of {len(names)}): {first_names(rows, names)}. {remedy}."
     )

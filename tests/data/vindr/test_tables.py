@@ -95,9 +95,7 @@ def test_an_empty_table_of_labels(small_vindr) -> None:
 
 def test_a_box_of_a_reader_who_did_not_read_the_image(small_vindr) -> None:
     edit(small_vindr / BOXES, "a2,R2,Cardiomegaly", "a2,R99,Cardiomegaly")
-    with pytest.raises(
-        LabelError, match=r"a2 \(line \d+: reader R99 has no reading of the image in image"
-    ):
+    with pytest.raises(LabelError, match=r"a2 \(line \d+: reader R99 has no reading of the image in image"):
         read_layout(small_vindr)
     assert [record.image_id for record in read_layout(small_vindr, on_error="skip").left_out] == ["a2"]
 
