@@ -1,7 +1,6 @@
 """What a person who follows a training sees: where the time goes, and which image broke it."""
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import torch
 from toys import make_trainer, toy_collator, toy_model, toy_rows
 from transformers import TrainerCallback
 
+from mlcak_hf.distillation import step_clock
 from mlcak_hf.distillation.not_finite import not_finite_message, rows_not_finite
 from mlcak_hf.errors import DistillationError
 
@@ -27,37 +27,45 @@ def training_logs(trainer):
 # Time
 
 
-class SlowCollator:
-    """A collator that keeps the step waiting."""
+class Clock:
+    """Stands for `time` where steps are timed: nothing but `work` takes any."""
 
-    def __init__(self, seconds: float):
-        self.collator, self.seconds = toy_collator(), seconds
+    now_s = 0.0
 
-    def __call__(self, rows):
-        time.sleep(self.seconds)
-        return self.collator(rows)
+    def perf_counter(self) -> float:
+        return self.now_s
 
-
-class SlowLog(TrainerCallback):
-    def on_log(self, *arguments, **options):
-        time.sleep(0.3)
+    def work(self, seconds: float) -> None:
+        self.now_s += seconds
 
 
-def test_the_shares_of_a_steps_time_are_logged(tmp_path):
+def test_the_shares_of_a_steps_time_are_logged(tmp_path, monkeypatch):
     """Three batches of 0.1 s and three of the teacher's 0.05 s; the 0.3 s of every log lie between steps."""
+    clock, collator = Clock(), toy_collator()
+    monkeypatch.setattr(step_clock, "time", clock)
+
+    class SlowLog(TrainerCallback):
+        def on_log(self, *arguments, **options):
+            clock.work(0.3)
+
+    def slow_collator(rows):
+        clock.work(0.1)
+        return collator(rows)
+
     teacher = toy_model(32, 4, layers=4, seed=2)
-    teacher.register_forward_pre_hook(lambda *arguments: time.sleep(0.05))
-    rows, collator = toy_rows(12), SlowCollator(0.1)
-    trainer = make_trainer(tmp_path, teacher=teacher, rows=rows, collator=collator, callbacks=[SlowLog()], max_steps=3)
+    teacher.register_forward_pre_hook(lambda *arguments: clock.work(0.05))
+    trainer = make_trainer(
+        tmp_path, teacher=teacher, rows=toy_rows(12), collator=slow_collator, callbacks=[SlowLog()], max_steps=3
+    )
     trainer.train()
     logs = training_logs(trainer)
     step_s = [4 / entry["images_per_second"] for entry in logs]
     waited = [entry["data_wait_share"] * seconds for entry, seconds in zip(logs, step_s, strict=True)]
     taught = [entry["teacher_share"] * seconds for entry, seconds in zip(logs, step_s, strict=True)]
     assert len(logs) == 3
-    assert 0.3 <= sum(waited) < sum(step_s) - 0.15
-    assert all(seconds >= 0.05 for seconds in taught)
-    assert sum(step_s) < 1.3
+    assert sum(waited) == pytest.approx(0.3, rel=1e-3)
+    assert taught == pytest.approx([0.05] * 3, rel=1e-3)
+    assert sum(step_s) == pytest.approx(0.45, rel=1e-3)
 
 
 def test_without_a_teacher_its_share_is_not_logged(tmp_path):

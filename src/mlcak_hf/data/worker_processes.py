@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -37,6 +38,22 @@ def process_context(preload: str) -> Any:
     return context
 
 
+@contextlib.contextmanager
+def explained_start() -> Iterator[None]:
+    """Turn the death of the fork server, while a process is started, into a DatasetError.
+
+    Raises:
+        DatasetError: The process could not be started.
+    """
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        raise DatasetError(
+            f"no further process could be started; {WHY_PROCESSES_DIE}. What is printed above may tell more; one worker"
+            " needs no other process"
+        ) from None
+
+
 def map_in_processes(
     function: Callable[[Job], Result],
     jobs: Sequence[Job],
@@ -62,13 +79,15 @@ def map_in_processes(
         The results, in the order of the jobs.
 
     Raises:
-        DatasetError: A process died.
+        DatasetError: A process died, or none could be started.
         Exception: What the function raises.
     """
     context = process_context(preload)
     try:
         with ProcessPoolExecutor(num_proc, context, _start_process, (initializer,)) as pool:
-            yield from pool.map(function, jobs, chunksize=chunk_size)
+            with explained_start():
+                results = pool.map(function, jobs, chunksize=chunk_size)
+            yield from results
     except BrokenProcessPool:
         raise DatasetError(f"a process that {doing} died; {WHY_PROCESSES_DIE}. Start again") from None
 

@@ -15,7 +15,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from ...errors import DatasetError, MLCAKError
-from ..worker_processes import WHY_PROCESSES_DIE, process_context
+from ..worker_processes import WHY_PROCESSES_DIE, explained_start, process_context
 from .shards import ShardTask, write_shard
 
 _IMAGE, _SHARD = "image", "shard"  # what a process reports as done
@@ -80,7 +80,8 @@ def _write_in_processes(tasks: Sequence[ShardTask], num_proc: int, seen: Callabl
         for _ in range(min(num_proc, len(tasks))):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs,), daemon=True)
-            process.start()
+            with explained_start():
+                process.start()
             theirs.close()  # else its end would stay open, and its death unnoticed
             workers[ours] = _Worker(process, ours, waiting[0])
             workers[ours].give(waiting.popleft())
