@@ -65,15 +65,24 @@ def test_an_inspecting_process_that_dies_is_one_sentence(small_vindr, monkeypatc
 @pytest.mark.skipif("forkserver" not in get_all_start_methods(), reason="there is no fork server to die")
 @pytest.mark.parametrize("command", ["phantom", "prepare"])
 def test_a_fork_server_that_dies_is_one_sentence(small_vindr, tmp_path, command) -> None:
-    (tmp_path / "torch.py").write_text("import os; os._exit(3)")  # the server looks for modules where it is started
-    source = [] if command == "phantom" else [small_vindr]
+    (tmp_path / "deadly.py").write_text("import os; os._exit(3)")
+    module = "phantom.writer" if command == "phantom" else "vindr.shard_workers"
     options = ["--train", 2, "--test", 1, "--size", 64] if command == "phantom" else ["--size", 32]
-    arguments = ["mlcak", command, *map(str, [*source, tmp_path / "out", *options, "--workers", 2])]
-    script = tmp_path / "elsewhere" / "run.py"
-    script.parent.mkdir()
-    script.write_text(f"import sys; sys.argv = {arguments!r}\nfrom mlcak_hf.cli import main\n"
-                      "if __name__ == '__main__': main()\n")  # fmt: skip
-    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    source = [] if command == "phantom" else [small_vindr]
+    script = tmp_path / "run.py"
+    script.write_text(
+        f"""
+import sys
+from mlcak_hf.cli import main
+from mlcak_hf.data.{module} import __dict__ as names
+if __name__ == "__main__":
+    names["__name__"] = "deadly"  # what the fork server imports first
+    sys.argv = {["mlcak", command, *map(str, [*source, tmp_path / "out", *options, "--workers", 2])]!r}
+    main()
+"""
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("error: no further process could be started; ")
 
