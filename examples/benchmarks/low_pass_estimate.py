@@ -26,7 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 from mlcak_hf.data import read_radiograph
-from mlcak_hf.data.dicom.reduced import IRREVERSIBLE, REVERSIBLE, expected_difference
+from mlcak_hf.data.dicom.reduced import IRREVERSIBLE, REVERSIBLE, clipping, expected_difference
 from mlcak_hf.data.resampling import area_overlaps, low_pass_edges, pixel_edges, resample, weights_onto_square
 from mlcak_hf.errors import DicomError
 
@@ -147,11 +147,14 @@ def judged(grey: np.ndarray) -> Iterator[tuple[bool, bool, float]]:
                 if min(height, width) / 2**level < 2 * size:
                     continue
                 samples = low_pass(height, level, wavelet) @ grey.astype(np.float32) @ low_pass(width, level, wavelet).T
-                samples = np.clip(samples, *reach)  # as decoders do, who keep to the range of the stored values
+                if wavelet != "5/3":
+                    samples = np.clip(samples, *reach)  # as decoders do, who keep to the range of the stored values
                 weights = weights_onto_square(low_pass_edges(height, level), low_pass_edges(width, level), size, "pad")
                 kind = REVERSIBLE if wavelet == "5/3" else IRREVERSIBLE
-                largest, rms = expected_difference(samples, weights, min(samples.shape) / size, level, kind, reach)
-                off = resample(np.clip(samples, 0, 1), *weights) - expected
+                largest, rms = expected_difference(
+                    samples, weights, min(samples.shape) / size, level, kind, reach, cut_off=wavelet != "5/3"
+                )
+                off = np.clip(resample(np.clip(samples, *clipping(*reach)), *weights), 0, 1) - expected
                 psnr = -20 * np.log10(max(float(np.sqrt(np.mean(np.square(off, dtype=np.float64)))), 1e-9))
                 most = 255 * float(np.abs(off).max())
                 misses = psnr < MIN_PSNR_DB or most > MAX_DIFFERENCE

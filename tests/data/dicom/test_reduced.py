@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def test_a_codestream_that_contradicts_its_header_takes_the_long_way(lossless, t
 def test_reads_the_codestream_header(lossless) -> None:
     frame = get_frame(pydicom.dcmread(lossless).PixelData, 0, number_of_frames=1)
     assert read_codestream(frame) == Codestream(HEIGHT, WIDTH, 12, False, 5, True)
-    assert read_codestream(b"\0" * 12 + frame) == Codestream(HEIGHT, WIDTH, 12, False, 5, True)  # inside a JP2 file
+    assert read_codestream(b"\0" * 12 + frame) == Codestream(HEIGHT, WIDTH, 12, False, 5, True, bare=False)  # in JP2
     for end in (0, 10, 44, 60):
         assert read_codestream(frame[:end]) is None
     for position, value in ((19, 1), (41, 3), (43, 2)):  # origin, components, sampling
@@ -172,6 +173,26 @@ def test_low_pass_samples_of_a_constant_are_the_constant(tmp_path, reduction) ->
     samples = decode_low_pass(frame, codestream, reduction)
     assert samples.shape == (-(-77 // 2**reduction), -(-93 // 2**reduction))
     assert (samples == -700).all()
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(np.uint16, 12), (np.int16, 12), (np.uint8, 8), (np.uint16, 16)])
+@pytest.mark.parametrize("reduction", [1, 2, 3])
+def test_low_pass_samples_beside_an_edge_are_not_cut_off(tmp_path, dtype, bits, reduction) -> None:
+    """Their sum is that of the pixels; decoders clip it away unless they are told of a bit more."""
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if np.dtype(dtype).kind == "i" else (0, (1 << bits) - 1)
+    pixels = np.full((128, 128), low, dtype)
+    pixels[41:87, 43:85] = high
+    path = make_dicom(tmp_path / "x.dicom", pixels, bits=bits, syntax=JPEG2000Lossless)
+    frame = get_frame(pydicom.dcmread(path).PixelData, 0, number_of_frames=1)
+    codestream = read_codestream(frame)
+    assert codestream is not None
+    samples = decode_low_pass(frame, codestream, reduction)
+    wrapped = decode_low_pass(frame, replace(codestream, bare=False), reduction)  # as where there is no such bit
+    np.testing.assert_array_equal(np.clip(samples, low, high), wrapped)
+    assert codestream.cut_off == (bits == 16) == (samples.min() >= low) == (samples.max() <= high)
+    if bits < 16:
+        mean = np.mean(pixels, dtype=np.float64)
+        assert abs(samples.mean() - mean) < abs(wrapped.mean() - mean) / 4 + 1
 
 
 def test_a_cut_off_file_is_refused_and_no_image_made_of_the_rest(lossless, tmp_path) -> None:

@@ -15,6 +15,8 @@ _OTHER_FRAMES = {*range(0xC0, 0xD0)} - {0xC0, 0xC1, 0xC3, 0xC4, 0xC8, 0xCC}
 
 _CODESTREAM = b"\xff\x4f\xff\x51"  # JPEG 2000: start of codestream, then always its size
 _SIZE_AT, _SIZE = 8, struct.Struct(">8IH3B")  # behind two markers, a length and the capabilities
+DEPTH_AT = 42
+"""Where a JPEG 2000 codestream holds `ImageSize.depth`."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .codestream import find_image_size
+from .codestream import DEPTH_AT, find_image_size
 
 _ONE = (1, 1, 1)  # component, and step along either axis
 _END = b"\xff\xd9"
@@ -29,6 +29,7 @@ class Codestream:
         signed: Whether samples are signed.
         levels: Levels of the wavelet transform.
         reversible: Whether it is the 5/3 transform; otherwise the 9/7 one, which only lossy files have.
+        bare: Whether there is no JP2 file around it.
     """
 
     rows: int
@@ -37,6 +38,12 @@ class Codestream:
     signed: bool
     levels: int
     reversible: bool
+    bare: bool = True
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether low-pass samples beyond the range of the stored values are lost, as decoders clip to it."""
+        return not (self.reversible and self.bare and self.bits < 16)
 
 
 def read_codestream(frame: bytes) -> Codestream | None:
@@ -69,7 +76,7 @@ def read_codestream(frame: bytes) -> Codestream | None:
         position += 2 + number(position + 2, 2)
     if levels is None:
         return None
-    return Codestream(size.bottom, size.right, size.precision, bool(size.depth & 128), levels, reversible)
+    return Codestream(size.bottom, size.right, size.precision, bool(size.depth & 128), levels, reversible, start == 0)
 
 
 def decode_low_pass(frame: bytes, codestream: Codestream, reduction: int) -> npt.NDArray[np.float32]:
@@ -81,12 +88,18 @@ def decode_low_pass(frame: bytes, codestream: Codestream, reduction: int) -> npt
         reduction: How many levels to leave out, 1 to `codestream.levels`.
 
     Returns:
-        float32 of shape (ceil(rows / 2**reduction), ceil(columns / 2**reduction)), in stored values.
+        float32 of shape (ceil(rows / 2**reduction), ceil(columns / 2**reduction)), in stored values; beside sharp edges
+        they leave the range of the stored values, unless `codestream.cut_off`.
 
     Raises:
         OSError: The data is damaged, or of a kind that Pillow does not read.
     """
-    step = 1 << reduction
+    step, bits = 1 << reduction, codestream.bits
+    if not codestream.cut_off:
+        # Declared with a bit more than it has, nothing is cut off. It moves the samples by half their range, as the
+        # reversible transform knows no other use of the precision.
+        depth = frame[DEPTH_AT] + 1
+        frame, bits = b"".join((frame[:DEPTH_AT], bytes([depth]), frame[DEPTH_AT + 1 :])), bits + 1
     with Image.open(io.BytesIO(frame), formats=("JPEG2000",)) as image:
         image.reduce = reduction
         # Pillow rounds the reduced size, OpenJPEG takes the ceiling: without this, half of all sizes fail.
@@ -97,9 +110,9 @@ def decode_low_pass(frame: bytes, codestream: Codestream, reduction: int) -> npt
         samples = np.asarray(image)
     # Pillow moves the samples to the top of 8 or 16 bits, and signed ones above zero.
     depth = 8 if samples.dtype == np.uint8 else 16
-    stored = (samples >> (depth - codestream.bits)).astype(np.float32)
-    if codestream.signed:
-        stored -= np.float32(1 << (codestream.bits - 1))
+    stored = (samples >> (depth - bits)).astype(np.float32)
+    zero = 1 << (bits - 1) if codestream.signed else (1 << (bits - 1)) - (1 << (codestream.bits - 1))
+    stored -= np.float32(zero)
     expected = (-(-codestream.rows // step), -(-codestream.columns // step))
     if stored.shape != expected:
         raise OSError(f"reduced to {stored.shape}, not {expected}")

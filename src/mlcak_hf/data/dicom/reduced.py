@@ -118,7 +118,7 @@ def read_reduced(opened: OpenDicom, size_px: int, fit: str, voi: Voi) -> npt.NDA
         weights = weights_onto_square(*edges, size_px, fit)
         reach = sorted((value - low) / (high - low) for value in opened.stored_range)
         difference, rms = expected_difference(
-            grey, weights, min(grey.shape) / size_px, reduction, wavelet, (reach[0], reach[1])
+            grey, weights, min(grey.shape) / size_px, reduction, wavelet, (reach[0], reach[1]), codestream.cut_off
         )
         # Half of it is taken away, so that both kinds of pixels are off by the other half.
         bias = wavelet.bias / 2 * reduction * modality[0] / (high - low)
@@ -126,7 +126,7 @@ def read_reduced(opened: OpenDicom, size_px: int, fit: str, voi: Voi) -> npt.NDA
         if reduction <= largest and difference <= 1 and rms <= 1:
             if voi != "percentile":  # whose limits have the same bias
                 grey -= np.float32(bias)
-            np.clip(grey, 0.0, 1.0, out=grey)
+            np.clip(grey, *clipping(reach[0], reach[1]), out=grey)
             return np.clip(resample(1 - grey if layout.inverted else grey, *weights), 0.0, 1.0)
         expected = difference / 2.0**reduction  # half as large at twice the size
     return None
@@ -148,6 +148,20 @@ def _largest_reduction(codestream: Codestream, size_px: int, voi: Voi) -> int:
     return reduction
 
 
+def clipping(darkest: float, brightest: float) -> tuple[float, float]:
+    """Say where low-pass samples are clipped before they are averaged: where pixels are.
+
+    Where no pixel leaves [0, 1], samples leave it beside sharp edges, and just that makes their average right.
+
+    Args:
+        darkest, brightest: Grey values that pixels can have.
+
+    Returns:
+        Lowest and highest grey value.
+    """
+    return (0.0 if darkest < 0 else -np.inf), (1.0 if brightest > 1 else np.inf)
+
+
 def expected_difference(
     grey: npt.NDArray[np.float32],
     weights: tuple[Weights, Weights],
@@ -155,6 +169,7 @@ def expected_difference(
     reduction: int,
     wavelet: Wavelet,
     reach: tuple[float, float],
+    cut_off: bool,
 ) -> tuple[float, float]:
     """Estimate by how much the short way may differ from the long one.
 
@@ -164,7 +179,8 @@ def expected_difference(
         ratio: Samples per pixel of the result.
         reduction: Levels between the samples and the pixels.
         wavelet: Whose samples they are.
-        reach: Darkest and brightest grey value that a pixel can have; decoders keep samples between the two.
+        reach: Darkest and brightest grey value that a pixel can have.
+        cut_off: Whether the decoder kept the samples between the two.
 
     Returns:
         Largest and root mean square difference, as shares of what is allowed.
@@ -176,13 +192,16 @@ def expected_difference(
     # An edge is three samples wide here; where a pixel of the result takes more, its share of the result is larger.
     rms = _root_mean_square(blurred) * max(1.0, ratio / 3) ** 0.5 / ratio
     ringing = wavelet.ringing[min(reduction, _MAX_REDUCTION) - 1]
-    beyond = [side for side in (grey, 1 - grey) if float(side.min()) <= 0]
-    if beyond:
+    clips = reach[0] < 0, reach[1] > 1
+    sides = [side for side, clip in zip((grey, 1 - grey), clips, strict=True) if cut_off or clip]
+    if beyond := [side for side in sides if float(side.min()) <= 0]:
         lost = np.maximum.reduce([resample(_lost_ringing(side, contrast, ringing), *weights) for side in beyond])
         largest += float(lost.max())
         rms += _root_mean_square(lost)
-    lowest, highest = _widened(grey, lowest, highest, wavelet.noise_left**-reduction, reach)
-    if float(lowest.min()) < 0 or float(highest.max()) > 1:
+    if any(clips):
+        lowest, highest = _widened(grey, lowest, highest, wavelet.noise_left**-reduction, reach)
+        lowest = lowest if clips[0] else np.maximum(lowest, 0)
+        highest = highest if clips[1] else np.minimum(highest, 1)
         mixed = resample(_clipped_mixture(grey, lowest, highest), *weights)
         largest += float(mixed.max())
         rms += _root_mean_square(mixed)
