@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.data import read_radiograph
-from mlcak_hf.errors import DatasetError, MLCAKError
+from mlcak_hf.errors import DatasetError, DicomError, MLCAKError
 from mlcak_hf.image_processing_mlcak import area_resize, fit_to_square, map_boxes
 from mlcak_hf.prediction import (
     Prediction,
@@ -66,6 +66,20 @@ def radiographs(tmp_path: Path) -> Path:
         Image.fromarray(pixels).save(folder / name)
     Image.fromarray(random.integers(0, 65536, (50, 50), dtype=np.uint16)).save(folder / "deep.png")
     return folder
+
+
+def test_twelve_bits_in_sixteen_are_refused_without_a_range_and_right_with_one(predictor, tmp_path):
+    values = np.random.default_rng(1).integers(0, 4096, (50, 50), dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "twelve.png")
+    Image.fromarray(np.rint(values * (65535 / 4095)).astype(np.uint16)).save(tmp_path / "sixteen.png")
+    (refused,) = predictor.predict([tmp_path / "twelve.png"])
+    assert refused.error.startswith("it is a 16-bit picture with no value above an eighth of its range")
+    assert "--value-range 0 4095" in refused.error
+    ranged = RadiographPredictor(predictor.model, predictor.processor, device="cpu", value_range=(0, 4095))
+    ((twelve,), (sixteen,)) = ranged.predict([tmp_path / "twelve.png"]), predictor.predict([tmp_path / "sixteen.png"])
+    assert twelve.probabilities == pytest.approx(sixteen.probabilities, abs=1e-4)
+    with pytest.raises(DicomError, match="value_range"):
+        RadiographPredictor(predictor.model, predictor.processor, device="cpu", value_range=(1, 0))
 
 
 # Geometry

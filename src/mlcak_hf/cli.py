@@ -28,6 +28,13 @@ app = typer.Typer(
 console = Console()
 errors = Console(stderr=True)
 
+ValueRange = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        metavar="LOW HIGH", help="For PNG, JPEG: stored values that become black and white; 0 4095 for 12 bits."
+    ),
+]
+
 # What a command needs is imported inside it: the others should not wait seconds for datasets, pydicom and the like.
 
 
@@ -178,13 +185,7 @@ def prepare(
     bits: Annotated[Bits, typer.Option(help="Bits per pixel of the stored images.")] = Bits.eight,
     fit: Annotated[Fit, typer.Option(help="Pad to a square, or squash.")] = Fit.pad,
     voi: Annotated[Voi, typer.Option(help="Limits of the grey values: the file's, percentiles, none.")] = Voi.dicom,
-    value_range: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            metavar="LOW HIGH",
-            help="For PNG, JPEG: stored values that become black and white; 0 4095 for 12 bits.",
-        ),
-    ] = None,
+    value_range: ValueRange = None,
     aggregation: Annotated[Aggregation, typer.Option(help="How readers' votes become labels.")] = Aggregation.majority,
     annotated: Annotated[
         list[str] | None,
@@ -285,6 +286,7 @@ def predict(
     heatmaps: Annotated[Path | None, typer.Option(help="Folder for pictures of what the model attended to.")] = None,
     batch_size: Annotated[int, typer.Option(help="Radiographs in the model at once.", min=1)] = 16,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; by default the best there is.")] = None,
+    value_range: ValueRange = None,
 ) -> None:
     """Predict the global label and the local findings of radiographs. Exit code 1 if a file could not be read."""
     from .prediction import RadiographPredictor, check_outputs, find_radiographs, write_predictions
@@ -292,7 +294,7 @@ def predict(
     exclude = [] if heatmaps is None else [heatmaps]
     paths = [path for given in inputs for path in find_radiographs(given, exclude=exclude)]
     check_outputs(paths, output, heatmaps)
-    predictor = RadiographPredictor.from_pretrained(model, device=device)
+    predictor = RadiographPredictor.from_pretrained(model, device=device, value_range=value_range)
     predictions = predictor.stream(paths, batch_size=batch_size, heatmaps_dir=heatmaps, progress=True)
     failed = write_predictions(predictions, table_format.value, output=output, console=console)
     if output is not None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..errors import DicomError
 from .dicom import read_dicom, read_dicom_resized
 from .intensity import VOI_MODES, Voi
-from .pictures import HEAD_BYTES, ValueRange, check_value_range, is_picture, lost_depth, read_picture
+from .pictures import HEAD_BYTES, Picture, ValueRange, check_value_range, is_picture, lost_depth, read_picture
 from .resampling import pixel_edges, resample, weights_onto_square
 
 Fit = Literal["pad", "squash"]
@@ -61,10 +61,25 @@ def read_radiograph(
     """
     if size_px is not None:
         return read_resized(path, size_px, fit, voi, value_range).pixels
-    path = _checked(path, fit, voi, value_range)
+    return read_whole(_checked(path, fit, voi, value_range), voi, value_range).pixels
+
+
+def read_whole(path: str | Path, voi: Voi = "dicom", value_range: ValueRange | None = None) -> Picture:
+    """Read a radiograph in its own size: `read_radiograph` that also tells whether a picture seems to need a range.
+
+    Args:
+        path, voi, value_range: As in `read_radiograph`.
+
+    Returns:
+        The radiograph; a DICOM file is never crushed.
+
+    Raises:
+        DicomError: As in `read_radiograph`.
+    """
+    path = _checked(path, "pad", voi, value_range)
     if _holds_picture(path, value_range):
-        return read_picture(path, voi, value_range).pixels
-    return read_dicom(path, voi)
+        return read_picture(path, voi, value_range)
+    return Picture(read_dicom(path, voi), crushed=False)
 
 
 @dataclass(frozen=True)

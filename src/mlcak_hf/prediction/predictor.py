@@ -13,9 +13,10 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from mlcak_hf.data import read_radiograph
 from mlcak_hf.data.intensity import Voi
-from mlcak_hf.errors import MLCAKError
+from mlcak_hf.data.pictures import ValueRange, check_value_range
+from mlcak_hf.data.radiograph import read_whole
+from mlcak_hf.errors import DicomError, MLCAKError
 from mlcak_hf.image_processing_mlcak import MLCAKImageProcessor
 from mlcak_hf.modeling_mlcak import MLCAKForCXRClassification, MLCAKOutput
 from mlcak_hf.prediction.files import OutputNames, check_outputs
@@ -66,6 +67,8 @@ class RadiographPredictor:
         model: A classifier; it is put on `device` and into evaluation mode.
         processor: The processor it was trained with.
         device: Where to run, such as `"cpu"` or `"cuda:1"`; the first GPU if there is one, by default.
+        value_range: For PNG and JPEG files: the stored values that are black and white, such as (0, 4095) for 12 bits
+            in a file of 16. Without it, a 16-bit picture that keeps to an eighth of its range is refused.
 
     Raises:
         MLCAKError: If the processor makes images of another size or channel count than the model takes, or the device
@@ -86,7 +89,9 @@ class RadiographPredictor:
         model: MLCAKForCXRClassification,
         processor: MLCAKImageProcessor,
         device: str | torch.device | None = None,
+        value_range: ValueRange | None = None,
     ) -> None:
+        check_value_range(value_range)
         config = model.config
         made = (len(processor.image_mean), processor.size["height"], processor.size["width"])
         taken = (config.num_channels, config.image_size, config.image_size)
@@ -106,6 +111,7 @@ class RadiographPredictor:
                 "or none for the best there is."
             ) from error
         self.processor = processor
+        self.value_range = value_range
 
     @classmethod
     def from_pretrained(
@@ -113,6 +119,7 @@ class RadiographPredictor:
         path_or_id: str | os.PathLike[str],
         device: str | torch.device | None = None,
         revision: str = "main",
+        value_range: ValueRange | None = None,
     ) -> "RadiographPredictor":
         """Load a model and its processor from a folder or from the Hub.
 
@@ -120,6 +127,7 @@ class RadiographPredictor:
             path_or_id: Folder that `save_pretrained` wrote, or a repository's name on the Hub.
             device: Where to run; the first GPU if there is one, by default.
             revision: Branch, tag or commit on the Hub.
+            value_range: For PNG and JPEG files, as in the class.
 
         Raises:
             MLCAKError: If there is no such folder or repository, or it holds no whole model, or one of another type.
@@ -139,7 +147,7 @@ class RadiographPredictor:
                 )
             model = MLCAKForCXRClassification.from_pretrained(source, revision=revision)
             processor = MLCAKImageProcessor.from_pretrained(source, revision=revision)
-        return cls(model, processor, device)
+        return cls(model, processor, device, value_range)
 
     def predict(
         self,
@@ -214,7 +222,12 @@ class RadiographPredictor:
 
     def _read(self, file: Path, with_picture: bool) -> _Read:
         try:
-            radiograph = read_radiograph(file, voi=cast(Voi, self.processor.voi))
+            radiograph, crushed = read_whole(file, cast(Voi, self.processor.voi), self.value_range)
+            if crushed:
+                raise DicomError(
+                    "it is a 16-bit picture with no value above an eighth of its range; say what its values reach from "
+                    "and to, 0 and 4095 for 12 bits: value_range=(0, 4095) (--value-range 0 4095)"
+                )
         except (MLCAKError, OSError) as error:
             # The reader's message begins with the file, which stands beside it in every form of output.
             return _Read(file, error=str(error).removeprefix(f"{file}: ").removeprefix(f"{file.name}: "))
