@@ -91,8 +91,10 @@ def picture(kind: str) -> np.ndarray:
     return np.rint(image * (2**BITS - 1)).astype(np.uint16)
 
 
-def write(path: Path, pixels: np.ndarray, syntax: str, window: tuple[int, int], photometric: str) -> None:
-    """Write pixels as DICOM."""
+def write(
+    path: Path, pixels: np.ndarray, syntax: str, window: tuple[float, float], photometric: str, bits: int = BITS
+) -> None:
+    """Write pixels as DICOM, uint8 for 8 bits and uint16 for more."""
     dataset = FileDataset(str(path), {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
@@ -101,7 +103,8 @@ def write(path: Path, pixels: np.ndarray, syntax: str, window: tuple[int, int], 
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, photometric
     dataset.Rows, dataset.Columns = pixels.shape
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, BITS, BITS - 1, 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8 * pixels.itemsize, bits, bits - 1
+    dataset.PixelRepresentation = 0
     dataset.WindowCenter, dataset.WindowWidth = window
     dataset.PixelData = pixels.tobytes()
     if syntax == JPEG2000:
