@@ -243,7 +243,7 @@ def test_models_that_cannot_be_evaluated_are_named(script, folder, tmp_path, mon
     (tmp_path / "bare" / "preprocessor_config.json").unlink()
     refused(RecipeError, "bare' cannot be loaded.*preprocessor", dataset, t=folder / "teacher", s=tmp_path / "bare")
     shutil.copytree(dataset, tmp_path / "squashed")
-    choices = {"format_version": 1, "choices": {"fit": "squash", "voi": "dicom"}}
+    choices = {"format_version": 2, "choices": {"fit": "squash", "voi": "dicom"}}
     (tmp_path / "squashed" / "preparation.json").write_text(json.dumps(choices))
     refused(DatasetError, "model s .*'pad'.*prepared with 'squash'", tmp_path / "squashed", s=folder / "student")
 
