@@ -98,8 +98,8 @@ def decode_low_pass(frame: bytes, codestream: Codestream, reduction: int) -> npt
     if not codestream.cut_off:
         # Declared with a bit more than it has, nothing is cut off. It moves the samples by half their range, as the
         # reversible transform knows no other use of the precision.
-        depth = frame[DEPTH_AT] + 1
-        frame, bits = b"".join((frame[:DEPTH_AT], bytes([depth]), frame[DEPTH_AT + 1 :])), bits + 1
+        view, deeper = memoryview(frame), bytes([frame[DEPTH_AT] + 1])
+        frame, bits = b"".join((view[:DEPTH_AT], deeper, view[DEPTH_AT + 1 :])), bits + 1
     with Image.open(io.BytesIO(frame), formats=("JPEG2000",)) as image:
         image.reduce = reduction
         # Pillow rounds the reduced size, OpenJPEG takes the ceiling: without this, half of all sizes fail.
