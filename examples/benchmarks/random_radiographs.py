@@ -7,7 +7,7 @@ with the full image averaged. Printed: how many are read by the short way, and h
 
     python examples/benchmarks/random_radiographs.py --count 200
 
-Exit status 1 if one misses a bar. 200 take 8 minutes on one core.
+Exit status 1 if one misses a bar. 200 take 4 minutes on one core.
 """
 
 from __future__ import annotations
