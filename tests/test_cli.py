@@ -152,12 +152,38 @@ def test_a_kaggle_folder_of_pictures_is_prepared(mlcak, tmp_path):
     assert mlcak("inspect", folder, "--sizes", "same", "--layout", "kaggle")[0] == 0
 
 
+def test_pictures_that_seem_to_hold_12_bits_are_named_and_read_with_a_range(mlcak, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path / "kaggle"
+    (folder / "train").mkdir(parents=True)
+    rows = ["image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max"]
+    for n in range(8):
+        values = np.linspace(0, 4095, 480).reshape(24, 20)
+        Image.fromarray(values.astype(np.uint16)).save(folder / "train" / f"k{n}.png")
+        rows.append(f"k{n},No finding,14,R1,,,,")
+    (folder / "train.csv").write_text("\n".join(rows))
+    code, out, _ = mlcak("prepare", folder, tmp_path / "d", "--size", 32)
+    assert code == 0
+    said = " ".join(out.split())
+    assert "Doubtful: 8 16-bit picture(s) have no value above an eighth of their range" in said
+    assert "(--value-range 0 4095)" in said
+    assert " and 3 more; all: preparation.json, doubts.crushed" in said
+    again = ("prepare", folder, tmp_path / "d", "--size", 32, "--value-range", 0, 4095, "--overwrite")
+    code, out, _ = mlcak(*again)
+    assert code == 0
+    assert "Doubtful" not in out
+    assert json.loads((tmp_path / "d" / "preparation.json").read_text())["choices"]["value_range"] == [0, 4095]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("inspect", "nowhere"), "nowhere"),
         (("inspect", "{model}"), "no layout that is known"),
         (("prepare", "nowhere", "out"), "nowhere"),
+        (("prepare", "{phantoms}", "/"), "name a new folder in it"),
         (("prepare", "{phantoms}", "out", "--annotated", "Pneumotorax"), "Pneumothorax"),
         (("prepare", "{phantoms}", "out", "--groups", "no-groups.csv"), "no-groups.csv"),
         (("predict", "{model}", "nothing.dicom"), "nothing.dicom"),
@@ -275,6 +301,7 @@ def test_parts_of_a_dataset_are_prepared_and_merged(mlcak, phantoms, tmp_path):
     assert code == 0
     assert str(tmp_path / "d") in out
     assert json.loads((tmp_path / "d" / "preparation.json").read_text())["choices"]["bits"] == 16
+    assert mlcak("merge", tmp_path / "d")[:2] == (0, out)  # merged already
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "d").rglob("*")}
     assert mlcak(*prepare)[0] == 0  # complete already: nothing is done
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "d").rglob("*")}

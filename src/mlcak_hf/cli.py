@@ -256,7 +256,7 @@ def _part(given: str) -> tuple[int, int]:
 @app.command()
 def merge(
     output: Annotated[Path, typer.Argument(help="Folder to write; OUTPUT.partial beside it holds a part, or all.")],
-    parts: Annotated[list[Path] | None, typer.Argument(help="Folders *.partial of other machines.")] = None,
+    parts: Annotated[list[Path] | None, typer.Argument(help="Parts of other machines: folders of any name.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a dataset that lies in the output folder.")] = False,
 ) -> None:
     """Make the dataset of the parts that `mlcak prepare --shard` wrote, once all of them are there."""

@@ -144,6 +144,12 @@ def test_kaggle_rows_that_are_wrong(tmp_path, row, message) -> None:
     assert len(layout.train) + len([r for r in layout.left_out if r.image_id]) == 12
 
 
+def test_kaggle_images_that_a_reader_lacks_are_counted(tmp_path) -> None:
+    rows = [kaggle_row(image_id, reader) for image_id in ("k1", "k2", "k3") for reader in ("R1", "R2", "R3")]
+    layout = read_layout(make_kaggle(tmp_path / "k", rows[:-1]))
+    assert layout.remarks == ["1 image(s) of train/ were not read by 3 reader(s), as most were"]
+
+
 def test_kaggle_rows_that_can_be_put_right(tmp_path) -> None:
     root = make_kaggle(tmp_path / "k", kaggle_rows(), suffix=".dcm")
     extra = [

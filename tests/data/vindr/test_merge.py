@@ -106,6 +106,27 @@ def test_merging_again_finds_it_done(vindr, tmp_path, unsplit, caplog) -> None:
     assert content(tmp_path / "out") == unsplit
 
 
+def test_parts_of_corrected_images_replace_a_complete_dataset_only_when_asked(vindr, tmp_path, unsplit) -> None:
+    """Nothing is known of the state of other machines' images, but their shards tell."""
+    for image in vindr.glob("train/*.dicom"):
+        image.write_bytes(image.read_bytes().replace(b"MONOCHROME2 ", b"MONOCHROME1 "))
+    part(vindr, tmp_path / "corrected", 0, 1)
+    parts = [tmp_path / "corrected"]
+    with pytest.raises(DatasetError, match=r"is complete, but .*corrected.* holds other images .*\(--overwrite\)"):
+        merge_prepared(tmp_path / "unsplit", parts)
+    assert content(tmp_path / "unsplit") == unsplit
+    merge_prepared(tmp_path / "unsplit", parts, overwrite=True)
+    assert content(tmp_path / "unsplit") != unsplit
+    merge_prepared(tmp_path / "unsplit", parts)  # found done
+
+
+def test_a_part_of_corrected_images_names_the_remedy_that_works(vindr, tmp_path) -> None:
+    part(vindr, tmp_path / "out", 0, 2)
+    (vindr / "train" / "a00.dicom").touch()
+    with pytest.raises(DatasetError, match=r"written anew since\. Remove that folder, and begin every part anew$"):
+        part(vindr, tmp_path / "out", 1, 2)
+
+
 def test_a_part_of_other_choices_names_the_remedy_that_works(vindr, tmp_path) -> None:
     part(vindr, tmp_path / "out", 0, 2)
     with pytest.raises(DatasetError, match=r"size_px is 32 in one and 28 in the other.* remove that folder") as raised:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from vindr_factories import chest, make_dicom, make_vindr
@@ -186,7 +187,8 @@ def test_work_of_other_choices_or_files_is_refused_or_started_anew(vindr, prepar
     file = vindr / "train" / "a03.dicom"
     times = file.stat().st_mtime_ns
     os.utime(file, ns=(times + 1, times + 1))
-    with pytest.raises(DatasetError, match="images of the source were written anew since"):
+    remedy = r"images of the source were written anew since\. Remove that folder, or start anew with .*--overwrite"
+    with pytest.raises(DatasetError, match=remedy):
         prepare()
     os.utime(file, ns=(times, times))
     make_dicom(file, chest(60, 60), bits=12)
@@ -221,6 +223,22 @@ def test_a_complete_dataset_is_left_alone(prepare, tmp_path, caplog) -> None:
     next((tmp_path / "out" / "data").iterdir()).unlink()
     with pytest.raises(DatasetError, match="is not empty"):
         prepare()
+
+
+def test_images_corrected_after_a_kill_at_the_very_end(vindr, prepare, tmp_path, monkeypatch) -> None:
+    """The dataset was in its place, and only the clearing up was missing: --overwrite must not ask for --overwrite."""
+    with monkeypatch.context() as stopping:
+        stopping.setattr(work_folder.WorkFolder, "discard", Mock(side_effect=Stopped))
+        with pytest.raises(Stopped):
+            prepare()
+    assert beside(tmp_path) == {"out", "out.partial"}
+    for image in vindr.glob("train/*.dicom"):
+        image.write_bytes(image.read_bytes().replace(b"MONOCHROME2 ", b"MONOCHROME1 "))
+    with pytest.raises(DatasetError, match=r"written anew since; .* \(--overwrite\)"):
+        prepare()
+    prepare(overwrite=True)
+    assert content(tmp_path / "out") == undisturbed(vindr, tmp_path)
+    assert beside(tmp_path) == {"out"}
 
 
 def test_foreign_files_are_never_touched(prepare, tmp_path) -> None:

@@ -148,6 +148,7 @@ def test_choices_are_in_the_description(load) -> None:
     assert choices["voi"] == "percentile"
     assert choices["percentiles"] == [1.0, 99.0]
     assert choices["seed"] == 3
+    assert "8-bit" not in info.description  # `bits` says how many
     assert "nguyen2022vindr" in info.citation
     assert "do not pass the data on" in info.license
     assert "vindr" in info.homepage
@@ -355,6 +356,7 @@ def test_changed_choices_or_files_make_a_new_cache_entry(small_vindr, tmp_path) 
     seen = [cache(**c) for c in (
         {}, {"size_px": 128}, {"fit": "squash"}, {"voi": "none"}, {"aggregation": "any"}, {"seed": 1},
         {"annotated": ["Edema"]}, {"groups": str(groups)}, {"validation_fraction": 0.3}, {"on_error": "skip"},
+        {"value_range": (0, 4095)},
     )]  # fmt: skip
     assert len(set(seen)) == len(seen)
     assert cache() == cache(size_px=256, voi="dicom") == seen[0]  # a default named is a default

@@ -1,4 +1,4 @@
-"""Do the two tables of a folder say the same: the readings of each image, and the boxes that readers drew on it?"""
+"""Do a folder's tables agree: the readings of each image, the boxes that its readers drew, and how many they are?"""
 
 from __future__ import annotations
 
@@ -20,21 +20,30 @@ def remark_disagreements(folder: SourceFolder, labels_table: str, boxes_table: s
         boxes_table: Name of the table of boxes.
     """
     unmarked = unframed = 0
-    readers: Counter[int] = Counter()
     for image_id, readings in folder.readings.items():
         if image_id in folder.problems:
             continue
-        readers[len(readings)] += 1
         framed = {(box.reader, box.finding) for box in folder.boxes.get(image_id, ())}
         for reader, reading in readings.items():
             for finding, column in _COLUMNS.items():
                 unframed += bool(reading.votes[column]) and (reader, finding) not in framed
         unmarked += sum(not readings[box.reader].votes[_COLUMNS[box.finding]] for box in folder.boxes.get(image_id, ()))
-    usual = max(readers, key=readers.__getitem__, default=0)
     remarks = {
         f"box(es) of {boxes_table} frame a finding that their reader did not mark in {labels_table}": unmarked,
         f"finding(s) marked in {labels_table} have no box in {boxes_table}": unframed,
-        f"image(s) of {folder.name}/ were not read by {usual} reader(s), as most were": readers.total()
-        - readers[usual],
     }
     folder.remarks.update({text: count for text, count in remarks.items() if count})
+
+
+def remark_reader_counts(folder: SourceFolder) -> None:
+    """Count the images with more or fewer readers than most, as a remark of the folder.
+
+    Args:
+        folder: With all of its readings.
+    """
+    usable = folder.readings.keys() - folder.problems.keys()
+    readers = Counter(len(folder.readings[image_id]) for image_id in usable)
+    usual = max(readers, key=readers.__getitem__, default=0)
+    if len(readers) > 1:
+        text = f"image(s) of {folder.name}/ were not read by {usual} reader(s), as most were"
+        folder.remarks[text] = readers.total() - readers[usual]

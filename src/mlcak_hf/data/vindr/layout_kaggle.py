@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import LabelError
+from .cross_checks import remark_reader_counts
 from .labels import NO_FINDING, VINDR_CXR_LABELS, Reading, canonical_label
 from .source import BOX_EDGES, SKIP, SourceFolder, radiograph_files
 from .tables import Table, check_image_id, parse_reader
@@ -51,6 +52,7 @@ def read_folders(root: Path) -> list[SourceFolder]:
     folder = SourceFolder.scan(root, "train")
     _read_table(folder, root / "train.csv")
     folder.match("train.csv")
+    remark_reader_counts(folder)
     unlabelled = len(radiograph_files(root / "test")) if (root / "test").is_dir() else 0
     if unlabelled:
         folder.remarks["file(s) of test/ have no labels on Kaggle and were not used"] += unlabelled

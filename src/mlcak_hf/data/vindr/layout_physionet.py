@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...configuration_mlcak import VINDR_CXR_FINDINGS
 from ...errors import LabelError
-from .cross_checks import remark_disagreements
+from .cross_checks import remark_disagreements, remark_reader_counts
 from .labels import NO_FINDING, VINDR_CXR_LABELS, Reading, canonical_label, label_columns, parse_vote
 from .source import BOX_EDGES, SKIP, SourceFolder
 from .tables import Table, check_image_id, parse_reader
@@ -39,6 +39,7 @@ def read_folders(root: Path) -> list[SourceFolder]:
         _read_boxes(folder, root / "annotations" / f"annotations_{folder.name}.csv")
         folder.match(f"image_labels_{folder.name}.csv")
         remark_disagreements(folder, f"image_labels_{folder.name}.csv", f"annotations_{folder.name}.csv")
+        remark_reader_counts(folder)
     return folders
 
 

@@ -34,8 +34,8 @@ def merge_prepared(
         What was written and what was left out.
 
     Raises:
-        DatasetError: Parts belong to different datasets, shards are missing, damaged or there in two versions, or
-            something cannot be written.
+        DatasetError: Parts belong to different datasets, shards are missing, damaged or there in two versions, the
+            dataset is there of other images, or something cannot be written.
     """
     work = WorkFolder(Path(output_dir).expanduser().absolute())
     folders = [WorkFolder.given(Path(part).expanduser().absolute()) for part in parts]
@@ -51,7 +51,14 @@ def merge_prepared(
             if reason is not None:
                 raise DatasetError(f"{folder.path} and {folders[0].path} are no parts of one dataset: {reason}")
         if is_complete(work, plans[0], overwrite):
-            return clear_up(work)
+            other = _other_shard(work, plans[0], folders)
+            if other is None:
+                return clear_up(work)
+            if not overwrite:
+                raise DatasetError(
+                    f"{work.output} is complete, but {other} holds other images of it, as after a correction of the"
+                    " source; replace the dataset with overwrite=True (--overwrite)"
+                )
         check_output(work.output, overwrite)
         sources = _shards(plans[0], folders)
         work.start(plans[0].as_json())
@@ -62,6 +69,17 @@ def merge_prepared(
                 put(unfinished, target)
         same_source = len({plan.files_state for plan in plans}) == 1
         return finish(work, plans[0], plans[0].files_state if same_source else None)
+
+
+def _other_shard(work: WorkFolder, plan: PreparationPlan, folders: Sequence[WorkFolder]) -> Path | None:
+    """A shard of the parts that is not the one of the finished dataset; None where all are."""
+    for name in plan.shard_names():
+        finished = work.output / "data" / f"{name}.parquet"
+        for folder in folders:
+            path = folder.data / finished.name
+            if path.is_file() and not filecmp.cmp(finished, path, shallow=False):
+                return path
+    return None
 
 
 def _shards(plan: PreparationPlan, folders: Sequence[WorkFolder]) -> dict[str, Path]:

@@ -33,6 +33,7 @@ logger = logging.get_logger(__name__)
 SOURCE_STATE_FILE = ".source-state"
 """Digest of names, sizes and times of change of the source's images. It stays beside the dataset's files, not in them:
 the same images have other times on another machine."""
+_CHANGED = "images of the source were written anew"
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,13 @@ def prepare_vindr_cxr(
     with explained_write(work.output):
         work.recover()
         if is_complete(work, plan, overwrite, on_error):
-            return clear_up(work)
+            if not _source_changed(work, plan):
+                return clear_up(work)
+            if not overwrite:
+                raise DatasetError(
+                    f"{work.output} is complete, but {_CHANGED} since; prepare them again with overwrite=True"
+                    " (--overwrite)"
+                )
         check_output(work.output, overwrite)
         _start(work, plan, may_restart=overwrite or not work.has_shards)
     _write(work, plan, plan.shard_names(), config, splits, num_proc, progress)
@@ -184,7 +191,7 @@ def prepare_vindr_cxr_part(
     plan = PreparationPlan.of(config, splits)
     with explained_write(work.output):
         check_output(work.output, overwrite)
-        _start(work, plan, may_restart=False, remedy="else remove that folder, and begin every part anew")
+        _start(work, plan, may_restart=False, start_anew="remove that folder, and begin every part anew")
     names = plan.shard_names()[index::count]
     found = _write(work, plan, names, config, splits, num_proc, progress)
     finished = sum(_finished(work, plan, name) for name in plan.shard_names())
@@ -192,11 +199,7 @@ def prepare_vindr_cxr_part(
 
 
 def is_complete(work: WorkFolder, plan: PreparationPlan, overwrite: bool, on_error: str = "skip") -> bool:
-    """Whether the dataset of this very plan is in its place, so that a call after a kill has nothing left to do.
-
-    Raises:
-        DatasetError: It is, but of images that have changed since.
-    """
+    """Whether the dataset of this very plan is in its place, so that a call after a kill has nothing left to do."""
     try:
         record = read_preparation(work.output)
     except DatasetError:
@@ -205,15 +208,13 @@ def is_complete(work: WorkFolder, plan: PreparationPlan, overwrite: bool, on_err
         return False
     if overwrite and not work.is_published:  # else a kill only kept the call from clearing up
         return False
-    if not all((work.output / "data" / f"{name}.parquet").is_file() for name in plan.shard_names()):
-        return False
+    return all((work.output / "data" / f"{name}.parquet").is_file() for name in plan.shard_names())
+
+
+def _source_changed(work: WorkFolder, plan: PreparationPlan) -> bool:
+    """Whether images were written anew since the dataset was made, as far as it says of which state they were."""
     state_file = work.output / SOURCE_STATE_FILE
-    if state_file.is_file() and state_file.read_text(encoding="utf-8").strip() != plan.files_state:
-        raise DatasetError(
-            f"{work.output} is complete, but images of the source were written anew since; prepare them again with"
-            " overwrite=True (--overwrite)"
-        )
-    return True
+    return state_file.is_file() and state_file.read_text(encoding="utf-8").strip() != plan.files_state
 
 
 def clear_up(work: WorkFolder) -> PreparationReport:
@@ -241,21 +242,18 @@ def _start(
     work: WorkFolder,
     plan: PreparationPlan,
     may_restart: bool,
-    remedy: str = "else remove that folder, or start anew with overwrite=True (--overwrite)",
+    start_anew: str = "remove that folder, or start anew with overwrite=True (--overwrite)",
 ) -> None:
     """Go on with unfinished work of the same plan; refuse any other, or remove it."""
     if work.plan_file.is_file():
         there = PreparationPlan.read(work.plan_file)
-        reason = there.difference(plan)
+        reason, remedy = there.difference(plan), f"To go on with it, repeat the call that began it; else {start_anew}"
         if reason is None and there.files_state != plan.files_state:
-            reason = "images of the source were written anew since"
+            reason, remedy = f"{_CHANGED} since", start_anew.capitalize()  # no call could go on with it
         if reason is None and not work.is_published:
             return
         if reason is not None and not may_restart:
-            raise DatasetError(
-                f"{work.path} holds unfinished work that does not fit: {reason}. To go on with it, repeat the call that"
-                f" began it; {remedy}"
-            )
+            raise DatasetError(f"{work.path} holds unfinished work that does not fit: {reason}. {remedy}")
         work.discard()
     work.start(plan.as_json())
 
