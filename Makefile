@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 install: $(VENV)/.installed  ## make the environment (.venv) and install the package with its development tools
 
 demo: install  ## phantoms -> dataset -> teacher -> students -> comparison table, figure and models, in demo/
-	@PATH="$(abspath $(BIN)):$$PATH" bash examples/demo.sh $(DEMO)
+	@PATH="$(abspath $(BIN)):$$PATH" bash examples/demo/demo.sh $(DEMO)
 
 test: install  ## run the whole test suite
 	$(BIN)/python -m pytest

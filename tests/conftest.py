@@ -1,6 +1,8 @@
 """Settings that every test shares: offline, small threads, loud skips."""
 
+import csv
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -8,6 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
+from vindr_factories import Votes, make_vindr, write_table
 
 SHARED_DATA = Path(os.environ.get("MLCAK_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -18,3 +21,41 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"REAL DATA MISSING: no chest X-rays in {SHARED_DATA}; set MLCAK_SHARED_DATA to run this test")
     return SHARED_DATA
+
+
+@pytest.fixture
+def small_vindr(tmp_path: Path) -> Path:
+    """Six training images read by three readers, two test images, a few boxes."""
+    train: dict[str, Votes] = {
+        "a1": {"R1": [], "R2": [], "R3": []},
+        "a2": {"R1": ["Cardiomegaly"], "R2": ["Cardiomegaly", "Edema"], "R3": []},
+        "a3": {"R1": ["Edema"], "R2": ["Pneumothorax"], "R3": []},
+        "a4": {"R4": ["Pneumonia"], "R5": ["Pneumonia", "Consolidation"], "R6": ["Pneumonia"]},
+        "a5": {"R1": ["Nodule/Mass"], "R2": [], "R3": []},
+        "a6": {"R1": ["Other diseases"], "R2": ["Other diseases"], "R3": ["Other diseases"]},
+    }
+    test = {"t1": [], "t2": ["Cardiomegaly", "Other diseases"]}
+    train_boxes = [
+        ["a1", "R1", "No finding", "", "", "", ""],
+        ["a2", "R1", "Cardiomegaly", 5, 20, 25.5, 35],
+        ["a2", "R2", "Cardiomegaly", 6, 21, 26, 36],
+        ["a4", "R5", "Consolidation", 1, 2, 3, 4],
+        ["a2", "R2", "Edema", 2, 3, 9, 12],
+        ["a3", "R1", "Edema", 2, 4, 9, 12],
+        ["a3", "R2", "Pneumothorax", 2, 5, 9, 12],
+        ["a5", "R1", "Nodule/Mass", 2, 6, 9, 12],
+    ]
+    test_boxes = [["t2", "Cardiomegaly", 4, 19, 27, 37], ["t1", "No finding", "", "", "", ""]]
+    return make_vindr(tmp_path / "vindr", train, test, train_boxes, test_boxes)
+
+
+@pytest.fixture
+def edit_table() -> Callable[..., None]:
+    """Rewrite one CSV file through a function of its lines."""
+
+    def edit(path: Path, change: Callable[[list[list[str]]], list[list[str]]]) -> None:
+        with path.open(newline="", encoding="utf-8") as stream:
+            header, *rows = change(list(csv.reader(stream)))
+        write_table(path, header, rows)
+
+    return edit

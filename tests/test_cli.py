@@ -10,7 +10,7 @@ import pytest
 from tiny_models import tiny_model
 
 from mlcak_hf import MLCAKImageProcessor, cli
-from mlcak_hf.deployment import save_for_hub
+from mlcak_hf.deployment.publish import save_for_hub
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def mlcak(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from mlcak_hf.data.phantom import write_phantoms
+    from mlcak_hf.phantoms.writer import write_phantoms
 
     folder = tmp_path_factory.mktemp("cli") / "phantoms"
     write_phantoms(folder, num_train=12, num_test=4, size_px=64, progress=False)
@@ -245,7 +245,7 @@ def test_card_and_push_work_on_a_folder(mlcak, model_folder, tmp_path, monkeypat
         commit_url = "https://hub.example/commit/1"
 
     monkeypatch.setattr(
-        "mlcak_hf.deployment.push_to_hub",
+        "mlcak_hf.deployment.publish.push_to_hub",
         lambda folder, repo_id, **options: called.update(repo_id=repo_id, **options) or Commit,
     )
     code, out, _ = mlcak("push", model_folder, "me/student")

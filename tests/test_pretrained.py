@@ -5,7 +5,7 @@ from tiny_models import tiny_model
 from transformers import ViTConfig
 
 from mlcak_hf import MLCAKImageProcessor
-from mlcak_hf.distillation import load_teacher, load_teacher_config
+from mlcak_hf.distillation.compatibility import load_teacher, load_teacher_config
 from mlcak_hf.errors import DistillationError, RecipeError
 from mlcak_hf.pretrained import load_model, load_processor
 

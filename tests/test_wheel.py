@@ -76,7 +76,14 @@ def test_the_wheel_alone_draws_prepares_trains_and_predicts(installed: Path, tmp
     run(
         *module,
         *("--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
-        *("-m", "mlcak_hf.examples.train_teacher", "--config", "demo-student-plain", "--model", "student-tiny-28"),
+        *(
+            "-m",
+            "mlcak_hf.examples.distillation.train_teacher",
+            "--config",
+            "demo-student-plain",
+            "--model",
+            "student-tiny-28",
+        ),
         *("--dataset", "dataset", "--output_dir", "model", "--max_steps", "2", "--eval_strategy", "no"),
         *("--save_strategy", "no", "--load_best_model_at_end", "false"),
         cwd=tmp_path,
@@ -94,7 +101,7 @@ def test_every_import_is_a_declared_dependency() -> None:
               (re.split(r"[ <>=!~;\[]", requirement)[0] for requirement in requires("mlcak-hf") or []
                if "extra ==" not in requirement)}  # fmt: skip
     distributions = packages_distributions()
-    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "examples").glob("*.py")]:
+    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 modules = [alias.name for alias in node.names]

@@ -30,9 +30,12 @@ from mlcak_hf.data.columns import Targets
 from mlcak_hf.data.sources import RadiographDataset, open_dataset
 from mlcak_hf.data.training_data import DataArguments
 from mlcak_hf.data.views import ViewParameters
-from mlcak_hf.distillation import MLCAKTrainer, MLCAKTrainingArguments, TeacherCache, load_teacher
-from mlcak_hf.recipes import parse_recipe
-from mlcak_hf.training import StudentArguments, StudentSetup, open_teacher_cache, set_up_student
+from mlcak_hf.distillation.cache.store import TeacherCache
+from mlcak_hf.distillation.compatibility import load_teacher
+from mlcak_hf.script import parse_recipe
+from mlcak_hf.training.arguments import MLCAKTrainingArguments
+from mlcak_hf.training.setup import StudentArguments, StudentSetup, open_teacher_cache, set_up_student
+from mlcak_hf.training.trainer import MLCAKTrainer
 
 
 @dataclass

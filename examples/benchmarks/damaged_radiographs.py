@@ -10,7 +10,7 @@ import pydicom
 from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
-from mlcak_hf.data.dicom.pixels import READABLE_SYNTAXES
+from mlcak_hf.radiographs.dicom.pixels import READABLE_SYNTAXES
 
 NAME = b"SECRET^Jane"
 """The patient's name in every synthetic file; no message may hold it."""

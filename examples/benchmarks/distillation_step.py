@@ -36,17 +36,16 @@ from transformers import Trainer, TrainingArguments
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.views import ViewParameters
-from mlcak_hf.distillation import (
-    AttentionDistillationLoss,
-    MLCAKTrainer,
-    MLCAKTrainingArguments,
-    Teachers,
-    build_teacher_cache,
-    cache_build,
-    check_teacher,
-)
-from mlcak_hf.distillation.cache import CacheFiles
-from mlcak_hf.recipes import parse_recipe, resolve_model
+from mlcak_hf.distillation.cache import build as cache_build
+from mlcak_hf.distillation.cache.build import build_teacher_cache
+from mlcak_hf.distillation.cache.store import CacheFiles
+from mlcak_hf.distillation.compatibility import check_teacher
+from mlcak_hf.distillation.losses import AttentionDistillationLoss
+from mlcak_hf.distillation.teachers import Teachers
+from mlcak_hf.script import parse_recipe
+from mlcak_hf.shipped import resolve_model
+from mlcak_hf.training.arguments import MLCAKTrainingArguments
+from mlcak_hf.training.trainer import MLCAKTrainer
 
 VIEWS = (1, 2, 3, 4, 8)
 EPOCHS = 30

@@ -28,8 +28,8 @@ from damaged_radiographs import NAME, damage, make_whole_files
 from rich.console import Console
 from rich.table import Table
 
-from mlcak_hf.data import read_radiograph
 from mlcak_hf.errors import MLCAKError
+from mlcak_hf.radiographs.reader import read_radiograph
 
 SIZES = (None, 224, 28)
 LIMIT_S = 10.0

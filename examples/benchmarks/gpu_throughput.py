@@ -29,8 +29,9 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification
-from mlcak_hf.distillation import AttentionDistillationLoss, LogitDistillationLoss, check_teacher
-from mlcak_hf.recipes import resolve_model
+from mlcak_hf.distillation.compatibility import check_teacher
+from mlcak_hf.distillation.losses import AttentionDistillationLoss, LogitDistillationLoss
+from mlcak_hf.shipped import resolve_model
 
 Step = Callable[[], Any]
 MODES = ("float32", "bfloat16", "bfloat16, compiled")

@@ -29,13 +29,16 @@ from PIL import Image as PILImage
 from transformers import HfArgumentParser, PrinterCallback, TrainerCallback
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
-from mlcak_hf.data import MLCAKCollator, RadiographDataset, View, ViewParameters, open_dataset
-from mlcak_hf.data.canvases import decode_once
+from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.columns import DatasetColumns, Targets
+from mlcak_hf.data.decoded_images import decode_once
+from mlcak_hf.data.sources import RadiographDataset, open_dataset
 from mlcak_hf.data.view_pixels import view_pixels
-from mlcak_hf.distillation import MLCAKTrainer, MLCAKTrainingArguments
+from mlcak_hf.data.views import View, ViewParameters
 from mlcak_hf.image_geometry_mlcak import area_weights
-from mlcak_hf.recipes import resolve_model
+from mlcak_hf.shipped import resolve_model
+from mlcak_hf.training.arguments import MLCAKTrainingArguments
+from mlcak_hf.training.trainer import MLCAKTrainer
 
 SIDES = (28, 56, 112)
 TEACHER = 224

@@ -27,9 +27,12 @@ from safetensors.torch import load_file
 from transformers import HfArgumentParser, TrainerCallback, set_seed
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
-from mlcak_hf.data import MLCAKCollator, ViewParameters
-from mlcak_hf.distillation import MLCAKTrainer, MLCAKTrainingArguments, build_teacher_cache
-from mlcak_hf.distillation.checkpoints import find_defect
+from mlcak_hf.data.collator import MLCAKCollator
+from mlcak_hf.data.views import ViewParameters
+from mlcak_hf.distillation.cache.build import build_teacher_cache
+from mlcak_hf.training.arguments import MLCAKTrainingArguments
+from mlcak_hf.training.checkpoints import find_defect
+from mlcak_hf.training.trainer import MLCAKTrainer
 
 TEACHERS = ("online", "cached", "none")
 STARTED = "training starts"

@@ -26,10 +26,12 @@ from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.columns import DatasetColumns, Targets, global_label_names
 from mlcak_hf.data.sources import RadiographDataset, open_dataset, split_validation
 from mlcak_hf.data.views import ViewParameters
-from mlcak_hf.distillation import MLCAKTrainer, MLCAKTrainingArguments, check_teacher
+from mlcak_hf.distillation.compatibility import check_teacher
 from mlcak_hf.distillation.losses import AttentionDistillationLoss
 from mlcak_hf.image_processing_mlcak import area_resize, to_unit_range
-from mlcak_hf.recipes import parse_recipe
+from mlcak_hf.script import parse_recipe
+from mlcak_hf.training.arguments import MLCAKTrainingArguments
+from mlcak_hf.training.trainer import MLCAKTrainer
 
 NOTHING = {"alpha": 0.0, "beta": 0.0, "gamma": 0.0}
 ROWS = {

@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mlcak_hf.data import read_radiograph
-from mlcak_hf.data.dicom.reduced import IRREVERSIBLE, REVERSIBLE, clipping, expected_difference
-from mlcak_hf.data.resampling import area_overlaps, low_pass_edges, pixel_edges, resample, weights_onto_square
 from mlcak_hf.errors import DicomError
+from mlcak_hf.radiographs.dicom.reduced import IRREVERSIBLE, REVERSIBLE, clipping, expected_difference
+from mlcak_hf.radiographs.reader import read_radiograph
+from mlcak_hf.radiographs.resampling import area_overlaps, low_pass_edges, pixel_edges, resample, weights_onto_square
 
 SIZES, LEVELS = (224, 112, 56, 28), (1, 2, 3)
 MIN_PSNR_DB, MAX_DIFFERENCE = 52.0, 8.0

@@ -38,9 +38,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from mlcak_hf.data import read_radiograph
-from mlcak_hf.data.phantom import DRAWN_FINDINGS, LARGE_FINDINGS, SMALL_FINDINGS, write_phantoms
 from mlcak_hf.image_processing_mlcak import area_resize, map_boxes
+from mlcak_hf.phantoms.plan import DRAWN_FINDINGS, LARGE_FINDINGS, SMALL_FINDINGS
+from mlcak_hf.phantoms.writer import write_phantoms
+from mlcak_hf.radiographs.reader import read_radiograph
 
 HIGH, LOW = 224, 28
 CELLS = 28  # of the net's map, for boxes

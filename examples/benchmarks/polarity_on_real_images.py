@@ -18,10 +18,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from mlcak_hf.data import read_radiograph
-from mlcak_hf.data.phantom import render_phantom
-from mlcak_hf.data.polarity import brightness_in_fifths, looks_inverted, upright_resemblance
 from mlcak_hf.image_processing_mlcak import area_resize
+from mlcak_hf.phantoms.render import render_phantom
+from mlcak_hf.radiographs.polarity import brightness_in_fifths, looks_inverted, upright_resemblance
+from mlcak_hf.radiographs.reader import read_radiograph
 
 CHANGES = {
     "whole": lambda x: x,

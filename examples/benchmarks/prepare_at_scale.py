@@ -35,7 +35,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mlcak_hf.data.phantom import write_phantoms
+from mlcak_hf.phantoms.writer import write_phantoms
 
 MAX_MEMORY_RATIO = 1.10
 MIN_SPEED_RATIO = 1.7

@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mlcak_hf.data import read_radiograph, resize_radiograph
-from mlcak_hf.data.dicom.opened import open_dicom
-from mlcak_hf.data.dicom.reduced import read_reduced
-from mlcak_hf.data.phantom import render_phantom
+from mlcak_hf.phantoms.render import render_phantom
+from mlcak_hf.radiographs.dicom.opened import open_dicom
+from mlcak_hf.radiographs.dicom.reduced import read_reduced
+from mlcak_hf.radiographs.reader import read_radiograph, resize_radiograph
 
 BITS, NOISE, THICKNESS_PX = (8, 10, 12, 14, 16), (0, 0.001, 0.003, 0.008, 0.02), (3, 5, 10, 20, 60, 200)
 

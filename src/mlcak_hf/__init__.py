@@ -11,9 +11,11 @@ from mlcak_hf.image_processing_mlcak import MLCAKImageProcessor
 from mlcak_hf.modeling_mlcak import MLCAKForCXRClassification, MLCAKOutput
 
 if TYPE_CHECKING:
-    from mlcak_hf.data import load_vindr_cxr, read_radiograph
-    from mlcak_hf.distillation import MLCAKTrainer, MLCAKTrainingArguments
-    from mlcak_hf.prediction import RadiographPredictor
+    from mlcak_hf.prediction.predictor import RadiographPredictor
+    from mlcak_hf.radiographs.reader import read_radiograph
+    from mlcak_hf.training.arguments import MLCAKTrainingArguments
+    from mlcak_hf.training.trainer import MLCAKTrainer
+    from mlcak_hf.vindr_cxr.builder import load_vindr_cxr
 
 __version__ = "0.1.0"
 
@@ -32,11 +34,11 @@ __all__ = [
 
 # Imported when first asked for: they bring datasets, accelerate and pydicom, which a loaded model does without.
 _LAZY = {
-    "MLCAKTrainer": "distillation",
-    "MLCAKTrainingArguments": "distillation",
-    "RadiographPredictor": "prediction",
-    "load_vindr_cxr": "data",
-    "read_radiograph": "data",
+    "MLCAKTrainer": "training.trainer",
+    "MLCAKTrainingArguments": "training.arguments",
+    "RadiographPredictor": "prediction.predictor",
+    "load_vindr_cxr": "vindr_cxr.builder",
+    "read_radiograph": "radiographs.reader",
 }
 
 

@@ -15,8 +15,8 @@ from rich.text import Text
 from .errors import DatasetError, DeploymentError, MLCAKError
 
 if TYPE_CHECKING:
-    from .data import PreparationReport
-    from .data.phantom import PhantomReport
+    from .phantoms.writer import PhantomReport
+    from .preparation.report import PreparationReport
 
 app = typer.Typer(
     name="mlcak",
@@ -107,7 +107,7 @@ def phantom(
     overwrite: Annotated[bool, typer.Option(help="Replace phantoms that an earlier run left in the folder.")] = False,
 ) -> None:
     """Write synthetic chest radiographs as DICOM, in the exact layout of VinDr-CXR on PhysioNet."""
-    from .data.phantom import write_phantoms
+    from .phantoms.writer import write_phantoms
 
     report = write_phantoms(
         output,
@@ -160,7 +160,7 @@ def inspect(
     workers: Annotated[int, typer.Option(help="Processes that read at the same time.", min=1)] = 1,
 ) -> None:
     """Look at a download before anything is built of it: files, damage, labels, readers, time and disk to prepare."""
-    from .data import inspect_vindr_cxr
+    from .vindr_cxr.inspection.inspect import inspect_vindr_cxr
 
     report = inspect_vindr_cxr(
         data_dir,
@@ -217,7 +217,7 @@ def prepare(
 
     After a kill or an error the same command goes on from where it was.
     """
-    from .data import prepare_vindr_cxr, prepare_vindr_cxr_part
+    from .preparation.prepare import prepare_vindr_cxr, prepare_vindr_cxr_part
 
     choices: dict[str, Any] = {
         "size_px": size_px,
@@ -260,7 +260,7 @@ def merge(
     overwrite: Annotated[bool, typer.Option(help="Replace a dataset that lies in the output folder.")] = False,
 ) -> None:
     """Make the dataset of the parts that `mlcak prepare --shard` wrote, once all of them are there."""
-    from .data import merge_prepared
+    from .preparation.merge import merge_prepared
 
     _print_prepared(merge_prepared(output, parts or (), overwrite=overwrite))
 
@@ -289,7 +289,10 @@ def predict(
     value_range: ValueRange = None,
 ) -> None:
     """Predict the global label and the local findings of radiographs. Exit code 1 if a file could not be read."""
-    from .prediction import RadiographPredictor, check_outputs, find_radiographs, write_predictions
+    from .prediction.outputs import check_outputs
+    from .prediction.predictor import RadiographPredictor
+    from .prediction.tables import write_predictions
+    from .radiographs.file_search import find_radiographs
 
     exclude = [] if heatmaps is None else [heatmaps]
     paths = [path for given in inputs for path in find_radiographs(given, exclude=exclude)]
@@ -315,7 +318,7 @@ def card(
     repo_id: Annotated[str | None, typer.Option(help="Where it will be found on the Hub, for the snippets.")] = None,
 ) -> None:
     """Write the model card of a trained model from what was measured; what was not says so."""
-    from .deployment import card_for_folder
+    from .deployment.model_card import card_for_folder
 
     made = card_for_folder(folder, comparison, row, model_name=name, model_id=repo_id)
     made.save(folder / "README.md")
@@ -341,7 +344,8 @@ def push(
 
     A folder that `mlcak prepare` wrote is refused without --i-may-share-this-data, and then becomes a private dataset.
     """
-    from .deployment import is_prepared_dataset, push_dataset_to_hub, push_to_hub
+    from .deployment.publish import push_to_hub
+    from .deployment.publish_dataset import is_prepared_dataset, push_dataset_to_hub
 
     if is_prepared_dataset(folder):
         if public:

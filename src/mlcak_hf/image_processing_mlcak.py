@@ -106,7 +106,7 @@ def _as_array(image: Any) -> np.ndarray:
         return image
     raise ValueError(
         f"Expected a PIL image, a numpy array or a torch tensor; got {type(image).__name__}. "
-        "Files (DICOM, 16-bit PNG) are read with mlcak_hf.data.read_radiograph."
+        "Files (DICOM, 16-bit PNG) are read with mlcak_hf.read_radiograph."
     )
 
 
@@ -155,7 +155,7 @@ def _scale(array: np.ndarray, value_range: Sequence[float] | None) -> np.ndarray
     if not (low_value >= -_RANGE_TOLERANCE and high_value <= 1 + _RANGE_TOLERANCE):
         raise ValueError(
             f"Image values must lie in {named} and be finite; they run from {array.min():g} to {array.max():g}. "
-            "Pass value_range=(low, high), or read the file with mlcak_hf.data.read_radiograph."
+            "Pass value_range=(low, high), or read the file with mlcak_hf.read_radiograph."
         )
     return np.clip(unit.astype(np.float32), 0, 1)
 

@@ -9,9 +9,13 @@ import pytest
 from huggingface_hub import ModelCard
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
-from mlcak_hf.deployment import Evaluation, card_for_folder, create_model_card
+from mlcak_hf.deployment.measurements import Evaluation
+from mlcak_hf.deployment.model_card import card_for_folder, create_model_card
 from mlcak_hf.errors import DeploymentError
-from mlcak_hf.evaluation import Comparison, ModelPredictions, compare, global_scores, local_scores
+from mlcak_hf.evaluation.compare import compare
+from mlcak_hf.evaluation.comparison import Comparison
+from mlcak_hf.evaluation.predictions import ModelPredictions
+from mlcak_hf.evaluation.scores import global_scores, local_scores
 from mlcak_hf.pretrained import weights_digest
 
 TINY = {"model_type": "vit", "image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 8}

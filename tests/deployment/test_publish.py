@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
-from mlcak_hf.deployment import create_model_card, model_files, push_to_hub, save_for_hub
+from mlcak_hf.deployment.model_card import create_model_card
+from mlcak_hf.deployment.publish import model_files, push_to_hub, save_for_hub
 from mlcak_hf.errors import DeploymentError
 
 BACKBONE = {"model_type": "vit", "image_size": 28, "patch_size": 4, "num_channels": 1, "hidden_size": 16}

@@ -12,7 +12,11 @@ from toys import FINDINGS, KeepGradients, assert_close, make_trainer, processor,
 
 from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.views import ViewParameters
-from mlcak_hf.distillation import AttentionDistillationLoss, TeacherCache, Teachers, build_teacher_cache, cache
+from mlcak_hf.distillation.cache import store as cache
+from mlcak_hf.distillation.cache.build import build_teacher_cache
+from mlcak_hf.distillation.cache.store import TeacherCache
+from mlcak_hf.distillation.losses import AttentionDistillationLoss
+from mlcak_hf.distillation.teachers import Teachers
 from mlcak_hf.errors import CacheError, DistillationError
 
 ROWS = toy_rows(10)
@@ -235,8 +239,8 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(tmp_path, bu
 
 def test_a_whole_cache_is_opened_without_asking_the_teacher(tmp_path, whole, monkeypatch):
     toy_teacher().save_pretrained(tmp_path / "teacher")
-    monkeypatch.setattr("mlcak_hf.distillation.knowledge.load_teacher", lambda teacher: pytest.fail("loaded"))
-    monkeypatch.setattr("mlcak_hf.distillation.cache_key.load_teacher", lambda teacher: pytest.fail("loaded"))
+    monkeypatch.setattr("mlcak_hf.distillation.teachers.load_teacher", lambda teacher: pytest.fail("loaded"))
+    monkeypatch.setattr("mlcak_hf.distillation.cache.key.load_teacher", lambda teacher: pytest.fail("loaded"))
     kept = build(whole, teacher=str(tmp_path / "teacher"))
     assert kept.num_views == 2, "a folder and the model saved there have one fingerprint"
 

@@ -5,7 +5,7 @@ import torch
 from toys import FINDINGS, toy_model
 from transformers import ViTConfig, ViTForImageClassification
 
-from mlcak_hf.distillation import check_teacher, load_teacher
+from mlcak_hf.distillation.compatibility import check_teacher, load_teacher
 from mlcak_hf.errors import DistillationError
 
 

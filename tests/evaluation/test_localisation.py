@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mlcak_hf.errors import MLCAKError
-from mlcak_hf.evaluation.localisation import box_coverage, class_token_attention, localise
+from mlcak_hf.evaluation.localisation import box_coverage, localise
+from mlcak_hf.explanation.class_token import class_token_attention
 
 
 def painted(boxes, size, grid, scale=10):

@@ -12,16 +12,14 @@ from tiny_models import images, tiny_model
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from mlcak_hf.errors import LabelError, MLCAKError
-from mlcak_hf.evaluation import (
+from mlcak_hf.evaluation.metrics import (
     MLCAKMetric,
-    global_scores,
-    hard_labels,
-    local_scores,
+    average_precision,
     make_compute_metrics,
-    probabilities,
+    sensitivity_at_specificity,
     task_metrics,
 )
-from mlcak_hf.evaluation.metrics import average_precision, sensitivity_at_specificity
+from mlcak_hf.evaluation.scores import global_scores, hard_labels, local_scores, probabilities
 
 FINDINGS = ("Cardiomegaly", "Nodule/Mass", "Pneumothorax")
 

@@ -12,18 +12,11 @@ from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
 from mlcak_hf.errors import MLCAKError
-from mlcak_hf.evaluation import (
-    Localisation,
-    ModelPredictions,
-    TaskScores,
-    compare,
-    evaluate_predictions,
-    global_scores,
-    local_scores,
-    operating_thresholds,
-    probabilities,
-)
-from mlcak_hf.evaluation.predictions import align
+from mlcak_hf.evaluation.calibration import operating_thresholds
+from mlcak_hf.evaluation.compare import compare, evaluate_predictions
+from mlcak_hf.evaluation.localisation import Localisation
+from mlcak_hf.evaluation.predictions import ModelPredictions, align
+from mlcak_hf.evaluation.scores import TaskScores, global_scores, local_scores, probabilities
 
 FINDINGS = ("Cardiomegaly", "Nodule/Mass", "Pneumothorax", "Edema")
 N = 90

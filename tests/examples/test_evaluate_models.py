@@ -16,9 +16,12 @@ from tiny_models import FINDINGS, tiny_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 
 from mlcak_hf import MLCAKImageProcessor
-from mlcak_hf.deployment import card_for_folder
+from mlcak_hf.deployment.model_card import card_for_folder
 from mlcak_hf.errors import DatasetError, DeploymentError, MLCAKError, RecipeError
-from mlcak_hf.evaluation import ModelPredictions, global_scores, localise, operating_thresholds
+from mlcak_hf.evaluation.calibration import operating_thresholds
+from mlcak_hf.evaluation.localisation import localise
+from mlcak_hf.evaluation.predictions import ModelPredictions
+from mlcak_hf.evaluation.scores import global_scores
 from mlcak_hf.image_processing_mlcak import map_boxes
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "evaluate_models.py"

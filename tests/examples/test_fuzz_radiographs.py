@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlcak_hf.data.dicom.pixels import READABLE_SYNTAXES
-from mlcak_hf.data.dicom.reader import read_dicom
+from mlcak_hf.radiographs.dicom.pixels import READABLE_SYNTAXES
+from mlcak_hf.radiographs.dicom.reader import read_dicom
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="imagecodecs has no HTJ2K encoder for Python 3.10")
 BENCHMARKS = Path(__file__).resolve().parents[2] / "examples" / "benchmarks"

@@ -24,9 +24,9 @@ from transformers import (
 )
 
 from mlcak_hf import MLCAKForCXRClassification
-from mlcak_hf.distillation import TeacherCache
+from mlcak_hf.distillation.cache.store import TeacherCache
 from mlcak_hf.errors import CacheError, DatasetError, DistillationError, LabelError, RecipeError
-from mlcak_hf.training import ModelArguments, build_model
+from mlcak_hf.training.setup import ModelArguments, build_model
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 RECIPE = """

@@ -65,7 +65,7 @@ for name, revision in [("second", "main"), ("second", "trial"), ("first", versio
 if absent:
     assert not [name for name in sys.modules if name.startswith("mlcak_hf.")]
 else:
-    from mlcak_hf.prediction import RadiographPredictor
+    from mlcak_hf.prediction.predictor import RadiographPredictor
 
     (prediction,) = RadiographPredictor.from_pretrained(repo_id, device="cpu").predict([folder / "radiograph.png"])
     expected = torch.from_numpy(np.load(folder / "second.npz")["logits"])[0].softmax(-1)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mlcak_hf.deployment import push_dataset_to_hub
+from mlcak_hf.deployment.publish_dataset import push_dataset_to_hub
 from mlcak_hf.errors import DeploymentError
 
 folder, public, new = sys.argv[1:]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
-from mlcak_hf.deployment import push_to_hub, save_for_hub
+from mlcak_hf.deployment.publish import push_to_hub, save_for_hub
 
 folder, repo_id = Path(sys.argv[1]), sys.argv[2]
 torch.manual_seed(0)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import DistillationError
 from ..image_processing_mlcak import MLCAKImageProcessor, to_unit_range
-from .canvases import CANVAS_PX, make_canvas
+from .decoded_images import CANVAS_PX, make_canvas
 from .view_pixels import view_pixels
 from .views import VIEW_DEFINITION, ViewParameters
 

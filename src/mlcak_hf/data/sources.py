@@ -11,9 +11,9 @@ import torch
 from datasets import Dataset, DatasetDict, Image, load_dataset
 
 from ..errors import DatasetError
-from .canvases import Canvases
+from ..preparation.group_split import held_out_groups
 from .columns import DatasetColumns, Targets
-from .held_out_groups import held_out_groups
+from .decoded_images import Canvases
 
 if TYPE_CHECKING:
     from ..configuration_mlcak import MLCAKConfig

@@ -12,10 +12,10 @@ from transformers.utils import logging
 
 from ..errors import DatasetError
 from ..image_processing_mlcak import MLCAKImageProcessor
-from .canvases import decode_once
+from ..preparation.report import read_preparation
 from .columns import DatasetColumns, Targets, finding_names, global_label_names, has_several_labels, is_annotated
+from .decoded_images import decode_once
 from .sources import RadiographDataset, open_dataset, split_validation
-from .vindr import read_preparation
 
 if TYPE_CHECKING:
     from ..configuration_mlcak import MLCAKConfig

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlcak_hf.errors import DeploymentError
-from mlcak_hf.local_paths import without_folders
+from ..errors import DeploymentError
+from ..local_paths import without_folders
 
 # What the Hub calls a metric, by the evaluation's key up to "_global", "_local_macro" and "/<label>".
 _HUB_METRICS = {
@@ -22,7 +22,7 @@ _HUB_METRICS = {
 }
 _PER_FINDING = "auroc/"
 _OF_ROWS = ("auroc_global", "auroc_local_macro")
-_REMEDY = "name the comparison.json that examples/evaluate_models.py wrote."
+_REMEDY = "name the comparison.json that examples/evaluation/evaluate_models.py wrote."
 
 
 @dataclass(frozen=True)

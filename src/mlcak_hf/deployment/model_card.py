@@ -10,14 +10,14 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import AutoConfig, PreTrainedConfig
 
-from mlcak_hf.deployment.measurements import Evaluation
-from mlcak_hf.deployment.training_record import TrainingRecord
-from mlcak_hf.errors import DeploymentError
-from mlcak_hf.image_processing_mlcak import MLCAKImageProcessor
-from mlcak_hf.local_paths import without_folders
-from mlcak_hf.pretrained import load_processor, loading, weights_digest
-from mlcak_hf.recipes import hub_configs_dir
-from mlcak_hf.training import TRAINING_FILE
+from ..errors import DeploymentError
+from ..image_processing_mlcak import MLCAKImageProcessor
+from ..local_paths import without_folders
+from ..pretrained import load_processor, loading, weights_digest
+from ..shipped import hub_configs_dir
+from ..training.setup import TRAINING_FILE
+from .measurements import Evaluation
+from .training_record import TrainingRecord
 
 _REMEDY = "Name the folder that a training script wrote."
 _TAGS = ("chest-xray", "medical", "mlcak", "knowledge-distillation", "vision-transformer", "low-resolution")

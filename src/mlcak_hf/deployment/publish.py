@@ -9,10 +9,10 @@ from huggingface_hub import CommitInfo, HfApi, ModelCard
 from transformers.dynamic_module_utils import get_relative_imports
 from transformers.utils import logging
 
-from mlcak_hf.deployment.model_card import card_for_folder
-from mlcak_hf.errors import DeploymentError
-from mlcak_hf.image_processing_mlcak import MLCAKImageProcessor
-from mlcak_hf.modeling_mlcak import MLCAKForCXRClassification
+from ..errors import DeploymentError
+from ..image_processing_mlcak import MLCAKImageProcessor
+from ..modeling_mlcak import MLCAKForCXRClassification
+from .model_card import card_for_folder
 
 logger = logging.get_logger(__name__)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi
 
-from mlcak_hf.data import read_preparation
-from mlcak_hf.errors import DeploymentError
+from ..errors import DeploymentError
+from ..preparation.report import read_preparation
 
 AGREEMENT = (
     "If its source is VinDr-CXR, its user has agreed with PhysioNet: 'I will not share access to PhysioNet restricted "

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlcak_hf.errors import DeploymentError
+from ..errors import DeploymentError
 
 # With fewer positives than this, what a head has learnt of a finding is chance.
 _FEW_POSITIVES = 10
-_REMEDY = "name the training.json that examples/train_teacher.py or distil_student.py wrote."
+_REMEDY = "name the training.json that examples/distillation/train_teacher.py or distil_student.py wrote."
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlcak_hf.errors import MLCAKError
-
+from ..errors import MLCAKError
 from .metrics import SPECIFICITY
 from .scores import FloatArray, LabelArray, TaskScores
 

@@ -229,19 +229,19 @@ class Comparison:
 
     def table(self) -> Table:
         """For the terminal: `rich.console.Console().print(comparison.table())`."""
-        from .tables import rich_table
+        from .report.tables import rich_table
 
         return rich_table(self)
 
     def to_markdown(self) -> str:
         """The table, the differences and the footer, for a model card or a README."""
-        from .tables import markdown
+        from .report.tables import markdown
 
         return markdown(self)
 
     def figure(self, path: str | Path) -> None:
         """Draw dots and intervals per model, per finding, and the reliability, to a PNG, SVG or PDF file."""
-        from .figure import draw_comparison
+        from .report.figure import draw_comparison
 
         draw_comparison(self, path)
 

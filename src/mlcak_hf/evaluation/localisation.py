@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlcak_hf.errors import MLCAKError
-
+from ..errors import MLCAKError
 from .scores import FloatArray
 
 
@@ -56,31 +55,6 @@ class Localisation:
     def take(self, rows: NDArray[np.intp]) -> Localisation:
         """The same for the chosen images."""
         return Localisation(self.share[rows], self.area[rows], self.hit[rows], self.chance[rows])
-
-
-def class_token_attention(mlcak: ArrayLike, num_prefix_tokens: int, grid_size: tuple[int, int]) -> FloatArray:
-    """The class token's row of a token-by-token map, over the patches.
-
-    Args:
-        mlcak (array-like of shape `(n, queries, tokens)`): Attention, queries by keys; the class token is the first
-            query, the others are not looked at.
-        num_prefix_tokens (`int`): Tokens before the patches (1 for ViT, 2 for DeiT).
-        grid_size (`tuple[int, int]`): Rows and columns of patches.
-
-    Returns:
-        `np.ndarray` of shape `(n, rows, columns)`; sums to less than 1, as the class token also attends to itself.
-
-    Raises:
-        MLCAKError: Token count that does not fit the grid.
-    """
-    array = np.asarray(mlcak, dtype=np.float64)
-    rows, columns = grid_size
-    if array.ndim != 3 or not array.shape[1] or array.shape[2] != num_prefix_tokens + rows * columns:
-        raise MLCAKError(
-            f"attention must have shape (n, queries, tokens) with {num_prefix_tokens} + {rows} x {columns} tokens, "
-            f"got {array.shape}"
-        )
-    return array[:, 0, num_prefix_tokens:].reshape(-1, rows, columns)
 
 
 def box_coverage(

@@ -12,17 +12,8 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from transformers.utils import logging
 
-from mlcak_hf.errors import MLCAKError
-
-from .scores import (
-    SINGLE_LABEL,
-    FloatArray,
-    LabelArray,
-    TaskScores,
-    global_scores,
-    local_scores,
-    probabilities,
-)
+from ..errors import MLCAKError
+from .scores import SINGLE_LABEL, FloatArray, LabelArray, TaskScores, global_scores, local_scores, probabilities
 
 logger = logging.get_logger(__name__)
 

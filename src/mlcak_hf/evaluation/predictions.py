@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlcak_hf.errors import MLCAKError
-
+from ..errors import MLCAKError
 from .localisation import Localisation
 from .scores import FloatArray, TaskScores
 
@@ -132,7 +131,7 @@ class ModelPredictions:
         """
         path = Path(path)
         if not path.is_file():
-            raise MLCAKError(f"no predictions file {path}; examples/evaluate_models.py writes one per model")
+            raise MLCAKError(f"no predictions file {path}; examples/evaluation/evaluate_models.py writes one per model")
         try:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {key: archive[key] for key in archive.files}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlcak_hf.errors import LabelError, MLCAKError
+from ..errors import LabelError, MLCAKError
 
 FloatArray = NDArray[np.float64]
 LabelArray = NDArray[np.int8]

@@ -13,15 +13,15 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from mlcak_hf.data.intensity import Voi
-from mlcak_hf.data.pictures import ValueRange, check_value_range
-from mlcak_hf.data.radiograph import read_whole
-from mlcak_hf.errors import DicomError, MLCAKError
-from mlcak_hf.image_processing_mlcak import MLCAKImageProcessor
-from mlcak_hf.modeling_mlcak import MLCAKForCXRClassification, MLCAKOutput
-from mlcak_hf.prediction.files import OutputNames, check_outputs
-from mlcak_hf.prediction.heatmaps import draw_heatmap, resize_for_display
-from mlcak_hf.pretrained import loading
+from ..errors import DicomError, MLCAKError
+from ..explanation.overlay import draw_heatmap, resize_for_display
+from ..image_processing_mlcak import MLCAKImageProcessor
+from ..modeling_mlcak import MLCAKForCXRClassification, MLCAKOutput
+from ..pretrained import loading
+from ..radiographs.grey_values import Voi
+from ..radiographs.png_jpeg import ValueRange, check_value_range
+from ..radiographs.reader import read_whole
+from .outputs import OutputNames, check_outputs
 
 
 @dataclass
@@ -60,7 +60,7 @@ class _Read:
 class RadiographPredictor:
     """Predicts global labels and local findings for radiograph files (DICOM, PNG, JPEG).
 
-    Files are read by [`mlcak_hf.data.read_radiograph`] at their full depth and with the intensity rule (`voi`) that the
+    Files are read by [`mlcak_hf.read_radiograph`] at their full depth and with the intensity rule (`voi`) that the
     processor was saved with, then reduced by the processor to the model's size.
 
     Args:

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mlcak_hf.errors import MLCAKError
-from mlcak_hf.prediction.files import check_outputs
-from mlcak_hf.prediction.predictor import Prediction
+from ..errors import MLCAKError
+from .outputs import check_outputs
+from .predictor import Prediction
 
 _FORMATS = ("table", "csv", "json")
 _HIGHEST_FINDINGS = 3

@@ -1,0 +1,1 @@
+"""What teachers say about every image, kept on disk."""

@@ -1,0 +1,171 @@
+"""The class token's attention, mapped back from the model's square onto the radiograph it came from, and drawn.
+
+The attention of a patch belongs to a square of the *reduced* image, which was padded or squashed from the original. The
+way back is [`~mlcak_hf.image_processing_mlcak.map_boxes`], the same mapping that boxes take.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from PIL import Image, ImageDraw, ImageFont
+
+from ..image_processing_mlcak import area_resize, map_boxes
+
+# The longer side of a heatmap: large enough to read its legend, small enough to hold a batch of them.
+SMALLEST_DISPLAY_PX, LARGEST_DISPLAY_PX = 512, 1024
+
+# In multiples of uniform attention: below the first a map is not stretched to full colour, below the second it is
+# called nearly uniform.
+_LEAST_COLOUR_RANGE, _CLEARLY_UNEVEN = 1.1, 1.5
+_STRONGEST_TINT = 0.65
+_COLOURS = "inferno"
+_FOOTER = "Attention of the class token, not a location of disease. Research use only; not for diagnosis."
+
+
+def resize_for_display(radiograph: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Bring the longer side of a radiograph of shape `(height, width)` to 512 to 1024 pixels; within that, do nothing.
+
+    Large ones are area-averaged, small ones enlarged smoothly.
+    """
+    longer = max(radiograph.shape)
+    factor = min(max(longer, SMALLEST_DISPLAY_PX), LARGEST_DISPLAY_PX) / longer
+    if factor == 1:
+        return radiograph
+    height, width = (max(1, round(side * factor)) for side in radiograph.shape)
+    if factor < 1:
+        resized: npt.NDArray[np.float32] = area_resize(radiograph, height, width)
+        return resized
+    enlarged = Image.fromarray(radiograph).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(enlarged, dtype=np.float32).clip(0.0, 1.0)
+
+
+def attention_over_radiograph(
+    attention: npt.NDArray[np.float32],
+    original_size: tuple[int, int],
+    model_size_px: int,
+    fit: str,
+    shown_size: tuple[int, int] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Lay attention over patches back on the original radiograph, blended smoothly between patch centres.
+
+    Args:
+        attention: Attention per patch, of shape `(rows, columns)`.
+        original_size: Height and width of the radiograph in pixels.
+        model_size_px: Side of the square image that the model saw.
+        fit: How the radiograph was made square, `"pad"` or `"squash"`. Attention on padding lies outside the radiograph
+            and is left out.
+        shown_size: Height and width of the result; the original's by default.
+
+    Returns:
+        The attention at each pixel, of shape `shown_size`, in the unit of `attention` (per patch, not per pixel).
+    """
+    shown_height, shown_width = shown_size or original_size
+    rows, columns = attention.shape
+    square = np.array([[0.0, 0.0, model_size_px, model_size_px]])
+    left, top, right, bottom = map_boxes(square, original_size, (model_size_px, model_size_px), fit, inverse=True)[0]
+    # Pixel centres of the shown picture, in pixels of the original.
+    y = (np.arange(shown_height) + 0.5) * original_size[0] / shown_height
+    x = (np.arange(shown_width) + 0.5) * original_size[1] / shown_width
+    down = _blend_weights((y - top) / (bottom - top) * rows, rows)
+    across = _blend_weights((x - left) / (right - left) * columns, columns)
+    mapped: npt.NDArray[np.float32] = (down @ attention.astype(np.float64) @ across.T).astype(np.float32)
+    return mapped
+
+
+def _blend_weights(positions: npt.NDArray[np.float64], cells: int) -> npt.NDArray[np.float64]:
+    """Weights `(positions, cells)` that blend the two nearest cell centres; constant beyond the outer ones.
+
+    The blend is flat at the centres (smoothstep): linear blending in two directions draws a four-pointed star.
+    """
+    between = np.clip(positions - 0.5, 0.0, cells - 1.0)
+    lower = np.minimum(between.astype(int), max(cells - 2, 0))
+    way = between - lower
+    share = way * way * (3.0 - 2.0 * way)
+    weights = np.zeros((len(positions), cells))
+    rows = np.arange(len(positions))
+    weights[rows, lower] = 1.0 - share
+    if cells > 1:
+        weights[rows, lower + 1] = share
+    return weights
+
+
+def draw_heatmap(
+    radiograph: npt.NDArray[np.float32],
+    attention: npt.NDArray[np.float32],
+    original_size: tuple[int, int],
+    model_size_px: int,
+    fit: str,
+    caption: str = "",
+) -> Image.Image:
+    """Draw the attention in colour over the radiograph, with a legend and a research-use footer.
+
+    Colour is attention above uniform attention (1x = each patch the same); what gets less stays as it is. The scale
+    ends at the largest patch, but never below 1.1x, so that a flat map does not look as if it had a peak; up to 1.5x
+    the caption says that the attention is nearly uniform, as the mean over many heads and layers often is.
+
+    Args:
+        radiograph: The picture to draw on, of shape `(height, width)` in [0, 1]; it may be shrunk from the original.
+        attention: Attention per patch, of shape `(rows, columns)`.
+        original_size: Height and width of the original radiograph in pixels.
+        model_size_px: Side of the square image that the model saw.
+        fit: How the radiograph was made square, `"pad"` or `"squash"`.
+        caption: A line above the footer, such as the predicted label with its probability.
+
+    Returns:
+        The picture in RGB: the radiograph in its own proportions with the overlay, a colour bar to its right and two
+        lines below.
+    """
+    total = float(attention.sum())
+    relative = attention * (attention.size / total) if total > 0 else np.zeros_like(attention)
+    limit = max(_LEAST_COLOUR_RANGE, float(relative.max()))
+    shown_size = (radiograph.shape[0], radiograph.shape[1])
+    over = attention_over_radiograph(relative, original_size, model_size_px, fit, shown_size)
+    strength = np.clip((over - 1.0) / (limit - 1.0), 0.0, 1.0)[..., None]
+    tint = _STRONGEST_TINT * strength
+    overlay = radiograph[..., None] * (1.0 - tint) + colormaps[_COLOURS](strength[..., 0])[..., :3] * tint
+    explanation = f"{attention.shape[0]} x {attention.shape[1]} patches; 1x: as much as if all got the same"
+    if relative.max() < _CLEARLY_UNEVEN:
+        explanation += f"; nearly uniform, at most {relative.max():.2f}x"
+    return _with_legend(_to_rgb(overlay), limit, f"{caption} ({explanation})" if caption else explanation)
+
+
+def _to_rgb(values: npt.NDArray[np.floating]) -> Image.Image:
+    return Image.fromarray(np.rint(np.clip(values, 0.0, 1.0) * 255).astype(np.uint8), mode="RGB")
+
+
+def _with_legend(overlay: Image.Image, limit: float, caption: str) -> Image.Image:
+    """Frame the overlay: colour bar at its right, what it shows and the research-use line below."""
+    text_px = min(22, max(11, overlay.width // 42))
+    font = ImageFont.load_default(size=text_px)
+    margin, line = text_px, round(1.5 * text_px)
+    bar_width, label_width = text_px, 5 * text_px
+    text_width = overlay.width + margin + bar_width + label_width
+    lines = [piece for text in (caption, _FOOTER) for piece in _wrap(text, font, text_width)]
+    height = overlay.height + margin + line * len(lines) + margin // 2
+    canvas = Image.new("RGB", (text_width + margin, height), "black")
+    canvas.paste(overlay, (margin // 2, margin // 2))
+    draw = ImageDraw.Draw(canvas)
+    bar_left = overlay.width + margin
+    bar_top, bar_height = margin, overlay.height - 2 * margin
+    if bar_height > 0:
+        shades = np.linspace(1.0, 0.0, bar_height)[:, None].repeat(bar_width, 1)
+        canvas.paste(_to_rgb(colormaps[_COLOURS](shades)[..., :3]), (bar_left, bar_top))
+        for value in (1.0, (1.0 + limit) / 2, limit):
+            y = bar_top + (limit - value) / (limit - 1.0) * bar_height
+            draw.text((bar_left + bar_width + margin // 3, y), f"{value:.2f}x", "white", font, anchor="lm")
+    for index, text in enumerate(lines):
+        y = overlay.height + margin + line * index
+        draw.text((margin // 2, y), text, "white", font)
+    return canvas
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: int) -> list[str]:
+    """Break a text into lines that are at most `width_px` wide, at its spaces."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width_px:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines

@@ -1,0 +1,1 @@
+"""Synthetic chest radiographs in VinDr-CXR's layout."""

@@ -1,0 +1,1 @@
+"""Radiographs and labels of any source -> a Parquet dataset."""

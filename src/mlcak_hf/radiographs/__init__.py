@@ -1,0 +1,1 @@
+"""A radiograph file (DICOM, PNG, JPEG) -> float32 in [0, 1]."""

@@ -1,0 +1,1 @@
+"""Trainer, arguments, checkpoints, and the record of a training."""

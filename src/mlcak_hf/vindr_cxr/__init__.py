@@ -1,0 +1,1 @@
+"""VinDr-CXR as a source of radiographs and labels."""

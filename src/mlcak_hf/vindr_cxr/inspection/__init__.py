@@ -1,0 +1,1 @@
+"""Check a download before preparing it."""

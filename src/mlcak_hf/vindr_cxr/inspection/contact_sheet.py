@@ -1,0 +1,75 @@
+"""A picture of a few radiographs as they would be stored, on which a person sees polarity and windowing at a glance."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import DatasetError
+from .sample import SampledImage
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLUMNS = 6
+_INK, _PAPER, _WARNING = "#1a1a1a", "white", "#c62828"
+
+
+def draw_contact_sheet(sample: Sequence[SampledImage], path: Path, num_files: int) -> None:
+    """Draw the radiographs with their main facts; those that look inverted or cannot be read are marked in red.
+
+    Args:
+        sample: The images.
+        path: PNG file to write.
+        num_files: Number of files that they are chosen from, for the title.
+
+    Raises:
+        DatasetError: There is no image, or the file cannot be written.
+    """
+    from matplotlib.figure import Figure  # without pyplot: no window, no state
+
+    if not sample:
+        raise DatasetError("there is no image that a contact sheet could show; see the problems of the files")
+    lines = -(-len(sample) // _COLUMNS)
+    figure = Figure(figsize=(2.3 * _COLUMNS, 2.95 * lines + 0.9), dpi=110, facecolor=_PAPER, layout="constrained")
+    figure.suptitle(
+        f"{len(sample)} of {num_files:,} radiographs as mlcak prepare stores them (voi=dicom): air must be dark, bone"
+        " bright, and neither washed out",
+        fontsize=11,
+        color=_INK,
+    )
+    grid = figure.subplots(lines, _COLUMNS, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for image, axes in zip(sample, grid.flat, strict=False):
+        _draw(axes, image)
+    try:
+        figure.savefig(path, format="png")
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be written ({error.strerror}); name a PNG file in a folder") from None
+
+
+def _draw(axes: Axes, image: SampledImage) -> None:
+    facts = image.facts
+    axes.axis("on")
+    axes.set(xticks=[], yticks=[])
+    marked = image.inverted or image.problem is not None
+    for spine in axes.spines.values():
+        spine.set(color=_WARNING if marked else "#9e9e9e", linewidth=3 if marked else 0.8)
+    if image.problem is None:
+        axes.imshow(image.pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        saturation = f"\nblack {(image.inner == 0).mean():.0%}, white {(image.inner == 1).mean():.0%}"
+    else:
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        text = textwrap.fill(image.problem, 30, max_lines=9)
+        axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=6, color=_WARNING, wrap=True)
+        saturation = ""
+    name = facts.name if len(facts.name) <= 24 else f"{facts.name[:12]}...{facts.name[-9:]}"
+    title = "LOOKS INVERTED" if image.inverted else "CANNOT BE READ" if image.problem else f"{facts.folder}/{name}"
+    axes.set_title(title, fontsize=7.5, color=_WARNING if marked else _INK, fontweight="bold" if marked else "normal")
+    below = f"{facts.folder}/{name}\n" if marked else ""
+    syntax = textwrap.shorten(str(facts.syntax), 40, placeholder="...")
+    below += f"{facts.photometric}, {facts.bits} bit, {facts.rows} x {facts.columns}\n{syntax}{saturation}"
+    axes.set_xlabel(below, fontsize=6.5, color=_INK)

@@ -1,0 +1,209 @@
+"""A data folder looked at before anything is built of it: what is there, what is wrong, how long it will take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from transformers.utils import logging
+
+from ...errors import DatasetError, MLCAKError
+from ...preparation.rows import VinDrCXRConfig
+from ...preparation.suspect_images import beyond_px, is_reshaped
+from ...worker_processes import map_in_processes
+from ..labels import VINDR_CXR_LABELS, resolve_annotated
+from ..layout import ImageRecord, Layout, VinDrLayout, read_layout, source_folders
+from ..source import radiograph_files
+from .contact_sheet import draw_contact_sheet
+from .file_facts import FileFacts, file_facts, pixel_digest
+from .inspection_report import BoxOutside, InspectionReport, LabelCounts
+from .reader_agreement import reader_agreement
+from .sample import choose_sample, estimate, read_sampled
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+SAMPLE_SIZE = 24
+
+
+def inspect_vindr_cxr(
+    data_dir: str | os.PathLike[str],
+    *,
+    layout: Layout = "auto",
+    sizes: str | os.PathLike[str] | None = None,
+    json_file: str | os.PathLike[str] | None = None,
+    contact_sheet: str | os.PathLike[str] | None = None,
+    num_proc: int | None = None,
+    progress: bool = True,
+) -> InspectionReport:
+    """Look at a folder of radiographs and tables before a dataset is prepared from it; nothing there is changed.
+
+    Only headers are read, and a sample of 24 radiographs. One bad file, or all of them, is no reason to stop.
+
+    Args:
+        data_dir: Folder in PhysioNet's or Kaggle's layout, as in `load_vindr_cxr`.
+        layout: As in `load_vindr_cxr`.
+        sizes: As in `load_vindr_cxr`.
+        json_file: File for everything found, as JSON.
+        contact_sheet: PNG file to draw the sample on.
+        num_proc: Processes at the same time; None for one.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The findings, with tables for the terminal and all of it as plain values.
+
+    Raises:
+        DatasetError: The folder has no known layout, a process died, or one of the two files cannot be written, which
+            is tried before the folder is looked at.
+
+    Example:
+
+    ```python
+    >>> from mlcak_hf.data import inspect_vindr_cxr
+    >>> report = inspect_vindr_cxr("vindr-cxr/1.0.0", contact_sheet="sheet.png", num_proc=4)
+    >>> report.damaged, report.agreement.labels["Cardiomegaly"].fleiss
+    ```
+    """
+    size_table = None if sizes is None else str(sizes)
+    config = VinDrCXRConfig(data_dir=str(data_dir), layout=layout, sizes=size_table, on_error="skip")
+    root = Path(str(config.data_dir))
+    for target in (json_file, contact_sheet):
+        if target is not None:
+            _check_target(Path(target))
+    found, tables_problem = _read_tables(config)
+    run = partial(_in_processes, num_proc=num_proc or 1, progress=progress)
+    paths = [path for name in source_folders(config.layout) for path in _files(root / name)]
+    files = list(run(file_facts, paths, "headers"))
+    chosen = choose_sample(files, SAMPLE_SIZE)
+    sample = list(run(partial(read_sampled, root, config), chosen, "sample"))
+    if contact_sheet is not None:
+        draw_contact_sheet(sample, Path(contact_sheet), len(files))
+    labels = resolve_annotated(config.annotated)
+    records = {"train": found.train, "test": found.test} if found else {}
+    by_path = {str(root / facts.folder / facts.name): facts for facts in files}
+    pairs = [(record, by_path[record.path]) for images in records.values() for record in images]
+    to_prepare = [facts for _, facts in pairs] if found else files
+    report = InspectionReport(
+        layout=config.layout,
+        files=files,
+        tables_problem=tables_problem,
+        left_out=found.left_out if found else [],
+        remarks=found.remarks if found else [],
+        duplicates=_duplicates(root, files, run),
+        counts={name: _count(images, labels) for name, images in records.items() if images},
+        agreement=reader_agreement([record.readings for record in records.get("train", ())], labels),
+        boxes_outside=_boxes_outside(pairs),
+        reshaped=_reshaped(pairs),
+        sample=sample,
+        estimate=estimate(sample, [facts for facts in to_prepare if facts.usable]),
+        num_proc=num_proc or 1,
+        size_px=config.size_px,
+    )
+    if json_file is not None:
+        report.write_json(Path(json_file))
+    return report
+
+
+def _check_target(path: Path) -> None:
+    """Try whether a file can be written; it is left as it is."""
+    try:
+        there = path.exists()
+        with path.open("ab"):
+            pass
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise DatasetError(
+            f"{path} cannot be written ({error.strerror}); name a file in a folder that exists"
+        ) from None
+
+
+def _read_tables(config: VinDrCXRConfig) -> tuple[VinDrLayout | None, str | None]:
+    """The tables, or the reason why they cannot be used at all."""
+    try:
+        return read_layout(str(config.data_dir), None, "skip", config.layout, config.sizes), None
+    except MLCAKError as error:
+        return None, str(error)
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return radiograph_files(folder)
+    except MLCAKError:  # reading the tables has said so already
+        return []
+
+
+def _in_processes(
+    function: Callable[[Job], Result], jobs: Sequence[Job], doing: str, num_proc: int, progress: bool
+) -> Iterator[Result]:
+    with logging.tqdm(total=len(jobs), desc=doing, unit="file", disable=not progress) as bar:
+        if num_proc == 1:
+            for job in jobs:
+                yield function(job)
+                bar.update()
+            return
+        chunk = max(1, min(64, len(jobs) // (8 * num_proc)))
+        for result in map_in_processes(
+            function, jobs, num_proc, doing="read radiographs", preload=__name__, chunk_size=chunk
+        ):
+            yield result
+            bar.update()
+
+
+def _duplicates(root: Path, files: Sequence[FileFacts], run: Callable[..., Iterator[str | None]]) -> list[list[str]]:
+    """Groups of files with the same pixel data; only those of equal length and ending are read as a whole."""
+    alike: dict[tuple[int, str], list[FileFacts]] = {}
+    for facts in files:
+        if facts.tail:
+            alike.setdefault((facts.num_bytes - facts.pixels_at, facts.tail), []).append(facts)
+    candidates = [facts for group in alike.values() if len(group) > 1 for facts in group]
+    if not candidates:
+        return []
+    same: dict[str, list[str]] = {}
+    digests = run(partial(_digest_or_none, root), candidates, "duplicates")
+    for facts, digest in zip(candidates, digests, strict=True):
+        if digest is not None:
+            same.setdefault(digest, []).append(f"{facts.folder}/{facts.name}")
+    return [names for names in same.values() if len(names) > 1]
+
+
+def _digest_or_none(root: Path, facts: FileFacts) -> str | None:
+    try:
+        return pixel_digest(root / facts.folder / facts.name, facts)
+    except OSError:
+        return None
+
+
+def _count(images: Sequence[ImageRecord], labels: Sequence[str]) -> LabelCounts:
+    majority, some = dict.fromkeys(labels, 0), dict.fromkeys(labels, 0)
+    columns = [(label, VINDR_CXR_LABELS.index(label)) for label in labels]
+    for record in images:
+        for label, column in columns:
+            yes = sum(reading.votes[column] for reading in record.readings)
+            majority[label] += 2 * yes > len(record.readings)
+            some[label] += yes > 0
+    return LabelCounts(len(images), majority, some)
+
+
+def _boxes_outside(images: Sequence[tuple[ImageRecord, FileFacts]]) -> list[BoxOutside]:
+    outside = []
+    for record, facts in images:
+        height, width = record.boxes_size or (facts.rows, facts.columns)
+        if height is None or width is None:
+            continue
+        for box in record.boxes:
+            if (beyond := beyond_px(box, height, width)) > 0:
+                name = f"{facts.folder}/{facts.name}"
+                outside.append(BoxOutside(name, box.finding, box.reader, round(beyond, 3)))
+    return outside
+
+
+def _reshaped(images: Sequence[tuple[ImageRecord, FileFacts]]) -> list[str]:
+    """Pictures with boxes whose proportions are not those of the original radiograph."""
+    return [
+        f"{facts.folder}/{facts.name}"
+        for record, facts in images
+        if facts.rows and facts.columns and is_reshaped(record, facts.rows, facts.columns)
+    ]

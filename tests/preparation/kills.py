@@ -1,0 +1,26 @@
+"""Run in a process of its own, to be killed: prepare a folder in shards of three images.
+
+Usage: python kills.py DATA_DIR OUTPUT_DIR NUM_PROC
+"""
+
+import sys
+import time
+from typing import Any
+
+from mlcak_hf.preparation import plan, shards
+from mlcak_hf.preparation.prepare import prepare_vindr_cxr
+
+_image_rows = shards.image_rows
+
+
+def _slow_image_rows(*args: Any) -> Any:
+    """An image takes a tenth of a second, so that a kill finds work under way on the fastest machine."""
+    time.sleep(0.1)
+    return _image_rows(*args)
+
+
+shards.image_rows = _slow_image_rows  # in every process: the workers import this file as well
+
+if __name__ == "__main__":
+    plan.IMAGES_PER_SHARD = 3
+    prepare_vindr_cxr(sys.argv[1], sys.argv[2], num_proc=int(sys.argv[3]), overwrite=True, size_px=64)

@@ -1,0 +1,102 @@
+"""Processes that share work: the same results, a death told in a sentence, and none left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import get_all_start_methods
+from pathlib import Path
+
+import pytest
+
+from mlcak_hf.errors import DatasetError
+from mlcak_hf.phantoms.writer import write_phantoms
+from mlcak_hf.vindr_cxr.inspection.inspect import inspect_vindr_cxr
+from mlcak_hf.worker_processes import map_in_processes
+
+PARENT = """
+import sys
+from test_worker_processes import sleeping
+from mlcak_hf.worker_processes import map_in_processes
+if __name__ == "__main__":
+    for pid in map_in_processes(sleeping, [0, 0, 60, 60], 2, doing="slept", preload="mlcak_hf.errors"):
+        print(pid, flush=True)
+"""
+
+
+def double(number: int) -> int:
+    if number < 0:
+        raise DatasetError(f"{number} is less than 0")
+    return 2 * number
+
+
+def die(*arguments: object) -> None:
+    """What a full memory does to a process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleeping(duration_s: float) -> int:
+    time.sleep(duration_s)
+    return os.getpid()
+
+
+def test_results_come_in_the_order_of_the_jobs_and_errors_as_they_are() -> None:
+    options = {"doing": "doubled", "preload": "mlcak_hf.errors"}
+    assert list(map_in_processes(double, range(20), 2, chunk_size=3, **options)) == list(range(0, 40, 2))
+    with pytest.raises(DatasetError, match="-1 is less than 0"):
+        list(map_in_processes(double, [1, -1, 2], 2, **options))
+
+
+def test_a_phantom_process_that_dies_is_one_sentence(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("mlcak_hf.phantoms.writer._write_one", die)
+    with pytest.raises(DatasetError, match=r"a process that drew phantoms died; .*use fewer workers"):
+        write_phantoms(tmp_path / "p", 2, 1, size_px=64, num_proc=2, progress=False)
+
+
+def test_an_inspecting_process_that_dies_is_one_sentence(small_vindr, monkeypatch) -> None:
+    monkeypatch.setattr("mlcak_hf.vindr_cxr.inspection.inspect.file_facts", die)
+    with pytest.raises(DatasetError, match=r"a process that read radiographs died; .*use fewer workers"):
+        inspect_vindr_cxr(small_vindr, num_proc=2, progress=False)
+
+
+@pytest.mark.skipif("forkserver" not in get_all_start_methods(), reason="there is no fork server to die")
+@pytest.mark.parametrize("command", ["phantom", "prepare"])
+def test_a_fork_server_that_dies_is_one_sentence(small_vindr, tmp_path, command) -> None:
+    (tmp_path / "deadly.py").write_text("import os; os._exit(3)")
+    module = "phantoms.writer" if command == "phantom" else "preparation.shard_workers"
+    options = ["--train", 2, "--test", 1, "--size", 64] if command == "phantom" else ["--size", 32]
+    source = [] if command == "phantom" else [small_vindr]
+    script = tmp_path / "run.py"
+    script.write_text(
+        f"""
+import sys
+from mlcak_hf.cli import main
+from mlcak_hf.{module} import __dict__ as names
+if __name__ == "__main__":
+    names["__name__"] = "deadly"  # what the fork server imports first
+    sys.argv = {["mlcak", command, *map(str, [*source, tmp_path / "out", *options, "--workers", 2])]!r}
+    main()
+"""
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: no further process could be started; ")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at /proc")
+def test_processes_end_with_a_parent_that_is_killed(tmp_path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        pids = {int(parent.stdout.readline()) for _ in range(2)}
+        parent.kill()
+    patience = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < patience:
+        time.sleep(0.05)
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]

@@ -1,0 +1,67 @@
+"""Ranges of the training arguments, and the defaults that the Trainer's traps ask for."""
+
+import pytest
+
+from mlcak_hf.errors import RecipeError
+from mlcak_hf.training.arguments import MLCAKTrainingArguments
+
+
+def arguments(tmp_path, **kwargs):
+    return MLCAKTrainingArguments(str(tmp_path), use_cpu=True, report_to="none", **kwargs)
+
+
+def test_label_smoothing_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="label_smoothing_factor has no place"):
+        MLCAKTrainingArguments(str(tmp_path), label_smoothing_factor=0.1)
+
+
+def test_the_defaults_keep_what_the_trainer_needs(tmp_path):
+    args = arguments(tmp_path)
+    assert (args.alpha, args.beta, args.gamma) == (1.0, 1.0, 1.0)
+    assert args.remove_unused_columns is False
+    assert args.label_names == ["labels", "local_labels"]
+    assert args.ddp_find_unused_parameters is False
+    assert args.gradient_checkpointing_kwargs == {"use_reentrant": False}
+    assert args.distils
+    assert not arguments(tmp_path, alpha=0, beta=0, gamma=0).distils
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("alpha", -0.1, "alpha must be a finite number >= 0; got -0.1"),
+        ("beta", float("nan"), "beta must be a finite number >= 0; got nan"),
+        ("gamma", float("inf"), "gamma must be a finite number >= 0; got inf"),
+        ("temperature", 0.0, "temperature must be a finite number > 0; got 0.0"),
+        ("logit_loss", "mae", r"logit_loss must be one of \['mse', 'kl'\]; got 'mae'"),
+        ("attention_loss", "cosine", "attention_loss must be one of .*'normalized_mse'.*; got 'cosine'"),
+        ("attention_aggregation", "max", "attention_aggregation must be one of .*; got 'max'"),
+        ("student_levels", [], r"student_levels must be .*; got \[\]"),
+        ("student_levels", [1, 1], r"student_levels must be .*none twice; got \[1, 1\]"),
+    ],
+)
+def test_a_value_out_of_range_is_named(tmp_path, field, value, message):
+    with pytest.raises(RecipeError, match=message):
+        arguments(tmp_path, **{field: value})
+
+
+def test_reentrant_checkpointing_is_refused_while_attention_is_taught(tmp_path):
+    reentrant = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    with pytest.raises(RecipeError, match="use_reentrant"):
+        arguments(tmp_path, **reentrant)
+    with pytest.raises(RecipeError, match="use_reentrant"):
+        arguments(tmp_path, gradient_checkpointing=True, gradient_checkpointing_kwargs='{"use_reentrant": true}')
+    assert arguments(tmp_path, gamma=0, **reentrant).gradient_checkpointing
+
+
+def test_fsdp_and_deepspeed_are_refused_with_what_to_use_instead(tmp_path, monkeypatch):
+    with pytest.raises(RecipeError, match=r"FSDP is not supported: .*accelerate launch --multi_gpu"):
+        arguments(tmp_path, fsdp="full_shard")
+    (tmp_path / "deepspeed.json").write_text("{}")
+    with pytest.raises(RecipeError, match="DeepSpeed is not supported"):
+        arguments(tmp_path, deepspeed=str(tmp_path / "deepspeed.json"))
+    for name in ("FSDP", "DEEPSPEED"):
+        with monkeypatch.context() as launched:
+            launched.setenv(f"ACCELERATE_USE_{name}", "true")
+            with pytest.raises(RecipeError, match="is not supported"):
+                arguments(tmp_path)

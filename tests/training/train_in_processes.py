@@ -1,0 +1,62 @@
+"""Train a toy student under `accelerate launch` and save every gradient and weight (see test_processes)."""
+
+import sys
+from functools import partial
+
+import torch
+from toys import KeepGradients, StopAt, make_trainer, toy_collator, toy_model, toy_rows
+
+from mlcak_hf.distillation.cache import store as cache_files
+from mlcak_hf.distillation.cache.build import build_teacher_cache
+from mlcak_hf.script import run_script
+
+
+def main(output: str, images: int, batch: int, steps: int, cached: int = 0, stop_after: int = 0) -> None:
+    keep, cache = KeepGradients(), None
+    if cached:
+        # Every process takes its share of the two shards; at the end of the epochs each view has been seen.
+        cache_files._MIN_SHARD_IMAGES = images - images // 2
+        cache = build_teacher_cache(
+            f"{output}-cache",
+            toy_model(32, 4, layers=4, seed=2),
+            toy_model(seed=1),
+            toy_rows(images, seed=5),
+            toy_collator(),
+            num_views=2,
+        )
+    choices = {
+        "teacher_cache": cache,
+        "rows": toy_rows(images, seed=5),
+        "evaluate": toy_rows(8, seed=6),
+        "num_train_epochs": 3,
+        "per_device_train_batch_size": batch,
+        "per_device_eval_batch_size": 2,
+        "gradient_accumulation_steps": steps,
+    }
+    if stop_after:
+        stop = [StopAt(stop_after)]
+        make_trainer(f"{output}-run", student=toy_model(seed=1, dropout=0.0), callbacks=stop, **choices).train()
+    trainer = make_trainer(f"{output}-run", student=toy_model(seed=1, dropout=0.0), callbacks=[keep], **choices)
+    trainer.train(resume_from_checkpoint=bool(stop_after))
+    metrics = trainer.evaluate()
+    # Seven images over two processes with batches of two: one process has an image less.
+    predicted = trainer.predict(toy_rows(7, seed=7))
+    teacher = trainer.teacher
+    if trainer.is_world_process_zero():
+        torch.save(
+            {
+                "gradients": keep.steps,
+                "weights": trainer.model.state_dict(),
+                "logs": [entry for entry in trainer.state.log_history if "loss" in entry],
+                "eval_loss": metrics["eval_loss"],
+                "world_size": trainer.args.world_size,
+                "teacher_is_wrapped": hasattr(teacher, "module"),
+                "predictions": predicted.predictions,
+                "predicted_labels": predicted.label_ids,
+            },
+            output,
+        )
+
+
+if __name__ == "__main__":
+    run_script(partial(main, sys.argv[1], *map(int, sys.argv[2:])))

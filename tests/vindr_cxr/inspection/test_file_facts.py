@@ -1,0 +1,168 @@
+"""One file at a time: what its header tells, and every kind of damage that can be seen without decoding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.uid import (
+    JPEG2000,
+    MPEG2MPML,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
+from vindr_factories import PATIENT_TAGS, chest, make_dicom, png_of_16_bits
+
+from mlcak_hf.vindr_cxr.inspection import file_facts as module
+from mlcak_hf.vindr_cxr.inspection.file_facts import file_facts, pixel_digest
+
+NATIVE = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
+COMPRESSED = [JPEG2000Lossless, JPEG2000, RLELossless]
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "train").mkdir()
+    return tmp_path / "train" / "a.dicom"
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, *COMPRESSED])
+@pytest.mark.parametrize("bits", [8, 12])
+def test_what_a_sound_file_tells(path, syntax, bits) -> None:
+    make_dicom(path, chest(bits=bits, dtype=np.uint8 if bits == 8 else np.uint16), bits=bits, syntax=syntax)
+    facts = file_facts(path)
+    assert facts.problem is None
+    assert facts.usable
+    assert (facts.folder, facts.name, facts.num_bytes) == ("train", "a.dicom", path.stat().st_size)
+    assert facts.syntax == pydicom.uid.UID(syntax).keyword
+    assert (facts.bits, facts.rows, facts.columns, facts.photometric) == (bits, 48, 40, "MONOCHROME2")
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, *COMPRESSED])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.97])
+def test_a_cut_off_file(path, syntax, share) -> None:
+    make_dicom(path, chest(), bits=12, syntax=syntax)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    facts = file_facts(path)
+    assert facts.problem is not None
+    assert not facts.usable
+    assert facts.num_bytes == int(share * len(whole))
+
+
+def test_deflated_files_are_read_whole(path) -> None:
+    make_dicom(path, chest(), bits=12)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(path)
+    assert file_facts(path).usable
+    path.write_bytes(path.read_bytes()[:-400])
+    assert file_facts(path).problem is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"drop": ["PixelData"]}, "holds no pixel data"),
+        ({"drop": ["TransferSyntaxUID"]}, "no Transfer Syntax UID"),
+        ({"drop": ["Rows"]}, "Rows is missing"),
+        ({"Rows": 49}, "declares 49 x 40 pixels of 16 bits, 3,920 bytes, but holds 3,840"),
+        ({"Rows": 46}, "declares 46 x 40 pixels of 16 bits, 3,680 bytes, but holds 3,840"),
+        ({"Rows": 49, "syntax": JPEG2000Lossless}, "declares 49 x 40 pixels, its compressed data 48 x 40"),
+        ({"photometric": "PALETTE COLOR"}, "colour or palette image"),
+        ({"NumberOfFrames": 3}, "3 frames"),
+        ({"syntax": MPEG2MPML}, "no still radiograph"),
+    ],
+)
+def test_headers_that_contradict_or_are_refused(path, options, message) -> None:
+    rows = options.pop("Rows", None)
+    make_dicom(path, chest(), bits=12, **options)
+    if rows:
+        dataset = pydicom.dcmread(path)
+        dataset.Rows = rows
+        dataset.save_as(path)
+    assert message in str(file_facts(path).problem)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\0" * 4000, b"\xff\xd8" * 60])
+def test_files_that_are_no_images(path, content) -> None:
+    path.write_bytes(content)
+    assert "header cannot be read" in str(file_facts(path).problem)
+
+
+def test_links_permissions_and_folders(path, monkeypatch) -> None:
+    path.symlink_to("nowhere")
+    assert file_facts(path).problem == "it is a broken link"
+    path.unlink()
+    path.symlink_to(path.name)
+    assert "symbolic links" in str(file_facts(path).problem)
+    path.unlink()
+    path.mkdir()
+    assert "cannot be opened" in str(file_facts(path).problem)
+
+    def refuse(self, *args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    assert file_facts(path).problem == "it cannot be opened (Permission denied)"
+
+
+def test_a_picture_in_colours_of_16_bits(path) -> None:
+    facts = file_facts(png_of_16_bits(path.with_suffix(".png"), 2))
+    assert "save it as 16-bit grey" in str(facts.problem)
+    assert (facts.syntax, facts.bits, facts.rows, facts.columns) == ("PNG", 16, 4, 5)
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [(".png", "L"), (".png", "I;16"), (".jpg", "L"), (".png", "RGB")])
+def test_pictures(path, suffix, mode) -> None:
+    path = path.with_suffix(suffix)
+    grey = Image.fromarray(chest(bits=16 if mode == "I;16" else 8, dtype=np.uint16 if mode == "I;16" else np.uint8))
+    (grey if mode != "RGB" else grey.convert("RGB")).save(path)
+    facts = file_facts(path)
+    assert facts.usable
+    assert (facts.syntax, facts.rows, facts.columns) == ("PNG" if suffix == ".png" else "JPEG", 48, 40)
+    assert facts.bits == (16 if mode == "I;16" else 8)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "ends too early" in str(file_facts(path).problem)
+    path.write_bytes(whole)
+    path.rename(path.with_suffix(".dicom"))
+    assert "its name ends in .dicom, but it is" in str(file_facts(path.with_suffix(".dicom")).problem)
+
+
+def test_the_same_pixels_under_another_header(path) -> None:
+    make_dicom(path, chest(), bits=12)
+    other = make_dicom(path.with_name("b.dicom"), chest(), bits=12, PatientID="SOMEONE-ELSE-WITH-A-LONGER-ID")
+    different = make_dicom(path.with_name("c.dicom"), chest(seed=1), bits=12)
+    first, second, third = (file_facts(p) for p in (path, other, different))
+    assert first.num_bytes != second.num_bytes
+    assert first.tail == second.tail != third.tail
+    assert pixel_digest(path, first) == pixel_digest(other, second) != pixel_digest(different, third)
+
+
+def test_a_missing_decoder_is_named_with_its_pip_line(path, monkeypatch) -> None:
+    make_dicom(path, chest(), bits=12, syntax=RLELossless)
+    monkeypatch.setattr(module, "missing_decoder", lambda syntax: f"pip install for-{syntax}")
+    facts = file_facts(path)
+    assert facts.problem is None
+    assert facts.install == f"pip install for-{RLELossless}"
+    assert not facts.usable
+
+
+def test_no_patient_is_in_what_is_told(path) -> None:
+    make_dicom(path, chest(), bits=12)
+    damaged = path.with_name("d.dicom")
+    data = path.read_bytes()
+    damaged.write_bytes(data.replace(b"SECRET^Jane", b"SECRET^\xff\xfe\xfd\xfc"))
+    misplaced = make_dicom(path.with_name("e.dicom"), chest(), bits=12, photometric="SECRET^Jane")
+    unknown = make_dicom(path.with_name("f.dicom"), chest(), bits=12)
+    unknown.write_bytes(unknown.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.777777777.77.77\0"))
+    assert file_facts(unknown).syntax == "unknown UID"
+    told = repr([file_facts(p) for p in (path, damaged, misplaced, unknown)])
+    assert "777777777" not in told
+    assert not any(secret in told for secret in [*PATIENT_TAGS.values(), "SECRET"])
