@@ -24,7 +24,7 @@ from mlcak_hf.evaluation.predictions import ModelPredictions
 from mlcak_hf.evaluation.scores import global_scores
 from mlcak_hf.image_processing_mlcak import map_boxes
 
-SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "evaluate_models.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "evaluation" / "evaluate_models.py"
 SIZES = {"train": 6, "validation": 12, "test": 23}  # 23: uneven over batches and processes
 
 

@@ -28,7 +28,7 @@ from mlcak_hf.distillation.cache.store import TeacherCache
 from mlcak_hf.errors import CacheError, DatasetError, DistillationError, LabelError, RecipeError
 from mlcak_hf.training.setup import ModelArguments, build_model
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "distillation"
 RECIPE = """
 num_train_epochs: 2
 per_device_train_batch_size: 8

@@ -426,7 +426,7 @@ def test_example_script(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    script = Path(__file__).resolve().parents[1] / "examples" / "predict_radiographs.py"
+    script = Path(__file__).resolve().parents[2] / "examples" / "prediction" / "predict_radiographs.py"
     model, output = radiographs.parent / "model", radiographs / "out"
     predictor.model.save_pretrained(model)
     predictor.processor.save_pretrained(model)

@@ -155,7 +155,7 @@ def test_daemonic_workers_have_children_of_their_own(tmp_path, start) -> None:
 def test_the_child_ends_with_its_parent() -> None:
     program = (
         "import os, sys\n"
-        "from mlcak_hf.data.dicom import isolated\n"
+        "from mlcak_hf.radiographs.dicom import isolated\n"
         f"isolated.decode_isolated({JPEG_LS!r}, {FRAME!r}, *{PIXELS.shape})\n"
         "print(isolated._decoder._child.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
