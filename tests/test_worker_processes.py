@@ -1,4 +1,4 @@
-"""Processes that share work: the same results, a death told in a sentence, and none left behind."""
+"""Worker processes give the same results, explain a death in one sentence, and none is left behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import sys
 from test_worker_processes import sleeping
 from mlcak_hf.worker_processes import map_in_processes
 if __name__ == "__main__":
-    for pid in map_in_processes(sleeping, [0, 0, 60, 60], 2, doing="slept", preload="mlcak_hf.errors"):
+    for pid in map_in_processes(sleeping, [0, 0, 60, 60], 2, doing="sleeping", preload="mlcak_hf.errors"):
         print(pid, flush=True)
 """
 
@@ -34,7 +34,7 @@ def double(number: int) -> int:
 
 
 def die(*arguments: object) -> None:
-    """What a full memory does to a process."""
+    """Die as a process does when the memory is full."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -44,21 +44,21 @@ def sleeping(duration_s: float) -> int:
 
 
 def test_results_come_in_the_order_of_the_jobs_and_errors_as_they_are() -> None:
-    options = {"doing": "doubled", "preload": "mlcak_hf.errors"}
-    assert list(map_in_processes(double, range(20), 2, chunk_size=3, **options)) == list(range(0, 40, 2))
+    options = {"doing": "doubling", "preload": "mlcak_hf.errors"}
+    assert list(map_in_processes(double, range(50), 2, **options)) == list(range(0, 100, 2))
     with pytest.raises(DatasetError, match="-1 is less than 0"):
         list(map_in_processes(double, [1, -1, 2], 2, **options))
 
 
 def test_a_phantom_process_that_dies_is_one_sentence(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("mlcak_hf.phantoms.writer._write_one", die)
-    with pytest.raises(DatasetError, match=r"a process that drew phantoms died; .*use fewer workers"):
+    with pytest.raises(DatasetError, match=r"A process died while drawing phantoms \(SIGKILL\).*use fewer workers"):
         write_phantoms(tmp_path / "p", 2, 1, size_px=64, num_proc=2, progress=False)
 
 
 def test_an_inspecting_process_that_dies_is_one_sentence(small_vindr, monkeypatch) -> None:
     monkeypatch.setattr("mlcak_hf.vindr_cxr.inspection.inspect.file_facts", die)
-    with pytest.raises(DatasetError, match=r"a process that read radiographs died; .*use fewer workers"):
+    with pytest.raises(DatasetError, match=r"A process died while reading radiographs \(SIGKILL\).*use fewer workers"):
         inspect_vindr_cxr(small_vindr, num_proc=2, progress=False)
 
 
@@ -66,7 +66,7 @@ def test_an_inspecting_process_that_dies_is_one_sentence(small_vindr, monkeypatc
 @pytest.mark.parametrize("command", ["phantom", "prepare"])
 def test_a_fork_server_that_dies_is_one_sentence(small_vindr, tmp_path, command) -> None:
     (tmp_path / "deadly.py").write_text("import os; os._exit(3)")
-    module = "phantoms.writer" if command == "phantom" else "preparation.shard_workers"
+    module = "phantoms.writer" if command == "phantom" else "preparation.shards"
     options = ["--train", 2, "--test", 1, "--size", 64] if command == "phantom" else ["--size", 32]
     source = [] if command == "phantom" else [small_vindr]
     script = tmp_path / "run.py"
@@ -81,17 +81,18 @@ if __name__ == "__main__":
     main()
 """
     )
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("error: no further process could be started; ")
+    assert done.stderr.strip().splitlines()[-1].startswith("error: No worker process could be started. ")
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at /proc")
 def test_processes_end_with_a_parent_that_is_killed(tmp_path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout is not None
         pids = {int(parent.stdout.readline()) for _ in range(2)}

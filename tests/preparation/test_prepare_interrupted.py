@@ -292,7 +292,7 @@ def test_what_was_left_out_before_is_not_forgotten_when_nothing_may_be(vindr, pr
 def test_a_process_that_dies_is_named_and_the_same_call_goes_on(vindr, prepare, tmp_path, monkeypatch) -> None:
     (tmp_path / "kill-one").touch()
     monkeypatch.setattr("mlcak_hf.preparation.prepare.WorkFolder", Deadly)
-    match = r"that wrote test-00001-of-00002 died \(SIGKILL\).*the same command continues"
+    match = r"died while writing test-00001-of-00002 \(SIGKILL\).*the same command continues"
     with pytest.raises(DatasetError, match=match):
         prepare(num_proc=2)
     assert not list((tmp_path / "out.partial" / "unfinished").iterdir())

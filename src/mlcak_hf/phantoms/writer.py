@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -139,8 +139,9 @@ def _write_all(
         (root / name).mkdir(exist_ok=True)
 
     jobs = [(split, index) for split in SPLITS for index in range(counts[split])]
-    work = partial(_write_one, root, seed, size_px, shares)
-    written = list(_run(work, jobs, num_proc, progress))
+    work = functools.partial(_write_one, root, seed, size_px, shares)
+    results = map_in_processes(work, jobs, num_proc, doing="drawing phantoms", preload=__name__)
+    written = list(logging.tqdm(results, total=len(jobs), desc="phantoms", unit="image", disable=not progress))
     for split in SPLITS:
         _write_annotations(root / "annotations", split, [w for w in written if w.split == split])
     groups_file = root / "groups.csv"
@@ -187,31 +188,18 @@ def _make_room(root: Path, overwrite: bool) -> None:
         shutil.rmtree(root / name, ignore_errors=True)
 
 
-def _run(work: partial[_Written], jobs: list[tuple[str, int]], num_proc: int, progress: bool) -> Iterator[_Written]:
-    _keep_freed_memory()
-    with logging.tqdm(total=len(jobs), desc="phantoms", unit="image", disable=not progress) as bar:
-        if num_proc == 1:
-            for job in jobs:
-                yield work(job)
-                bar.update()
-            return
-        for done in map_in_processes(
-            work, jobs, num_proc, doing="drew phantoms", preload=__name__, chunk_size=8, initializer=_keep_freed_memory
-        ):
-            yield done
-            bar.update()
-
-
+@functools.cache  # once per process
 def _keep_freed_memory() -> None:
-    """Let the C library keep what arrays of one image free, instead of handing it back: a fifth of the time.
+    """Make the C library keep the memory of freed arrays, which saves a fifth of the time.
 
-    glibc raises its thresholds to the size of the largest block freed so far; elsewhere this does nothing.
+    glibc raises its thresholds to the size of the largest block freed so far; elsewhere this has no effect.
     """
     block = np.empty(31 * 2**20, dtype=np.uint8)
     del block
 
 
 def _write_one(root: Path, seed: int, size_px: int, shares: dict[str, float], job: tuple[str, int]) -> _Written:
+    _keep_freed_memory()
     split, index = job
     phantom = render_phantom(seed, split, index, size_px, draw_findings(seed, split, index, shares))
     form = DicomFormat.draw(stream(seed, split, index, "format"))

@@ -20,12 +20,13 @@ from ..radiographs.reader import Fit
 from ..vindr_cxr.labels import Aggregation
 from ..vindr_cxr.layout import Layout
 from ..vindr_cxr.splits import DatasetSplits, read_splits
+from ..worker_processes import stream_from_processes
+from . import shards
 from .card import dataset_card
 from .plan import PreparationPlan
 from .report import PREPARATION_FILE, PreparationReport, read_preparation, source_folder
 from .rows import VinDrCXRConfig
-from .shard_workers import write_shards
-from .shards import SKIP, ShardTask, read_notes
+from .shards import SKIP, ShardTask, read_notes, write_shard
 from .work_folder import WorkFolder, explained_write
 
 logger = logging.get_logger(__name__)
@@ -280,10 +281,20 @@ def _write(
     found = sum(images.values()) - sum(images[name] for name in missing)
     missing.sort(key=images.__getitem__, reverse=True)  # small ones last: no process waits long for another
     try:
-        with logging.tqdm(
-            total=sum(images.values()), initial=found, desc="radiographs", unit="image", disable=not progress
-        ) as bar:
-            write_shards([tasks[name] for name in missing], num_proc or 1, bar.update)
+        images_done = stream_from_processes(
+            write_shard,
+            [tasks[name] for name in missing],
+            num_proc or 1,
+            doing=lambda task: f"writing {task.name}",
+            advice="Finished shards are kept, and the same command continues.",
+            preload=shards.__name__,
+        )
+        total = sum(images.values())
+        bar = logging.tqdm(
+            images_done, total=total, initial=found, desc="radiographs", unit="image", disable=not progress
+        )
+        for _ in bar:
+            pass
     finally:
         work.forget_unfinished(missing)
     return done

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,15 +62,14 @@ class ShardNotes:
     doubts: Doubts
 
 
-def write_shard(task: ShardTask, seen: Callable[[], object]) -> None:
-    """Read a shard's images and write its file.
+def write_shard(task: ShardTask) -> Iterator[None]:
+    """Read a shard's images and write its file; yields after each image.
 
     The file gets its name only when all of it is on the disk, with its notes: whatever bears that name is whole. The
     bytes depend on the task's images and choices alone.
 
     Args:
         task: The shard.
-        seen: Called after each image.
 
     Raises:
         DicomError: A radiograph cannot be read, with on_error="raise".
@@ -78,14 +77,21 @@ def write_shard(task: ShardTask, seen: Callable[[], object]) -> None:
     """
     notes = ShardNotes(len(task.images), [], Doubts())
     schema = vindr_features(task.config.aggregation).arrow_schema
+    waiting: list[dict[str, Any]] = []
     path, unfinished = task.work.data / f"{task.name}.parquet", task.work.begin(task.name)
     with explained_write(path):
         try:
             # Statistics would hold a second copy of small images, and PNG has no use for a dictionary.
             options = {"use_dictionary": False, "write_statistics": False}
             with unfinished.open("xb") as stream, pq.ParquetWriter(stream, schema, **options) as writer:
-                for rows in _row_groups(task, notes, seen):
-                    writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                for rows in _rows_by_image(task, notes):
+                    waiting += rows
+                    while len(waiting) >= _ROWS_PER_GROUP:
+                        writer.write_table(pa.Table.from_pylist(waiting[:_ROWS_PER_GROUP], schema=schema))
+                        del waiting[:_ROWS_PER_GROUP]
+                    yield
+                if waiting:
+                    writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
                 writer.add_key_value_metadata({_NOTES: json.dumps({**task.identity, **_plain(notes)})})
             put(unfinished, path)
         finally:
@@ -120,19 +126,13 @@ def _plain(notes: ShardNotes) -> dict[str, Any]:
     return asdict(notes) | {"left_out": [record._asdict() for record in notes.left_out]}
 
 
-def _row_groups(task: ShardTask, notes: ShardNotes, seen: Callable[[], object]) -> Iterator[list[dict[str, Any]]]:
-    rows: list[dict[str, Any]] = []
+def _rows_by_image(task: ShardTask, notes: ShardNotes) -> Iterator[list[dict[str, Any]]]:
     for record in task.images:
+        rows: list[dict[str, Any]] = []
         try:
-            of_image = image_rows(record, task.config, task.per_reader, task.pseudonyms, notes.doubts)
-            rows += [row for _, row in of_image]
+            rows = [row for _, row in image_rows(record, task.config, task.per_reader, task.pseudonyms, notes.doubts)]
         except DicomError as error:
             if task.config.on_error == "raise":
                 raise DicomError(f"{error}. To go on without such images: {SKIP}") from None
             notes.left_out.append(LeftOut(record.image_id, str(error), task.source_folder))
-        seen()
-        while len(rows) >= _ROWS_PER_GROUP:
-            yield rows[:_ROWS_PER_GROUP]
-            del rows[:_ROWS_PER_GROUP]
-    if rows:
         yield rows

@@ -138,18 +138,8 @@ def _files(folder: Path) -> list[Path]:
 def _in_processes(
     function: Callable[[Job], Result], jobs: Sequence[Job], doing: str, num_proc: int, progress: bool
 ) -> Iterator[Result]:
-    with logging.tqdm(total=len(jobs), desc=doing, unit="file", disable=not progress) as bar:
-        if num_proc == 1:
-            for job in jobs:
-                yield function(job)
-                bar.update()
-            return
-        chunk = max(1, min(64, len(jobs) // (8 * num_proc)))
-        for result in map_in_processes(
-            function, jobs, num_proc, doing="read radiographs", preload=__name__, chunk_size=chunk
-        ):
-            yield result
-            bar.update()
+    results = map_in_processes(function, jobs, num_proc, doing="reading radiographs", preload=__name__)
+    return iter(logging.tqdm(results, total=len(jobs), desc=doing, unit="file", disable=not progress))
 
 
 def _duplicates(root: Path, files: Sequence[FileFacts], run: Callable[..., Iterator[str | None]]) -> list[list[str]]:
