@@ -1,7 +1,8 @@
-# `make demo` and `make test` need only Python (>= 3.10), make and git: the environment is made on the first call.
+# `make demo` and `make test` need only Python (>= 3.10), make and git; the first call makes the environment.
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
+JOBS ?= 2
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
@@ -11,27 +12,33 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
-.PHONY: install demo test check format clean help
+.PHONY: install demo test core check format clean help
 
-install: $(VENV)/.installed  ## make the environment (.venv) and install the package with its development tools
+install: $(VENV)/.installed  ## create .venv and install the package with its development tools
 
 demo: install  ## phantoms -> dataset -> teacher -> students -> comparison table, figure and models, in demo/
 	@PATH="$(abspath $(BIN)):$$PATH" bash examples/demo/demo.sh $(DEMO)
 
-test: install  ## run the whole test suite
-	$(BIN)/python -m pytest
+# One thread per process: the two test processes already use both cores.
+test: export OMP_NUM_THREADS = 1
+test: install  ## run all tests, on two processes
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-check: install  ## ruff and mypy, as CI runs them
+core: export OMP_NUM_THREADS = 1
+core: install  ## run the tests that are not marked slow
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow"
+
+check: install  ## run ruff and mypy, as CI does
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: install  ## let ruff put the code in order
+format: install  ## reformat the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## remove what demo and the tools made (the environment stays)
+clean:  ## remove the output of the demo and the tools; keep the environment
 	rm -rf $(DEMO) build dist .mypy_cache .pytest_cache .ruff_cache
 
-help:  ## this list
+help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12

@@ -1,6 +1,6 @@
 """Build the cache of what a teacher knows, and train nothing: the first part of a cached distil_student.py.
 
-    accelerate launch examples/distillation/cache_teacher.py --config student-28 --dataset vindr-256 \
+    accelerate launch examples/distillation/cache_teacher.py --config student --dataset vindr-256 \
         --teacher runs/teacher \
         --teacher_cache runs/teacher-cache --cache_views 4
 

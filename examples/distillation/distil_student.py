@@ -1,15 +1,15 @@
 """Distil a teacher into a low-resolution student, or train the same student without one.
 
-    accelerate launch examples/distillation/distil_student.py --config student-28 --dataset vindr-256 \
+    accelerate launch examples/distillation/distil_student.py --config student --dataset vindr-256 \
         --teacher runs/teacher \
         --output_dir runs/student-mlcak
-    accelerate launch examples/distillation/distil_student.py --config student-plain-28 --dataset vindr-256 \
-        --output_dir runs/student-plain
+    accelerate launch examples/distillation/distil_student.py --config student --dataset vindr-256 \
+        --alpha 0 --beta 0 --gamma 0 --output_dir runs/student-plain
 
 Online, the teacher runs in every step. With --teacher_cache FOLDER it runs once: what it knows of --cache_views V
 seeded views of every image is built first (or gone on with, or taken as it is), and epoch e trains on view e modulo V:
 
-    accelerate launch examples/distillation/distil_student.py --config student-28 --dataset vindr-256 \
+    accelerate launch examples/distillation/distil_student.py --config student --dataset vindr-256 \
         --teacher runs/teacher \
         --teacher_cache runs/teacher-cache --cache_views 4 --output_dir runs/student-mlcak
 

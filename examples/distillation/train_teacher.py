@@ -1,6 +1,6 @@
 """Train a teacher (or any single model) on the global label and the local findings of chest X-rays.
 
-    accelerate launch examples/distillation/train_teacher.py --config teacher-224 --dataset vindr-256 \
+    accelerate launch examples/distillation/train_teacher.py --config teacher --dataset vindr-256 \
         --output_dir runs/teacher
 
 --config names a recipe in hub_configs/recipes or a YAML file; every entry can be given on the command line too, which
@@ -8,7 +8,7 @@ wins: all of transformers' TrainingArguments, and what follows below. --model na
 model trained before; --backbone starts from a pretrained ViT, DeiT or DINOv2 checkpoint, resized to that size. The
 dataset is what `mlcak prepare` wrote, or any other with a column of images and of labels:
 
-    accelerate launch examples/distillation/train_teacher.py --config teacher-224 --dataset kermany.parquet \
+    accelerate launch examples/distillation/train_teacher.py --config teacher --dataset kermany.parquet \
         --findings_column none --group_column patient_id --output_dir runs/kermany-teacher
 
 Two processes on a machine without accelerator: accelerate launch --multi_gpu --num_processes 2 ...

@@ -52,7 +52,7 @@ def resolve_recipe(name: str) -> Path:
     """Find a recipe: a path to a YAML file, or the name of one in hub_configs/recipes.
 
     Args:
-        name: such as `demo-teacher` or `my/recipe.yaml`.
+        name: such as `small-teacher` or `my/recipe.yaml`.
 
     Returns:
         The existing file.

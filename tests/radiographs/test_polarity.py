@@ -49,7 +49,7 @@ def test_an_image_without_contrast_raises_no_alarm(image) -> None:
 
 
 def test_real_radiographs_are_told_from_their_negatives(shared_data) -> None:
-    """A sample; examples/benchmarks/polarity_on_real_images.py takes them all."""
+    """A sample of one in six."""
     paths = sorted((shared_data / "nih-in-vindr-layout" / "train").glob("*.dicom"))[::6]
     images = [read_radiograph(path) for path in paths]
     assert sum(looks_inverted(image) for image in images) <= 1

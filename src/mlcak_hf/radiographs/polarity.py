@@ -13,7 +13,7 @@ from ..image_processing_mlcak import area_resize
 
 # How bright each fifth of a frontal radiograph is, in standard deviations from its mean: dark corners above the
 # shoulders, darker lungs on both sides of a bright spine, bright belly below. The mean over 709 radiographs of NIH
-# ChestX-ray14, made symmetric; examples/benchmarks/polarity_on_real_images.py makes it again and tests it.
+# ChestX-ray14, made symmetric.
 _UPRIGHT = np.array(
     [
         [-1.8, -1.1, 0.2, -1.1, -1.8],

@@ -171,7 +171,7 @@ def _open_teachers(
         return configs, [load_processor(teacher, config, role, error) for teacher, config in named]
     if model_args.teacher_cache is not None:
         return TeacherCache(model_args.teacher_cache, verify=False).teachers, None
-    raise RecipeError("--teacher is missing. A plain student has alpha, beta and gamma 0, as in student-plain-28.")
+    raise RecipeError("--teacher is missing. A plain student needs --alpha 0 --beta 0 --gamma 0.")
 
 
 def _labels_of(config: MLCAKConfig) -> dict[str, Any]:

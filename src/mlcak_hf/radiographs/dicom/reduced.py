@@ -47,7 +47,7 @@ class Wavelet:
     Args:
         blur: Difference of the two ways over (contrast between neighbouring samples / samples per pixel of the result):
             a little more than the largest seen in large radiographs, with and without drawn markers, small print and
-            borders, at three levels and four sizes (`examples/benchmarks/low_pass_estimate.py`).
+            borders, at three levels and four sizes.
         ringing: How far the sample beside an ideal edge overshoots at most, over the edge's contrast, at levels 1 to 3.
         noise_left: White noise of a sample over that of a pixel, per level: the filter's sum of squares, whose root
             counts along either axis.
