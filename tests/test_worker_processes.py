@@ -73,7 +73,7 @@ def test_a_fork_server_that_dies_is_one_sentence(small_vindr, tmp_path, command)
     script.write_text(
         f"""
 import sys
-from mlcak_hf.cli import main
+from mlcak_hf.cli.main import main
 from mlcak_hf.{module} import __dict__ as names
 if __name__ == "__main__":
     names["__name__"] = "deadly"  # what the fork server imports first

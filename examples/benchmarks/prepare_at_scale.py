@@ -39,7 +39,7 @@ from mlcak_hf.phantoms.writer import write_phantoms
 
 MAX_MEMORY_RATIO = 1.10
 MIN_SPEED_RATIO = 1.7
-PREPARE = [sys.executable, "-c", "from mlcak_hf.cli import main; main()", "prepare"]
+PREPARE = [sys.executable, "-c", "from mlcak_hf.cli.main import main; main()", "prepare"]
 TIMED = """
 import sys, time
 from mlcak_hf.data import prepare_vindr_cxr

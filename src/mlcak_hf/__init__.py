@@ -1,62 +1,132 @@
-"""Low-resolution chest X-ray classification by multilevel collaborative attention knowledge (MLCAK)."""
+"""Low-resolution chest X-ray classification by multilevel collaborative attention knowledge (MLCAK).
 
+Importing the package is cheap: public names are imported when they are first used (PEP 562), and the Auto classes know
+the model as soon as transformers is imported, before or after this package.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
 from importlib import import_module
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
-from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
-
-from mlcak_hf.configuration_mlcak import VINDR_CXR_FINDINGS, MLCAKConfig
-from mlcak_hf.image_processing_mlcak import MLCAKImageProcessor
-from mlcak_hf.modeling_mlcak import MLCAKForCXRClassification, MLCAKOutput
-
 if TYPE_CHECKING:
-    from mlcak_hf.prediction.predictor import RadiographPredictor
-    from mlcak_hf.radiographs.reader import read_radiograph
-    from mlcak_hf.training.arguments import MLCAKTrainingArguments
-    from mlcak_hf.training.trainer import MLCAKTrainer
-    from mlcak_hf.vindr_cxr.builder import load_vindr_cxr
+    from .configuration_mlcak import VINDR_CXR_FINDINGS, MLCAKConfig
+    from .errors import MLCAKError
+    from .image_processing_mlcak import MLCAKImageProcessor
+    from .modeling_mlcak import MLCAKForCXRClassification, MLCAKOutput
+    from .prediction.predictor import Prediction, RadiographPredictor
+    from .radiographs.file_search import find_radiographs
+    from .radiographs.reader import read_radiograph
+    from .training.arguments import MLCAKTrainingArguments
+    from .training.trainer import MLCAKTrainer
+    from .vindr_cxr.builder import load_vindr_cxr
 
 __version__ = "0.1.0"
 
 __all__ = [
     "VINDR_CXR_FINDINGS",
     "MLCAKConfig",
+    "MLCAKError",
     "MLCAKForCXRClassification",
     "MLCAKImageProcessor",
     "MLCAKOutput",
     "MLCAKTrainer",
     "MLCAKTrainingArguments",
+    "Prediction",
     "RadiographPredictor",
+    "find_radiographs",
     "load_vindr_cxr",
     "read_radiograph",
 ]
 
-# Imported when first asked for: they bring datasets, accelerate and pydicom, which a loaded model does without.
-_LAZY = {
+_MODULES = {
+    "VINDR_CXR_FINDINGS": "configuration_mlcak",
+    "MLCAKConfig": "configuration_mlcak",
+    "MLCAKError": "errors",
+    "MLCAKForCXRClassification": "modeling_mlcak",
+    "MLCAKImageProcessor": "image_processing_mlcak",
+    "MLCAKOutput": "modeling_mlcak",
     "MLCAKTrainer": "training.trainer",
     "MLCAKTrainingArguments": "training.arguments",
+    "Prediction": "prediction.predictor",
     "RadiographPredictor": "prediction.predictor",
+    "find_radiographs": "radiographs.file_search",
     "load_vindr_cxr": "vindr_cxr.builder",
     "read_radiograph": "radiographs.reader",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use (PEP 562)."""
-    if name not in _LAZY:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
-# With the package installed, the Auto classes and `pipeline` know the model by its name ...
-AutoConfig.register(MLCAKConfig.model_type, MLCAKConfig)
-AutoModelForImageClassification.register(MLCAKConfig, MLCAKForCXRClassification)
-AutoImageProcessor.register(MLCAKConfig, image_processor_classes={"pil": MLCAKImageProcessor})
-# `pipeline` also looks for a video processor. Without an entry (None: there is none) it would take this model's saved
-# image processor code for one and ask at the terminal whether to run it.
-VIDEO_PROCESSOR_MAPPING.register(MLCAKConfig, {"torchvision": None})  # type: ignore[arg-type]
-# ... and a saved model carries its code, so that `trust_remote_code=True` loads it where the package is absent.
-MLCAKConfig.register_for_auto_class()  # type: ignore[no-untyped-call]
-MLCAKForCXRClassification.register_for_auto_class("AutoModelForImageClassification")  # type: ignore[no-untyped-call]
-MLCAKImageProcessor.register_for_auto_class("AutoImageProcessor")  # type: ignore[no-untyped-call]
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _register() -> None:
+    """Register the model with transformers, and mark its files as the code to save with it."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+    from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
+
+    from .configuration_mlcak import MLCAKConfig
+    from .image_processing_mlcak import MLCAKImageProcessor
+    from .modeling_mlcak import MLCAKForCXRClassification
+
+    AutoConfig.register(MLCAKConfig.model_type, MLCAKConfig)
+    AutoModelForImageClassification.register(MLCAKConfig, MLCAKForCXRClassification)
+    AutoImageProcessor.register(MLCAKConfig, image_processor_classes={"pil": MLCAKImageProcessor})
+    # `pipeline` also looks for a video processor. Without an entry (None: there is none) it would take the saved image
+    # processor code for one and ask at the terminal whether to run it.
+    VIDEO_PROCESSOR_MAPPING.register(MLCAKConfig, {"torchvision": None})  # type: ignore[arg-type]
+    # A saved model carries its code, so that `trust_remote_code=True` loads it where this package is not installed.
+    MLCAKConfig.register_for_auto_class()  # type: ignore[no-untyped-call]
+    MLCAKForCXRClassification.register_for_auto_class("AutoModelForImageClassification")  # type: ignore[no-untyped-call]
+    MLCAKImageProcessor.register_for_auto_class("AutoImageProcessor")  # type: ignore[no-untyped-call]
+
+
+class _RegisterOnImport:
+    """A finder for `sys.meta_path` that registers the model once transformers is imported.
+
+    Where one of the Hub files is the first to import transformers, registering must wait for that file to finish. So
+    both are watched, and the outermost import registers.
+    """
+
+    def __init__(self) -> None:
+        self._depth = 0
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "transformers" and not (fullname.startswith(f"{__name__}.") and fullname.endswith("_mlcak")):
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        specs = (finder.find_spec(fullname, path, target) for finder in others if hasattr(finder, "find_spec"))
+        spec = next(filter(None, specs), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module: ModuleType) -> None:
+                self._depth += 1
+                try:
+                    execute(module)
+                finally:
+                    self._depth -= 1
+                if not self._depth and "transformers" in sys.modules and self in sys.meta_path:
+                    sys.meta_path.remove(self)
+                    _register()
+
+            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+if "transformers" in sys.modules:
+    _register()
+else:
+    sys.meta_path.insert(0, _RegisterOnImport())

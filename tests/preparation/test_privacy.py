@@ -23,7 +23,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 from vindr_factories import chest, look_up_table, make_dicom, make_vindr, write_table
 
-from mlcak_hf import cli
+from mlcak_hf.cli.main import main
 from mlcak_hf.preparation import plan, shards
 
 # One for each way of writing text in a DICOM file; long enough to occur nowhere by chance.
@@ -227,12 +227,11 @@ def test_nothing_of_it_comes_out(secretive, tmp_path, monkeypatch, capsys, caplo
         "0.3",
     ]
     monkeypatch.setattr(sys, "argv", [*command, "--groups", str(secretive / "groups.csv")])
-    monkeypatch.setattr(cli, "console", cli.Console(width=300))
-    monkeypatch.setattr(cli, "errors", cli.Console(stderr=True, width=300))
+    monkeypatch.setenv("COLUMNS", "300")
 
     def run() -> str:
         with pytest.raises(SystemExit) as stopped:
-            cli.main()
+            main()
         assert stopped.value.code == 0
         captured = capsys.readouterr()
         return captured.out + captured.err + caplog.text
@@ -250,7 +249,7 @@ def test_nothing_of_it_comes_out(secretive, tmp_path, monkeypatch, capsys, caplo
 
         stopping.setattr(shards, "put", stop)
         with pytest.raises(SystemExit):
-            cli.main()
+            main()
         assert len(list((tmp_path / "out.partial").rglob("*.parquet"))) == 4
     said = run()
     assert "Left out: 4 image(s)" in said

@@ -10,7 +10,7 @@ from datasets import load_dataset
 from PIL import Image
 from vindr_factories import make_dicom
 
-from mlcak_hf import cli
+from mlcak_hf.cli.prepare import print_preparation
 from mlcak_hf.errors import DicomError
 from mlcak_hf.preparation.prepare import prepare_vindr_cxr
 from mlcak_hf.preparation.report import PreparationReport, read_preparation
@@ -62,7 +62,7 @@ def as_pictures(folder: Path, height: int, width: int, bits: int = 8) -> None:
 
 
 def printed(report: PreparationReport, capsys) -> str:
-    cli._print_prepared(report)
+    print_preparation(report)
     return " ".join(capsys.readouterr().out.split())
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from tiny_models import tiny_model
 
-from mlcak_hf import MLCAKImageProcessor, cli
+from mlcak_hf import MLCAKImageProcessor
+from mlcak_hf.cli.main import main
 from mlcak_hf.deployment.publish import save_for_hub
 
 
@@ -19,11 +20,9 @@ def mlcak(monkeypatch, capsys):
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["mlcak", *map(str, arguments)])
-        # The consoles were made at import, with the streams of that time.
-        monkeypatch.setattr(cli, "console", cli.Console(width=200))
-        monkeypatch.setattr(cli, "errors", cli.Console(stderr=True, width=200))
+        monkeypatch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit) as stopped:
-            cli.main()
+            main()
         out, err = capsys.readouterr()
         return int(stopped.value.code or 0), out, err
 

@@ -1,0 +1,1 @@
+"""The `mlcak` command: parse, call the library, print."""

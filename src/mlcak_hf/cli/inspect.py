@@ -1,0 +1,35 @@
+"""`mlcak inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import DataDirArgument, LayoutOption, SizesOption
+from .terminal import console
+
+
+def inspect(
+    data_dir: DataDirArgument,
+    layout: LayoutOption = "auto",
+    sizes: SizesOption = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything found to this JSON file.")] = None,
+    contact_sheet: Annotated[Path | None, typer.Option(help="Write a picture of 24 radiographs to this PNG file.")] = (
+        None
+    ),
+    workers: Annotated[int, typer.Option(help="Number of processes that read.", min=1)] = 1,
+) -> None:
+    """Check a download before preparing it: files, damage, labels, readers, time and disk space needed."""
+    from ..vindr_cxr.inspection.inspect import inspect_vindr_cxr
+
+    report = inspect_vindr_cxr(
+        data_dir, layout=layout, sizes=sizes, json_file=json_file, contact_sheet=contact_sheet, num_proc=workers
+    )
+    out = console()
+    out.print(*report.renderables(), sep="\n")
+    if json_file is not None:
+        out.print(f"JSON: {json_file}")
+    if contact_sheet is not None:
+        out.print(f"Contact sheet: {contact_sheet}")

@@ -1,0 +1,105 @@
+"""`mlcak prepare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ..errors import DatasetError
+from .options import Aggregation, DataDirArgument, Fit, LayoutOption, SizesOption, ValueRangeOption, Voi
+from .terminal import console
+
+if TYPE_CHECKING:
+    from ..preparation.report import PreparationReport
+
+
+def prepare(
+    data_dir: DataDirArgument,
+    output: Annotated[Path, typer.Argument(help="Folder to write: Parquet files and a dataset card.")],
+    size_px: Annotated[int, typer.Option("--size", help="Side of the stored square images, in pixels.", min=8)] = 256,
+    bits: Annotated[Literal["8", "16"], typer.Option(help="Bits per pixel of the stored images.")] = "8",
+    fit: Annotated[Fit, typer.Option(help="Pad to a square, or squash.")] = "pad",
+    voi: Annotated[
+        Voi, typer.Option(help="Range of grey values: the file's window, percentiles, or all stored bits.")
+    ] = "dicom",
+    value_range: ValueRangeOption = None,
+    aggregation: Annotated[Aggregation, typer.Option(help="How the readers' votes become labels.")] = "majority",
+    annotated: Annotated[
+        list[str] | None,
+        typer.Option(help="A label that this source annotated; repeat. All others count as missing, not as negative."),
+    ] = None,
+    groups: Annotated[
+        Path | None, typer.Option(help="CSV file with image_id, group_id: patients, for the split.")
+    ] = None,
+    validation_fraction: Annotated[float, typer.Option(help="Share of the images for validation.")] = 0.15,
+    seed: Annotated[int, typer.Option(help="Seed of the validation split.")] = 0,
+    on_error: Annotated[
+        Literal["raise", "skip"], typer.Option(help="Stop at an unusable image, or skip and list it.")
+    ] = "raise",
+    layout: LayoutOption = "auto",
+    sizes: SizesOption = None,
+    test_fraction: Annotated[
+        float | None, typer.Option(help="Kaggle layout: share of the images for the test split.", show_default="0.15")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Number of processes that decode.", min=1)] = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Write only part I of N, such as 0/4; `mlcak merge` joins the parts."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a dataset in the output folder.")] = False,
+) -> None:
+    """Turn a VinDr-CXR download into a small dataset that `load_dataset` reads. Nothing is uploaded.
+
+    Run the same command again to resume after an interruption or an error.
+    """
+    from ..preparation.prepare import prepare_vindr_cxr, prepare_vindr_cxr_part
+
+    choices: dict[str, Any] = {
+        "size_px": size_px,
+        "bits": int(bits),
+        "fit": fit,
+        "voi": voi,
+        "value_range": value_range,
+        "aggregation": aggregation,
+        "annotated": annotated,
+        "groups": groups,
+        "validation_fraction": validation_fraction,
+        "seed": seed,
+        "on_error": on_error,
+        "layout": layout,
+        "sizes": sizes,
+        "test_fraction": test_fraction,
+        "num_proc": workers,
+        "overwrite": overwrite,
+    }
+    if shard is None:
+        print_preparation(prepare_vindr_cxr(data_dir, output, **choices))
+        return
+    part = prepare_vindr_cxr_part(data_dir, output, _part(shard), **choices)
+    out = console()
+    out.print(f"Part {shard}: {part.written} shard(s) written, {part.found} found. {part.work_dir} now holds")
+    out.print(f"{part.finished} of {part.of} shards. When all parts are done: mlcak merge {output} [PART ...]")
+
+
+def _part(given: str) -> tuple[int, int]:
+    index, _, count = given.partition("/")
+    try:
+        return int(index), int(count)
+    except ValueError:
+        raise DatasetError(f"--shard must be I/N, such as 0/4; got {given!r}.") from None
+
+
+def print_preparation(report: PreparationReport) -> None:
+    """Print what a preparation wrote, left out and noticed."""
+    out = console()
+    out.print(report.table())
+    if report.left_out:
+        out.print(report.left_out_table())
+    for remark in report.remarks:
+        out.print(f"Tables: {remark}")
+    for kind, sentence, ids in report.doubts.sentences():
+        named = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+        out.print(f"Doubtful: {sentence}. They are {named}; all: preparation.json, doubts.{kind}")
+    out.print(f"Dataset ({report.choices['layout']}): {report.output_dir}")

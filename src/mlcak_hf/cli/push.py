@@ -1,0 +1,41 @@
+"""`mlcak push`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import DeploymentError
+from .terminal import console
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="Folder of a trained model with its card, or a prepared dataset.")],
+    repo_id: Annotated[str, typer.Argument(help="owner/name on the Hub.")],
+    public: Annotated[bool, typer.Option(help="Make the repository public; private otherwise.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to.")] = None,
+    i_may_share_this_data: Annotated[
+        bool,
+        typer.Option(
+            "--i-may-share-this-data",
+            help="For a dataset: confirm that its data use agreement allows this upload. VinDr-CXR's forbids sharing"
+            " with anyone.",
+        ),
+    ] = False,
+) -> None:
+    """Upload a trained model to the Hugging Face Hub: weights, configuration, code and card, but no data.
+
+    A prepared dataset is refused without --i-may-share-this-data, and always becomes a private repository.
+    """
+    from ..deployment.publish import push_to_hub
+    from ..deployment.publish_dataset import is_prepared_dataset, push_dataset_to_hub
+
+    if is_prepared_dataset(folder):
+        if public:
+            raise DeploymentError(f"{folder} is a dataset of radiographs. Push it to a private repository only.")
+        commit = push_dataset_to_hub(folder, repo_id, i_may_share_this_data=i_may_share_this_data, revision=revision)
+    else:
+        commit = push_to_hub(folder, repo_id, private=not public, revision=revision)
+    console().print(f"Pushed: {commit.commit_url}")
