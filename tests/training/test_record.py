@@ -1,4 +1,4 @@
-"""What a training script recorded is what the card shows, and what the data lacked is a limit."""
+"""A training record names what was trained on what, and what the data lacked."""
 
 import copy
 import json
@@ -8,8 +8,8 @@ import pytest
 
 from mlcak_hf import MLCAKConfig, MLCAKImageProcessor
 from mlcak_hf.deployment.model_card import card_for_folder
-from mlcak_hf.deployment.training_record import TrainingRecord
 from mlcak_hf.errors import DeploymentError
+from mlcak_hf.training.record import TrainingRecord
 
 RECORD = {
     "script": "distil_student",
@@ -51,7 +51,7 @@ RECORD = {
 
 
 def test_rows_are_the_recorded_choices() -> None:
-    rows = TrainingRecord.from_json(RECORD).rows
+    rows = TrainingRecord(RECORD).rows
     assert rows["Dataset"] == "phantoms"
     assert rows["Training images"] == "600 (400 Normal, 200 Abnormal)"
     assert rows["Teacher"] == "teacher-224"
@@ -66,12 +66,12 @@ def test_rows_are_the_recorded_choices() -> None:
 def test_a_plain_student_names_no_teacher() -> None:
     record = copy.deepcopy(RECORD)
     record["arguments"] |= {"alpha": 0.0, "beta": 0.0, "gamma": 0.0}
-    assert "Teacher" not in TrainingRecord.from_json(record).rows
-    assert "Loss on logits" not in TrainingRecord.from_json(record).rows
+    assert "Teacher" not in TrainingRecord(record).rows
+    assert "Loss on logits" not in TrainingRecord(record).rows
 
 
-def test_what_the_data_lacked_is_a_limit() -> None:
-    unknown, absent, few = TrainingRecord.from_json(RECORD).limits
+def test_what_the_training_data_lacked_is_a_limit() -> None:
+    unknown, absent, few = TrainingRecord(RECORD).limits
     assert "mean nothing: ILD." in unknown
     assert "No positive image in training" in absent
     assert "Rib fracture." in absent
@@ -93,25 +93,20 @@ def test_the_card_of_a_folder(tmp_path: Path) -> None:
     assert card.data.base_model is None
 
 
-@pytest.mark.parametrize(
-    ("backbone", "named"), [("google/vit-base-patch16-224", True), ("/data/models/vit", False), ("a/b/c", False)]
-)
-def test_only_a_backbone_on_the_hub_is_named_in_the_metadata(tmp_path: Path, backbone: str, named: bool) -> None:
+@pytest.mark.parametrize("on_hub", [True, False])
+def test_only_a_backbone_on_the_hub_is_named_in_the_metadata(tmp_path: Path, on_hub: bool) -> None:
     MLCAKConfig().save_pretrained(tmp_path)
     MLCAKImageProcessor(size={"height": 28, "width": 28}).save_pretrained(tmp_path)
-    model = {name: value for name, value in RECORD["model"].items() if name != "backbone_on_hub"}  # an old record
-    record = RECORD | {"model": model | {"backbone": backbone}}
-    (tmp_path / "training.json").write_text(json.dumps(record))
-    card = card_for_folder(tmp_path)
-    assert card.data.base_model == (backbone if named else None)
-    assert "/data/models" not in card.content
+    record = RECORD | {"model": RECORD["model"] | {"backbone": "owner/vit", "backbone_on_hub": on_hub}}
+    TrainingRecord(record).save(tmp_path)
+    assert card_for_folder(tmp_path).data.base_model == ("owner/vit" if on_hub else None)
 
 
 def test_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DeploymentError, match=r"gone\.json"):
-        TrainingRecord.from_json(tmp_path / "gone.json")
-    with pytest.raises(DeploymentError, match="no record of training"):
-        TrainingRecord.from_json({"rows": 1})
+        TrainingRecord.load(tmp_path / "gone.json")
+    with pytest.raises(DeploymentError, match="incomplete"):
+        TrainingRecord({"rows": 1})
     with pytest.raises(DeploymentError, match=r"config\.json"):
         card_for_folder(tmp_path)
 
@@ -119,28 +114,30 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "initial", "base"),
     [
-        ({"model": "student-tiny-28", "initial_weights": "random"}, "trained from scratch", None),
-        ({"model": "student-a", "initial_weights": "model"}, "those of student-a", None),
-        ({"model": "student-a"}, "not recorded", None),
-        ({"model": "student-tiny-28"}, "not recorded", None),
-        ({"model": "student-tiny-28", "backbone": "vit", "backbone_on_hub": False}, "vit (a local folder)", None),
-        ({"model": "student-tiny-28", "backbone": "owner/vit", "backbone_on_hub": True}, "owner/vit", "owner/vit"),
-        ({"model": "student-tiny-28", "backbone": "last-part"}, "last-part", None),
+        ({"initial_weights": "random"}, "trained from scratch", None),
+        ({"initial_weights": "model", "model": "student-a"}, "those of student-a", None),
+        ({"initial_weights": "unknown"}, "not recorded", None),
+        ({"backbone": "vit", "backbone_on_hub": False}, "vit (a local folder)", None),
+        ({"backbone": "owner/vit", "backbone_on_hub": True}, "owner/vit", "owner/vit"),
     ],
 )
-def test_a_card_claims_no_origin_that_was_not_recorded(model, initial, base):
-    made = TrainingRecord.from_json(RECORD | {"model": model})
-    assert initial in made.rows["Initial weights"]
-    assert made.base_model == base
+def test_a_card_claims_only_the_recorded_origin(model, initial, base):
+    record = TrainingRecord(RECORD | {"model": RECORD["model"] | model})
+    assert initial in record.rows["Initial weights"]
+    assert record.base_model == base
 
 
-def test_a_student_of_a_cache_is_no_plain_student():
-    made = TrainingRecord.from_json(RECORD | {"model": {"model": "x", "distilled": True, "teacher_cache": "cache-4"}})
-    assert made.rows["Teacher"].endswith("read from cache-4")
-    assert "Weights of the losses" in made.rows
-    known = {"model": "x", "distilled": True, "teacher_cache": "cache-4", "teacher_weights": ["0123456789abcdef" * 4]}
-    assert "0123456789ab..." in TrainingRecord.from_json(RECORD | {"model": known}).rows["Teacher"]
-    old = TrainingRecord.from_json(RECORD | {"model": {"model": "x", "teacher": None, "teacher_cache": "cache-4"}})
-    assert old.rows["Teacher"] == "not named; what it knows was read from cache-4"
-    plain = TrainingRecord.from_json(RECORD | {"model": {"model": "x", "distilled": False, "teacher": "unused"}})
-    assert "Teacher" not in plain.rows
+def test_a_student_taught_from_a_cache_is_not_a_plain_student():
+    cached = RECORD["model"] | {"teacher": None, "teacher_cache": "cache-4"}
+    rows = TrainingRecord(RECORD | {"model": cached}).rows
+    assert rows["Teacher"] == "not named; its outputs were read from the cache cache-4"
+    assert "Weights of the losses" in rows
+    known = cached | {"teacher_weights": ["0123456789abcdef" * 4]}
+    assert "0123456789ab..." in TrainingRecord(RECORD | {"model": known}).rows["Teacher"]
+    plain = RECORD["model"] | {"distilled": False, "teacher": "unused"}
+    assert "Teacher" not in TrainingRecord(RECORD | {"model": plain}).rows
+
+
+def test_a_saved_record_is_read_again(tmp_path: Path) -> None:
+    TrainingRecord(RECORD).save(tmp_path)
+    assert TrainingRecord.load(tmp_path).content == RECORD

@@ -1,4 +1,4 @@
-"""What is recorded of a training beside its weights; the scripts are tested in tests/examples."""
+"""What is saved beside the weights of a trained model; the scripts are tested in tests/examples."""
 
 import json
 from types import SimpleNamespace
@@ -8,14 +8,8 @@ import pytest
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.deployment.model_card import card_for_folder
 from mlcak_hf.training.arguments import MLCAKTrainingArguments
-from mlcak_hf.training.setup import (
-    ModelArguments,
-    StudentArguments,
-    _described,
-    _origin,
-    _put_card_aside,
-    _recorded_arguments,
-)
+from mlcak_hf.training.record import arguments_entry, model_entry
+from mlcak_hf.training.setup import ModelArguments, StudentArguments, set_outdated_card_aside
 
 TINY = {"model_type": "vit", "image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 8}
 TINY |= {"num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
@@ -45,7 +39,7 @@ def test_no_argument_keeps_a_local_folder(tmp_path):
         report_to="none",
         use_cpu=True,
     )
-    recorded = _recorded_arguments(args)
+    recorded = arguments_entry(args)
     assert "dr_smith" not in json.dumps(recorded)
     assert recorded["run_name"] == "run-3"
     assert recorded["resume_from_checkpoint"] == "checkpoint-5"
@@ -54,14 +48,15 @@ def test_no_argument_keeps_a_local_folder(tmp_path):
     assert recorded["learning_rate"] == args.learning_rate
 
 
-def test_teachers_are_named_one_after_the_other():
-    described = _described(StudentArguments(teacher=["/home/dr_smith/a", "owner/b"], teacher_cache="/x/cache"))
+def test_several_teachers_are_listed(tmp_path):
+    arguments = StudentArguments(teacher=["/home/dr_smith/a", "owner/b"], teacher_cache="/x/cache")
+    described = model_entry(trainer(tmp_path), arguments)
     assert (described["teacher"], described["teacher_cache"]) == ("a, owner/b", "cache")
 
 
 def test_the_origin_is_what_was_started_from(trained, tmp_path):
     def initial(output="out", **arguments):
-        found = _origin(trainer(tmp_path / output), ModelArguments(**arguments))
+        found = model_entry(trainer(tmp_path / output), ModelArguments(**arguments))
         return found["initial_weights"], found["backbone_on_hub"]
 
     assert initial(model="student-tiny-28") == ("random", False)
@@ -69,26 +64,28 @@ def test_the_origin_is_what_was_started_from(trained, tmp_path):
     assert initial(model="owner/student") == ("model", False)
     assert initial(model="student-tiny-28", backbone=str(trained)) == ("backbone", False)
     assert initial(model="student-tiny-28", backbone="google/vit") == ("backbone", True)
-    assert initial(output="dr_smith/trained", model=str(trained)) == (None, False), "it has weights now, in any case"
+    assert initial(output="dr_smith/trained", model=str(trained)) == ("unknown", False)
 
 
 def test_the_origin_tells_a_distilled_student_from_a_plain_one(tmp_path):
     arguments = StudentArguments(teacher=["teacher"])
-    assert not _origin(trainer(tmp_path), arguments)["distilled"]
-    assert _origin(trainer(tmp_path, teachers=object()), arguments)["distilled"]
+    assert not model_entry(trainer(tmp_path), arguments)["distilled"]
+    assert model_entry(trainer(tmp_path, teachers=object()), arguments)["distilled"]
     cache = SimpleNamespace(key={"teacher weights": ["0" * 64]})
-    origin = _origin(trainer(tmp_path, cache=cache), StudentArguments(teacher_cache="cache"))
+    origin = model_entry(trainer(tmp_path, cache=cache), StudentArguments(teacher_cache="cache"))
     assert (origin["distilled"], origin["teacher_weights"]) == (True, ["0" * 64])
 
 
-def test_only_a_generated_card_is_put_aside(trained):
+def test_only_a_card_generated_for_other_weights_is_renamed(trained):
     card = trained / "README.md"
-    _put_card_aside(card)
     card.write_text("# My own notes")
-    _put_card_aside(card)
+    set_outdated_card_aside(trained)
     assert card.read_text() == "# My own notes"
     card_for_folder(trained).save(card)
     generated = card.read_text()
-    _put_card_aside(card)
+    set_outdated_card_aside(trained)
+    assert card.read_text() == generated
+    MLCAKForCXRClassification(MLCAKConfig(backbone_config=TINY)).save_pretrained(trained)
+    set_outdated_card_aside(trained)
     assert not card.exists()
     assert (trained / "README.earlier.md").read_text() == generated

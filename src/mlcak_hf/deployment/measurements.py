@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DeploymentError
-from ..local_paths import without_folders
+from ..training.record import without_folders
 
 # What the Hub calls a metric, by the evaluation's key up to "_global", "_local_macro" and "/<label>".
 _HUB_METRICS = {

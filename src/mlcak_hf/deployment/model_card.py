@@ -12,12 +12,10 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from ..errors import DeploymentError
 from ..image_processing_mlcak import MLCAKImageProcessor
-from ..local_paths import without_folders
 from ..pretrained import load_processor, loading, weights_digest
 from ..shipped import hub_configs_dir
-from ..training.setup import TRAINING_FILE
+from ..training.record import TRAINING_FILE, TrainingRecord, without_folders
 from .measurements import Evaluation
-from .training_record import TrainingRecord
 
 _REMEDY = "Name the folder that a training script wrote."
 _TAGS = ("chest-xray", "medical", "mlcak", "knowledge-distillation", "vision-transformer", "low-resolution")
@@ -127,8 +125,8 @@ def card_for_folder(
         row = row or folder.resolve().name
         evaluation = Evaluation.from_comparison(comparison, row)
         _check_is_of(evaluation, row, folder, config, processor)
-    training = TrainingRecord.from_json(folder / TRAINING_FILE) if (folder / TRAINING_FILE).is_file() else None
-    return create_model_card(
+    training = TrainingRecord.load(folder) if (folder / TRAINING_FILE).is_file() else None
+    card = create_model_card(
         config,
         processor,
         model_name=name,
@@ -138,6 +136,9 @@ def card_for_folder(
         evaluation=evaluation,
         limits=[*limits, *(training.limits if training else ())],
     )
+    # A later training in this folder recognizes by it that the card describes other weights.
+    card.data["weights_sha256"] = weights_digest(folder)
+    return card
 
 
 def _check_is_of(

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard
 from torch import nn
 from transformers import set_seed
 from transformers.utils import logging
+from yaml import YAMLError
 
 from ..configuration_mlcak import MLCAKConfig
 from ..data.collator import MLCAKCollator
-from ..data.sources import RadiographDataset, describe_targets
+from ..data.sources import RadiographDataset
 from ..data.training_data import DataArguments, TrainingData, open_training_data
 from ..data.views import ViewParameters
 from ..distillation.cache.build import build_teacher_cache
@@ -24,22 +25,18 @@ from ..distillation.cache.store import TeacherCache, cached_views
 from ..distillation.compatibility import check_teachers, load_teacher_config
 from ..errors import DistillationError, RecipeError
 from ..image_processing_mlcak import MLCAKImageProcessor
-from ..local_paths import without_folders
 from ..modeling_mlcak import MLCAKForCXRClassification
-from ..pretrained import load_config, load_model, load_processor, loading, weight_files
+from ..pretrained import load_config, load_model, load_processor, loading, weight_files, weights_digest
 from ..shipped import resolve_model
 from .arguments import MLCAKTrainingArguments
 from .checks import MetricsOf, check_targets
 from .curves import draw_training_curves
+from .record import TrainingRecord
 from .trainer import MLCAKTrainer
 
 logger = logging.get_logger(__name__)
 
-#: Beside the weights of a model that was trained with the scripts.
-TRAINING_FILE = "training.json"
 CURVES_FILE = "curves.png"
-#: In every model card that this package writes, and by which it knows them: in hub_configs/model_card_template.md.
-CARD_SENTENCE = "It is an MLCAK model: multilevel collaborative attention knowledge"
 
 
 @dataclass
@@ -303,80 +300,40 @@ def _fit_head(
 def save_trained(
     trainer: MLCAKTrainer, model_args: ModelArguments, data_args: DataArguments, data: TrainingData, script: str
 ) -> None:
-    """Evaluate and save a trained model with its image processor, `training.json` (the record for its card) and curves.
+    """Evaluate and save a trained model with its image processor, its training record and its curves.
 
-    The folder may be published: of local paths, the record keeps only the last part. A model card that this package
-    wrote for an earlier model in the folder is put aside.
+    A model card that was generated for earlier weights in the folder is renamed to `README.earlier.md`.
 
     Args:
-        trainer: after `train()`.
-        model_args, data_args: what was asked for.
-        data: what it was trained on.
-        script: name of the script, for the record.
+        trainer ([`MLCAKTrainer`]):
+            The trainer, after `train()`.
+        model_args, data_args:
+            The options of the script.
+        data ([`TrainingData`]):
+            The dataset.
+        script (`str`):
+            Name of the script, for the record.
     """
     metrics = trainer.evaluate()
     trainer.save_model()
     trainer.save_state()
     if not trainer.is_world_process_zero():
         return
-    collator, config = trainer.data_collator, trainer.model.config
-    views = getattr(collator, "views", None)
-    train, validation = trainer.train_dataset, trainer.eval_dataset
-    assert isinstance(train, RadiographDataset)
-    assert isinstance(validation, RadiographDataset)
-    record = {
-        "script": script,
-        "model": _origin(trainer, model_args) | _described(model_args),
-        "data": asdict(data_args) | {"dataset": without_folders(data_args.dataset), "preparation": data.preparation},
-        "views": None if views is None else asdict(views),
-        "arguments": _recorded_arguments(trainer.args),
-        "train": describe_targets(train, config),
-        "validation": describe_targets(validation, config) | {"metrics": metrics},
-        "best_metric": trainer.state.best_metric,
-        "epochs": trainer.state.epoch,
-        "steps": trainer.state.global_step,
-        "log": trainer.state.log_history,
-    }
     folder = Path(str(trainer.args.output_dir))
-    _put_card_aside(folder / "README.md")
-    (folder / TRAINING_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    TrainingRecord.of_run(trainer, model_args, data_args, data, metrics, script).save(folder)
+    set_outdated_card_aside(folder)
     draw_training_curves(trainer.state.log_history, folder / CURVES_FILE, title=folder.name)
 
 
-def _origin(trainer: MLCAKTrainer, model_args: ModelArguments) -> dict[str, Any]:
-    """What a card must know and names alone do not say: whether it was distilled, and what it started from."""
-    folder = Path(resolve_model(model_args.model))
-    trained = not folder.is_dir() or bool(weight_files(folder))
-    initial: str | None = "model" if trained else "random"
-    if folder.resolve() == Path(str(trainer.args.output_dir)).resolve():
-        initial = None  # Whether it had weights before the training wrote some cannot be seen any more.
-    backbone, cache = model_args.backbone, trainer.teacher_cache
-    return {
-        "distilled": trainer.teachers is not None or cache is not None,
-        # The teachers of a cache have no names, but everyone who has one can tell it by its weights.
-        "teacher_weights": None if cache is None else cache.key.get("teacher weights"),
-        "initial_weights": "backbone" if backbone else initial,
-        "backbone_on_hub": backbone is not None and not Path(backbone).exists(),
-    }
-
-
-def _described(model_args: ModelArguments) -> dict[str, Any]:
-    """What was asked for, without local folders; several teachers one after the other."""
-    named = without_folders(asdict(model_args))
-    return {name: ", ".join(value) if isinstance(value, list) else value for name, value in named.items()}
-
-
-def _recorded_arguments(args: MLCAKTrainingArguments) -> dict[str, Any]:
-    """Arguments of the training as numbers and text, without folders: neither whole ones nor those before a name."""
-    given: dict[str, Any] = args.to_dict()  # type: ignore[no-untyped-call]
-    nested = {name: str(without_folders(value)) for name, value in given.items() if isinstance(value, dict | list)}
-    values = args.to_sanitized_dict() | nested
-    return {name: without_folders(value) for name, value in values.items() if "dir" not in name}
-
-
-def _put_card_aside(card: Path) -> None:
-    """Rename a card that was generated for the weights that lay here before: its numbers are not those of these."""
-    if card.is_file() and CARD_SENTENCE in card.read_text(encoding="utf-8", errors="replace"):
-        aside = card.with_name("README.earlier.md")
-        logger.warning(f"{card} is of an earlier model, and is now {aside.name}; `mlcak card` writes a new one.")
-        card.replace(aside)
+def set_outdated_card_aside(folder: Path) -> None:
+    """Rename a generated model card whose numbers belong to other weights than the folder's."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return
+    try:
+        described = ModelCard.load(card).data.to_dict().get("weights_sha256")
+    except (ValueError, YAMLError):
+        return  # Not a card that was generated.
+    if described not in (None, weights_digest(folder)):
+        logger.warning(f"{card} describes earlier weights and is now README.earlier.md. Write a new one: mlcak card.")
+        card.replace(card.with_name("README.earlier.md"))

@@ -1,14 +1,14 @@
-"""Of a local path only the last part is told; what only looks like one stays whole."""
+"""Local paths are reduced to their last part; text that only looks like a path is kept."""
 
 from pathlib import Path
 
 import pytest
 
-from mlcak_hf.local_paths import without_folders
+from mlcak_hf.training.record import without_folders
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "kept"),
     [
         ("/home/dr_smith/runs/teacher", "teacher"),
         ("/home/dr_smith/runs/teacher/", "teacher"),
@@ -30,13 +30,13 @@ from mlcak_hf.local_paths import without_folders
         ({"config": {"file": "/a/b.json"}}, {"config": {"file": "b.json"}}),
     ],
 )
-def test_of_paths_the_last_part(given, told, tmp_path, monkeypatch):
+def test_only_the_last_part_of_a_path_is_kept(given, kept, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here" / "run").mkdir(parents=True)
-    assert without_folders(given) == told
+    assert without_folders(given) == kept
 
 
-def test_the_folder_one_stands_in_has_a_name(tmp_path, monkeypatch):
+def test_the_current_folder_has_a_name(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path / "runs")
     assert without_folders(".") == "runs"

@@ -1,0 +1,255 @@
+"""The record of a training run, `training.json`: written beside the weights, read by the model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+from ..data.sources import RadiographDataset, describe_targets
+from ..errors import DeploymentError
+from ..pretrained import weight_files
+from ..shipped import resolve_model
+
+if TYPE_CHECKING:
+    from ..data.training_data import DataArguments, TrainingData
+    from .arguments import MLCAKTrainingArguments
+    from .setup import ModelArguments
+    from .trainer import MLCAKTrainer
+
+TRAINING_FILE = "training.json"
+
+_REMEDY = "Pass the training.json that train_teacher.py or distil_student.py wrote."
+_LOSS_WEIGHTS = ("alpha", "beta", "gamma")
+# With fewer positives than this, what a head learned about a finding is chance.
+_FEW_POSITIVES = 10
+# A slash in a sentence, a list of counts or a URL does not separate folders.
+_NOT_IN_PATHS = re.compile(r"[(),;:{}]")
+_RELATIVE_PREFIXES = ("./", "../", "~", ".\\", "..\\", "file:/")
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How a model was trained: options, data and log. It never holds a local folder, because it may be published.
+
+    Args:
+        content (`Mapping`):
+            The content of `training.json`.
+
+    Raises:
+        [`DeploymentError`]: When `content` is not a training record.
+    """
+
+    content: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        try:
+            self.rows, self.limits  # noqa: B018 - these read every required entry
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DeploymentError(f"The training record is incomplete ({error!r}). {_REMEDY}") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> TrainingRecord:
+        """Read a `training.json`.
+
+        Args:
+            path (`str` or `os.PathLike`):
+                The file, or the folder that contains it.
+
+        Raises:
+            [`DeploymentError`]: When the file cannot be read or is not a training record.
+        """
+        file = Path(path) / TRAINING_FILE if Path(path).is_dir() else Path(path)
+        try:
+            return cls(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            if isinstance(error, DeploymentError):
+                raise
+            raise DeploymentError(f"{file} cannot be read as a training record: {error}. {_REMEDY}") from error
+
+    @classmethod
+    def of_run(
+        cls,
+        trainer: MLCAKTrainer,
+        model_args: ModelArguments,
+        data_args: DataArguments,
+        data: TrainingData,
+        metrics: Mapping[str, float],
+        script: str,
+    ) -> TrainingRecord:
+        """Record a finished training run.
+
+        Args:
+            trainer ([`MLCAKTrainer`]):
+                The trainer, after `train()`.
+            model_args, data_args:
+                The options of the script.
+            data ([`TrainingData`]):
+                The dataset.
+            metrics (`Mapping[str, float]`):
+                Metrics of the saved model on the validation split.
+            script (`str`):
+                Name of the script.
+        """
+        views = getattr(trainer.data_collator, "views", None)
+        train, validation, config = trainer.train_dataset, trainer.eval_dataset, trainer.model.config
+        assert isinstance(train, RadiographDataset)
+        assert isinstance(validation, RadiographDataset)
+        return cls(
+            {
+                "script": script,
+                "model": model_entry(trainer, model_args),
+                "data": without_folders(asdict(data_args)) | {"preparation": data.preparation},
+                "views": None if views is None else asdict(views),
+                "arguments": arguments_entry(trainer.args),
+                "train": describe_targets(train, config),
+                "validation": describe_targets(validation, config) | {"metrics": dict(metrics)},
+                "best_metric": trainer.state.best_metric,
+                "epochs": trainer.state.epoch,
+                "steps": trainer.state.global_step,
+                "log": trainer.state.log_history,
+            }
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write `training.json` into a folder."""
+        Path(folder, TRAINING_FILE).write_text(json.dumps(self.content, indent=1), encoding="utf-8")
+
+    @property
+    def base_model(self) -> str | None:
+        """Hub id of the pretrained backbone that training started from; `None` without one."""
+        model = self.content["model"]
+        return str(model["backbone"]) if model.get("backbone") and model["backbone_on_hub"] else None
+
+    @property
+    def rows(self) -> dict[str, Any]:
+        """What a model card shows, by name and in order."""
+        record = self.content
+        model, arguments, train, validation = (record[name] for name in ("model", "arguments", "train", "validation"))
+        rows: dict[str, Any] = {"Dataset": record["data"]["dataset"]}
+        preparation = record["data"].get("preparation") or {}
+        if "aggregation" in preparation:
+            rows["Readers' votes"] = preparation["aggregation"]
+        rows["Training images"] = f"{train['rows']} ({_counts(train['global'])})"
+        rows["Validation images"] = f"{validation['rows']} ({_counts(validation['global'])})"
+        rows["Initial weights"] = _initial_weights(model)
+        if model["distilled"] and any(arguments[name] for name in _LOSS_WEIGHTS):
+            rows["Teacher"] = model.get("teacher") or _cached_teacher(model)
+            rows["Weights of the losses"] = ", ".join(f"{name} {arguments[name]:g}" for name in _LOSS_WEIGHTS)
+            rows["Loss on logits"] = arguments["logit_loss"]
+            rows["Loss on attention"] = f"{arguments['attention_loss']}, {arguments['attention_aggregation']}"
+        rows["Weight of the local loss"] = model.get("local_loss_weight", "")
+        rows["Epochs, steps"] = f"{record['epochs']:g}, {record['steps']}"
+        accumulated = arguments["gradient_accumulation_steps"]
+        rows["Batch"] = f"{arguments['per_device_train_batch_size']} per process" + (
+            f", accumulated over {accumulated}" if accumulated > 1 else ""
+        )
+        rows["Optimizer"] = (
+            f"{arguments['optim']}, learning rate {arguments['learning_rate']:g} ({arguments['lr_scheduler_type']}), "
+            f"weight decay {arguments['weight_decay']:g}"
+        )
+        views = record["views"] or {}
+        rows["Augmentation"] = ", ".join(f"{name.replace('_', ' ')} {views[name]:g}" for name in views) or "none"
+        rows["Seed"] = arguments["seed"]
+        return rows
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """Sentences about what the training data lacked."""
+        local = self.content["train"].get("local", {})
+        unknown = [name for name, (_, known) in local.items() if not known]
+        absent = [name for name, (positives, known) in local.items() if known and not positives]
+        few = [f"{name} ({positives})" for name, (positives, _) in local.items() if 0 < positives < _FEW_POSITIVES]
+        sentences = {
+            "Never annotated in training, so the model's outputs mean nothing": unknown,
+            "No positive image in training, so they cannot have been learned": absent,
+            f"Fewer than {_FEW_POSITIVES} positive images in training": few,
+        }
+        return tuple(f"{sentence}: {', '.join(names)}." for sentence, names in sentences.items() if names)
+
+
+def model_entry(trainer: MLCAKTrainer, model_args: ModelArguments) -> dict[str, Any]:
+    """Describe the model, its initial weights and its teachers."""
+    folder, cache = Path(resolve_model(model_args.model)), trainer.teacher_cache
+    if model_args.backbone:
+        initial = "backbone"
+    elif folder.resolve() == Path(str(trainer.args.output_dir)).resolve():
+        initial = "unknown"  # By now training has written weights there, whether or not there were any before.
+    else:
+        initial = "model" if not folder.is_dir() or weight_files(folder) else "random"
+    given = without_folders(asdict(model_args))
+    return {
+        "distilled": trainer.teachers is not None or cache is not None,
+        # A cache does not name its teachers, but their owner can recognize them by the digests of their weights.
+        "teacher_weights": None if cache is None else cache.key.get("teacher weights"),
+        "initial_weights": initial,
+        "backbone_on_hub": bool(model_args.backbone) and not Path(str(model_args.backbone)).exists(),
+    } | {name: ", ".join(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+def arguments_entry(args: MLCAKTrainingArguments) -> dict[str, Any]:
+    """Return the training arguments as numbers and text, without folders."""
+    given: dict[str, Any] = args.to_dict()  # type: ignore[no-untyped-call]
+    nested = {name: str(without_folders(value)) for name, value in given.items() if isinstance(value, dict | list)}
+    values = args.to_sanitized_dict() | nested
+    return {name: without_folders(value) for name, value in values.items() if "dir" not in name}
+
+
+def without_folders(value: Any) -> Any:
+    """Reduce every local path in a value to its last part. Hub ids (`owner/name`) and other text stay unchanged.
+
+    Args:
+        value (`Any`):
+            A path, text or number, or nested lists and mappings of them.
+
+    Returns:
+        `Any`: The same in plain types: tuples become lists and path objects become text.
+
+    Example:
+
+    ```python
+    >>> without_folders(["/home/someone/runs/teacher", "google/vit-base-patch16-224", 0.5])
+    ['teacher', 'google/vit-base-patch16-224', 0.5]
+    ```
+    """
+    if isinstance(value, Mapping):
+        return {name: without_folders(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(entry) for entry in value]
+    if isinstance(value, os.PathLike) or (isinstance(value, str) and _is_path(value)):
+        path = os.fspath(value)
+        name = PureWindowsPath(path).name  # Windows' rules know both separators.
+        return Path(path).resolve().name if name in ("", "..") else name
+    return value
+
+
+def _is_path(text: str) -> bool:
+    if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith(_RELATIVE_PREFIXES):
+        return True
+    try:
+        if text and Path(text).exists():
+            return True
+    except (OSError, ValueError):
+        return False  # Too long, or not valid in a file name.
+    return _NOT_IN_PATHS.search(text) is None and (text.count("/") > 1 or "\\" in text)
+
+
+def _initial_weights(model: Mapping[str, Any]) -> str:
+    if model.get("backbone"):
+        return f"{model['backbone']}{'' if model['backbone_on_hub'] else ' (a local folder)'}"
+    known = {"random": "random (trained from scratch)", "model": f"those of {model['model']}"}
+    return known.get(model["initial_weights"], f"not recorded (started from {model['model']})")
+
+
+def _cached_teacher(model: Mapping[str, Any]) -> str:
+    digests = ", ".join(f"{digest[:12]}..." for digest in model.get("teacher_weights") or ())
+    weights = f" (SHA-256 of its weights: {digests})" if digests else ""
+    return f"not named{weights}; its outputs were read from the cache {model.get('teacher_cache')}"
+
+
+def _counts(positives: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in positives.items())
