@@ -55,12 +55,11 @@ UPWARD_IMPORTS: set[str] = {
 CIRCLES: set[str] = {"evaluation.comparison"}
 LOCAL_IMPORTS: set[str] = {"evaluation.comparison"}
 ABSOLUTE_IMPORTS: set[str] = {"preparation.rows"}
-WITHOUT_FUTURE: set[str] = {"deployment.measurements", "deployment.model_card", "deployment.publish", "deployment.publish_dataset", "errors", "explanation.overlay", "prediction.outputs", "prediction.predictor", "prediction.tables", "radiographs.dicom.frame_decoder"}
+WITHOUT_FUTURE: set[str] = {
     "deployment.measurements",
     "deployment.model_card",
     "deployment.publish",
     "deployment.publish_dataset",
-    "deployment.training_record",
     "errors",
     "explanation.overlay",
     "prediction.outputs",
@@ -68,7 +67,7 @@ WITHOUT_FUTURE: set[str] = {"deployment.measurements", "deployment.model_card", 
     "prediction.tables",
     "radiographs.dicom.frame_decoder",
 }
-LONG_FILES: set[str] = {"data.columns", "phantoms.anatomy", "preparation.prepare", "training.setup", "training.trainer", "vindr_cxr.inspection.inspection_report"}
+LONG_FILES: set[str] = {
     "data.columns",
     "phantoms.anatomy",
     "preparation.prepare",
@@ -76,7 +75,7 @@ LONG_FILES: set[str] = {"data.columns", "phantoms.anatomy", "preparation.prepare
     "training.trainer",
     "vindr_cxr.inspection.inspection_report",
 }
-LONG_PARAMETER_LISTS: set[str] = {"deployment.model_card.create_model_card", "distillation.attention.__init__", "distillation.cache.build.build_teacher_cache", "distillation.cache.build.describe_cache", "evaluation.compare.evaluate_predictions", "phantoms.writer.write_phantoms", "preparation.prepare.prepare_vindr_cxr", "vindr_cxr.builder.load_vindr_cxr"}
+LONG_PARAMETER_LISTS: set[str] = {
     "deployment.model_card.create_model_card",
     "distillation.attention.__init__",
     "distillation.cache.build.build_teacher_cache",
@@ -87,7 +86,7 @@ LONG_PARAMETER_LISTS: set[str] = {"deployment.model_card.create_model_card", "di
     "vindr_cxr.builder.load_vindr_cxr",
 }
 REPEATED_MODULES: set[str] = {"radiographs.reader"}
-REPEATED_NAMES: set[str] = {"Aggregation", "Box", "Estimate", "FOLDERS", "FORMAT", "Fit", "Job", "Layout", "NO_FINDING", "RADIOGRAPH_SUFFIXES", "Reading", "Result", "SKIP", "TABLES", "Voi", "Weights", "read_folders", "split_validation"}
+REPEATED_NAMES: set[str] = {
     "Aggregation",
     "Box",
     "Estimate",
