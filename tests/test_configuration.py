@@ -4,7 +4,7 @@ import pytest
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, DeiTConfig, Dinov2Config, ViTConfig
 
-from mlcak_hf import VINDR_CXR_FINDINGS, MLCAKConfig
+from mlcak_hf import VINDR_CXR_FINDINGS, MLCAKConfig, MLCAKForCXRClassification
 
 TINY = {"image_size": 16, "patch_size": 4, "num_channels": 1, "hidden_size": 8, "num_hidden_layers": 4}
 TINY |= {"num_attention_heads": 2}
@@ -90,6 +90,28 @@ def test_label2id_follows_every_way_of_naming_labels(tmp_path):
     assert MLCAKConfig(label2id={"Normal": 1, "Abnormal": 0}).label2id == {"Normal": 0, "Abnormal": 1}
 
 
+STRING_KEYS = {"0": "n", "1": "p"}
+
+
+def test_string_keys_of_id2label_become_integers_wherever_they_are_given(tmp_path):
+    MLCAKConfig().save_pretrained(tmp_path)
+    assigned = MLCAKConfig()
+    assigned.id2label = STRING_KEYS
+    configs = [
+        MLCAKConfig(id2label=STRING_KEYS),
+        MLCAKConfig.from_pretrained(tmp_path, id2label=STRING_KEYS),
+        AutoConfig.from_pretrained(tmp_path, id2label=STRING_KEYS),
+        assigned,
+    ]
+    for config in configs:
+        config.validate()
+        assert (config.id2label, config.label2id) == ({0: "n", 1: "p"}, {"n": 0, "p": 1})
+
+
+def test_global_labels_are_ordered_by_their_index():
+    assert MLCAKConfig(id2label={2: "c", 0: "a", 1: "b"}).global_labels == ["a", "b", "c"]
+
+
 def test_no_local_head_and_square_pairs():
     config = MLCAKConfig(backbone_config={"model_type": "vit", **TINY, "image_size": [16, 16]}, local_labels=[])
     assert config.num_local_labels == 0
@@ -133,9 +155,16 @@ def test_unknown_backbones_name_the_known_ones(backbone):
 
 
 def test_a_single_global_label_needs_the_multi_label_type():
-    with pytest.raises(ValueError, match="num_labels > 1"):
-        MLCAKConfig(id2label={0: "Abnormal"})
+    for one_label in ({"id2label": {0: "Abnormal"}}, {"num_labels": 1}):
+        with pytest.raises(ValueError, match=r"num_labels must be at least 2 .* got 1\. Use num_labels=2"):
+            MLCAKConfig(**one_label)
     assert MLCAKConfig(id2label={0: "Abnormal"}, problem_type="multi_label_classification").num_labels == 1
+
+
+def test_one_global_label_is_refused_when_a_model_is_loaded_with_it(tmp_path):
+    MLCAKForCXRClassification(MLCAKConfig(backbone_config={"model_type": "vit"} | TINY)).save_pretrained(tmp_path)
+    with pytest.raises(StrictDataclassError, match="num_labels must be at least 2"):
+        MLCAKForCXRClassification.from_pretrained(tmp_path, num_labels=1)
 
 
 def test_validation_runs_again_when_saved(tmp_path):

@@ -215,7 +215,7 @@ def predict(
         raise MLCAKError(f"the processes returned {len(order)} rows for the {len(dataset)} of the split")
     arrays = {name: values[order] for name, values in arrays.items()}
 
-    names = [config.id2label[index] for index in range(config.num_labels)]
+    names = config.global_labels
     problem_type = str(config.problem_type)
     task = global_scores(probabilities(arrays["logits"], problem_type), dataset.targets["labels"], names, problem_type)
     local = None

@@ -57,7 +57,8 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
             Encoder layers whose head-averaged attention is returned; negative numbers count from the last layer.
             `None` means all layers.
         id2label (`dict[int, str]`, defaults to `{0: "Normal", 1: "Abnormal"}`):
-            Names of the global labels, keys 0..n-1. `num_labels` follows it and `label2id` is derived from it.
+            Names of the global labels by index 0..n-1 (integers, or strings as in JSON). `num_labels` and `label2id`
+            follow it.
         problem_type (`str`, defaults to `"single_label_classification"`):
             What the global head is trained for: `"single_label_classification"` or `"multi_label_classification"`.
 
@@ -96,13 +97,21 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         self.attention_levels = None if self.attention_levels is None else list(self.attention_levels)
         if self.id2label is None and kwargs.get("num_labels") in (None, len(_DEFAULT_ID2LABEL)):
             self.id2label = dict(_DEFAULT_ID2LABEL)
+        elif kwargs.get("num_labels", len(self.id2label or ())) == 1:
+            self._check_one_label()  # before the base class, which would advise a regression
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     def __setattr__(self, key: str, value: Any) -> None:
-        super().__setattr__(key, value)  # type: ignore[no-untyped-call]
+        # Here and not in __post_init__, because `from_pretrained(folder, id2label=...)` sets the attribute afterwards.
         if key == "id2label" and value is not None:
-            # Derived here and not once, so that `from_pretrained(folder, id2label=...)` cannot leave a stale inverse.
-            super().__setattr__("label2id", {n: int(i) for i, n in value.items()})  # type: ignore[no-untyped-call]
+            value = _with_integer_keys(value)
+            super().__setattr__("label2id", {name: i for i, name in value.items()})  # type: ignore[no-untyped-call]
+        super().__setattr__(key, value)  # type: ignore[no-untyped-call]
+
+    @property
+    def global_labels(self) -> list[str]:
+        """Names of the global labels, in the order of `logits`."""
+        return [str(name) for _, name in sorted((self.id2label or {}).items())]
 
     @property
     def num_local_labels(self) -> int:
@@ -184,6 +193,22 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
             raise ValueError(f"id2label must have the keys 0, 1, ..., n-1; got {self.id2label}.")
         if len(set(self.id2label.values())) < len(self.id2label):
             raise ValueError(f"id2label must have unique names; got {self.id2label}.")
+        if len(self.id2label) == 1:
+            self._check_one_label()
+
+    def _check_one_label(self) -> None:
+        if self.problem_type == "single_label_classification":
+            raise ValueError(
+                'num_labels must be at least 2 with problem_type="single_label_classification"; got 1. Use '
+                'num_labels=2, or problem_type="multi_label_classification" for one yes-or-no label.'
+            )
+
+
+def _with_integer_keys(id2label: Any) -> dict[int, str]:
+    try:
+        return {int(key): name for key, name in id2label.items()}
+    except ValueError:
+        raise ValueError(f"id2label must have the keys 0, 1, ..., n-1; got {id2label}.") from None
 
 
 def _build_backbone_config(backbone_config: Any) -> Any:

@@ -18,6 +18,11 @@ from .view_pixels import view_pixels
 from .views import VIEW_DEFINITION, ViewParameters
 
 
+def teacher_pixel_keys(teachers: int) -> list[str]:
+    """Batch keys of the pixels for each teacher: `teacher_pixel_values`, `teacher_pixel_values_2`, ..."""
+    return ["teacher_pixel_values", *(f"teacher_pixel_values_{number}" for number in range(2, teachers + 1))][:teachers]
+
+
 class MLCAKCollator:
     """Make a batch: stored radiographs, one view of each, and its pixels for the student and for the teacher.
 
@@ -99,10 +104,7 @@ class MLCAKCollator:
             return {}
         several = isinstance(self.teacher_processor, Sequence)
         processors: Any = self.teacher_processor if several else [self.teacher_processor]
-        return {
-            "teacher_pixel_values" + (f"_{number}" if number > 1 else ""): processor
-            for number, processor in enumerate(processors, start=1)
-        }
+        return dict(zip(teacher_pixel_keys(len(processors)), processors, strict=True))
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Collate rows.

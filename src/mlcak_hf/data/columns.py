@@ -158,7 +158,7 @@ class Targets:
 
     def __init__(self, config: MLCAKConfig, dataset: Dataset, columns: DatasetColumns) -> None:
         self.columns = columns
-        self.label_names = [str(name) for _, name in sorted(dict(config.id2label or {}).items())]
+        self.label_names = config.global_labels
         self.finding_names = list(config.local_labels)
         self.multi_label = config.problem_type == "multi_label_classification"
         known = finding_names(dataset, columns)

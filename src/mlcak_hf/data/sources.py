@@ -167,7 +167,7 @@ def describe_targets(dataset: RadiographDataset, config: MLCAKConfig) -> dict[st
         `{"rows": n, "global": {name: positives}, "local": {name: [positives, known]}}`.
     """
     labels = dataset.targets["labels"]
-    names = [str(name) for _, name in sorted(dict(config.id2label or {}).items())]
+    names = config.global_labels
     columns = labels if labels.ndim == 2 else np.stack([labels == i for i in range(len(names))], axis=1)
     counts: dict[str, Any] = {
         "rows": len(dataset),

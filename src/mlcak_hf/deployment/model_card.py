@@ -74,7 +74,7 @@ def create_model_card(
         backbone=config.backbone_config,
         processor=processor,
         single_label=config.problem_type == "single_label_classification",
-        global_labels=", ".join(map(str, (config.id2label or {}).values())),
+        global_labels=", ".join(config.global_labels),
         findings=list(config.local_labels),
         training=without_folders(training or {}),
         evaluation=evaluation,

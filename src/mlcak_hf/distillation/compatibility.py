@@ -98,7 +98,7 @@ def check_teacher(
         raise DistillationError(
             f"Teacher and student solve different problems: teacher {theirs.problem_type}, student {ours.problem_type}."
         )
-    _check_names("global labels (id2label)", _global_labels(theirs), _global_labels(ours))
+    _check_names("global labels (id2label)", theirs.global_labels, ours.global_labels)
     if ours.local_labels:
         _check_names("local findings (local_labels)", list(theirs.local_labels), list(ours.local_labels))
     if not attention:
@@ -203,10 +203,6 @@ def _check_names(what: str, teacher: list[str], student: list[str]) -> None:
         f"Teacher and student have different {what}: only the teacher has {only_teacher}, only the student has "
         f"{only_student}. Train both on the same labels."
     )
-
-
-def _global_labels(config: MLCAKConfig) -> list[str]:
-    return [str(name) for _, name in sorted(dict(config.id2label or {}).items())]
 
 
 def _num_layers(config: Any) -> int:

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..attention_mlcak import ATTENTION_IMPLEMENTATION
+from ..data.collator import teacher_pixel_keys
 from ..errors import DistillationError
 from .attention import Aggregation, AttentionAlignment
 from .compatibility import check_teachers, load_teacher
-
-#: Pixels of the first teacher in a batch; those of the second are `teacher_pixel_values_2`.
-TEACHER_PIXELS = "teacher_pixel_values"
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ class Teachers:
         Raises:
             DistillationError: if the batch has no pixels for one of them.
         """
-        names = [TEACHER_PIXELS, *(f"{TEACHER_PIXELS}_{number}" for number in range(2, len(self.models) + 1))]
+        names = teacher_pixel_keys(len(self.models))
         missing = [name for name in names if name not in batch]
         if missing:
             raise DistillationError(

@@ -237,7 +237,7 @@ def make_compute_metrics(config: Any) -> Callable[[Any], dict[str, float]]:
     ```
     """
     problem_type = str(config.problem_type or SINGLE_LABEL)
-    names = [config.id2label[index] for index in range(len(config.id2label))]
+    names = config.global_labels
     findings = tuple(config.local_labels or ())
 
     def compute_metrics(prediction: Any) -> dict[str, float]:

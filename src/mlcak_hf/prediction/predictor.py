@@ -246,7 +246,7 @@ class RadiographPredictor:
         assert output.logits is not None
         logits = output.logits.float()
         probabilities = (logits.softmax(-1) if single else logits.sigmoid()).cpu().numpy()
-        labels = [str(name) for _, name in sorted((config.id2label or {}).items())]
+        labels = config.global_labels
         findings = None if output.local_logits is None else output.local_logits.float().sigmoid().cpu().numpy()
         maps = None
         if attention and output.mlcak is not None:

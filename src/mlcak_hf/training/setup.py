@@ -259,7 +259,7 @@ def build_model(arguments: ModelArguments, labels: dict[str, Any]) -> MLCAKForCX
     if Path(folder).is_dir() and not weight_files(folder):
         return MLCAKForCXRClassification(config)
     model = load_model(folder, config=config, ignore_mismatched_sizes=True)
-    _fit_head(model, model.classifier, _global_names(trained), _global_names(config))
+    _fit_head(model, model.classifier, trained.global_labels, config.global_labels)
     _fit_head(model, model.local_classifier, list(trained.local_labels), list(config.local_labels))
     return model
 
@@ -274,10 +274,6 @@ def _from_backbone(
     remedy = "Name a pretrained ViT, DeiT or DINOv2 checkpoint; a trained MLCAK model is named with --model."
     with loading(backbone, "backbone", remedy):
         return MLCAKForCXRClassification.from_backbone(backbone, **sizes, **normalisation, **labels)
-
-
-def _global_names(config: MLCAKConfig) -> list[str]:
-    return [str(name) for _, name in sorted(dict(config.id2label or {}).items())]
 
 
 def _fit_head(

@@ -21,7 +21,7 @@ from ...errors import CacheError
 from ..attention import Aggregation, AttentionAlignment
 from ..compatibility import check_teachers
 from ..finite_check import first_names, rows_not_finite
-from ..teachers import TEACHER_PIXELS, TeacherKnowledge, Teachers, as_list
+from ..teachers import TeacherKnowledge, Teachers, as_list
 from .key import CACHE_FORMAT, attention_key, pixels_key, processors_key, teacher_configs, teacher_key, views_key
 from .store import CACHE_FILE, CacheFiles, TeacherCache, images_per_shard
 
@@ -207,7 +207,7 @@ class _CollateOneView:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = self.collator.at_epoch(rows[0]["view"])(rows)
-        return {name: value for name, value in batch.items() if name.startswith(TEACHER_PIXELS)}
+        return {name: value for name, value in batch.items() if name.startswith("teacher_pixel_values")}
 
 
 def _batches(
