@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from mlcak_hf import cli
+from mlcak_hf.cli.main import app
 from mlcak_hf.data.training_data import DataArguments
 from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.shipped import hub_configs_dir
@@ -24,7 +24,7 @@ if sys.version_info >= (3, 11):
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("examples/*/README.md"))]
-COMMANDS = typer.main.get_command(cli.app).commands
+COMMANDS = typer.main.get_command(app).commands
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 guide = pytest.mark.parametrize("guide", GUIDES, ids=lambda path: str(path.relative_to(ROOT)))
 
