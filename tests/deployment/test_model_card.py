@@ -2,19 +2,22 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
-from mlcak_hf.deployment.measurements import Evaluation
 from mlcak_hf.deployment.model_card import card_for_folder, create_model_card
-from mlcak_hf.errors import DeploymentError
+from mlcak_hf.errors import DeploymentError, MLCAKError
 from mlcak_hf.evaluation.compare import compare
 from mlcak_hf.evaluation.comparison import Comparison
 from mlcak_hf.evaluation.predictions import ModelPredictions
+from mlcak_hf.evaluation.report.wording import statement
 from mlcak_hf.evaluation.scores import global_scores, local_scores
 from mlcak_hf.pretrained import weights_digest
 
@@ -46,31 +49,35 @@ def comparison() -> Comparison:
     return compare([model("teacher", 0.6), model("student", 0.3)], n_draws=60, context=context)
 
 
+def record(rows: dict[str, Any], base_model: str | None = None) -> Any:
+    """What a card reads of a TrainingRecord."""
+    return SimpleNamespace(rows=rows, limits=("Trained on synthetic radiographs only.",), base_model=base_model)
+
+
 @pytest.fixture(scope="module")
 def card(comparison: Comparison) -> ModelCard:
     return create_model_card(
         CONFIG,
         PROCESSOR,
-        model_name="student-28",
         model_id="radiology-lab/student-28",
-        training={"Dataset": Path("/home/somebody/data/chest-phantoms"), "Weights | start": "random", "Rate": 3e-4},
-        evaluation=Evaluation.from_comparison(comparison.to_dict(), "student"),
-        limits=["Trained on synthetic radiographs only."],
+        record=record({"Dataset": "chest-phantoms", "Weights | start": "random"}),
+        comparison=comparison,
+        row="student",
     )
 
 
 def test_numbers_are_those_of_the_comparison(card: ModelCard, comparison: Comparison) -> None:
     row = next(row for row in comparison.rows if row.name == "student")
-    estimate = row.estimates["auroc_global"]
+    estimate = row.metrics["auroc_global"]
     assert estimate.interval is not None
     interval = f"[{estimate.interval.low:.3f}, {estimate.interval.high:.3f}]"
     assert f"| AUROC global | {estimate.value:.3f} {interval} |" in card.content
-    present = int(comparison.class_counts["Cardiomegaly"][1])
-    assert f"| Cardiomegaly | {present} of 120 | {row.estimates['auroc/Cardiomegaly'].value:.3f}" in card.content
-    teacher = comparison.rows[0].estimates["auroc_global"].value
+    present = comparison.class_counts["Cardiomegaly"].present
+    assert f"| Cardiomegaly | {present} of 120 | {row.metrics['auroc/Cardiomegaly'].value:.3f}" in card.content
+    teacher = comparison.rows[0].metrics["auroc_global"].value
     assert f"| teacher | {teacher:.3f}" in card.content
-    for statement in comparison.noise_statements()[: len(comparison.differences)]:
-        assert f"- {statement}" in card.content
+    for difference in comparison.differences:
+        assert f"- {statement(difference)}" in card.content
 
 
 def test_every_number_of_the_evaluation_section_was_measured(card: ModelCard, comparison: Comparison) -> None:
@@ -85,7 +92,7 @@ def test_every_number_of_the_evaluation_section_was_measured(card: ModelCard, co
 def test_metadata_is_what_the_hub_reads(card: ModelCard, comparison: Comparison, tmp_path: Path) -> None:
     card.save(tmp_path / "README.md")
     data = ModelCard.load(tmp_path / "README.md").data
-    assert (data.language, data.license, data.library_name) == ("en", "apache-2.0", "transformers")
+    assert (data.language, data.license, data.library_name) == ("en", None, "transformers")
     assert data.pipeline_tag == "image-classification"
     assert {"chest-xray", "medical", "mlcak"} <= set(data.tags)
     assert data.model_name == "student-28"
@@ -95,7 +102,7 @@ def test_metadata_is_what_the_hub_reads(card: ModelCard, comparison: Comparison,
     assert "95 % interval" in name
     assert results[name].metric_type == "roc_auc"
     row = next(row for row in comparison.rows if row.name == "student")
-    assert results[name].metric_value == round(row.estimates["auroc_global"].value, 4)
+    assert results[name].metric_value == round(row.metrics["auroc_global"].value, 4)
     assert results[name].dataset_name == "chest-phantoms"
     assert not any("Pneumothorax" in name or "Edema" in name for name in results)
 
@@ -110,12 +117,14 @@ def test_what_cannot_be_known_is_said(card: ModelCard) -> None:
 
 
 def test_a_card_without_numbers_says_so() -> None:
-    card = create_model_card(CONFIG, model_name="untested")
+    card = create_model_card(CONFIG, model_id="untested")
     assert card.data.eval_results is None
     assert "model-index" not in card.content
     assert "Not measured." in card.content.split("## Evaluation")[1]
     assert "Not recorded." in card.content.split("## Training")[1].split("## Evaluation")[0]
-    assert not re.search(r"\d\.\d", card.content.split("## Training")[1].split("## Citation")[0].replace("0.5 is", ""))
+    assert not re.search(
+        r"\d\.\d", card.content.split("## Training")[1].split("## Licence")[0].replace("0.5 without", "")
+    )
 
 
 def test_a_card_tells_nothing_of_the_machine(card: ModelCard) -> None:
@@ -140,83 +149,96 @@ def test_how_to_use_and_warnings(card: ModelCard) -> None:
 
 
 def test_means_over_runs_are_named_as_such(comparison: Comparison) -> None:
-    data = comparison.to_dict()
-    data["rows"][1]["runs"] = ["0", "1", "2"]
-    card = create_model_card(CONFIG, model_name="x", evaluation=Evaluation.from_comparison(data, "student"))
+    runs = changed(comparison, runs=("0", "1", "2"))
+    card = create_model_card(CONFIG, model_id="student", comparison=runs)
     assert "means over 3 training runs" in card.content
 
 
-def test_base_model_and_datasets_of_the_hub() -> None:
-    card = create_model_card(CONFIG, model_name="x", base_model="google/vit-base-patch16-224", datasets=["lab/cxr"])
+def test_the_base_model_is_in_the_metadata() -> None:
+    card = create_model_card(CONFIG, model_id="x", record=record({}, "google/vit-base-patch16-224"))
     assert card.data.base_model == "google/vit-base-patch16-224"
-    assert card.data.datasets == ["lab/cxr"]
+
+
+def test_no_licence_is_stated_unless_it_is_given() -> None:
+    card = create_model_card(CONFIG, model_id="x", record=record({"Dataset": "vindr-256"}))
+    assert "license:" not in card.content
+    assert "depends on the terms of the training data (vindr-256)" in card.content
+    card = create_model_card(CONFIG, model_id="x", license="apache-2.0")
+    assert card.data.license == "apache-2.0"
+    assert "under the licence apache-2.0" in card.content
+
+
+def test_a_model_without_a_hub_id_is_loaded_from_a_path() -> None:
+    card = create_model_card(CONFIG, model_id="student-28")
+    assert 'model="path/to/student-28"' in card.content
+    assert 'from_pretrained("path/to/student-28")' in card.content
+
+
+def test_a_measured_threshold_is_named_where_thresholds_are_spoken_of(comparison: Comparison) -> None:
+    card = create_model_card(
+        CONFIG, model_id="student", comparison=changed(comparison, thresholds=({"Abnormal": 0.4},))
+    )
+    assert "90 % specificity on the validation split of chest-phantoms: Abnormal 0.400." in card.content
+    assert "No decision threshold" not in card.content
+    assert (
+        "No decision threshold was measured."
+        in create_model_card(CONFIG, model_id="student", comparison=comparison).content
+    )
 
 
 def test_multi_label_and_global_only() -> None:
     config = MLCAKConfig(
         local_labels=[], id2label={0: "COPD", 1: "Pneumonia"}, problem_type="multi_label_classification"
     )
-    card = create_model_card(config, model_name="x")
+    card = create_model_card(config, model_id="x")
     assert "scores each of the global labels COPD, Pneumonia." in card.content
     assert "none: global task only" in card.content
 
 
-def test_from_comparison_reads_the_file_and_names_what_is_wrong(comparison: Comparison, tmp_path: Path) -> None:
-    comparison.to_json(tmp_path / "comparison.json")
-    from_file = Evaluation.from_comparison(tmp_path / "comparison.json", "student")
-    assert from_file == Evaluation.from_comparison(comparison.to_dict(), "student")
-    with pytest.raises(DeploymentError, match=r"'studnet'.*'teacher', 'student'"):
-        Evaluation.from_comparison(tmp_path / "comparison.json", "studnet")
-    with pytest.raises(DeploymentError, match=r"gone\.json"):
-        Evaluation.from_comparison(tmp_path / "gone.json", "student")
-    (tmp_path / "other.json").write_text('{"rows": 3}')
-    with pytest.raises(DeploymentError, match="no comparison"):
-        Evaluation.from_comparison(tmp_path / "other.json", "student")
+def changed(comparison: Comparison, **changes: Any) -> Comparison:
+    """The same comparison, with changed rows."""
+    return replace(comparison, rows=tuple(replace(row, **changes) for row in comparison.rows))
 
 
-def test_a_row_of_other_weights_is_refused(comparison: Comparison, tmp_path: Path) -> None:
-    folder = tmp_path / "student"
-    MLCAKForCXRClassification(MLCAKConfig(backbone_config=TINY)).save_pretrained(folder)
-    MLCAKImageProcessor(size={"height": 8, "width": 8}).save_pretrained(folder)
-    data = comparison.to_dict()
-    assert "AUROC" in str(card_for_folder(folder, data)), "an older comparison does not name the weights"
-    data["context"]["weights"] = {"student": [weights_digest(folder)], "teacher": ["0" * 64]}
-    assert "AUROC" in str(card_for_folder(folder, data))
-    with pytest.raises(DeploymentError, match="row 'teacher' were measured with other weights"):
-        card_for_folder(folder, data, "teacher")
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    MLCAKForCXRClassification(MLCAKConfig(backbone_config=TINY)).save_pretrained(tmp_path / "student")
+    MLCAKImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "student")
+    return tmp_path / "student"
 
 
-def test_a_row_of_another_size_or_of_reduced_images_is_refused(comparison: Comparison, tmp_path: Path) -> None:
-    """What an older comparison recorded, too; the weights of a model fed with low resolution are its own."""
-    folder = tmp_path / "student"
-    MLCAKForCXRClassification(MLCAKConfig(backbone_config=TINY)).save_pretrained(folder)
-    MLCAKImageProcessor(size={"height": 8, "width": 8}).save_pretrained(folder)
-    data = comparison.to_dict()
-    data["rows"] = [row | {"details": {"image_size_px": 224, "lowres_px": None}} for row in data["rows"]]
-    with pytest.raises(DeploymentError, match=r"row 'student' are of a model for 224 px images.*takes 8 px"):
-        card_for_folder(folder, data)
-    data["rows"] = [row | {"details": {"image_size_px": 8, "lowres_px": 4}} for row in data["rows"]]
-    data["context"]["weights"] = {"student": [weights_digest(folder)]}
-    with pytest.raises(DeploymentError, match=r"row 'student' are of images that were reduced to 4 px"):
-        card_for_folder(folder, data)
+def test_the_comparison_is_read_from_its_file(comparison: Comparison, folder: Path) -> None:
+    comparison.to_json(folder / "comparison.json")
+    assert "AUROC" in card_for_folder(folder, folder / "comparison.json").content
+    assert card_for_folder(folder, folder / "comparison.json").content == card_for_folder(folder, comparison).content
+    with pytest.raises(MLCAKError, match=r"'studnet'; it has 'teacher', 'student'"):
+        card_for_folder(folder, comparison, "studnet")
+
+
+def test_a_row_of_different_weights_is_refused(comparison: Comparison, folder: Path) -> None:
+    own = changed(comparison, weights=(weights_digest(folder),))
+    assert "AUROC" in card_for_folder(folder, own).content
+    other = changed(comparison, weights=("0" * 64,))
+    with pytest.raises(DeploymentError, match="Row 'teacher' was measured with different weights"):
+        card_for_folder(folder, other, "teacher")
+    # A run from the Hub has no digest, and may be this one.
+    assert "AUROC" in card_for_folder(folder, changed(comparison, weights=("0" * 64, None))).content
+
+
+def test_a_row_of_another_size_or_of_reduced_images_is_refused(comparison: Comparison, folder: Path) -> None:
+    with pytest.raises(DeploymentError, match=r"Row 'student' was measured with 224 px images.*takes 8 px"):
+        card_for_folder(folder, changed(comparison, details={"image_size_px": 224, "lowres_px": None}))
+    reduced = changed(comparison, details={"image_size_px": 8, "lowres_px": 4}, weights=(weights_digest(folder),))
+    with pytest.raises(DeploymentError, match=r"Row 'student' was measured with images reduced to 4 px"):
+        card_for_folder(folder, reduced)
     MLCAKImageProcessor(size={"height": 8, "width": 8}, lowres=4).save_pretrained(folder)
-    assert "AUROC" in str(card_for_folder(folder, data))
+    assert "AUROC" in card_for_folder(folder, reduced).content
 
 
-def test_a_run_whose_weights_were_not_recorded_may_be_this_one(comparison: Comparison, tmp_path: Path) -> None:
-    """A model that was evaluated from the Hub has no digest."""
-    folder = tmp_path / "student"
-    MLCAKForCXRClassification(MLCAKConfig(backbone_config=TINY)).save_pretrained(folder)
-    MLCAKImageProcessor(size={"height": 8, "width": 8}).save_pretrained(folder)
-    data = comparison.to_dict()
-    data["context"]["weights"] = {"student": ["0" * 64, None]}
-    assert "AUROC" in str(card_for_folder(folder, data))
-
-
-def test_labels_with_slashes_are_no_paths(comparison: Comparison) -> None:
+def test_labels_with_slashes_are_not_paths() -> None:
     names = ["a/b/c", "/lung", "Nodule/Mass"]
     card = create_model_card(
-        MLCAKConfig(local_labels=names), model_name="x", training={"Teacher": ["/home/somebody/t", "owner/name"]}
+        MLCAKConfig(local_labels=names), model_id="x", record=record({"Teacher": ["t", "owner/name"]})
     )
     assert "| Local findings | a/b/c, /lung, Nodule/Mass |" in card.content
     assert "| Teacher | t, owner/name |" in card.content

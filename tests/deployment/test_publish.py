@@ -37,7 +37,7 @@ def test_a_saved_folder_is_complete(folder: Path) -> None:
 
 def test_a_given_card_is_the_one_saved(tmp_path: Path) -> None:
     config = MLCAKConfig(backbone_config=BACKBONE)
-    card = create_model_card(config, model_name="named")
+    card = create_model_card(config, model_id="named")
     save_for_hub(
         MLCAKForCXRClassification(config), MLCAKImageProcessor(size={"height": 28, "width": 28}), tmp_path, card
     )

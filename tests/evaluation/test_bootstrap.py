@@ -76,16 +76,16 @@ def test_draws_with_one_class_are_dropped_and_counted():
     labels = np.array([1] + [0] * 9, dtype=np.int8)
     scores = np.linspace(0, 1, 10)
     draws = auroc_draws(scores, labels, draw_weights(np.arange(10), 1000, 0))
-    interval = percentile_interval(0.0, draws)
+    interval = percentile_interval(draws)
     assert interval.dropped == np.isnan(draws).sum()
     assert interval.dropped / 1000 == pytest.approx(0.9**10, abs=0.05)
     assert interval.draws + interval.dropped == 1000
 
 
-def test_an_interval_of_too_few_draws_is_undefined_and_excludes_nothing():
-    interval = percentile_interval(0.9, [0.9] * 39 + [math.nan] * 61)
+def test_an_interval_of_too_few_draws_is_undefined():
+    interval = percentile_interval([0.9] * 39 + [math.nan] * 61)
     assert math.isnan(interval.low)
-    assert interval.contains(0.0)
+    assert (interval.draws, interval.dropped) == (39, 61)
     with pytest.raises(MLCAKError, match="at least 40"):
         draw_weights([1, 2], 39)
 
@@ -109,7 +109,8 @@ def covered(rng, n_groups, group_size, grouped, separation=1.0, spread=0.9):
     scores = labels * separation + spread * shared + math.sqrt(1 - spread**2) * rng.normal(size=len(labels))
     groups = np.repeat(np.arange(n_groups), group_size) if grouped else np.arange(len(labels))
     draws = auroc_draws(scores, labels, draw_weights(groups, 300, seed=int(rng.integers(1 << 30))))
-    return percentile_interval(0.0, draws).contains(norm.cdf(separation / math.sqrt(2)))
+    interval = percentile_interval(draws)
+    return interval.low <= norm.cdf(separation / math.sqrt(2)) <= interval.high
 
 
 def test_intervals_cover_the_population_value():

@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from mlcak_hf.errors import MLCAKError
-from mlcak_hf.evaluation.localisation import box_coverage, localise
+from mlcak_hf.evaluation.localisation import attention_on_boxes, box_coverage, localise
 from mlcak_hf.explanation.class_token import class_token_attention
+from mlcak_hf.image_geometry_mlcak import map_boxes
 
 
 def painted(boxes, size, grid, scale=10):
@@ -73,7 +75,51 @@ def test_nothing_to_localise():
     result = localise(np.ones((2, 7, 7)), [[], [[30, 30, 40, 40]]], (28, 28))
     assert math.isnan(result.ratio)
     assert math.isnan(result.pointing)
-    with pytest.raises(MLCAKError, match="boxes for 1 images, got 2"):
+    with pytest.raises(MLCAKError, match="boxes for 1 images; got 2"):
         localise(np.ones((1, 7, 7)), [[], []], (28, 28))
-    with pytest.raises(MLCAKError, match="sums to 0"):
+    with pytest.raises(MLCAKError, match="positive sum; got 0"):
         localise(np.zeros((1, 7, 7)), [[[0, 0, 9, 9]]], (28, 28))
+
+
+def test_uniform_attention_scores_one_on_a_padded_radiograph():
+    # 2880 x 2304 pixels padded to a square: the box fills a quarter of the radiograph, and a fifth of the square.
+    original = (2880, 2304)
+    edges = map_boxes([[0, 0, 2304, 2880]], original, (28, 28), "pad")
+    box = map_boxes([[0, 0, 1152, 1440]], original, (28, 28), "pad")
+    result = localise(np.ones((1, 7, 7)), [box], (28, 28), edges)
+    assert result.ratio == pytest.approx(1.0, abs=1e-12)
+    assert result.area[0] == pytest.approx(0.25)
+    assert localise(np.ones((1, 7, 7)), [box], (28, 28)).area[0] == pytest.approx(0.2)
+
+
+def test_attention_on_the_padding_does_not_count():
+    attention = np.zeros((1, 4, 4))
+    attention[0, 1, 0], attention[0, 1, 1], attention[0, 2, 2] = 9.0, 3.0, 1.0  # the first column is padding
+    result = localise(attention, [[[4, 4, 8, 8]]], (16, 16), [[4, 0, 12, 16]])
+    assert result.share[0] == pytest.approx(3 / 4)
+    assert result.hit[0] == 1.0
+    assert (result.area[0], result.chance[0]) == (1 / 8, 1 / 8)
+
+
+def test_a_patch_that_a_box_only_touches_is_a_hit_in_the_pointing_game():
+    attention = np.zeros((1, 4, 4))
+    attention[0, 0, 0] = 1.0
+    result = localise(attention, [[[3, 3, 9, 9]]], (16, 16))  # a sixteenth of the first patch
+    assert result.hit[0] == 1.0
+    assert result.chance[0] == 9 / 16
+
+
+def test_each_finding_is_compared_with_its_own_boxes():
+    attention = np.zeros((2, 2, 2))
+    attention[:, 0, 0] = 1.0
+    corner = {"x_min": 0, "y_min": 0, "x_max": 4, "y_max": 4}
+    far = {"x_min": 4, "y_min": 4, "x_max": 8, "y_max": 8}
+    images = [[{"finding": "Nodule", **corner}, {"finding": "Edema", **far}], [{"finding": "Edema", **corner}]]
+    size = {"original_height": 8, "original_width": 8}
+    rows = Dataset.from_list([{"boxes": boxes, **size} for boxes in images])
+    found = attention_on_boxes(attention, rows, 8, "pad")
+    assert list(found) == ["", "Edema", "Nodule"]
+    assert found["Nodule"].pointing == 1.0
+    assert found["Edema"].pointing == 0.5
+    assert found[""].share.tolist() == [1.0, 1.0]
+    assert attention_on_boxes(attention, Dataset.from_list([{"boxes": [], **size}] * 2), 8, "pad") is None

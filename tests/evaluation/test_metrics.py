@@ -19,7 +19,8 @@ from mlcak_hf.evaluation.metrics import (
     sensitivity_at_specificity,
     task_metrics,
 )
-from mlcak_hf.evaluation.scores import global_scores, hard_labels, local_scores, probabilities
+from mlcak_hf.evaluation.scores import global_scores, hard_labels, local_scores
+from mlcak_hf.probabilities import probabilities
 
 FINDINGS = ("Cardiomegaly", "Nodule/Mass", "Pneumothorax")
 
@@ -178,9 +179,9 @@ def test_metric_in_batches_equals_one_call(sample, tmp_path):
 
 def test_metric_says_what_it_must_be_fed(tmp_path):
     metric = MLCAKMetric(FINDINGS, cache_dir=str(tmp_path))
-    with pytest.raises(MLCAKError, match="local_predictions, local_references is missing"):
+    with pytest.raises(MLCAKError, match="missing: local_predictions, local_references"):
         metric.add_batch(predictions=[0.1], references=[0])
-    with pytest.raises(MLCAKError, match="1 global and 2 local"):
+    with pytest.raises(MLCAKError, match="1 global, 2 local"):
         metric.add_batch(
             predictions=[0.1], references=[0], local_predictions=np.zeros((2, 3)), local_references=np.zeros((2, 3))
         )

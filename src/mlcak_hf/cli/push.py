@@ -29,8 +29,7 @@ def push(
 
     A prepared dataset is refused without --i-may-share-this-data, and always becomes a private repository.
     """
-    from ..deployment.publish import push_to_hub
-    from ..deployment.publish_dataset import is_prepared_dataset, push_dataset_to_hub
+    from ..deployment.publish import is_prepared_dataset, push_dataset_to_hub, push_to_hub
 
     if is_prepared_dataset(folder):
         if public:

@@ -1,236 +1,299 @@
-"""A model card made from measured numbers: what was not measured or recorded says so."""
+"""Model cards from measured numbers; what was not measured or recorded is stated as such."""
+
+from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from ..errors import DeploymentError
+from ..evaluation.comparison import COMPARED, Comparison, Estimate, Row
+from ..evaluation.report.wording import TITLES, basis, interval, number, statement
 from ..image_processing_mlcak import MLCAKImageProcessor
-from ..pretrained import load_processor, loading, weights_digest
+from ..pretrained import load_config, load_processor, weights_digest
 from ..shipped import hub_configs_dir
-from ..training.record import TRAINING_FILE, TrainingRecord, without_folders
-from .measurements import Evaluation
+from ..training.record import TRAINING_FILE, TrainingRecord
 
-_REMEDY = "Name the folder that a training script wrote."
 _TAGS = ("chest-xray", "medical", "mlcak", "knowledge-distillation", "vision-transformer", "low-resolution")
+# What the Hub calls a metric, by its name here up to "_global", "_local_macro" and "/<finding>".
+_HUB_METRICS = {
+    "auroc": "roc_auc",
+    "average_precision": "average_precision",
+    "sensitivity_at_90_specificity": "sensitivity_at_90_specificity",
+    "brier": "brier_score",
+    "calibration_error": "expected_calibration_error",
+    "sensitivity_at_threshold": "recall",
+    "specificity_at_threshold": "specificity",
+}
 
 
 def create_model_card(
     config: PreTrainedConfig,
     processor: MLCAKImageProcessor | None = None,
     *,
-    model_name: str,
-    model_id: str | None = None,
-    base_model: str | None = None,
-    datasets: Sequence[str] = (),
-    training: Mapping[str, Any] | None = None,
-    evaluation: Evaluation | None = None,
-    limits: Sequence[str] = (),
+    model_id: str,
+    record: TrainingRecord | None = None,
+    comparison: Comparison | None = None,
+    row: str | None = None,
+    license: str | None = None,
 ) -> ModelCard:
     """Make the model card of a teacher or student.
 
     Args:
-        config: The model's configuration.
-        processor: Its processor.
-        model_name: Name of the model; also that of the entry in the `model-index`.
-        model_id: Where the model will be found, for the snippets: `"your-name/model"` or a folder; its name by default.
-        base_model: Hub id of the checkpoint that the training started from; None if it started from scratch.
-        datasets: Hub ids of the training datasets; a dataset that is not on the Hub is named in `training`.
-        training: What was trained on what and how, in the order to be shown. Of paths, only the last part is shown: a
-            card is public, the folders of a machine are not.
-        evaluation: Measured numbers, from [`Evaluation.from_comparison`]; without them the card says "not measured".
-        limits: Sentences about limits of this very model, ahead of those that hold for all.
+        config ([`MLCAKConfig`]):
+            The model's configuration.
+        processor ([`MLCAKImageProcessor`], *optional*):
+            Its processor.
+        model_id (`str`):
+            Hub id (`"your-name/student-28"`), or the name of its folder until it has one.
+        record ([`TrainingRecord`], *optional*):
+            How it was trained; without it, the card says "Not recorded".
+        comparison ([`Comparison`], *optional*):
+            Measured numbers; without them, the card says "Not measured".
+        row (`str`, *optional*):
+            The model's row in the comparison; by default, its name.
+        license (`str`, *optional*):
+            Licence of the weights, such as `"apache-2.0"`. By default none is stated: it depends on the training data.
 
     Returns:
-        The card, with metadata for the Hub; `card.save(folder / "README.md")` writes it.
+        `ModelCard`: With metadata for the Hub. `card.save(folder / "README.md")` writes it.
+
+    Raises:
+        [`MLCAKError`]: When the comparison has no such row.
     """
-    results = _eval_results(evaluation)
+    name = model_id.rsplit("/", 1)[-1]
+    measured = None if comparison is None else comparison.row(row or name)
+    results = [] if comparison is None or measured is None else _eval_results(comparison, measured)
     metadata = ModelCardData(
         language="en",
-        license="apache-2.0",
+        license=license,
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=list(_TAGS),
-        base_model=base_model,
-        datasets=list(datasets) or None,
+        base_model=None if record is None else record.base_model,
         metrics=sorted({result.metric_type for result in results}) or None,
-        model_name=model_name if results else None,
+        model_name=name if results else None,
         eval_results=results or None,
     )
-    template = (hub_configs_dir() / "model_card_template.md").read_text(encoding="utf-8")
-    # Not ModelCard.from_template: it neither trims the lines of block tags nor refuses a misspelt name.
+    template = (hub_configs_dir() / "templates" / "model_card.md").read_text(encoding="utf-8")
+    # Not ModelCard.from_template, which neither trims the lines of block tags nor refuses misspelt names.
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     content = environment.from_string(template).render(
         card_data=metadata.to_yaml(),
-        model_name=model_name,
-        model_id=model_id or model_name,
+        model_name=name,
+        model_id=model_id if "/" in model_id else f"path/to/{model_id}",
+        license=license,
         config=config,
         backbone=config.backbone_config,
         processor=processor,
         single_label=config.problem_type == "single_label_classification",
         global_labels=", ".join(config.global_labels),
         findings=list(config.local_labels),
-        training=without_folders(training or {}),
-        evaluation=evaluation,
+        training=None if record is None else record.rows,
+        evaluation=None if comparison is None or measured is None else _evaluation(comparison, measured),
+        dataset=None if record is None else record.rows.get("Dataset"),
         cell=_cell,
-        limits=[*limits, *_limits(config, evaluation)],
+        limits=[*([] if record is None else record.limits), *_limits(config, comparison, measured)],
     )
     return ModelCard(content)
 
 
 def card_for_folder(
     folder: str | os.PathLike[str],
-    comparison: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    comparison: Comparison | str | os.PathLike[str] | None = None,
     row: str | None = None,
     *,
-    model_name: str | None = None,
     model_id: str | None = None,
-    limits: Sequence[str] = (),
+    license: str | None = None,
 ) -> ModelCard:
-    """Make the card of the model in a folder from what lies there: configuration, processor and training.json.
+    """Make the card of the model in a folder from its configuration, its processor and its training.json.
 
     Args:
-        folder: What a training script wrote. Without a training.json the card says that the training was not recorded.
-        comparison: The comparison.json that has the model among its rows; without it the card says "not measured".
-        row: Name of the model's row; by default the folder's name.
-        model_name: Name of the model; by default the folder's name.
-        model_id: Where the model will be found, for the snippets; by default `model_name`.
-        limits: Sentences about limits of this very model.
+        folder (`str` or `os.PathLike`):
+            Folder that a training script wrote.
+        comparison ([`Comparison`], `str` or `os.PathLike`, *optional*):
+            Comparison with the model among its rows, or its comparison.json.
+        row (`str`, *optional*):
+            The model's row; by default, the folder's name.
+        model_id (`str`, *optional*):
+            Hub id of the model; by default, the folder's name.
+        license (`str`, *optional*):
+            As for [`create_model_card`].
 
     Returns:
-        The card; `card.save(folder / "README.md")` writes it.
+        `ModelCard`
 
     Raises:
-        DeploymentError: If the folder holds no MLCAK model, one of the files is not what it must be, or the row was
-            measured with other weights than the folder's.
+        [`MLCAKError`]: When the folder holds no MLCAK model, a file cannot be read, or the row was measured with
+            different weights than the folder's.
     """
     folder = Path(folder)
-    name = model_name or folder.resolve().name
     for file in ("config.json", "preprocessor_config.json"):
         if not (folder / file).is_file():
-            raise DeploymentError(f"{folder} has no {file}: name the folder that a training script wrote.")
-    with loading(folder, remedy=_REMEDY, error=DeploymentError):
-        config = AutoConfig.from_pretrained(folder)
-    if config.model_type != "mlcak":
-        raise DeploymentError(f"{folder} holds a model of type {config.model_type!r}, expected 'mlcak'.")
+            raise DeploymentError(f"{folder} has no {file}. Name the folder that a training script wrote.")
+    config = load_config(folder, error=DeploymentError)
     processor = load_processor(folder, config, error=DeploymentError)
-    evaluation = None
+    row = row or folder.resolve().name
     if comparison is not None:
-        row = row or folder.resolve().name
-        evaluation = Evaluation.from_comparison(comparison, row)
-        _check_is_of(evaluation, row, folder, config, processor)
-    training = TrainingRecord.load(folder) if (folder / TRAINING_FILE).is_file() else None
+        comparison = comparison if isinstance(comparison, Comparison) else Comparison.from_json(Path(comparison))
+        _check_same_model(comparison.row(row), folder, config, processor)
+    record = TrainingRecord.load(folder) if (folder / TRAINING_FILE).is_file() else None
     card = create_model_card(
         config,
         processor,
-        model_name=name,
-        model_id=model_id,
-        base_model=training.base_model if training else None,
-        training=training.rows if training else None,
-        evaluation=evaluation,
-        limits=[*limits, *(training.limits if training else ())],
+        model_id=model_id or folder.resolve().name,
+        record=record,
+        comparison=comparison,
+        row=row,
+        license=license,
     )
-    # A later training in this folder recognizes by it that the card describes other weights.
+    # A later training in this folder recognises by it that the card describes other weights.
     card.data["weights_sha256"] = weights_digest(folder)
     return card
 
 
-def _check_is_of(
-    evaluation: Evaluation, row: str, folder: Path, config: PreTrainedConfig, processor: MLCAKImageProcessor
-) -> None:
-    """Refuse the numbers of another model, as far as the evaluation recorded whose they are."""
-    remedy = "name this model's row (--row), or evaluate it again."
-    if evaluation.image_size_px not in (None, config.image_size):
+def _check_same_model(row: Row, folder: Path, config: PreTrainedConfig, processor: MLCAKImageProcessor) -> None:
+    """Refuse the numbers of a different model, as far as the evaluation recorded which model it was."""
+    remedy = "Name this model's row (--row), or evaluate it again."
+    size, lowres = row.details.get("image_size_px"), row.details.get("lowres_px")
+    if size not in (None, config.image_size):
         raise DeploymentError(
-            f"The numbers of row {row!r} are of a model for {evaluation.image_size_px} px images, but {folder} takes "
-            f"{config.image_size} px: {remedy}"
+            f"Row {row.name!r} was measured with {size} px images, but {folder} takes {config.image_size} px. {remedy}"
         )
-    if evaluation.lowres_px not in (None, processor.lowres):
+    if lowres not in (None, processor.lowres):
         raise DeploymentError(
-            f"The numbers of row {row!r} are of images that were reduced to {evaluation.lowres_px} px first, which "
-            f"{folder} does not do by itself: {remedy}"
+            f"Row {row.name!r} was measured with images reduced to {lowres} px first, which {folder} does not do by "
+            f"itself. {remedy}"
         )
-    recorded = evaluation.weights and None not in evaluation.weights
-    if recorded and weights_digest(folder) not in evaluation.weights:
-        raise DeploymentError(
-            f"The numbers of row {row!r} were measured with other weights than those in {folder}: {remedy}"
-        )
+    if row.weights and None not in row.weights and weights_digest(folder) not in row.weights:
+        raise DeploymentError(f"Row {row.name!r} was measured with different weights than those in {folder}. {remedy}")
 
 
-def _eval_results(evaluation: Evaluation | None) -> list[EvalResult]:
-    """The measurements as entries of the `model-index`, intervals in their names."""
-    if evaluation is None:
-        return []
-    slug = re.sub(r"[^a-z0-9]+", "-", evaluation.dataset.lower()).strip("-") or "unnamed"
+def _evaluation(comparison: Comparison, measured: Row) -> dict[str, Any]:
+    """What the template shows of an evaluation."""
+    differences = [pair for pair in comparison.differences if measured.name in (pair.model, pair.baseline)]
+    counts = {name: (count.present, count.present + count.absent) for name, count in comparison.class_counts.items()}
+    found = {name: measured.metrics.get(f"auroc/{name}") for name in comparison.finding_names}
+    return {
+        "dataset": _dataset(comparison),
+        "split": comparison.context.get("split") or "unnamed",
+        "basis": basis(comparison),
+        "overall": [
+            (title, _number(measured.metrics[key])) for key, title in TITLES.items() if key in measured.metrics
+        ],
+        "findings": [(name, *counts[name], _number(estimate)) for name, estimate in found.items() if estimate],
+        "beside": [
+            (row.name, *(_number(row.metrics[key]) if key in row.metrics else "-" for key in COMPARED))
+            for row in comparison.rows
+            if len(comparison.rows) > 1
+        ],
+        "statements": [statement(pair) for pair in differences],
+    }
+
+
+def _number(estimate: Estimate) -> str:
+    bounds = interval(estimate)
+    return f"{number(estimate)} {bounds}" if "," in bounds else number(estimate)
+
+
+def _dataset(comparison: Comparison) -> str:
+    return Path(str(comparison.context.get("dataset") or "an unnamed dataset")).name
+
+
+def _eval_results(comparison: Comparison, measured: Row) -> list[EvalResult]:
+    """Entries of the `model-index`, with the intervals in their names."""
+    titles = TITLES | {f"auroc/{name}": f"AUROC of {name}" for name in comparison.finding_names}
     results = []
-    for measured in evaluation.measurements():
-        if measured.metric is None:
+    for key, title in titles.items():
+        family = re.sub(r"(_global|_local_macro|_local_micro)$", "", key.split("/")[0])
+        if key not in measured.metrics or family not in _HUB_METRICS:
             continue
-        interval = measured.interval
-        of_interval = "" if interval is None else f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
+        estimate = measured.metrics[key]
+        bounds = interval(estimate).strip("[]").replace(", ", " to ")
         results.append(
             EvalResult(
                 task_type="image-classification",
                 task_name="Chest radiograph classification",
-                dataset_type=slug,
-                dataset_name=evaluation.dataset,
-                dataset_split=evaluation.split,
-                metric_type=measured.metric,
-                metric_name=measured.title + of_interval,
-                metric_value=round(measured.value, 4),
+                dataset_type=re.sub(r"[^a-z0-9]+", "-", _dataset(comparison).lower()).strip("-") or "unnamed",
+                dataset_name=_dataset(comparison),
+                dataset_split=str(comparison.context.get("split") or "unnamed"),
+                metric_type=_HUB_METRICS[family],
+                metric_name=f"{title} (95 % interval {bounds})" if " to " in bounds else title,
+                metric_value=round(estimate.value, 4),
             )
         )
     return results
 
 
-def _limits(config: PreTrainedConfig, evaluation: Evaluation | None) -> list[str]:
+def _limits(config: PreTrainedConfig, comparison: Comparison | None, measured: Row | None) -> list[str]:
     """Limits that follow from what the model is and from what was, or was not, measured."""
     size = config.image_size
     limits = [
         f"The model sees {size} x {size} pixels. Findings that are small on the original, such as nodules, thin "
-        "pneumothorax lines and fine fibrosis, may be gone from such an image.",
-        "Attention maps show where the class token looked. They are no localisation and no explanation of a disease.",
-        "No decision threshold comes with the model. Choose one on validation data of your own, for the sensitivity or "
-        "specificity that you need; 0.5 is not such a choice.",
+        "pneumothorax lines and fine fibrosis, may be lost in such an image.",
+        "Attention maps show where the class token looked. They do not localise or explain a disease.",
     ]
-    if evaluation is None:
-        limits.append("Neither discrimination nor calibration was measured: its outputs are scores, not probabilities.")
-        return limits
-    if "calibration_error_global" in evaluation.overall:
+    if comparison is None or measured is None:
+        return [
+            *limits,
+            "No decision threshold comes with the model. Choose one on your own validation data, for the sensitivity "
+            "or specificity that you need; do not use 0.5 without checking.",
+            "Neither discrimination nor calibration was measured: the outputs are scores, not probabilities.",
+        ]
+    limits.append(_threshold_limit(comparison, measured))
+    if "calibration_error_global" in measured.metrics:
         limits.append(
-            "Calibration was measured for the global task, on this test set's share of abnormal images; elsewhere the "
-            "share differs, and the outputs are off by it. Findings' outputs are scores, not probabilities."
+            "Calibration was measured for the global task, at this test set's share of abnormal images. Where the "
+            "share differs, the outputs are off. Outputs for findings are scores, not probabilities."
         )
     else:
-        limits.append("Calibration was not measured: its outputs are scores, not probabilities.")
+        limits.append("Calibration was not measured: the outputs are scores, not probabilities.")
+    split = comparison.context.get("split") or "unnamed"
     limits.append(
-        f"All numbers are for the {evaluation.split} split of {evaluation.dataset} only; elsewhere expect others. The "
-        "intervals are over its images and say nothing about other hospitals."
+        f"All numbers are for the {split} split of {_dataset(comparison)} only. The intervals are over its images and "
+        "say nothing about other hospitals."
     )
-    if evaluation.runs == 1:
-        limits.append("The numbers come from a single training run: another seed gives others.")
+    runs = len(measured.runs)
+    if runs == 1:
+        limits.append("The numbers come from a single training run; another seed gives different ones.")
     else:
-        limits.append(f"The numbers are means over {evaluation.runs} training runs, of which this model is one.")
-    if evaluation.single_class:
-        names = ", ".join(evaluation.single_class)
-        limits.append(f"Not measured, because the split holds one class only: {names}.")
-    if evaluation.unannotated:
-        names = ", ".join(evaluation.unannotated)
-        limits.append(f"Not measured, because the split never annotated them: {names}.")
-    unknown = [name for name in config.local_labels if name not in evaluation.present]
-    if unknown:
-        limits.append(f"Not evaluated at all: {', '.join(unknown)}.")
+        limits.append(f"The numbers are means over {runs} training runs, of which this model is one.")
+    unknown = [name for name in config.local_labels if name not in comparison.class_counts]
+    for names, why in (
+        (comparison.single_class_labels, "Not measured, because the split has one class only"),
+        (comparison.unannotated_labels, "Not measured, because the split never annotated them"),
+        (unknown, "Not evaluated at all"),
+    ):
+        if names:
+            limits.append(f"{why}: {', '.join(name.removeprefix('global/') for name in names)}.")
     return limits
 
 
+def _threshold_limit(comparison: Comparison, measured: Row) -> str:
+    if not measured.thresholds:
+        return (
+            "No decision threshold was measured. Choose one on your own validation data, for the sensitivity or "
+            "specificity that you need; do not use 0.5 without checking."
+        )
+    split = comparison.context.get("threshold_split", "validation")
+    values = ", ".join(
+        f"{label} {' / '.join(f'{run[label]:.3f}' for run in measured.thresholds if label in run)}"
+        for label in measured.thresholds[0]
+    )
+    return (
+        f"The decision thresholds behind the numbers above give 90 % specificity on the {split} split of "
+        f"{_dataset(comparison)}: {values}. Elsewhere, choose your own on your own validation data."
+    )
+
+
 def _cell(value: Any) -> str:
-    """A value as a cell of a Markdown table."""
+    """Format a value as a cell of a Markdown table."""
     if isinstance(value, float):
         value = f"{value:g}"
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -1,9 +1,12 @@
-"""A model folder that runs by itself, and its way to the Hub: model files only, private unless told otherwise."""
+"""Uploads to the Hub: a model with nothing but its own files, or a prepared dataset for those who may share it."""
+
+from __future__ import annotations
 
 import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi, ModelCard
 from transformers.dynamic_module_utils import get_relative_imports
@@ -12,10 +15,15 @@ from transformers.utils import logging
 from ..errors import DeploymentError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification
+from ..preparation.report import read_preparation
 from .model_card import card_for_folder
 
 logger = logging.get_logger(__name__)
 
+AGREEMENT = (
+    "If its source is VinDr-CXR, its user has agreed with PhysioNet: 'I will not share access to PhysioNet restricted "
+    "data with anyone else.' That includes reduced images and a private repository that others can see."
+)
 _REQUIRED_FILES = ("README.md", "config.json", "preprocessor_config.json")
 _CODE = re.compile(r"[a-z_]+_mlcak\.py")
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
@@ -28,23 +36,25 @@ def save_for_hub(
     folder: str | os.PathLike[str],
     card: ModelCard | None = None,
 ) -> Path:
-    """Save a model with everything it needs to run elsewhere: weights, configuration, processor, code and model card.
+    """Save a model with everything it needs elsewhere: weights, configuration, processor, code and model card.
 
     Args:
-        model: The trained model.
-        processor: The processor it was trained with.
-        folder: Folder to write; made if it is missing.
-        card: Its model card; by default that of [`card_for_folder`], which says that nothing was measured.
+        model ([`MLCAKForCXRClassification`]):
+            The trained model.
+        processor ([`MLCAKImageProcessor`]):
+            The processor it was trained with.
+        folder (`str` or `os.PathLike`):
+            Folder to write; created if missing.
+        card (`ModelCard`, *optional*):
+            Its model card; by default, the one of [`card_for_folder`] without measured numbers.
 
     Returns:
-        The folder.
+        `Path`: The folder.
     """
     folder = Path(folder)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    if card is None:
-        card = card_for_folder(folder)
-    card.save(folder / "README.md")
+    (card or card_for_folder(folder)).save(folder / "README.md")
     return folder
 
 
@@ -54,85 +64,154 @@ def push_to_hub(
     *,
     private: bool = True,
     revision: str | None = None,
-    commit_message: str = "Upload MLCAK model",
     token: str | bool | None = None,
 ) -> CommitInfo:
     """Upload the model in a folder to a model repository on the Hub, in one commit.
 
-    Only files that make up a model are uploaded; see [`model_files`]. What else lies in the folder (checkpoints,
-    predictions, radiographs) stays where it is and is named in a warning: radiographs and what is derived from them are
-    often under a data use agreement that forbids passing them on.
+    Only the files of the model are uploaded ([`model_files`]). Everything else in the folder (checkpoints, predictions,
+    radiographs) stays where it is and is named in a warning, because data use agreements often forbid sharing
+    radiographs and what is derived from them.
 
     Args:
-        folder: What [`save_for_hub`] wrote.
-        repo_id: Name on the Hub, such as `"your-name/mlcak-student-28"`. The repository is made if it is missing.
-        private: Whether a repository that is made here is private. An existing one keeps its visibility.
-        revision: Branch to upload to, made if it is missing; `main` by default.
-        commit_message: Message of the commit.
-        token: Access token, or the one that `hf auth login` stored, by default.
+        folder (`str` or `os.PathLike`):
+            Folder that [`save_for_hub`] wrote.
+        repo_id (`str`):
+            Name on the Hub, such as `"your-name/mlcak-student-28"`. The repository is created if missing.
+        private (`bool`, *optional*, defaults to `True`):
+            Whether a new repository is private. An existing one keeps its visibility.
+        revision (`str`, *optional*):
+            Branch to upload to, created if missing; `main` by default.
+        token (`str` or `bool`, *optional*):
+            Access token; by default, the one stored by `hf auth login`.
 
     Returns:
-        The commit; `oid` pins this state of the model in `from_pretrained(..., revision=oid)`.
+        `CommitInfo`: Its `oid` pins this state of the model in `from_pretrained(..., revision=oid)`.
 
     Raises:
-        DeploymentError: If the folder is missing or lacks a part of the model.
+        [`DeploymentError`]: When the folder is missing or lacks a part of the model.
     """
     folder = Path(folder)
     files = model_files(folder)
     left_out = sorted(path.name for path in folder.iterdir() if path.name not in files)
     if left_out:
-        logger.warning(f"Not uploaded, because they are no model files: {', '.join(left_out)} (in {folder}).")
+        logger.warning(f"Not uploaded, because they are not model files: {', '.join(left_out)} (in {folder}).")
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if revision is not None:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    return api.upload_folder(
-        repo_id=repo_id,
-        folder_path=folder,
-        allow_patterns=files,
-        revision=revision,
-        commit_message=commit_message,
+    return _upload(api, folder, repo_id, "model", revision, allow_patterns=files, commit_message="Upload MLCAK model")
+
+
+def push_dataset_to_hub(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    i_may_share_this_data: bool,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> CommitInfo:
+    """Upload a prepared dataset to a private dataset repository on the Hub, in one commit.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            Folder that `mlcak prepare` wrote. Its card, its record and its Parquet files are uploaded, nothing else.
+        repo_id (`str`):
+            Name on the Hub. The repository is created, private, if missing.
+        i_may_share_this_data (`bool`):
+            Acknowledgement by the person bound by the data use agreement.
+        revision (`str`, *optional*):
+            Branch to upload to, created if missing; `main` by default.
+        token (`str` or `bool`, *optional*):
+            Access token; by default, the one stored by `hf auth login`.
+
+    Returns:
+        `CommitInfo`
+
+    Raises:
+        [`DeploymentError`]: Without the acknowledgement, or when the repository is public.
+        [`DatasetError`]: When the folder holds no prepared dataset.
+
+    Example:
+
+    ```python
+    >>> from mlcak_hf.deployment.publish import push_dataset_to_hub
+    >>> push_dataset_to_hub("phantoms-256", "your-name/phantoms", i_may_share_this_data=True)  # doctest: +SKIP
+    ```
+    """
+    read_preparation(folder)
+    if not i_may_share_this_data:
+        raise DeploymentError(
+            f"{folder} is a dataset of radiographs, and nothing was uploaded. {AGREEMENT} If you may upload it, "
+            "confirm with --i-may-share-this-data."
+        )
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, repo_type="dataset", private=True, exist_ok=True).repo_id
+    if not api.repo_info(repo_id, repo_type="dataset").private:
+        raise DeploymentError(
+            f"The repository {repo_id} is public, and nothing of {folder} was uploaded. Make it private, or name "
+            "another one."
+        )
+    return _upload(
+        api,
+        Path(folder),
+        repo_id,
+        "dataset",
+        revision,
+        allow_patterns=["README.md", "preparation.json", "data/*.parquet"],
+        delete_patterns=["data/*.parquet"],  # an earlier version may have had more shards
+        commit_message="Upload prepared radiographs",
     )
+
+
+def is_prepared_dataset(folder: str | os.PathLike[str]) -> bool:
+    """Check whether `mlcak prepare` wrote the folder."""
+    return (Path(folder) / "preparation.json").is_file()
 
 
 def model_files(folder: str | os.PathLike[str]) -> list[str]:
-    """Names of the files in a folder that make up the model: configuration, processor, code, weights, card, licence.
+    """List the files of the model in a folder: configuration, processor, code, weights, card, licence.
 
     Args:
-        folder: What [`save_for_hub`] wrote.
+        folder (`str` or `os.PathLike`):
+            Folder that [`save_for_hub`] wrote.
 
     Returns:
-        Sorted file names; nothing from subfolders.
+        `list[str]`: Sorted file names; nothing from subfolders.
 
     Raises:
-        DeploymentError: If the folder is missing or lacks a part of the model.
+        [`DeploymentError`]: When the folder is missing or lacks a part of the model.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DeploymentError(f"No folder at {folder}: name the one that save_for_hub wrote.")
+        raise DeploymentError(f"There is no folder {folder}. Name the one that save_for_hub wrote.")
     names = {path.name for path in folder.iterdir() if path.is_file()}
-    code, weights = (
-        {name for name in names if _CODE.fullmatch(name)},
-        {name for name in names if _WEIGHTS.fullmatch(name)},
-    )
+    code = {name for name in names if _CODE.fullmatch(name)}
+    weights = {name for name in names if _WEIGHTS.fullmatch(name)}
     missing = {*_REQUIRED_FILES, *_needed_code(folder)} - names
     if not weights:
         missing.add("model.safetensors")
     if missing:
         raise DeploymentError(
-            f"{folder} lacks {', '.join(sorted(missing))}: a model on the Hub carries its weights, configuration, "
-            "processor, code and card. `mlcak card FOLDER` writes the card; the training scripts write the rest."
+            f"{folder} lacks {', '.join(sorted(missing))}. A model on the Hub needs its weights, configuration, "
+            "processor, code and card: `mlcak card FOLDER` writes the card, the training scripts write the rest."
         )
     return sorted(names & {*_REQUIRED_FILES, *_OTHER_MODEL_FILES, *code, *weights})
 
 
+def _upload(api: HfApi, folder: Path, repo_id: str, repo_type: str, revision: str | None, **kwargs: Any) -> CommitInfo:
+    if revision is not None:
+        api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+    commit: CommitInfo = api.upload_folder(
+        repo_id=repo_id, repo_type=repo_type, folder_path=folder, revision=revision, **kwargs
+    )
+    return commit
+
+
 def _needed_code(folder: Path) -> set[str]:
-    """Files that the Auto classes will ask for, and those that these import."""
+    """Files that the Auto classes ask for, and the files that these import."""
     needed: set[str] = set()
     for settings in ("config.json", "preprocessor_config.json"):
         if (folder / settings).is_file():
             auto_map = json.loads((folder / settings).read_text(encoding="utf-8")).get("auto_map", {})
-            # "repository--module.Class" would fetch the code from elsewhere; a folder is to carry its own.
+            # "repository--module.Class" would fetch code from elsewhere; a folder must carry its own.
             needed |= {f"{target.split('--')[-1].split('.')[0]}.py" for target in auto_map.values()}
     waiting = list(needed)
     while waiting:

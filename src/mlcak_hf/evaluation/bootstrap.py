@@ -1,8 +1,7 @@
-"""Intervals by bootstrap over patients: one table of draws, shared by every model, statistics computed for all at once.
+"""Intervals by bootstrap over patients: one set of draws for every model, all draws computed at once.
 
-A draw takes as many groups (patients; images where unknown) as there are, with replacement. It is kept as a weight per
-image: how often its group was drawn. Statistics of weighted images then need no copies, and every model sees the same
-draws, so that differences are paired.
+A draw takes as many patients as there are, with replacement, and is kept as a weight per image: how often its patient
+was drawn. Weighted statistics need no copies of images, and every model sees the same draws, so differences are paired.
 """
 
 from __future__ import annotations
@@ -18,68 +17,92 @@ from ..errors import MLCAKError
 from .metrics import SPECIFICITY
 from .scores import FloatArray, LabelArray, TaskScores
 
-Weights = NDArray[np.int32]
+DrawWeights = NDArray[np.int32]
 
 LEVEL = 0.95
-# The 2.5 % quantile of fewer draws than this would be their minimum.
+# The 2.5 % quantile of fewer draws would be their minimum.
 MIN_DRAWS = 40
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value, its percentile interval, and how many draws could be used.
+    """A 95 % interval and the number of draws behind it.
 
-    `low` and `high` are NaN where fewer than 40 draws could be used. A draw is dropped where a label that the
-    statistic needs has one class only in it: `dropped` counts them.
+    `low` and `high` are NaN if fewer than 40 draws were usable. `dropped` counts the draws in which a label has one
+    class only, so that the metric is undefined.
     """
 
-    value: float
     low: float
     high: float
     draws: int
     dropped: int
 
-    def contains(self, point: float) -> bool:
-        """Whether the interval holds this point; an undefined interval excludes nothing, so it holds every one."""
-        return not (point < self.low or point > self.high)
+
+@dataclass(frozen=True)
+class MetricDraws:
+    """A metric of one run (`None` if undefined) and its value in every draw (`None` if it has no interval)."""
+
+    value: float | None
+    draws: FloatArray | None = None
 
 
-def draw_weights(groups: Sequence[Any] | NDArray[Any], n_draws: int = 2000, seed: int = 0) -> Weights:
+def group_indices(groups: Sequence[Any]) -> NDArray[np.intp]:
+    """Number the groups (patients) of images.
+
+    Args:
+        groups (`Sequence` of length `n`):
+            Group of each image. `None` and `""` mean that it is unknown: such an image is a group of its own.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`: group numbers from 0, equal for images of one group.
+    """
+    # No group is named "\0...", so that an image of its own never joins one.
+    names = [f"\0{row}" if group in (None, "") else str(group) for row, group in enumerate(groups)]
+    return np.unique(names, return_inverse=True)[1]
+
+
+def draw_weights(groups: Sequence[Any], n_draws: int = 2000, seed: int = 0) -> DrawWeights:
     """Draw groups with replacement.
 
     Args:
-        groups (sequence of length `n`): Group (patient) of each image; a different value each where unknown.
-        n_draws (`int`, defaults to 2000): At least 40.
-        seed (`int`, defaults to 0): The same groups, number and seed give the same draws.
+        groups (`Sequence` of length `n`):
+            Group (patient) of each image, as for [`group_indices`].
+        n_draws (`int`, *optional*, defaults to 2000):
+            Number of draws, at least 40.
+        seed (`int`, *optional*, defaults to 0):
+            Equal groups, numbers and seeds give equal draws.
 
     Returns:
         `np.ndarray` of shape `(n, n_draws)`, int32: how often each image occurs in each draw.
 
     Raises:
-        MLCAKError: Too few draws, or no images.
+        [`MLCAKError`]: When there are too few draws or no images.
     """
     if n_draws < MIN_DRAWS:
-        raise MLCAKError(f"a 95 % interval needs at least {MIN_DRAWS} bootstrap draws, got {n_draws}")
+        raise MLCAKError(f"A 95 % interval needs at least {MIN_DRAWS} bootstrap draws; got {n_draws}. Ask for more.")
     if not len(groups):
-        raise MLCAKError("there are no images to draw from")
-    _, index = np.unique(np.asarray(groups), return_inverse=True)
+        raise MLCAKError("There are no images to draw from. Check the split.")
+    index = group_indices(groups)
     n_groups = int(index.max()) + 1
     generator = np.random.default_rng(seed)
     counts = generator.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_draws)
-    # Images first: gathering rows by rank then reads whole lines of memory.
+    # Images first: gathering rows by rank then reads contiguous memory.
     return np.ascontiguousarray(counts.T.astype(np.int32)[index])
 
 
-def auroc_draws(scores: FloatArray, labels: LabelArray, weights: Weights) -> FloatArray:
+def auroc_draws(scores: FloatArray, labels: LabelArray, weights: DrawWeights) -> FloatArray:
     """AUROC in every draw, by ranks, ties counted half.
 
     Args:
-        scores (`np.ndarray` of shape `(n,)`): Scores.
-        labels (`np.ndarray` of shape `(n,)`): 1, 0, or -1 where missing.
-        weights (`np.ndarray` of shape `(n, draws)`): From [`draw_weights`].
+        scores (`np.ndarray` of shape `(n,)`):
+            Scores.
+        labels (`np.ndarray` of shape `(n,)`):
+            1, 0, or -1 if missing.
+        weights (`np.ndarray` of shape `(n, draws)`):
+            From [`draw_weights`].
 
     Returns:
-        `np.ndarray` of shape `(draws,)`; NaN where a draw has one class only.
+        `np.ndarray` of shape `(draws,)`: NaN for draws with one class only.
     """
     positive, negative = labels == 1, labels == 0
     order = np.argsort(scores[negative], kind="stable")
@@ -94,8 +117,8 @@ def auroc_draws(scores: FloatArray, labels: LabelArray, weights: Weights) -> Flo
     return _ratio(wins, pairs)
 
 
-def average_precision_draws(scores: FloatArray, labels: LabelArray, weights: Weights) -> FloatArray:
-    """Average precision in every draw; arguments and result as [`auroc_draws`]."""
+def average_precision_draws(scores: FloatArray, labels: LabelArray, weights: DrawWeights) -> FloatArray:
+    """Compute the average precision in every draw; arguments and result as for [`auroc_draws`]."""
     true_positives, false_positives = _curve(scores, labels, weights)
     positives, negatives = true_positives[-1], false_positives[-1]
     flagged = true_positives + false_positives
@@ -105,9 +128,9 @@ def average_precision_draws(scores: FloatArray, labels: LabelArray, weights: Wei
 
 
 def sensitivity_draws(
-    scores: FloatArray, labels: LabelArray, weights: Weights, specificity: float = SPECIFICITY
+    scores: FloatArray, labels: LabelArray, weights: DrawWeights, specificity: float = SPECIFICITY
 ) -> FloatArray:
-    """Sensitivity at a specificity in every draw (threshold chosen anew in each); otherwise as [`auroc_draws`]."""
+    """Compute the sensitivity at a specificity in every draw, each with its own threshold; see [`auroc_draws`]."""
     true_positives, false_positives = _curve(scores, labels, weights)
     positives, negatives = true_positives[-1], false_positives[-1]
     allowed = false_positives <= (1 - specificity + 1e-9) * negatives
@@ -115,8 +138,8 @@ def sensitivity_draws(
     return np.where(negatives > 0, _ratio(reached, positives), np.nan)
 
 
-def mean_draws(values: FloatArray, weights: Weights) -> FloatArray:
-    """Mean of a value per image in every draw; images whose value is NaN are left out."""
+def mean_draws(values: FloatArray, weights: DrawWeights) -> FloatArray:
+    """Compute the mean of one value per image in every draw, leaving NaN out."""
     known = np.isfinite(values)
     return _ratio(values[known] @ weights[known], weights[known].sum(axis=0, dtype=np.float64))
 
@@ -128,16 +151,19 @@ _STATISTICS = {
 }
 
 
-def label_draws(task: TaskScores, weights: Weights, metric: str = "auroc") -> FloatArray:
-    """A ranking metric of every label in every draw.
+def label_draws(task: TaskScores, weights: DrawWeights, metric: str = "auroc") -> FloatArray:
+    """Compute a ranking metric of every label in every draw.
 
     Args:
-        task ([`TaskScores`]): Scores and labels.
-        weights (`np.ndarray` of shape `(n, draws)`): From [`draw_weights`].
-        metric (`str`): `"auroc"`, `"average_precision"` or `"sensitivity_at_90_specificity"`.
+        task ([`TaskScores`]):
+            Scores and labels.
+        weights (`np.ndarray` of shape `(n, draws)`):
+            From [`draw_weights`].
+        metric (`str`, *optional*, defaults to `"auroc"`):
+            `"auroc"`, `"average_precision"` or `"sensitivity_at_90_specificity"`.
 
     Returns:
-        `np.ndarray` of shape `(labels, draws)`; NaN where a label has one class only.
+        `np.ndarray` of shape `(labels, draws)`: NaN where a label has one class only.
     """
     statistic = _STATISTICS[metric]
     return np.stack(
@@ -146,43 +172,42 @@ def label_draws(task: TaskScores, weights: Weights, metric: str = "auroc") -> Fl
 
 
 def macro_draws(per_label: FloatArray, both_classes: NDArray[np.bool_]) -> FloatArray:
-    """Mean over labels in every draw, over the same labels in each.
+    """Average over the labels in every draw, over the same labels in each.
 
     Args:
-        per_label (`np.ndarray` of shape `(labels, draws)`): From [`label_draws`].
-        both_classes (`np.ndarray` of shape `(labels,)`): Labels that have both classes in the whole set.
+        per_label (`np.ndarray` of shape `(labels, draws)`):
+            From [`label_draws`].
+        both_classes (`np.ndarray` of shape `(labels,)`):
+            Which labels have both classes in the whole set.
 
     Returns:
-        `np.ndarray` of shape `(draws,)`; NaN where one of those labels has one class only in the draw: a mean over
-        fewer labels would be another quantity.
+        `np.ndarray` of shape `(draws,)`: NaN if one of those labels has one class only in the draw. A mean over fewer
+        labels would be a different quantity.
     """
     if not both_classes.any():
         return np.full(per_label.shape[1], np.nan)
     return np.asarray(per_label[both_classes].mean(axis=0))
 
 
-def percentile_interval(value: float, draws: ArrayLike, level: float = LEVEL) -> Interval:
-    """Percentile interval of a statistic from its value in every draw; NaN draws are dropped and counted.
+def percentile_interval(draws: ArrayLike) -> Interval:
+    """Take the 95 % percentile interval of a statistic; NaN draws are dropped and counted.
 
     Args:
-        value (`float`): The statistic on the whole set.
-        draws (array-like of shape `(draws,)`): The statistic in every draw.
-        level (`float`, defaults to 0.95): Share of the draws inside.
+        draws (array-like of shape `(draws,)`):
+            The statistic in every draw.
 
     Returns:
         [`Interval`]
     """
     array = np.asarray(draws, dtype=np.float64)
     kept = array[np.isfinite(array)]
-    dropped = len(array) - len(kept)
-    if len(kept) < MIN_DRAWS:
-        return Interval(float(value), float("nan"), float("nan"), len(kept), dropped)
-    tail = (1 - level) / 2
-    low, high = np.quantile(kept, [tail, 1 - tail])
-    return Interval(float(value), float(low), float(high), len(kept), dropped)
+    low, high = (np.nan, np.nan)
+    if len(kept) >= MIN_DRAWS:
+        low, high = np.quantile(kept, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(low), float(high), len(kept), len(array) - len(kept))
 
 
-def _curve(scores: FloatArray, labels: LabelArray, weights: Weights) -> tuple[FloatArray, FloatArray]:
+def _curve(scores: FloatArray, labels: LabelArray, weights: DrawWeights) -> tuple[FloatArray, FloatArray]:
     """True and false positives at every distinct threshold, highest first, each of shape `(thresholds, draws)`."""
     known = labels >= 0
     scores, labels, weights = scores[known], labels[known], weights[known]
@@ -198,6 +223,6 @@ def _curve(scores: FloatArray, labels: LabelArray, weights: Weights) -> tuple[Fl
 
 
 def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
-    """Quotient, NaN where nothing is divided."""
+    """Divide, giving NaN where the denominator is 0."""
     undefined = np.full(np.shape(numerator), np.nan)
     return np.asarray(np.divide(numerator, denominator, out=undefined, where=denominator > 0))

@@ -1,4 +1,4 @@
-"""Whether probabilities can be taken at their word, and thresholds chosen on one split and kept for another."""
+"""Calibration of probabilities, and operating thresholds chosen on one split for use on another."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .bootstrap import DrawWeights, MetricDraws, mean_draws
 from .metrics import SPECIFICITY
 from .scores import FloatArray, LabelArray, TaskScores
 
@@ -16,7 +17,7 @@ N_BINS = 10
 
 @dataclass(frozen=True)
 class Reliability:
-    """Bins of a reliability diagram, each array of shape `(bins,)`: mean score, observed rate, number of images."""
+    """Bins of a reliability diagram: mean score, observed rate and number of images, each of shape `(bins,)`."""
 
     mean_score: FloatArray
     observed: FloatArray
@@ -24,7 +25,7 @@ class Reliability:
 
     @property
     def expected_calibration_error(self) -> float:
-        """Mean distance of score and rate, weighted by the images in each bin; NaN without images."""
+        """Mean distance between score and rate, weighted by the images in each bin; NaN without images."""
         if not self.count.sum():
             return math.nan
         return float(np.average(np.abs(self.mean_score - self.observed), weights=self.count))
@@ -32,9 +33,9 @@ class Reliability:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What a fixed threshold does: an image counts as positive where its score reaches the threshold.
+    """Sensitivity and specificity of a fixed threshold: an image is positive if its score reaches it.
 
-    `sensitivity` or `specificity` is NaN where there are no positives or no negatives.
+    `sensitivity` is NaN without positives, `specificity` without negatives.
     """
 
     threshold: float
@@ -45,29 +46,34 @@ class OperatingPoint:
 
 
 def brier_score(scores: FloatArray, labels: LabelArray) -> float:
-    """Mean squared distance of probability and label: 0 is perfect, 0.25 is a constant one half.
+    """Average the squared distance between probability and label: 0 is perfect, a constant 0.5 scores 0.25.
 
     Args:
-        scores (`np.ndarray` of shape `(n,)`): Probabilities.
-        labels (`np.ndarray` of shape `(n,)`): 1, 0, or -1 where missing (left out).
+        scores (`np.ndarray` of shape `(n,)`):
+            Probabilities.
+        labels (`np.ndarray` of shape `(n,)`):
+            1, 0, or -1 if missing (left out).
 
     Returns:
-        `float`, NaN without labels.
+        `float`: NaN without labels.
     """
     known = labels >= 0
     return float(np.mean((scores[known] - labels[known]) ** 2)) if known.any() else math.nan
 
 
 def reliability(scores: FloatArray, labels: LabelArray, n_bins: int = N_BINS) -> Reliability:
-    """Reliability in bins of equal mass: each holds about the same number of images.
+    """Compute the reliability in bins that hold about the same number of images.
 
-    Bins of equal width would leave most of them empty, and their rates undefined, in a small test set. Equal scores
-    always share a bin, so that the result does not depend on the order of the images; there may then be fewer bins.
+    On a small test set, most bins of equal width would be empty. Equal scores always share a bin, so the result does
+    not depend on the order of the images, and there may be fewer bins.
 
     Args:
-        scores (`np.ndarray` of shape `(n,)`): Probabilities.
-        labels (`np.ndarray` of shape `(n,)`): 1, 0, or -1 where missing (left out).
-        n_bins (`int`, defaults to 10): Number of bins.
+        scores (`np.ndarray` of shape `(n,)`):
+            Probabilities.
+        labels (`np.ndarray` of shape `(n,)`):
+            1, 0, or -1 if missing (left out).
+        n_bins (`int`, *optional*, defaults to 10):
+            Number of bins.
 
     Returns:
         [`Reliability`]
@@ -85,22 +91,25 @@ def reliability(scores: FloatArray, labels: LabelArray, n_bins: int = N_BINS) ->
 
 
 def expected_calibration_error(scores: FloatArray, labels: LabelArray, n_bins: int = N_BINS) -> float:
-    """Expected calibration error over bins of equal mass ([`reliability`])."""
+    """Compute the expected calibration error over the bins of [`reliability`]."""
     return reliability(scores, labels, n_bins).expected_calibration_error
 
 
 def operating_threshold(scores: FloatArray, labels: LabelArray, specificity: float = SPECIFICITY) -> float:
-    """Lowest threshold that keeps this specificity; choose it on the **validation** split.
+    """Choose the lowest threshold that keeps this specificity, on the **validation** split.
 
-    It lies halfway to the next higher score, so that no image of the split sits on it.
+    It is halfway to the next higher score, so that no image of the split is exactly on it.
 
     Args:
-        scores (`np.ndarray` of shape `(n,)`): Scores of the validation split.
-        labels (`np.ndarray` of shape `(n,)`): 1, 0, or -1 where missing (left out).
-        specificity (`float`, defaults to 0.9): In [0, 1].
+        scores (`np.ndarray` of shape `(n,)`):
+            Scores of the validation split.
+        labels (`np.ndarray` of shape `(n,)`):
+            1, 0, or -1 if missing (left out).
+        specificity (`float`, *optional*, defaults to 0.9):
+            In [0, 1].
 
     Returns:
-        `float`; NaN where the split has no negatives.
+        `float`: NaN if the split has no negatives.
     """
     negatives = np.sort(scores[labels == 0])
     if not len(negatives):
@@ -119,12 +128,15 @@ def operating_threshold(scores: FloatArray, labels: LabelArray, specificity: flo
 
 
 def at_threshold(scores: FloatArray, labels: LabelArray, threshold: float) -> OperatingPoint:
-    """Sensitivity and specificity at a threshold that was fixed before.
+    """Compute sensitivity and specificity at a threshold that was chosen elsewhere.
 
     Args:
-        scores (`np.ndarray` of shape `(n,)`): Scores.
-        labels (`np.ndarray` of shape `(n,)`): 1, 0, or -1 where missing (left out).
-        threshold (`float`): From [`operating_threshold`].
+        scores (`np.ndarray` of shape `(n,)`):
+            Scores.
+        labels (`np.ndarray` of shape `(n,)`):
+            1, 0, or -1 if missing (left out).
+        threshold (`float`):
+            From [`operating_threshold`].
 
     Returns:
         [`OperatingPoint`]
@@ -141,5 +153,55 @@ def at_threshold(scores: FloatArray, labels: LabelArray, threshold: float) -> Op
 
 
 def operating_thresholds(task: TaskScores, specificity: float = SPECIFICITY) -> FloatArray:
-    """Threshold of every label of a task, of shape `(labels,)`: [`operating_threshold`] column by column."""
+    """Choose the threshold of every label with [`operating_threshold`]; shape `(labels,)`."""
     return np.array([operating_threshold(*task.column(index), specificity) for index in range(len(task.names))])
+
+
+def calibration_draws(task: TaskScores, weights: DrawWeights) -> dict[str, MetricDraws]:
+    """Average calibration metrics over the annotated labels of the global task.
+
+    Args:
+        task ([`TaskScores`]):
+            The global task.
+        weights (`np.ndarray` of shape `(n, draws)`):
+            From [`draw_weights`].
+
+    Returns:
+        `dict[str, MetricDraws]`: Brier score and calibration error. The error has no interval: resampling inflates it.
+    """
+    annotated = np.flatnonzero((task.labels >= 0).any(axis=0))
+    if not len(annotated):
+        return {}
+    squares = np.where(task.labels >= 0, (task.scores - task.labels) ** 2, np.nan)
+    brier = np.mean([brier_score(*task.column(index)) for index in annotated])
+    error = np.mean([expected_calibration_error(*task.column(index)) for index in annotated])
+    draws = np.mean([mean_draws(squares[:, index], weights) for index in annotated], axis=0)
+    return {"brier_global": MetricDraws(float(brier), draws), "calibration_error_global": MetricDraws(float(error))}
+
+
+def threshold_draws(task: TaskScores, thresholds: FloatArray | None, weights: DrawWeights) -> dict[str, MetricDraws]:
+    """Average sensitivity and specificity at fixed thresholds over the labels with both classes.
+
+    Args:
+        task ([`TaskScores`]):
+            The global task.
+        thresholds (`np.ndarray` of shape `(labels,)`, *optional*):
+            From [`operating_thresholds`], on another split.
+        weights (`np.ndarray` of shape `(n, draws)`):
+            From [`draw_weights`].
+
+    Returns:
+        `dict[str, MetricDraws]`: Empty without a threshold for each of those labels.
+    """
+    usable = np.flatnonzero(task.both_classes)
+    if thresholds is None or not len(usable) or not np.isfinite(thresholds[usable]).all():
+        return {}
+    points = [at_threshold(*task.column(index), thresholds[index]) for index in usable]
+    flagged = task.scores >= thresholds
+    result = {}
+    for key, wanted, hits in (("sensitivity", 1, flagged), ("specificity", 0, ~flagged)):
+        rates = np.where(task.labels == wanted, hits, np.nan)
+        draws = np.mean([mean_draws(rates[:, index], weights) for index in usable], axis=0)
+        value = float(np.mean([getattr(point, key) for point in points]))
+        result[f"{key}_at_threshold_global"] = MetricDraws(value, draws)
+    return result

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ..errors import MLCAKError
-from .bootstrap import draw_weights, percentile_interval
-from .calibration import reliability
-from .comparison import COMPARED, Comparison, Difference, Estimate, Row
-from .measures import Measure, measure
+from ..probabilities import MULTI_LABEL
+from .bootstrap import (
+    DrawWeights,
+    Interval,
+    MetricDraws,
+    draw_weights,
+    group_indices,
+    label_draws,
+    macro_draws,
+    percentile_interval,
+)
+from .calibration import calibration_draws, reliability, threshold_draws
+from .comparison import COMPARED, RARE, ClassCount, Comparison, Difference, Estimate, Row
+from .localisation import attention_draws
+from .metrics import METRICS, MLCAKMetric
 from .predictions import ModelPredictions, align
-from .scores import SINGLE_LABEL, FloatArray, global_scores, local_scores
+from .scores import TaskScores
+from .significance import ALPHA, half_width, holm, p_value
 
-#: Measures of one row: run -> key -> measure.
-Runs = dict[str, dict[str, Measure]]
+#: With more draws dropped than this share, the others no longer represent the test set.
+_MOST_DROPPED = 0.05
+
+
+#: Metrics of the runs of one row: run -> metric -> draws.
+Runs = dict[str, dict[str, MetricDraws]]
 
 
 def compare(
@@ -29,177 +45,240 @@ def compare(
 ) -> Comparison:
     """Compare models on the same images, with the same bootstrap draws for all.
 
+    A difference is beyond noise if its interval, which counts patients and training runs ([`half_width`]), excludes 0
+    after Holm's correction for all the comparisons. With folds, pool the out-of-fold predictions of each seed first:
+    a run is a seed.
+
     Args:
         models (`Sequence[ModelPredictions]`):
-            Runs of the same `name` form one row. Rows keep the order in which their names first occur.
+            Runs with the same `name` form one row. Rows keep the order in which their names first occur.
         baseline (`str`, *optional*):
-            Row that the others are compared with; by default each row is compared with every row before it.
-        n_draws (`int`, defaults to 2000): Bootstrap draws.
-        seed (`int`, defaults to 0): Seed of the draws.
+            Row that every other row is compared with. Defaults to the only row whose name contains "plain", or else to
+            the first row. It must be chosen before the results are known.
+        n_draws (`int`, *optional*, defaults to 2000):
+            Number of bootstrap draws.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the draws.
         context (`dict`, *optional*):
-            What was compared (dataset, split, ...), kept in the JSON file; `threshold_split` is where the models'
-            operating thresholds come from, "validation" by default.
+            What was compared (`dataset`, `split`, `threshold_split`), kept in the record.
 
     Returns:
         [`Comparison`]
 
     Raises:
-        MLCAKError: Predictions of other images or labels, a run twice, or a baseline that is no row.
+        [`MLCAKError`]: When the images or labels differ, a run occurs twice, or the baseline is not a row.
 
     Example:
 
     ```python
     >>> comparison = compare([ModelPredictions.load(path) for path in paths], baseline="student-plain")
-    >>> print("\n".join(comparison.noise_statements()))
+    >>> comparison.to_json("comparison.json")
     ```
     """
     aligned = align(models)
-    names = list(dict.fromkeys(model.name for model in aligned))
-    if baseline is not None and baseline not in names:
-        raise MLCAKError(f"the baseline {baseline!r} is none of the models {', '.join(map(repr, names))}")
     first = aligned[0]
-    weights = draw_weights(first.groups if first.groups is not None else first.image_ids, n_draws, seed)
-    runs: dict[str, dict[str, tuple[ModelPredictions, dict[str, Measure]]]] = {name: {} for name in names}
+    groups = first.image_ids if first.groups is None else first.groups
+    weights = draw_weights(groups, n_draws, seed)
+    rows: dict[str, list[ModelPredictions]] = {}
+    measured: dict[str, Runs] = {}
     for model in aligned:
-        if model.run in runs[model.name]:
-            raise MLCAKError(f"{model.name!r} came twice with run {model.run!r}; give each run another `run`")
-        runs[model.name][model.run] = (model, measure(model, weights))
-    measured = {name: {run: measures for run, (_, measures) in of_row.items()} for name, of_row in runs.items()}
+        of_row = measured.setdefault(model.name, {})
+        if model.run in of_row:
+            raise MLCAKError(f"Each run must occur once; got {model.name!r} twice with run {model.run!r}. Rename one.")
+        rows.setdefault(model.name, []).append(model)
+        of_row[model.run] = run_metrics(model, weights)
+    baseline = choose_baseline(list(rows), baseline)
     local = next((model.local_task for model in aligned if model.local_task is not None), None)
     tasks = [(first.global_task, "global/")] + ([(local, "")] if local is not None else [])
-    counts = {
-        prefix + name: (int(absent), int(present))
-        for task, prefix in tasks
-        for name, (absent, present) in zip(task.names, task.class_counts(), strict=True)
-    }
+    rare = {"auroc_global": _rare(first.global_task, groups)}
+    if local is not None:
+        rare["auroc_local_macro"] = _rare(local, groups)
     return Comparison(
-        rows=tuple(_row(name, [model for model, _ in runs[name].values()], measured[name]) for name in names),
-        differences=tuple(_differences(names, measured, baseline)),
+        rows=tuple(_row(runs, measured[name]) for name, runs in rows.items()),
+        differences=tuple(_differences(measured, baseline, rare)),
         finding_names=() if local is None else local.names,
         single_class_labels=tuple(prefix + name for task, prefix in tasks for name in task.single_class_names()),
         unannotated_labels=tuple(prefix + name for task, prefix in tasks for name in task.unannotated_names()),
-        class_counts=counts,
+        class_counts={
+            prefix + name: ClassCount(int(absent), int(present))
+            for task, prefix in tasks
+            for name, (absent, present) in zip(task.names, task.class_counts(), strict=True)
+        },
         n_images=len(first),
-        n_groups=len(set(first.groups if first.groups is not None else first.image_ids)),
-        groups_known=first.groups is not None and tuple(first.groups) != tuple(first.image_ids),
+        n_groups=int(group_indices(groups).max()) + 1,
+        groups_known=first.groups is not None and any(first.groups) and tuple(first.groups) != tuple(first.image_ids),
         n_draws=n_draws,
         seed=seed,
         context=dict(context or {}),
-        thresholds={
-            name: thresholds
-            for name, of_row in runs.items()
-            if (thresholds := tuple(filter(None, (_thresholds(model) for model, _ in of_row.values()))))
-        },
     )
 
 
-def evaluate_predictions(
-    scores: ArrayLike,
-    labels: ArrayLike,
-    local_predictions: ArrayLike | None = None,
-    local_labels: ArrayLike | None = None,
-    finding_names: Sequence[str] = (),
-    groups: Sequence[Any] | None = None,
-    problem_type: str = SINGLE_LABEL,
-    n_draws: int = 2000,
-    seed: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """Measure one model from plain arrays.
+def choose_baseline(names: Sequence[str], baseline: str | None = None) -> str:
+    """Choose the row that the others are compared with: the named one, the plain student, or the first.
 
     Args:
-        scores (array-like of shape `(n,)` or `(n, classes)`): Global probabilities.
-        labels (array-like of shape `(n,)` or `(n, classes)`): Global labels, -1 where missing.
-        local_predictions (array-like of shape `(n, findings)`, *optional*): Local probabilities.
-        local_labels (array-like of shape `(n, findings)`, *optional*): Local labels, -1 where missing.
-        finding_names (`Sequence[str]`): Names of the findings.
-        groups (sequence of length `n`, *optional*): Patient of each image.
-        problem_type (`str`): Of the global task.
-        n_draws (`int`, defaults to 2000): Bootstrap draws.
-        seed (`int`, defaults to 0): Seed of the draws.
+        names (`Sequence[str]`):
+            Names of the rows.
+        baseline (`str`, *optional*):
+            Name that was asked for.
 
     Returns:
-        `dict`: for every defined measure `{"value", "low", "high", ...}` (keys as in `measures.TITLES`, besides
-        `auroc/<finding>`).
+        `str`: One of the names.
+
+    Raises:
+        [`MLCAKError`]: When the baseline is not one of the names.
     """
-    task = global_scores(scores, labels, problem_type=problem_type)
-    local = None
-    if local_predictions is not None and local_labels is not None:
-        local = local_scores(local_predictions, local_labels, finding_names)
-    ids = [str(index) for index in range(len(task))]
-    model = ModelPredictions("model", ids, task, local, None if groups is None else [str(group) for group in groups])
-    estimates = compare([model], n_draws=n_draws, seed=seed).rows[0].estimates
-    return {key: estimate.to_dict() for key, estimate in estimates.items()}
+    if baseline is not None and baseline not in names:
+        raise MLCAKError(f"The baseline must be one of the rows {', '.join(map(repr, names))}; got {baseline!r}.")
+    plain = [name for name in names if "plain" in name.lower()]
+    return baseline or (plain[0] if len(plain) == 1 else names[0])
+
+
+def run_metrics(model: ModelPredictions, weights: DrawWeights) -> dict[str, MetricDraws]:
+    """Compute every metric of one run.
+
+    Args:
+        model ([`ModelPredictions`]):
+            Predictions in the order of the draws.
+        weights (`np.ndarray` of shape `(n, draws)`):
+            From [`draw_weights`].
+
+    Returns:
+        `dict[str, MetricDraws]`: By the names of [`MLCAKMetric`], and calibration, thresholds and attention. Metrics
+        that need a head, thresholds or boxes that the model lacks are absent.
+    """
+    task, local = model.global_task, model.local_task
+    # The columns are independent by now, so that every task is multi-label.
+    metric = MLCAKMetric(local.names if local else (), task.names, MULTI_LABEL, keep_in_memory=True)
+    inputs = {"predictions": task.scores, "references": task.labels}
+    if local is not None:
+        inputs |= {"local_predictions": local.scores, "local_references": local.labels}
+    values = metric.compute(**inputs)
+    lists = ("single_class_labels", "unannotated_labels")
+    result = {key: MetricDraws(value) for key, value in values.items() if key not in lists}
+    for name in METRICS:
+        result |= _with_draws(name, f"{name}_global", f"{name}_global/", task, result, weights)
+    if local is not None:
+        # Intervals of every metric of every finding would take minutes; the record has their values.
+        result |= _with_draws("auroc", "auroc_local_macro", "auroc/", local, result, weights)
+    result |= calibration_draws(task, weights) | threshold_draws(task, model.thresholds, weights)
+    return result | attention_draws(model.localisation or {}, weights)
+
+
+def _with_draws(
+    metric: str, mean_key: str, prefix: str, task: TaskScores, values: dict[str, MetricDraws], weights: DrawWeights
+) -> dict[str, MetricDraws]:
+    """Add draws to a ranking metric: the mean over the labels, and each label that has a key of its own."""
+    draws = label_draws(task, weights, metric)
+    result = {mean_key: MetricDraws(values[mean_key].value, macro_draws(draws, task.both_classes))}
+    for name, of_label in zip(task.names, draws, strict=True):
+        if prefix + name in values:
+            result[prefix + name] = MetricDraws(values[prefix + name].value, of_label)
+    return result
+
+
+def _row(models: list[ModelPredictions], measured: Runs) -> Row:
+    runs = list(measured.values())
+    keys = [key for key in runs[0] if all(key in of_run for of_run in runs)]
+    estimates = {key: _estimate([of_run[key] for of_run in runs]) for key in keys}
+    # One curve for all runs and labels: a figure has room for one line per row.
+    scores = np.concatenate([model.global_task.scores.ravel() for model in models])
+    labels = np.concatenate([model.global_task.labels.ravel() for model in models])
+    return Row(
+        name=models[0].name,
+        runs=tuple(measured),
+        metrics={key: estimate for key, estimate in estimates.items() if estimate is not None},
+        reliability=reliability(scores, labels),
+        weights=tuple(model.details.get("weights") for model in models),
+        thresholds=tuple(filter(None, (_thresholds(model) for model in models))),
+        details={key: value for key, value in models[0].details.items() if key != "weights"},
+    )
 
 
 def _thresholds(model: ModelPredictions) -> dict[str, float]:
-    """Operating thresholds by label; of one that the other split held one class of, there is none."""
+    """Operating thresholds by label, without labels that had one class in the other split."""
     if model.thresholds is None:
         return {}
     named = zip(model.global_task.names, model.thresholds.tolist(), strict=True)
     return {name: value for name, value in named if np.isfinite(value)}
 
 
-def _row(name: str, models: list[ModelPredictions], measured: Runs) -> Row:
-    runs = list(measured.values())
-    keys = [key for key in runs[0] if all(key in of_run for of_run in runs)]
-    estimates = {key: _estimate([of_run[key] for of_run in runs]) for key in keys}
-    # All runs and labels in one diagram: a figure has room for one line per row.
-    scores = np.concatenate([model.global_task.scores.ravel() for model in models])
-    labels = np.concatenate([model.global_task.labels.ravel() for model in models])
-    return Row(
-        name=name,
-        description=models[0].description,
-        runs=tuple(measured),
-        estimates={key: estimate for key, estimate in estimates.items() if estimate is not None},
-        reliability=reliability(scores, labels),
-        details=models[0].details,
-    )
-
-
-def _estimate(measures: Sequence[Measure]) -> Estimate | None:
-    """Mean over runs, in the whole set and in every draw."""
-    values = [of_run.value for of_run in measures if of_run.value is not None]
-    draws = [of_run.draws for of_run in measures if of_run.draws is not None]
-    if not values or len(values) < len(measures):
+def _estimate(runs: Sequence[MetricDraws]) -> Estimate | None:
+    """Average over the runs, on the whole set and in every draw."""
+    values = [of_run.value for of_run in runs if of_run.value is not None]
+    draws = [of_run.draws for of_run in runs if of_run.draws is not None]
+    if not values or len(values) < len(runs):
         return None
-    mean = float(np.mean(values))
-    interval = percentile_interval(mean, np.mean(draws, axis=0)) if len(draws) == len(measures) else None
-    return Estimate(mean, interval, _deviation(values), len(values))
+    interval = percentile_interval(np.mean(draws, axis=0)) if len(draws) == len(runs) else None
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Estimate(float(np.mean(values)), interval, deviation, len(values))
 
 
-def _deviation(values: Sequence[float]) -> float | None:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+def _rare(task: TaskScores, groups: Sequence[Any]) -> list[str]:
+    """Labels with both classes, but too few patients in one of them."""
+    index = group_indices(groups)
+    names = []
+    for name, labels, both in zip(task.names, task.labels.T, task.both_classes, strict=True):
+        if both and min(len(np.unique(index[labels == present])) for present in (0, 1)) < RARE:
+            names.append(name)
+    return names
 
 
-def _differences(names: list[str], measured: dict[str, Runs], baseline: str | None) -> list[Difference]:
-    pairs = [(name, other) for position, name in enumerate(names) for other in names[:position]]
-    if baseline is not None:
-        pairs = [(name, baseline) for name in names if name != baseline]
-    return [
-        difference
-        for name, other in pairs
+def _differences(measured: dict[str, Runs], baseline: str, rare: dict[str, list[str]]) -> list[Difference]:
+    found = [
+        _difference(name, baseline, metric, measured, rare[metric])
+        for name in measured
         for metric in COMPARED
-        if (difference := _difference(name, other, metric, measured)) is not None
+        if name != baseline and all(_estimate(_of(measured[row], metric)) for row in (name, baseline))
     ]
+    tested = [position for position, (difference, _) in enumerate(found) if not difference.no_verdict]
+    noise = [(found[position][1], found[position][0].estimate.deviation or 0.0) for position in tested]
+    counts = [len(found[position][0].per_run) for position in tested]
+    values = [found[position][0].estimate.value for position in tested]
+    adjusted = holm([p_value(value, *sd, runs) for value, sd, runs in zip(values, noise, counts, strict=True)])
+    result = [difference for difference, _ in found]
+    for position, sd, runs, p in zip(tested, noise, counts, adjusted, strict=True):
+        least = half_width(*sd, runs, ALPHA / len(tested))
+        result[position] = replace(result[position], p_value=float(p), least_difference=least)
+    return result
 
 
-def _difference(name: str, other: str, metric: str, measured: dict[str, Runs]) -> Difference | None:
-    """`name` minus `other`: means over runs in every draw; run by run only where both rows have the same runs."""
-    ours, theirs = (
-        {run: measures[metric] for run, measures in measured[row].items() if metric in measures}
-        for row in (name, other)
+def _difference(
+    name: str, baseline: str, metric: str, measured: dict[str, Runs], rare: list[str]
+) -> tuple[Difference, float]:
+    """Difference of two rows, without its p-value, and its standard deviation over the draws."""
+    ours, theirs = measured[name], measured[baseline]
+    our_draws, their_draws = (
+        np.mean([of_run.draws for of_run in _of(runs, metric) if of_run.draws is not None], axis=0)
+        for runs in (ours, theirs)
     )
-    our_mean, their_mean = _estimate(list(ours.values())), _estimate(list(theirs.values()))
-    if our_mean is None or their_mean is None:
-        return None
-    value = our_mean.value - their_mean.value
-    draws = _mean_draws(ours) - _mean_draws(theirs)
-    paired: tuple[float, ...] = ()
-    if len(ours) > 1 and set(ours) == set(theirs):
-        paired = tuple(float((ours[run].value or 0.0) - (theirs[run].value or 0.0)) for run in ours)
-    estimate = Estimate(value, percentile_interval(value, draws), _deviation(paired), max(len(paired), 1))
-    return Difference(name, other, metric, estimate, paired)
+    draws = our_draws - their_draws
+    interval = percentile_interval(draws)
+    paired = len(ours) > 1 and set(ours) == set(theirs)
+    per_run = tuple((ours[run][metric].value or 0.0) - (theirs[run][metric].value or 0.0) for run in ours if paired)
+    values = [np.mean([of_run.value for of_run in _of(runs, metric)]) for runs in (ours, theirs)]
+    value, deviation = float(values[0] - values[1]), float(np.std(per_run, ddof=1)) if paired else None
+    reason = _no_verdict(len(ours), len(theirs), paired, rare, interval)
+    image_deviation = float(np.nanstd(draws, ddof=1)) if interval.draws > 1 else 0.0
+    if deviation is not None:
+        width = half_width(image_deviation, deviation, len(per_run))
+        interval = replace(interval, low=value - width, high=value + width)
+    estimate = Estimate(value, interval, deviation, max(len(per_run), 1))
+    return Difference(name, baseline, metric, estimate, per_run, reason), image_deviation
 
 
-def _mean_draws(runs: dict[str, Measure]) -> FloatArray:
-    return np.asarray(np.mean([of_run.draws for of_run in runs.values() if of_run.draws is not None], axis=0))
+def _no_verdict(ours: int, theirs: int, paired: bool, rare: list[str], interval: Interval) -> str:
+    """Why a difference says nothing about other patients and training runs; empty if it does."""
+    if min(ours, theirs) < 2:
+        return "a single training run"
+    if not paired:
+        return "the rows do not have the same runs"
+    if rare:
+        return f"fewer than {RARE} patients in a class of {', '.join(rare)}"
+    if interval.dropped > _MOST_DROPPED * (interval.draws + interval.dropped):
+        return "too many draws without both classes"
+    return ""
+
+
+def _of(runs: Runs, metric: str) -> list[MetricDraws]:
+    return [of_run.get(metric, MetricDraws(None)) for of_run in runs.values()]

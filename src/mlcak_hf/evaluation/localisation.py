@@ -1,31 +1,37 @@
-"""Does the class token look at what the readers marked? Attention over patches against boxes.
+"""Does the class token attend to what the readers marked? Attention over patches against boxes.
 
-Everything is in the coordinates of the model's input (pixel edges, continuous): boxes from a dataset go through
-`mlcak_hf.image_processing_mlcak.map_boxes` first.
+All coordinates are continuous pixel edges of the model's input; [`map_boxes`] maps boxes of a dataset there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from datasets import Dataset
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import MLCAKError
+from ..image_geometry_mlcak import map_boxes
+from .bootstrap import DrawWeights, MetricDraws, mean_draws
 from .scores import FloatArray
 
 
 @dataclass(frozen=True)
 class Localisation:
-    """Attention against boxes, image by image; NaN where an image has no box.
+    """Attention against boxes, image by image, within the radiograph; NaN for images without a box.
 
     Args:
-        share (`np.ndarray` of shape `(n,)`): Share of the attention over patches that lies inside the boxes.
-        area (`np.ndarray` of shape `(n,)`): Share of the image that lies inside the boxes: what even attention gets.
-        hit (`np.ndarray` of shape `(n,)`): Pointing game: 1 where the patch with the most attention touches a box.
-        chance (`np.ndarray` of shape `(n,)`): Share of patches that touch a box: what a random patch gets.
+        share (`np.ndarray` of shape `(n,)`):
+            Share of the attention on the radiograph that is inside the boxes.
+        area (`np.ndarray` of shape `(n,)`):
+            Share of the radiograph that is inside the boxes: the score of uniform attention.
+        hit (`np.ndarray` of shape `(n,)`):
+            Pointing game: 1 if the patch with the most attention touches a box.
+        chance (`np.ndarray` of shape `(n,)`):
+            Share of the patches that touch a box: the score of a random patch.
     """
 
     share: FloatArray
@@ -35,14 +41,14 @@ class Localisation:
 
     @property
     def has_boxes(self) -> NDArray[np.bool_]:
-        """Images that count, of shape `(n,)`."""
+        """Which images have boxes, of shape `(n,)`."""
         return np.isfinite(self.share)
 
     @property
     def ratio(self) -> float:
-        """Mean share over mean area: 1 is attention that ignores the boxes, more is attention drawn to them.
+        """Mean share over mean area: 1 for attention that ignores the boxes. NaN without boxes.
 
-        A quotient of means, because the mean of quotients would be ruled by the smallest boxes. NaN without boxes.
+        A ratio of means, because the smallest boxes would dominate a mean of ratios.
         """
         counted = self.has_boxes
         return float(self.share[counted].mean() / self.area[counted].mean()) if counted.any() else math.nan
@@ -52,9 +58,18 @@ class Localisation:
         """Share of images whose most attended patch touches a box; NaN without boxes."""
         return float(self.hit[self.has_boxes].mean()) if self.has_boxes.any() else math.nan
 
+    def arrays(self) -> FloatArray:
+        """Stack the four arrays, to shape `(4, n)`."""
+        return np.stack([self.share, self.area, self.hit, self.chance])
+
+    @classmethod
+    def of(cls, arrays: FloatArray) -> Localisation:
+        """Make one of what [`~Localisation.arrays`] returned."""
+        return cls(*arrays)
+
     def take(self, rows: NDArray[np.intp]) -> Localisation:
-        """The same for the chosen images."""
-        return Localisation(self.share[rows], self.area[rows], self.hit[rows], self.chance[rows])
+        """Select images, in the order of `rows`."""
+        return Localisation.of(self.arrays()[:, rows])
 
 
 def box_coverage(
@@ -64,31 +79,36 @@ def box_coverage(
     readers: Sequence[str] | None = None,
     min_readers: int = 1,
 ) -> FloatArray:
-    """Exact share of every patch that lies inside the union of the boxes.
+    """Compute the exact share of every patch that is inside the union of the boxes.
 
     Args:
-        boxes (array-like of shape `(boxes, 4)`): x_min, y_min, x_max, y_max in model pixels; parts outside the image
-            are cut off.
-        image_size (`tuple[int, int]`): Height and width of the model's input, in pixels.
-        grid_size (`tuple[int, int]`): Rows and columns of patches.
-        readers (`Sequence[str]`, *optional*): Who drew each box; needed for `min_readers` above 1.
-        min_readers (`int`, defaults to 1): A point counts where at least so many readers have a box over it; 1 is the
-            union of all readers.
+        boxes (array-like of shape `(boxes, 4)`):
+            x_min, y_min, x_max, y_max in model pixels. Parts outside the image are cut off.
+        image_size (`tuple[int, int]`):
+            Height and width of the model's input, in pixels.
+        grid_size (`tuple[int, int]`):
+            Rows and columns of patches.
+        readers (`Sequence[str]`, *optional*):
+            Reader who drew each box; required if `min_readers` is above 1.
+        min_readers (`int`, *optional*, defaults to 1):
+            Number of readers that must have marked a point; 1 is the union of all readers.
 
     Returns:
-        `np.ndarray` of shape `(rows, columns)` in [0, 1].
+        `np.ndarray` of shape `(rows, columns)`: shares in [0, 1].
 
     Raises:
-        MLCAKError: Boxes of another shape, or `min_readers` without readers.
+        [`MLCAKError`]: When `min_readers` is above 1 without one reader per box.
     """
     height, width = image_size
     rows, columns = grid_size
-    array = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) if np.size(boxes) else np.zeros((0, 4))
+    array = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     names = list(readers) if readers is not None else [""] * len(array)
     if len(names) != len(array) or (min_readers > 1 and readers is None):
-        raise MLCAKError(f"expected one reader per box for min_readers={min_readers}, got {len(array)} boxes")
+        raise MLCAKError(
+            f"`readers` must name one reader per box for min_readers={min_readers}; got {len(array)} boxes."
+        )
     array = np.clip(array, 0, [width, height, width, height])
-    # The edges of boxes and patches cut the image into rectangles that are wholly inside or outside of each.
+    # The edges of boxes and patches divide the image into rectangles, each entirely inside or outside of every box.
     y_patches, x_patches = np.linspace(0, height, rows + 1), np.linspace(0, width, columns + 1)
     y_edges = np.unique(np.concatenate([y_patches, array[:, 1], array[:, 3]]))
     x_edges = np.unique(np.concatenate([x_patches, array[:, 0], array[:, 2]]))
@@ -113,46 +133,111 @@ def localise(
     class_attention: FloatArray,
     boxes: Sequence[ArrayLike],
     image_size: tuple[int, int],
-    readers: Sequence[Sequence[str]] | None = None,
-    min_readers: int = 1,
+    radiographs: Sequence[ArrayLike] | None = None,
 ) -> Localisation:
-    """Measure attention against boxes.
+    """Compare attention with boxes.
+
+    Only the radiograph counts, not the padding that makes it a square: attention is taken to be uniform within a patch.
 
     Args:
-        class_attention (`np.ndarray` of shape `(n, rows, columns)`): From [`class_token_attention`].
-        boxes (`Sequence` of `n` array-likes of shape `(boxes, 4)`): In model pixels, possibly none for an image.
-        image_size (`tuple[int, int]`): Height and width of the model's input, in pixels.
-        readers (`Sequence` of `n` sequences, *optional*): Who drew each box.
-        min_readers (`int`, defaults to 1): As in [`box_coverage`].
+        class_attention (`np.ndarray` of shape `(n, rows, columns)`):
+            From [`class_token_attention`].
+        boxes (`Sequence` of `n` array-likes of shape `(boxes, 4)`):
+            Boxes in model pixels, possibly none for an image.
+        image_size (`tuple[int, int]`):
+            Height and width of the model's input, in pixels.
+        radiographs (`Sequence` of `n` array-likes of shape `(4,)`, *optional*):
+            Edges of the radiograph in the model's input, as for a box. Defaults to the whole input.
 
     Returns:
         [`Localisation`]
 
     Raises:
-        MLCAKError: Another number of boxes lists than images, or attention that is not positive in sum.
+        [`MLCAKError`]: When the number of lists of boxes is wrong, or the attention on a radiograph sums to 0.
     """
     if len(class_attention) != len(boxes):
-        raise MLCAKError(f"expected boxes for {len(class_attention)} images, got {len(boxes)}")
+        raise MLCAKError(f"There must be boxes for {len(class_attention)} images; got {len(boxes)}.")
+    whole = (0.0, 0.0, float(image_size[1]), float(image_size[0]))
     result = np.full((4, len(boxes)), np.nan)
     for index, attention in enumerate(class_attention):
-        coverage = box_coverage(
-            boxes[index],
-            image_size,
-            (attention.shape[0], attention.shape[1]),
-            readers[index] if readers is not None else None,
-            min_readers,
-        )
+        edges = np.asarray(whole if radiographs is None else radiographs[index], dtype=np.float64)
+        grid = (attention.shape[0], attention.shape[1])
+        marked = np.asarray(boxes[index], dtype=np.float64).reshape(-1, 4)
+        if not len(marked):
+            continue
+        coverage = box_coverage(np.clip(marked, edges[[0, 1, 0, 1]], edges[[2, 3, 2, 3]]), image_size, grid)
         if not coverage.any():
             continue
-        total = attention.sum()
+        radiograph = box_coverage(edges[None], image_size, grid)
+        total = (attention * radiograph).sum()
         if not total > 0:
-            raise MLCAKError(f"attention over the patches of image {index} sums to {total:g}, expected more than 0")
-        most = attention == attention.max()
-        touched = coverage > 0
+            raise MLCAKError(f"Attention over image {index} must have a positive sum; got {total:g}.")
+        shown, touched = radiograph > 0, coverage > 0
+        most = shown & (attention == attention[shown].max())
         result[:, index] = (
             (attention * coverage).sum() / total,
-            coverage.mean(),
+            coverage.sum() / radiograph.sum(),
             touched[most].mean(),  # a tie counts for its share
-            touched.mean(),
+            touched.sum() / shown.sum(),
         )
-    return Localisation(*result)
+    return Localisation.of(result)
+
+
+def attention_on_boxes(
+    class_attention: FloatArray, rows: Dataset, image_size: int, fit: str
+) -> dict[str, Localisation] | None:
+    """Compare attention with the boxes of all readers: together, and finding by finding.
+
+    Args:
+        class_attention (`np.ndarray` of shape `(n, rows, columns)`):
+            From [`class_token_attention`].
+        rows (`Dataset` of `n` rows):
+            With `boxes`, `original_height` and `original_width`.
+        image_size (`int`):
+            Side of the model's input, in pixels.
+        fit (`str`):
+            How the processor makes squares.
+
+    Returns:
+        `dict[str, Localisation]`: By finding, all boxes together under `""`; `None` if there are no boxes.
+    """
+    size = (image_size, image_size)
+    boxes: list[list[tuple[str, FloatArray]]] = []
+    radiographs = []
+    for row in rows.select_columns(["boxes", "original_height", "original_width"]):
+        original = (row["original_height"], row["original_width"])
+        radiographs.append(map_boxes([[0, 0, original[1], original[0]]], original, size, fit)[0])
+        marked = [(box["finding"], [box[edge] for edge in ("x_min", "y_min", "x_max", "y_max")])
+                  for box in row["boxes"] or ()]  # fmt: skip
+        mapped = map_boxes([box for _, box in marked], original, size, fit)
+        boxes.append([(finding, box) for (finding, _), box in zip(marked, mapped, strict=True)])
+    found = {}
+    for name in ("", *sorted({finding for of_image in boxes for finding, _ in of_image})):
+        chosen = [[box for finding, box in of_image if name in ("", finding)] for of_image in boxes]
+        localisation = localise(class_attention, chosen, size, radiographs)
+        if localisation.has_boxes.any():
+            found[name] = localisation
+    return found or None
+
+
+def attention_draws(found: Mapping[str, Localisation], weights: DrawWeights) -> dict[str, MetricDraws]:
+    """Compute the metrics of attention on boxes.
+
+    Args:
+        found (`Mapping[str, Localisation]`):
+            From [`attention_on_boxes`].
+        weights (`np.ndarray` of shape `(n, draws)`):
+            From [`draw_weights`].
+
+    Returns:
+        `dict[str, MetricDraws]`: `attention_ratio`, `pointing_game` and `pointing_game_chance` for all boxes together,
+        and `attention_ratio/<finding>` etc. for the boxes of each finding.
+    """
+    result = {}
+    for name, each in found.items():
+        suffix = f"/{name}" if name else ""
+        share, area = (mean_draws(values, weights) for values in (each.share, each.area))
+        result[f"attention_ratio{suffix}"] = MetricDraws(each.ratio, share / area)
+        result[f"pointing_game{suffix}"] = MetricDraws(each.pointing, mean_draws(each.hit, weights))
+        result[f"pointing_game_chance{suffix}"] = MetricDraws(float(np.nanmean(each.chance)))
+    return result

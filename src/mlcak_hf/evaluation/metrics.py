@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
-from numpy.typing import ArrayLike
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from transformers.utils import logging
 
 from ..errors import MLCAKError
-from .scores import SINGLE_LABEL, FloatArray, LabelArray, TaskScores, global_scores, local_scores, probabilities
+from ..probabilities import SINGLE_LABEL, probabilities
+from .scores import FloatArray, LabelArray, TaskScores, global_scores, local_scores
 
 logger = logging.get_logger(__name__)
 
@@ -22,27 +22,30 @@ METRICS = ("auroc", "average_precision", "sensitivity_at_90_specificity")
 
 
 def auroc(scores: FloatArray, labels: LabelArray) -> float | None:
-    """Area under the ROC curve, ties counted half; `None` where only one class occurs."""
+    """Compute the area under the ROC curve, ties counted half; `None` if there is one class only."""
     return float(roc_auc_score(labels, scores)) if _has_both(labels) else None
 
 
 def average_precision(scores: FloatArray, labels: LabelArray) -> float | None:
-    """Average precision (no interpolation); `None` where only one class occurs."""
+    """Compute the average precision, without interpolation; `None` if there is one class only."""
     return float(average_precision_score(labels, scores)) if _has_both(labels) else None
 
 
 def sensitivity_at_specificity(
     scores: FloatArray, labels: LabelArray, specificity: float = SPECIFICITY
 ) -> float | None:
-    """Largest sensitivity that any threshold reaches with at least this specificity.
+    """Compute the largest sensitivity that any threshold reaches with at least this specificity.
 
     Args:
-        scores (`np.ndarray` of shape `(n,)`): Scores; an image is positive where its score reaches the threshold.
-        labels (`np.ndarray` of shape `(n,)`): 0 or 1.
-        specificity (`float`, defaults to 0.9): In [0, 1].
+        scores (`np.ndarray` of shape `(n,)`):
+            Scores. An image is positive if its score reaches the threshold.
+        labels (`np.ndarray` of shape `(n,)`):
+            0 or 1.
+        specificity (`float`, *optional*, defaults to 0.9):
+            In [0, 1].
 
     Returns:
-        `float` in [0, 1], or `None` where only one class occurs.
+        `float` in [0, 1], or `None` if there is one class only.
     """
     if not _has_both(labels):
         return None
@@ -59,7 +62,7 @@ _PER_LABEL: dict[str, Callable[[FloatArray, LabelArray], float | None]] = {
 
 
 def label_metrics(task: TaskScores) -> dict[str, dict[str, float | None]]:
-    """Every metric of every label: `{"auroc": {name: value or None}, ...}`; missing labels are left out."""
+    """Compute every metric of every label, without missing labels: `{"auroc": {name: value or None}, ...}`."""
     columns = [task.column(index) for index in range(len(task.names))]
     return {
         metric: {name: function(*column) for name, column in zip(task.names, columns, strict=True)}
@@ -68,27 +71,33 @@ def label_metrics(task: TaskScores) -> dict[str, dict[str, float | None]]:
 
 
 def macro(values: dict[str, float | None]) -> float | None:
-    """Mean over the labels that have a value; `None` if none has."""
+    """Average over the labels that have a value; `None` if there are none."""
     defined = [value for value in values.values() if value is not None]
     return float(np.mean(defined)) if defined else None
 
 
 def micro(task: TaskScores) -> dict[str, float | None]:
-    """Every metric over all valid entries of all labels in one pool (labels with one class add to the pool too)."""
+    """Compute every metric over the valid entries of all labels together, labels with one class included."""
     valid = task.labels >= 0
     scores, labels = task.scores[valid], task.labels[valid]
     return {metric: function(scores, labels) for metric, function in _PER_LABEL.items()}
 
 
 def task_metrics(global_task: TaskScores, local_task: TaskScores | None = None) -> dict[str, Any]:
-    """Metrics of both tasks under flat names.
+    """Compute the metrics of both tasks under flat names.
+
+    Args:
+        global_task ([`TaskScores`]):
+            The global task.
+        local_task ([`TaskScores`], *optional*):
+            The local findings.
 
     Returns:
-        `dict` with `auroc_global` (mean over global labels where there are several, then also `auroc_global/<label>`),
-        `auroc_local_macro`, `auroc_local_micro` and `auroc/<finding>`; the same for `average_precision` and
-        `sensitivity_at_90_specificity`. A value that is not defined is `None`, and its label stands in
-        `single_class_labels` (only one class occurs) or `unannotated_labels` (missing everywhere); global labels
-        stand there as `global/<label>`.
+        `dict[str, Any]`: `auroc_global` (the mean if there are several global labels, then also
+        `auroc_global/<label>`), `auroc_local_macro`, `auroc_local_micro` and `auroc/<finding>`; the same for
+        `average_precision` and `sensitivity_at_90_specificity`. An undefined value is `None`, and its label is listed
+        in `single_class_labels` or, if it is missing everywhere, in `unannotated_labels`; global labels are listed as
+        `global/<label>`.
     """
     result: dict[str, Any] = {}
     per_global = label_metrics(global_task)
@@ -110,24 +119,24 @@ def task_metrics(global_task: TaskScores, local_task: TaskScores | None = None) 
 
 
 class MLCAKMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
-    """AUROC, average precision and sensitivity at 90 % specificity for the global and the local task, offline.
+    """AUROC, average precision and sensitivity at 90 % specificity of the global and the local task, offline.
 
-    An ordinary [`evaluate.Metric`]: `add`, `add_batch`, `compute`, and distributed use through `num_process`,
-    `process_id`, `experiment_id` and a shared `cache_dir`. Inputs are probabilities; they are kept in float64, because
-    evaluate's float32 would round scores into ties.
+    An ordinary [`evaluate.Metric`] with `add`, `add_batch` and `compute`, also distributed (`num_process`,
+    `process_id`, `experiment_id`, a shared `cache_dir`). Scores are kept in float64: float32 would round some
+    into ties.
 
     Args:
-        finding_names (`Sequence[str]`, defaults to none):
-            Local findings; with them `local_predictions` and `local_references` must be fed as well.
+        finding_names (`Sequence[str]`, *optional*, defaults to `()`):
+            Local findings. If there are any, `local_predictions` and `local_references` must be given as well.
         global_names (`Sequence[str]`, *optional*):
             Names of the global classes, in the order of the model.
-        problem_type (`str`):
+        problem_type (`str`, *optional*, defaults to `"single_label_classification"`):
             `"single_label_classification"` or `"multi_label_classification"`, of the global task.
         **kwargs:
             Passed to [`evaluate.Metric`].
 
     Returns (from `compute`):
-        What [`task_metrics`] returns, on process 0; `None` on the others.
+        `dict[str, Any]`: as from [`task_metrics`] on process 0; `None` on the others.
 
     Example:
 
@@ -148,7 +157,7 @@ class MLCAKMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
         problem_type: str = SINGLE_LABEL,
         **kwargs: Any,
     ) -> None:
-        # `evaluate` calls `_info` from its constructor, and `_info` needs these.
+        # The constructor of `evaluate` calls `_info`, which needs these.
         self.finding_names = tuple(finding_names)
         self.global_names = None if global_names is None else tuple(global_names)
         self.problem_type = problem_type
@@ -160,9 +169,9 @@ class MLCAKMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
         if self.finding_names:
             features |= {"local_predictions": column, "local_references": column}
         return evaluate.MetricInfo(
-            description="Ranking metrics of the global and the local task of MLCAK, missing labels (-1) left out.",
+            description="Ranking metrics of the global and the local task of MLCAK, without missing labels (-1).",
             citation="",
-            inputs_description="Probabilities and labels of both tasks; see `mlcak_hf.evaluation.MLCAKMetric`.",
+            inputs_description="Probabilities and labels of both tasks.",
             features=datasets.Features(features),
         )
 
@@ -170,29 +179,38 @@ class MLCAKMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
         """Add a batch.
 
         Args:
-            predictions (array-like of shape `(n,)` or `(n, classes)`): Global probabilities.
-            references (array-like of shape `(n,)` or `(n, classes)`): Global labels, -1 where missing.
-            local_predictions (array-like of shape `(n, findings)`): Local probabilities.
-            local_references (array-like of shape `(n, findings)`): Local labels, -1 where missing.
+            predictions (array-like of shape `(n,)` or `(n, classes)`):
+                Global probabilities.
+            references (array-like of shape `(n,)` or `(n, classes)`):
+                Global labels, -1 if missing.
+            local_predictions (array-like of shape `(n, findings)`):
+                Local probabilities.
+            local_references (array-like of shape `(n, findings)`):
+                Local labels, -1 if missing.
+
+        Raises:
+            [`MLCAKError`]: When an input is unknown or missing, or both tasks have different numbers of images.
         """
         unknown = sorted(set(kwargs) - set(self._feature_names()))
         absent = sorted(set(self._feature_names()) - {"predictions", "references"} - set(kwargs))
         if unknown or absent:
             raise MLCAKError(
-                f"this metric is fed {', '.join(self._feature_names())}; {', '.join(unknown) or 'nothing'} came "
-                f"besides, {', '.join(absent) or 'nothing'} is missing (`finding_names` decides about the local task)"
+                f"The inputs must be {', '.join(self._feature_names())}; unknown: {', '.join(unknown) or 'none'}, "
+                f"missing: {', '.join(absent) or 'none'}. `finding_names` turns the local task on."
             )
         task = global_scores(predictions, references, self.global_names, self.problem_type)
         batch = {"predictions": task.scores.tolist(), "references": task.labels.tolist()}
         if self.finding_names:
             local = local_scores(kwargs["local_predictions"], kwargs["local_references"], self.finding_names)
             if len(local) != len(task):
-                raise MLCAKError(f"both tasks must have the same images, got {len(task)} global and {len(local)} local")
+                raise MLCAKError(
+                    f"Both tasks must have equally many images; got {len(task)} global, {len(local)} local."
+                )
             batch |= {"local_predictions": local.scores.tolist(), "local_references": local.labels.tolist()}
         super().add_batch(**batch)
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Add one image: as `add_batch`, without the first axis."""
+        """Add one image, with the arguments of `add_batch` without their first axis."""
         batch = {name: np.asarray(value)[None] for name, value in kwargs.items()}
         self.add_batch(predictions=np.asarray(prediction)[None], references=np.asarray(reference)[None], **batch)
 
@@ -203,7 +221,7 @@ class MLCAKMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
         names = self.global_names or (("Abnormal",) if columns.shape[1] == 1 else None)
         if names is None:
             names = tuple(str(index) for index in range(columns.shape[1]))
-        # The batches went in as columns already: a binary task keeps the name of its second class only.
+        # Batches are stored as columns: a binary task keeps the name of its second class only.
         global_task = TaskScores(columns, np.asarray(references).astype(np.int8), tuple(names[-columns.shape[1] :]))
         local_task = None
         if self.finding_names:
@@ -212,20 +230,20 @@ class MLCAKMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
 
 
 def make_compute_metrics(config: Any) -> Callable[[Any], dict[str, float]]:
-    """Make the `compute_metrics` of a Trainer for a model with this configuration.
+    """Make the `compute_metrics` of a Trainer, on top of [`MLCAKMetric`].
 
-    It expects predictions `(logits, local_logits)`, or `logits` alone where there is no local head, and label ids
-    `(labels, local_labels)`, or `labels` alone. Soft labels count as present above one half ([`hard_labels`]).
+    Predictions are `(logits, local_logits)` or `logits` alone, label ids `(labels, local_labels)` or `labels` alone.
+    Soft labels count as present above one half ([`hard_labels`]).
 
-    A metric that is not defined (its label has one class only in the evaluated images) is left out of the result and
-    named in a warning, instead of being NaN: `metric_for_best_model` then stops with the Trainer's own message rather
-    than comparing with NaN, which is always false and would keep the first checkpoint silently.
+    An undefined metric (its label has one class only) is left out and named in a warning. As NaN,
+    `metric_for_best_model` would compare with it, always find it worse, and silently keep the first checkpoint.
 
     Args:
-        config ([`MLCAKConfig`]): Gives `problem_type`, `id2label` and `local_labels`.
+        config ([`MLCAKConfig`]):
+            Supplies `problem_type`, `id2label` and `local_labels`.
 
     Returns:
-        A function of a `transformers.EvalPrediction` to a flat `dict[str, float]`: `auroc_global`,
+        `Callable`: From a `transformers.EvalPrediction` to a flat `dict[str, float]` with `auroc_global`,
         `auroc_local_macro`, `auroc_local_micro`, the same for `average_precision` and
         `sensitivity_at_90_specificity`, and `auroc/<finding>`.
 
@@ -243,16 +261,18 @@ def make_compute_metrics(config: Any) -> Callable[[Any], dict[str, float]]:
     def compute_metrics(prediction: Any) -> dict[str, float]:
         logits, local_logits = _pair(prediction.predictions)
         labels, local_labels = _pair(prediction.label_ids)
-        global_task = global_scores(probabilities(logits, problem_type), labels, names, problem_type)
-        local_task = None
-        if findings and local_logits is not None and local_labels is not None:
-            local_task = local_scores(probabilities(local_logits), local_labels, findings)
-        metrics = task_metrics(global_task, local_task)
+        inputs = {"predictions": probabilities(logits, problem_type), "references": labels}
+        has_local = bool(findings) and local_logits is not None and local_labels is not None
+        if has_local:
+            inputs |= {"local_predictions": probabilities(local_logits), "local_references": local_labels}
+        # In memory: several processes of a Trainer would otherwise wait for each other's files.
+        metric = MLCAKMetric(findings if has_local else (), names, problem_type, keep_in_memory=True)
+        metrics = metric.compute(**inputs)
         undefined = metrics.pop("single_class_labels") + metrics.pop("unannotated_labels")
         if undefined:
             logger.warning_once(
-                f"No curve is defined for {', '.join(undefined)}: the {len(global_task)} evaluated images hold only "
-                "one class of each (or no annotation). Their metrics are left out, and out of the means."
+                f"No curve is defined for {', '.join(undefined)}: the {len(logits)} evaluated images have one class "
+                "only, or no annotation, of each. Their metrics are left out, also of the means."
             )
         wanted = {name: value for name, value in metrics.items() if "/" not in name or name.startswith("auroc")}
         return {name: float(value) for name, value in wanted.items() if value is not None}
@@ -260,11 +280,11 @@ def make_compute_metrics(config: Any) -> Callable[[Any], dict[str, float]]:
     return compute_metrics
 
 
-def _pair(values: Any) -> tuple[ArrayLike, ArrayLike | None]:
-    """First and second of a tuple; the Trainer unwraps a tuple of one."""
+def _pair(values: Any) -> tuple[Any, Any]:
+    """Split a tuple of one or two; the Trainer unwraps a tuple of one."""
     if isinstance(values, tuple | list):
         return values[0], values[1] if len(values) > 1 else None
-    return cast(ArrayLike, values), None
+    return values, None
 
 
 def _has_both(labels: LabelArray) -> bool:

@@ -1,4 +1,4 @@
-"""What every number of an evaluation is made from: one column of scores and one of labels per label of a task."""
+"""Scores and labels of a task, the basis of every metric: one column of each per label."""
 
 from __future__ import annotations
 
@@ -10,29 +10,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import LabelError, MLCAKError
+from ..probabilities import MULTI_LABEL, SINGLE_LABEL
 
 FloatArray = NDArray[np.float64]
 LabelArray = NDArray[np.int8]
 
-SINGLE_LABEL = "single_label_classification"
-MULTI_LABEL = "multi_label_classification"
-
 
 @dataclass(frozen=True)
 class TaskScores:
-    """Scores and labels of one task, a column per label that is present or absent.
+    """Scores and labels of one task, one column per label.
 
     Args:
         scores (`np.ndarray` of shape `(n, labels)`, float64):
-            Probabilities (or anything that ranks: thresholds and calibration need probabilities).
+            Probabilities. Ranking metrics take any score.
         labels (`np.ndarray` of shape `(n, labels)`, int8):
             1 present, 0 absent, -1 missing.
         names (`tuple[str, ...]`):
-            Name of each column, each different.
+            Name of each column.
 
     Raises:
-        MLCAKError: Shapes that disagree, a name twice, or scores that are not finite.
-        LabelError: A label that is none of 1, 0, -1.
+        [`MLCAKError`]: When shapes disagree, a name occurs twice, or a score is not finite.
+        [`LabelError`]: When a label is not 1, 0 or -1.
     """
 
     scores: FloatArray
@@ -42,31 +40,31 @@ class TaskScores:
     def __post_init__(self) -> None:
         if self.scores.ndim != 2 or self.scores.shape != self.labels.shape or self.scores.shape[1] != len(self.names):
             raise MLCAKError(
-                f"scores and labels must both have shape (images, labels) with one name per label; got scores "
-                f"{self.scores.shape}, labels {self.labels.shape} and {len(self.names)} names"
+                f"Scores and labels must both have shape (images, labels) with one name per label; got scores "
+                f"{self.scores.shape}, labels {self.labels.shape} and {len(self.names)} names."
             )
         if len(set(self.names)) != len(self.names):
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise MLCAKError(f"label names must differ, got {', '.join(twice)} more than once")
+            raise MLCAKError(f"Label names must differ; got {', '.join(twice)} more than once.")
         bad_rows = int((~np.isfinite(self.scores)).any(axis=1).sum())
         if bad_rows:
             raise MLCAKError(
-                f"scores must be finite, got NaN or infinity for {bad_rows} of {len(self.scores)} images: the model "
-                "has diverged (lower the learning rate, or check its weights and inputs)"
+                f"Scores must be finite; got NaN or infinity for {bad_rows} of {len(self.scores)} images. The model "
+                "has diverged: lower the learning rate, or check its weights and inputs."
             )
         if not np.isin(self.labels, (-1, 0, 1)).all():
-            raise LabelError("labels must be 1 (present), 0 (absent) or -1 (missing) after `hard_labels`")
+            raise LabelError("Labels must be 1 (present), 0 (absent) or -1 (missing). Apply `hard_labels` first.")
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def column(self, index: int) -> tuple[FloatArray, LabelArray]:
-        """Scores and labels of one label where it is not missing, each of shape `(valid,)`."""
+    def column(self, index: int | np.integer[Any]) -> tuple[FloatArray, LabelArray]:
+        """Select the scores and labels of one label without missing ones, each of shape `(valid,)`."""
         valid = self.labels[:, index] >= 0
         return self.scores[valid, index], self.labels[valid, index]
 
     def class_counts(self) -> NDArray[np.int64]:
-        """Number of images without and with each label, of shape `(labels, 2)`; missing ones count in neither."""
+        """Count the images without and with each label, in shape `(labels, 2)`; missing labels count in neither."""
         return np.stack([(self.labels == 0).sum(axis=0), (self.labels == 1).sum(axis=0)], axis=1)
 
     @property
@@ -75,34 +73,35 @@ class TaskScores:
         return np.asarray((self.class_counts() > 0).all(axis=1))
 
     def single_class_names(self) -> list[str]:
-        """Labels of which only one class occurs: no curve is defined for them."""
+        """List the labels with one class only; no curve is defined for them."""
         counts = self.class_counts()
         return [name for name, row in zip(self.names, counts, strict=True) if (row > 0).sum() == 1]
 
     def unannotated_names(self) -> list[str]:
-        """Labels that are missing in every image."""
+        """List the labels that are missing in every image."""
         counts = self.class_counts()
         return [name for name, row in zip(self.names, counts, strict=True) if not row.any()]
 
     def take(self, rows: NDArray[Any]) -> TaskScores:
-        """The same task for the chosen rows (indices or mask)."""
+        """Select images, by indices or a mask."""
         return TaskScores(self.scores[rows], self.labels[rows], self.names)
 
 
 def hard_labels(labels: ArrayLike) -> LabelArray:
     """Turn soft labels into present, absent or missing.
 
-    A label is present where more than half of it says so (strictly, so that a tie of readers is not a finding), and
-    missing where it is negative (-1 of the datasets, -100 of padding).
+    A label is present if it is above one half (a tie of readers is not a finding), and missing if it is negative (-1 in
+    datasets, -100 in padding).
 
     Args:
-        labels (array-like): Values in [0, 1], or negative where missing; any shape.
+        labels (array-like of any shape):
+            Values in [0, 1], negative if missing.
 
     Returns:
         `np.ndarray` of the same shape, int8: 1, 0 or -1.
 
     Raises:
-        LabelError: A label above 1 or NaN.
+        [`LabelError`]: When a label is above 1 or NaN.
 
     Example:
 
@@ -114,17 +113,20 @@ def hard_labels(labels: ArrayLike) -> LabelArray:
     array = np.asarray(labels, dtype=np.float64)
     if np.isnan(array).any() or (array > 1).any():
         worst = "NaN" if np.isnan(array).any() else f"{np.nanmax(array):g}"
-        raise LabelError(f"labels must lie in [0, 1] or be negative where missing, got {worst}")
+        raise LabelError(f"Labels must be in [0, 1], or negative if missing; got {worst}.")
     return np.where(array < 0, -1, array > 0.5).astype(np.int8)
 
 
 def local_scores(scores: ArrayLike, labels: ArrayLike, names: Sequence[str]) -> TaskScores:
-    """Local findings as columns.
+    """Make the task of the local findings.
 
     Args:
-        scores (array-like of shape `(n, findings)`): Probabilities.
-        labels (array-like of shape `(n, findings)`): In [0, 1], -1 where missing; soft ones follow [`hard_labels`].
-        names (`Sequence[str]`): Names of the findings.
+        scores (array-like of shape `(n, findings)`):
+            Probabilities.
+        labels (array-like of shape `(n, findings)`):
+            Labels in [0, 1], -1 if missing; soft labels go through [`hard_labels`].
+        names (`Sequence[str]`):
+            Names of the findings.
 
     Returns:
         [`TaskScores`]
@@ -135,30 +137,33 @@ def local_scores(scores: ArrayLike, labels: ArrayLike, names: Sequence[str]) -> 
 def global_scores(
     scores: ArrayLike, labels: ArrayLike, names: Sequence[str] | None = None, problem_type: str = SINGLE_LABEL
 ) -> TaskScores:
-    """Global labels as columns, one for a binary task.
+    """Make the task of the global labels.
 
     - Single label, two classes: one column, the probability of the second class ("Abnormal").
-    - Single label, more classes: a column per class, one against the rest.
-    - Multi label: a column per label.
+    - Single label, more classes: one column per class, against the rest.
+    - Multi-label: one column per label.
 
     Args:
-        scores (array-like of shape `(n,)`, `(n, 1)` or `(n, classes)`): Probabilities.
+        scores (array-like of shape `(n,)`, `(n, 1)` or `(n, classes)`):
+            Probabilities.
         labels (array-like of shape `(n,)` or `(n, classes)`):
-            Class indices with -1 where missing; or soft targets, where a row with a negative entry is missing (single
-            label) or the entry itself is (multi label).
-        names (`Sequence[str]`, *optional*): Class names; default "Abnormal" for a binary task, else their index.
-        problem_type (`str`): `"single_label_classification"` or `"multi_label_classification"`.
+            Class indices, -1 if missing; or soft targets, in which a negative entry marks the whole row (single label)
+            or itself (multi-label) as missing.
+        names (`Sequence[str]`, *optional*):
+            Class names; "Abnormal" for a binary task by default, otherwise the indices.
+        problem_type (`str`, *optional*, defaults to `"single_label_classification"`):
+            `"single_label_classification"` or `"multi_label_classification"`.
 
     Returns:
         [`TaskScores`]
 
     Raises:
-        MLCAKError: Shapes that do not fit one of the cases above.
+        [`MLCAKError`]: When the shapes fit none of the cases above.
     """
     score_array = np.asarray(scores, dtype=np.float64)
     label_array = np.asarray(labels, dtype=np.float64)
     if np.isnan(label_array).any():
-        raise LabelError("global labels contain NaN: write -1 where a label is missing")
+        raise LabelError("Global labels must not be NaN. Write -1 for a missing label.")
     if score_array.ndim == 1:
         score_array = score_array[:, None]
     classes = score_array.shape[1]
@@ -166,7 +171,9 @@ def global_scores(
         return TaskScores(score_array, hard_labels(label_array.reshape(score_array.shape)), _names(names, classes))
     if label_array.ndim == 2 and label_array.shape[1] > 1:
         if label_array.shape[1] != max(classes, 2):
-            raise MLCAKError(f"soft labels need a column per class ({max(classes, 2)}), got {label_array.shape[1]}")
+            raise MLCAKError(
+                f"Soft labels must have {max(classes, 2)} columns, one per class; got {label_array.shape[1]}."
+            )
         missing = (label_array < 0).any(axis=1)
         # The likelier class; for two classes a tie is "not present", as in `hard_labels`.
         label_array = np.where(missing, -1, label_array.argmax(axis=1)).astype(np.float64)
@@ -175,29 +182,10 @@ def global_scores(
         chosen = names[-1:] if names is not None else ("Abnormal",)
         return TaskScores(score_array[:, -1:], hard_labels(label_array)[:, None], tuple(chosen))
     if label_array.max(initial=-1) >= classes:
-        raise LabelError(f"class indices must be below {classes}, got {int(label_array.max())}")
+        raise LabelError(f"Class indices must be below {classes}; got {int(label_array.max())}.")
     one_hot = (label_array[:, None] == np.arange(classes)).astype(np.int8)
     one_hot[label_array < 0] = -1
     return TaskScores(score_array, one_hot, _names(names, classes))
-
-
-def probabilities(logits: ArrayLike, problem_type: str = MULTI_LABEL) -> FloatArray:
-    """Softmax over classes (single label) or sigmoid per label (multi label, and every local finding), in float64.
-
-    Args:
-        logits (array-like of shape `(n, labels)`): A model's logits.
-        problem_type (`str`): `"single_label_classification"` or `"multi_label_classification"`.
-
-    Returns:
-        `np.ndarray` of shape `(n, labels)`.
-    """
-    array = np.asarray(logits, dtype=np.float64)
-    if problem_type == SINGLE_LABEL:
-        exponents = np.exp(array - array.max(axis=-1, keepdims=True))
-        return np.asarray(exponents / exponents.sum(axis=-1, keepdims=True))
-    # Two branches, so that neither exponent overflows.
-    decay = np.exp(-np.abs(array))
-    return np.where(array >= 0, 1.0, decay) / (1.0 + decay)
 
 
 def _names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:

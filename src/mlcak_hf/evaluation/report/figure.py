@@ -1,20 +1,19 @@
-"""A comparison as a picture: dots and intervals per model and per finding, and the reliability of the probabilities."""
+"""A comparison as a figure: dots and intervals per model and per finding, and the reliability of the probabilities."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from textwrap import wrap
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..measures import TITLES
+from ..comparison import Comparison, Estimate, Row
+from .wording import TITLES, footer, title
 
-if TYPE_CHECKING:
-    from ..comparison import Comparison, Estimate, Row
-
-# Okabe and Ito's colours, told apart with every common colour blindness; markers differ too, for print.
+# Okabe and Ito's colours are distinct with every common colour blindness; markers differ too, for print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 GREY = "#666666"
@@ -23,23 +22,23 @@ GREY = "#666666"
 def draw_comparison(comparison: Comparison, path: str | Path) -> None:
     """Draw a comparison and write it to a file.
 
-    Left: global AUROC, macro AUROC over findings, reliability of the global probabilities. Right, where there are
-    local heads: AUROC per finding with the number of images that have it. Lines are 95 % intervals.
+    Left: global AUROC, macro AUROC over findings, reliability of the global probabilities. Right, if there are local
+    heads: AUROC per finding with its number of images. Lines are 95 % intervals.
 
     Args:
-        comparison ([`Comparison`]): What to draw.
-        path (`str` or `Path`): File; its suffix chooses the format (PNG, SVG, PDF).
+        comparison ([`Comparison`]):
+            What to draw.
+        path (`str` or `Path`):
+            File to write; its suffix chooses the format (PNG, SVG, PDF).
     """
     rows = comparison.rows
-    findings = [
-        name for name in comparison.finding_names if any(f"auroc/{name}" in row.estimates for row in rows)
-    ]  # fmt: skip
+    findings = [name for name in comparison.finding_names if any(f"auroc/{name}" in row.metrics for row in rows)]
     has_local = bool(findings)
     summaries = ["auroc_global", *(["auroc_local_macro"] if has_local else [])]
     strip = 0.5 + 0.32 * len(rows)
     left_height = len(summaries) * (strip + 0.75) + 3.6
     height = max(left_height, 1.4 + len(findings) * (0.14 + 0.08 * len(rows))) if has_local else left_height
-    # A Figure of its own, not pyplot's: library code must not touch global figures or choose a backend.
+    # Not pyplot: library code must not touch global figures or choose a backend.
     figure = Figure(figsize=(11.5 if has_local else 6.2, height + 0.9), layout="constrained", dpi=150)
     grid = figure.add_gridspec(
         len(summaries) + 1,
@@ -51,15 +50,15 @@ def draw_comparison(comparison: Comparison, path: str | Path) -> None:
     _draw_reliability(figure.add_subplot(grid[len(summaries), 0]), rows)
     if has_local:
         _draw_findings(figure.add_subplot(grid[:, 1]), comparison, findings)
-    where = " · ".join(str(comparison.context[key]) for key in ("dataset", "split") if comparison.context.get(key))
-    figure.suptitle(f"Comparison{': ' + where if where else ''}", fontsize=12, fontweight="bold")
-    figure.supxlabel("\n".join(_wrap(comparison.footer(), 165 if has_local else 85)), fontsize=7, color=GREY)
+    figure.suptitle(title(comparison), fontsize=12, fontweight="bold")
+    notes = [part for line in footer(comparison) for part in wrap(line, 165 if has_local else 85)]
+    figure.supxlabel("\n".join(notes), fontsize=7, color=GREY)
     figure.savefig(path)
 
 
 def _draw_summary(axes: Any, rows: Sequence[Row], key: str) -> None:
     for position, row in enumerate(rows):
-        estimate = row.estimates.get(key)
+        estimate = row.metrics.get(key)
         if estimate is None:
             axes.text(0.5, position, "no such head", color=GREY, fontsize=8, va="center")
             continue
@@ -67,11 +66,11 @@ def _draw_summary(axes: Any, rows: Sequence[Row], key: str) -> None:
     axes.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=9)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_title(TITLES[key], loc="left", fontsize=10)
-    _auroc_axis(axes, [row.estimates[key] for row in rows if key in row.estimates])
+    _auroc_axis(axes, [row.metrics[key] for row in rows if key in row.metrics])
 
 
 def _draw_findings(axes: Any, comparison: Comparison, findings: Sequence[str]) -> None:
-    rows = [row for row in comparison.rows if any(f"auroc/{name}" in row.estimates for name in findings)]
+    rows = [row for row in comparison.rows if any(f"auroc/{name}" in row.metrics for name in findings)]
     index = {row.name: position for position, row in enumerate(comparison.rows)}
     offsets = np.linspace(-0.3, 0.3, len(rows)) if len(rows) > 1 else np.zeros(1)
     shown = []
@@ -79,11 +78,11 @@ def _draw_findings(axes: Any, comparison: Comparison, findings: Sequence[str]) -
         axes.axhspan(place - 0.5, place + 0.5, color="#f3f3f3", zorder=0, linewidth=0)
     for place, name in enumerate(findings):
         for row, offset in zip(rows, offsets, strict=True):
-            estimate = row.estimates.get(f"auroc/{name}")
+            estimate = row.metrics.get(f"auroc/{name}")
             if estimate is not None:
                 _dot(axes, estimate, place + offset, index[row.name], size=4.5, faint=name in comparison.rare_labels)
                 shown.append(estimate)
-    labels = [f"{name}  ({comparison.class_counts[name][1]})" for name in findings]
+    labels = [f"{name}  ({comparison.class_counts[name].present})" for name in findings]
     axes.set_yticks(range(len(findings)), labels, fontsize=8)
     axes.set_ylim(len(findings) - 0.5, -0.5)
     axes.set_title("AUROC per finding (images that have it; dotted: too few)", loc="left", fontsize=10)
@@ -116,7 +115,7 @@ def _draw_reliability(axes: Any, rows: Sequence[Row]) -> None:
 
 
 def _dot(axes: Any, estimate: Estimate, height: float, style: int, size: float, faint: bool = False) -> None:
-    """A value and its interval; dotted where the interval is not to be relied on."""
+    """Draw a value and its interval, dotted if the interval is unreliable."""
     colour = COLOURS[style % len(COLOURS)]
     interval = estimate.interval
     if interval is not None and interval.low <= interval.high:
@@ -153,9 +152,3 @@ def _auroc_axis(axes: Any, estimates: Sequence[Estimate]) -> None:
 
 def _plain(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _wrap(lines: Sequence[str], width: int) -> list[str]:
-    from textwrap import wrap
-
-    return [part for line in lines for part in wrap(line, width)]

@@ -1,6 +1,5 @@
-"""The evaluation script on a tiny prepared dataset: one process, two processes, low resolution, boxes, bad input."""
+"""The evaluation of models on a tiny prepared dataset: one and two processes, low resolution, boxes, bad input."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -18,23 +17,19 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Vi
 from mlcak_hf import MLCAKImageProcessor
 from mlcak_hf.deployment.model_card import card_for_folder
 from mlcak_hf.errors import DatasetError, DeploymentError, MLCAKError, RecipeError
+from mlcak_hf.evaluation import run
+from mlcak_hf.evaluation.arguments import EvaluationArguments, models_to_evaluate
 from mlcak_hf.evaluation.calibration import operating_thresholds
+from mlcak_hf.evaluation.comparison import Comparison
 from mlcak_hf.evaluation.localisation import localise
 from mlcak_hf.evaluation.predictions import ModelPredictions
+from mlcak_hf.evaluation.report.files import write_report
+from mlcak_hf.evaluation.report.wording import footer
 from mlcak_hf.evaluation.scores import global_scores
 from mlcak_hf.image_processing_mlcak import map_boxes
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "evaluation" / "evaluate_models.py"
 SIZES = {"train": 6, "validation": 12, "test": 23}  # 23: uneven over batches and processes
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("evaluate_models", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["evaluate_models"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def rows(split, count):
@@ -86,17 +81,18 @@ def folder(tmp_path_factory):
     return folder
 
 
-def arguments(script, folder, output, *names, **changes):
-    return script.EvaluationArguments(
+def arguments(folder, output, *names, **changes):
+    return EvaluationArguments(
         dataset=str(folder / "dataset"), models=[f"{name}={folder / name}" for name in names], output=str(output),
         **{"bootstrap_draws": 100, "batch_size": 4} | changes,
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def evaluated(script, folder):
+def evaluated(folder):
     output = folder / "comparison"
-    script.run(arguments(script, folder, output, "teacher", "student", "global", lowres=["8"], baseline="student"))
+    args = arguments(folder, output, "teacher", "student", "global", lowres=["8"], baseline="student")
+    write_report(run.run_evaluation(args), output)
     return output
 
 
@@ -163,11 +159,14 @@ def test_attention_is_measured_against_boxes_in_model_coordinates(folder, evalua
     _, outputs = reference(folder, "teacher", "test")
     grids = np.stack([output.mlcak[0, 0, 1:].reshape(4, 4).numpy() for output in outputs]).astype(float)
     box = map_boxes([[4, 8, 30, 44]], (64, 40), (16, 16), "pad")
-    expected = localise(grids, [box if index % 2 else [] for index in range(23)], (16, 16))
-    # 26 of 64 by 36 of 64 pixels of the padded square.
-    assert np.nanmax(np.abs(loaded.localisation.area[1::2] - 26 / 64 * 36 / 64)) < 1e-9
-    assert loaded.localisation.share[1::2] == pytest.approx(expected.share[1::2], abs=1e-5)
-    assert np.isnan(loaded.localisation.share[::2]).all()
+    edges = map_boxes([[0, 0, 40, 64]], (64, 40), (16, 16), "pad")[0]
+    expected = localise(grids, [box if index % 2 else [] for index in range(23)], (16, 16), [edges] * 23)
+    assert list(loaded.localisation) == ["", "Edema"]
+    found = loaded.localisation["Edema"]
+    # 26 of 40 by 36 of 64 pixels of the radiograph.
+    assert np.nanmax(np.abs(found.area[1::2] - 26 / 40 * 36 / 64)) < 1e-9
+    assert found.share[1::2] == pytest.approx(expected.share[1::2], abs=1e-5)
+    assert np.isnan(found.share[::2]).all()
 
 
 def test_a_card_takes_the_numbers_of_its_own_row_only(folder, evaluated):
@@ -175,40 +174,40 @@ def test_a_card_takes_the_numbers_of_its_own_row_only(folder, evaluated):
     assert "AUROC global" in card_for_folder(folder / "teacher", saved).content
     for name, row, why in (
         ("student", "teacher", "16 px images"),
-        ("student", "global", "other weights"),
+        ("student", "global", "different weights"),
         ("teacher", "teacher fed 8 px", "reduced to 8 px"),
     ):
         with pytest.raises(DeploymentError, match=why):
             card_for_folder(folder / name, saved, row)
-    threshold = json.loads(saved.read_text())["thresholds"]["teacher"][0]["Abnormal"]
-    assert f"on the validation split: teacher Abnormal {threshold:.3f}" in (evaluated / "comparison.md").read_text()
+    comparison = Comparison.from_json(saved)
+    threshold = comparison.row("teacher").thresholds[0]["Abnormal"]
+    assert f"on the validation split: teacher Abnormal {threshold:.3f}" in "".join(footer(comparison))
 
 
-def test_runs_of_one_name_are_one_row(script, folder, tmp_path):
+def test_runs_of_one_name_are_one_row(folder, tmp_path):
     models = [f"student={folder / 'student'}", f"student={folder / 'teacher'}"]
-    assert [row.run for row in script.parse_rows(models)] == ["1", "2"]
-    args = arguments(script, folder, tmp_path, threshold_split="none")
+    assert [model.run for model in models_to_evaluate(models)] == ["1", "2"]
+    args = arguments(folder, tmp_path, threshold_split="none")
     args.models = models
-    script.run(args)
-    saved = json.loads((tmp_path / "comparison.json").read_text())
-    assert [(row["name"], row["runs"]) for row in saved["rows"]] == [("student", ["1", "2"])]
-    assert saved["rows"][0]["metrics"]["auroc_global"]["deviation"] > 0
-    assert "sensitivity_at_threshold_global" not in saved["rows"][0]["metrics"]
+    (row,) = run.run_evaluation(args).rows
+    assert (row.name, row.runs) == ("student", ("1", "2"))
+    assert row.metrics["auroc_global"].deviation > 0
+    assert "sensitivity_at_threshold_global" not in row.metrics
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"models": ["teacher"]}, RecipeError, "--models needs name=folder, got 'teacher'"),
+        ({"models": ["teacher"]}, RecipeError, "--models must have the form name=folder; got 'teacher'"),
         ({"models": ["teacher=/nowhere"]}, MLCAKError, "--models teacher=/nowhere: there is no such folder"),
         ({"split": "holdout"}, DatasetError, "has no split 'holdout'; it has train, validation, test"),
-        ({"lowres": ["tiny"]}, RecipeError, "--lowres needs a number of pixels, got 'tiny'"),
-        ({"lowres": ["nobody=8"]}, RecipeError, "none of the models is named 'nobody'"),
+        ({"lowres": ["tiny"]}, RecipeError, "--lowres must be a number of pixels, or name=pixels; got 'tiny'"),
+        ({"lowres": ["nobody=8"]}, RecipeError, "'nobody' is not the name of a model"),
         ({"label_column": "diagnosis"}, DatasetError, "no column 'diagnosis'"),
-        ({"baseline": "nobody"}, MLCAKError, "'nobody' is none of the models"),
+        ({"baseline": "nobody"}, MLCAKError, "baseline must be one of the rows 'student'; got 'nobody'"),
         ({"bootstrap_draws": 10}, RecipeError, "--bootstrap_draws must be at least 40"),
         ({"threshold_split": "vali"}, DatasetError, "has no split 'vali'"),
-        ({"output": "/dev/null/here"}, RecipeError, "--output /dev/null/here cannot be made"),
+        ({"output": "/dev/null/here"}, RecipeError, "--output /dev/null/here cannot be created"),
         (
             {"models": ["teacher=runs/teachr"]},
             RecipeError,
@@ -217,23 +216,23 @@ def test_runs_of_one_name_are_one_row(script, folder, tmp_path):
     ],
     ids=lambda value: str(next(iter(value))) if isinstance(value, dict) else None,
 )
-def test_bad_input_is_named_before_any_model_runs(script, folder, tmp_path, monkeypatch, changes, error, message):
-    monkeypatch.setattr(script, "predict", lambda *args: pytest.fail("a model runs before the mistake is found"))
-    args = arguments(script, folder, tmp_path, "student", threshold_split="none")
+def test_bad_input_is_named_before_any_model_runs(folder, tmp_path, monkeypatch, changes, error, message):
+    monkeypatch.setattr(run, "evaluate_model", lambda *args: pytest.fail("a model runs before the mistake is found"))
+    args = arguments(folder, tmp_path, "student", threshold_split="none")
     for name, value in changes.items():
         setattr(args, name, value)
     with pytest.raises(error, match=message):
-        script.run(args)
+        run.run_evaluation(args)
 
 
-def test_models_that_cannot_be_evaluated_are_named(script, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "predict", lambda *args: pytest.fail("a model runs before the mistake is found"))
+def test_models_that_cannot_be_evaluated_are_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "evaluate_model", lambda *args: pytest.fail("a model runs before the mistake is found"))
 
     def refused(error, message, dataset, **models):
-        args = arguments(script, folder, tmp_path / "out", threshold_split="none")
+        args = arguments(folder, tmp_path / "out", threshold_split="none")
         args.dataset, args.models = str(dataset), [f"{name}={path}" for name, path in models.items()]
         with pytest.raises(error, match=message):
-            script.run(args)
+            run.run_evaluation(args)
 
     dataset = folder / "dataset"
     ViTForImageClassification(
@@ -272,7 +271,8 @@ def test_two_processes_equal_one(folder, evaluated, tmp_path):
         assert two.global_task.scores == pytest.approx(one.global_task.scores, abs=1e-6)
         assert two.local_task.scores == pytest.approx(one.local_task.scores, abs=1e-6)
         assert two.thresholds == pytest.approx(one.thresholds, abs=1e-6)
-        assert np.nan_to_num(two.localisation.share) == pytest.approx(np.nan_to_num(one.localisation.share), abs=1e-6)
+        shares = [np.nan_to_num(each.localisation[""].share) for each in (two, one)]
+        assert shares[0] == pytest.approx(shares[1], abs=1e-6)
 
 
 @pytest.mark.slow

@@ -1,0 +1,109 @@
+"""Which models to evaluate, on which images, as a command line or a recipe names them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from ..configuration_mlcak import MLCAKConfig
+from ..data.training_data import DatasetArguments
+from ..errors import MLCAKError, RecipeError
+from ..image_processing_mlcak import MLCAKImageProcessor
+from ..pretrained import load_config, load_processor
+
+NO_SPLIT = "none"
+
+
+@dataclass(kw_only=True)
+class EvaluationArguments(DatasetArguments):
+    """Which models to evaluate, on which images, and where to write the results."""
+
+    models: list[str] = field(metadata={"help": "name=folder of each trained model; runs of one row share a name."})
+    output: str = field(metadata={"help": "Folder to write."})
+    split: str = field(default="test", metadata={"help": "Split to evaluate."})
+    threshold_split: str = field(
+        default="validation", metadata={"help": 'Split on which operating thresholds are chosen, or "none".'}
+    )
+    baseline: str | None = field(
+        default=None,
+        metadata={"help": 'Row that the others are compared with. Default: the one with "plain" in its name, or the '
+                          "first."},
+    )  # fmt: skip
+    lowres: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Pixels, or name=pixels: add rows with images reduced to this size, then enlarged."},
+    )
+    batch_size: int = field(default=32, metadata={"help": "Images per process and batch."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
+    bootstrap_draws: int = field(default=2000, metadata={"help": "Number of bootstrap draws for the intervals."})
+    seed: int = field(default=0, metadata={"help": "Seed of the draws."})
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """One trained model: a row of the comparison, or a run of one."""
+
+    name: str
+    folder: str
+    run: str = ""
+    lowres: int | None = None
+
+    @property
+    def role(self) -> str:
+        """What error messages call it."""
+        return f"model {self.name}"
+
+    def load_config(self) -> MLCAKConfig:
+        """Load its configuration."""
+        return load_config(self.folder, self.role)
+
+    def load_processor(self) -> MLCAKImageProcessor:
+        """Load its image processor, set to the low resolution of the row."""
+        processor: Any = load_processor(self.folder, self.load_config(), self.role)
+        processor.lowres = self.lowres if self.lowres is not None else processor.lowres
+        return cast(MLCAKImageProcessor, processor)
+
+
+def models_to_evaluate(models: Sequence[str], lowres: Sequence[str] = ()) -> list[EvaluatedModel]:
+    """Read `--models` and `--lowres`.
+
+    Args:
+        models (`Sequence[str]`):
+            `name=folder` of each model. Runs with the same name are numbered in the given order.
+        lowres (`Sequence[str]`, *optional*):
+            `name=pixels` for a row of one model, or pixels for a row of every model with a larger input.
+
+    Returns:
+        `list[EvaluatedModel]`
+
+    Raises:
+        [`MLCAKError`]: When an entry has a different form, or its folder or name is missing.
+    """
+    pairs = [_pair(given, "--models", "name=folder") for given in models]
+    names = [name for name, _ in pairs]
+    rows = []
+    for position, (name, folder) in enumerate(pairs):
+        if not Path(folder).is_dir() and (folder.count("/") != 1 or Path(folder).is_absolute()):
+            raise MLCAKError(f"--models {name}={folder}: there is no such folder. Name one that training wrote.")
+        run = str(names[: position + 1].count(name)) if names.count(name) > 1 else ""
+        rows.append(EvaluatedModel(name, folder, run))
+    reduced = []
+    for given in lowres:
+        chosen, pixels = _pair(given, "--lowres", "name=pixels") if "=" in given else (None, given)
+        if not pixels.isdecimal() or int(pixels) < 1:
+            raise RecipeError(f"--lowres must be a number of pixels, or name=pixels; got {given!r}.")
+        if chosen is not None and chosen not in names:
+            raise RecipeError(f"--lowres {given}: {chosen!r} is not the name of a model in --models.")
+        for row in rows:
+            if row.name == chosen or (chosen is None and row.load_config().image_size > int(pixels)):
+                reduced.append(EvaluatedModel(f"{row.name} fed {pixels} px", row.folder, row.run, int(pixels)))
+    return rows + reduced
+
+
+def _pair(given: str, option: str, form: str) -> tuple[str, str]:
+    name, _, value = given.partition("=")
+    if not name or not value:
+        raise RecipeError(f"{option} must have the form {form}; got {given!r}.")
+    return name, value

@@ -1,0 +1,135 @@
+"""A comparison in words: titles, numbers, statements about differences, and the notes below a table."""
+
+from __future__ import annotations
+
+import math
+
+from ..comparison import COMPARED, NOTICE, RARE, Comparison, Difference, Estimate
+from ..metrics import SPECIFICITY
+
+#: Titles of the metrics, in the order of a table.
+TITLES = {
+    "auroc_global": "AUROC global",
+    "auroc_local_macro": "AUROC local macro",
+    "auroc_local_micro": "AUROC local micro",
+    "average_precision_global": "Average precision",
+    "average_precision_local_macro": "Average precision local macro",
+    "sensitivity_at_90_specificity_global": "Sensitivity at 90 % specificity",
+    "sensitivity_at_90_specificity_local_macro": "Sensitivity at 90 % specificity, local macro",
+    "brier_global": "Brier score",
+    "calibration_error_global": "Calibration error",
+    "sensitivity_at_threshold_global": "Sensitivity at validation threshold",
+    "specificity_at_threshold_global": "Specificity at validation threshold",
+    "attention_ratio": "Attention on boxes",
+    "pointing_game": "Pointing game",
+    "pointing_game_chance": "Pointing game by chance",
+}
+
+
+def number(estimate: Estimate, decimals: int = 3) -> str:
+    """Format a value with its deviation over the runs: `0.912 ± 0.004`."""
+    value = f"{estimate.value:.{decimals}f}"
+    return value if estimate.deviation is None else f"{value} ± {estimate.deviation:.{decimals}f}"
+
+
+def interval(estimate: Estimate) -> str:
+    """Format the interval: `[0.912, 0.945]`; an empty string for metrics without one."""
+    if estimate.interval is None:
+        return ""
+    if math.isnan(estimate.interval.low):
+        return "[no interval]"
+    return f"[{estimate.interval.low:.3f}, {estimate.interval.high:.3f}]"
+
+
+def statement(difference: Difference) -> str:
+    """State one difference in a line: `student - plain, AUROC global: +0.021 [-0.010, 0.052]: within noise (...)`."""
+    estimate = difference.estimate
+    value = f"{estimate.value:+.3f}"
+    if estimate.deviation is not None:
+        value += f" ± {estimate.deviation:.3f} over {estimate.runs} runs"
+    return (
+        f"{difference.model} - {difference.baseline}, {TITLES.get(difference.metric, difference.metric)}: "
+        f"{value} {interval(estimate)}: {_verdict(difference)}"
+    )
+
+
+def _verdict(difference: Difference) -> str:
+    if difference.p_value is None or difference.least_difference is None:
+        return f"no verdict ({difference.no_verdict})"
+    verdict = "beyond noise" if difference.beyond_noise else "within noise"
+    p = f"{difference.p_value:.3f}" if difference.p_value >= 0.001 else "< 0.001"
+    return f"{verdict} (adjusted p {p}; least detectable difference {difference.least_difference:.3f})"
+
+
+def statements(comparison: Comparison) -> list[str]:
+    """State every difference in a line of its own, then what the intervals count."""
+    lines = [statement(difference) for difference in comparison.differences]
+    if any(difference.p_value is not None for difference in comparison.differences):
+        lines.append(
+            "Intervals of differences count patients and training runs. A difference is beyond noise if it is "
+            "significant at 5 % after Holm's correction for all comparisons above."
+        )
+    if any(not difference.per_run for difference in comparison.differences):
+        lines.append(
+            "Intervals of differences without paired runs count the test images only. Train every row with the same "
+            "seeds, at least two, before believing a difference."
+        )
+    return lines
+
+
+def basis(comparison: Comparison) -> str:
+    """State what the numbers rest on: images, patients and draws."""
+    unit = f"{comparison.n_groups} patients" if comparison.groups_known else "images (patients unknown)"
+    runs = "; ± is the deviation over runs" if any(len(row.runs) > 1 for row in comparison.rows) else ""
+    return (
+        f"{comparison.n_images} images; 95 % intervals by bootstrap over {unit}, {comparison.n_draws} draws shared by "
+        f"all rows{runs}."
+    )
+
+
+def footer(comparison: Comparison) -> list[str]:
+    """Write the notes below a table: what the numbers rest on, what is missing, and the research-use notice."""
+    lines = [
+        basis(comparison),
+        "AP, Sens., Brier, ECE: average precision, sensitivity at 90 % specificity, Brier score and calibration "
+        "error (ten bins of equal size) of the global task.",
+    ]
+    thresholds = "; ".join(f"{row.name} {text}" for row in comparison.rows if (text := _thresholds(row.thresholds)))
+    if thresholds:
+        split = comparison.context.get("threshold_split", "validation")
+        lines.append(f"Operating thresholds, for {SPECIFICITY:.0%} specificity on the {split} split: {thresholds}.")
+    if any("attention_ratio" in row.metrics for row in comparison.rows):
+        lines.append(
+            "Attention on boxes: share of the class token's attention inside the readers' boxes, over their share of "
+            "the radiograph (1 = attention that ignores them)."
+        )
+    if comparison.single_class_labels:
+        lines.append(f"One class only in this split, no curve defined: {', '.join(comparison.single_class_labels)}.")
+    if comparison.unannotated_labels:
+        lines.append(f"Never annotated in this split: {', '.join(comparison.unannotated_labels)}.")
+    if comparison.rare_labels:
+        lines.append(
+            f"Fewer than {RARE} images of one class: {', '.join(comparison.rare_labels)}. Bootstrap intervals of so "
+            "few are too narrow."
+        )
+    for metric in COMPARED:
+        intervals = [row.metrics[metric].interval for row in comparison.rows if metric in row.metrics]
+        most = max((found.dropped for found in intervals if found is not None), default=0)
+        if most:
+            lines.append(
+                f"{TITLES[metric]}: {most} of {comparison.n_draws} draws had one class only of a rare label and were "
+                "dropped."
+            )
+    return [*lines, NOTICE]
+
+
+def _thresholds(runs: tuple[dict[str, float], ...]) -> str:
+    """Operating thresholds by label, with a value for every run: `Abnormal 0.400 / 0.550`."""
+    labels = {label: [run[label] for run in runs if label in run] for run in runs for label in run}
+    return ", ".join(f"{label} {' / '.join(f'{value:.3f}' for value in of)}" for label, of in labels.items())
+
+
+def title(comparison: Comparison) -> str:
+    """Title a table or figure with the dataset and its split."""
+    where = " · ".join(str(comparison.context[key]) for key in ("dataset", "split") if comparison.context.get(key))
+    return f"Comparison{': ' + where if where else ''}"
