@@ -52,14 +52,10 @@ UPWARD_IMPORTS: set[str] = {
     "preparation.shards -> vindr_cxr.layout",
     "preparation.suspect_images -> vindr_cxr.source",
 }
-CIRCLES: set[str] = {"evaluation.comparison"}
-LOCAL_IMPORTS: set[str] = {"evaluation.comparison"}
+CIRCLES: set[str] = set()
+LOCAL_IMPORTS: set[str] = set()
 ABSOLUTE_IMPORTS: set[str] = {"preparation.rows"}
 WITHOUT_FUTURE: set[str] = {
-    "deployment.measurements",
-    "deployment.model_card",
-    "deployment.publish",
-    "deployment.publish_dataset",
     "errors",
     "explanation.overlay",
     "prediction.outputs",
@@ -76,11 +72,9 @@ LONG_FILES: set[str] = {
     "vindr_cxr.inspection.inspection_report",
 }
 LONG_PARAMETER_LISTS: set[str] = {
-    "deployment.model_card.create_model_card",
     "distillation.attention.__init__",
     "distillation.cache.build.build_teacher_cache",
     "distillation.cache.build.describe_cache",
-    "evaluation.compare.evaluate_predictions",
     "phantoms.writer.write_phantoms",
     "preparation.prepare.prepare_vindr_cxr",
     "vindr_cxr.builder.load_vindr_cxr",

@@ -236,7 +236,7 @@ def test_an_unreadable_file_is_named_and_the_exit_code_tells(mlcak, phantoms, mo
 def test_card_and_push_work_on_a_folder(mlcak, model_folder, tmp_path, monkeypatch):
     assert mlcak("card", model_folder, "--repo-id", "lab/tiny-student", "--license", "mit")[0] == 0
     text = (model_folder / "README.md").read_text()
-    assert "Tiny student" in text
+    assert "# tiny-student" in text
     assert "not measured" in text.lower()
     called = {}
 

@@ -183,10 +183,8 @@ class MLCAKMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
                 Global probabilities.
             references (array-like of shape `(n,)` or `(n, classes)`):
                 Global labels, -1 if missing.
-            local_predictions (array-like of shape `(n, findings)`):
-                Local probabilities.
-            local_references (array-like of shape `(n, findings)`):
-                Local labels, -1 if missing.
+            **kwargs:
+                `local_predictions` and `local_references` of shape `(n, findings)`: the same for the findings.
 
         Raises:
             [`MLCAKError`]: When an input is unknown or missing, or both tasks have different numbers of images.

@@ -243,7 +243,7 @@ def _outputs(
         raise MLCAKError(f"The processes must return the {len(dataset)} rows of the split; got {len(order)}.")
     arrays = {name: values[order] for name, values in arrays.items()}
     config = model.config
-    names, problem_type = [config.id2label[index] for index in range(config.num_labels)], str(config.problem_type)
+    names, problem_type = config.global_labels, str(config.problem_type)
     scores = probabilities(arrays["logits"], problem_type)
     local = attention = None
     if "local_logits" in arrays:

@@ -18,6 +18,7 @@ from ..explanation.overlay import draw_heatmap, resize_for_display
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification, MLCAKOutput
 from ..pretrained import loading
+from ..probabilities import probabilities
 from ..radiographs.grey_values import Voi
 from ..radiographs.png_jpeg import ValueRange, check_value_range
 from ..radiographs.reader import read_whole
@@ -242,12 +243,10 @@ class RadiographPredictor:
             pixel_values=pixel_values.to(self.device, self.model.dtype), output_attentions=attention
         )
         config = self.model.config
-        single = config.problem_type == "single_label_classification"
         assert output.logits is not None
-        logits = output.logits.float()
-        probabilities = (logits.softmax(-1) if single else logits.sigmoid()).cpu().numpy()
+        scores = probabilities(output.logits.float().cpu(), str(config.problem_type))
         labels = config.global_labels
-        findings = None if output.local_logits is None else output.local_logits.float().sigmoid().cpu().numpy()
+        findings = None if output.local_logits is None else probabilities(output.local_logits.float().cpu())
         maps = None
         if attention and output.mlcak is not None:
             over_patches = output.mlcak[:, 0, self.model.num_prefix_tokens :].float()
@@ -256,7 +255,7 @@ class RadiographPredictor:
             [
                 Prediction(
                     file=read.file,
-                    probabilities=_by_name(labels, probabilities[row]),
+                    probabilities=_by_name(labels, scores[row]),
                     findings={} if findings is None else _by_name(config.local_labels, findings[row]),
                     attention=None if maps is None else maps[row],
                 )
@@ -280,5 +279,5 @@ class RadiographPredictor:
         return path
 
 
-def _by_name(names: Iterable[str], values: npt.NDArray[np.float32]) -> dict[str, float]:
+def _by_name(names: Iterable[str], values: npt.NDArray[np.float64]) -> dict[str, float]:
     return dict(zip(names, map(float, values), strict=True))
