@@ -31,7 +31,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from mlcak_hf.radiographs.reader import read_radiograph
+from mlcak_hf.radiographs.read import read_radiograph
 from mlcak_hf.vindr_cxr.kaggle import KAGGLE_LABELS
 from mlcak_hf.vindr_cxr.labels import VINDR_CXR_LABELS
 

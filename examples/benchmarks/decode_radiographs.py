@@ -35,7 +35,7 @@ from rich.table import Table
 
 from mlcak_hf.errors import DicomError
 from mlcak_hf.phantoms.render import render_phantom
-from mlcak_hf.radiographs.reader import read_radiograph, resize_radiograph
+from mlcak_hf.radiographs.read import read_radiograph, resize_radiograph
 
 HEIGHT, WIDTH, BITS = 2880, 2304, 14
 SIZES = (224, 112, 56, 28)

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlcak_hf.errors import MLCAKError
-from mlcak_hf.radiographs.reader import read_radiograph
+from mlcak_hf.radiographs.read import read_radiograph
 
 SIZES = (None, 224, 28)
 LIMIT_S = 10.0

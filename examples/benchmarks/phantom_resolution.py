@@ -41,7 +41,7 @@ from torch import nn
 from mlcak_hf.image_processing_mlcak import area_resize, map_boxes
 from mlcak_hf.phantoms.plan import DRAWN_FINDINGS, LARGE_FINDINGS, SMALL_FINDINGS
 from mlcak_hf.phantoms.writer import write_phantoms
-from mlcak_hf.radiographs.reader import read_radiograph
+from mlcak_hf.radiographs.read import read_radiograph
 
 HIGH, LOW = 224, 28
 CELLS = 28  # of the net's map, for boxes

@@ -26,9 +26,9 @@ from rich.progress import track
 from rich.table import Table
 
 from mlcak_hf.phantoms.render import render_phantom
-from mlcak_hf.radiographs.dicom.opened import open_dicom
+from mlcak_hf.radiographs.dicom.header import read_header
 from mlcak_hf.radiographs.dicom.reduced import read_reduced
-from mlcak_hf.radiographs.reader import read_radiograph, resize_radiograph
+from mlcak_hf.radiographs.read import read_radiograph, resize_radiograph
 
 BITS, NOISE, THICKNESS_PX = (8, 10, 12, 14, 16), (0, 0.001, 0.003, 0.008, 0.02), (3, 5, 10, 20, 60, 200)
 
@@ -103,7 +103,8 @@ def main() -> int:
             voi = "percentile" if rng.random() < 0.15 else "dicom"
             full = read_radiograph(path, voi=voi)  # type: ignore[arg-type]
             for size in SIZES:
-                small = read_reduced(open_dicom(path), size, "pad", voi)  # type: ignore[arg-type]
+                with path.open("rb") as stream:
+                    small = read_reduced(read_header(stream), size, "pad", voi)  # type: ignore[arg-type]
                 counts[0] += 1
                 if small is None:
                     continue

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .modeling_mlcak import MLCAKForCXRClassification, MLCAKOutput
     from .prediction.predictor import Prediction, RadiographPredictor
     from .radiographs.file_search import find_radiographs
-    from .radiographs.reader import read_radiograph
+    from .radiographs.read import read_radiograph
     from .training.arguments import MLCAKTrainingArguments
     from .training.trainer import MLCAKTrainer
     from .vindr_cxr.builder import load_vindr_cxr
@@ -56,7 +56,7 @@ _MODULES = {
     "RadiographPredictor": "prediction.predictor",
     "find_radiographs": "radiographs.file_search",
     "load_vindr_cxr": "vindr_cxr.builder",
-    "read_radiograph": "radiographs.reader",
+    "read_radiograph": "radiographs.read",
 }
 
 

@@ -1,33 +1,33 @@
-"""The errors this package raises for input that a person can mend: what was expected, what came, what to do."""
+"""The errors that the package raises for input that the user can correct."""
 
 
 class MLCAKError(Exception):
-    """Base of every error that mlcak-hf raises on purpose."""
+    """Base class of all errors raised by mlcak-hf."""
 
 
 class DicomError(MLCAKError, ValueError):
-    """A radiograph cannot be read, or cannot be read without guessing."""
+    """A radiograph cannot be read, or only by guessing."""
 
 
 class LabelError(MLCAKError, ValueError):
-    """Labels, findings or annotation tables do not say what they must."""
+    """Labels, findings or annotation tables are missing or invalid."""
 
 
 class DatasetError(MLCAKError, ValueError):
-    """A dataset folder or its columns are not laid out as expected."""
+    """A dataset folder or its columns do not have the expected layout."""
 
 
 class RecipeError(MLCAKError, ValueError):
-    """A recipe file or a training argument cannot be used as written."""
+    """A recipe file or a training argument is invalid."""
 
 
 class DistillationError(MLCAKError, ValueError):
-    """Teacher and student cannot be distilled as they stand."""
+    """Teacher and student do not match, or the distillation settings are invalid."""
 
 
 class CacheError(MLCAKError, RuntimeError):
-    """A teacher cache is of something else than asked for, is not whole, or cannot be written."""
+    """A teacher cache is incomplete, belongs to different settings, or cannot be written."""
 
 
 class DeploymentError(MLCAKError, ValueError):
-    """A model cannot be described or published as it stands."""
+    """A model cannot be described, exported or published."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlcak_hf.radiographs.dicom.pixels import READABLE_SYNTAXES
-from mlcak_hf.radiographs.dicom.reader import read_dicom
+from mlcak_hf.radiographs.read import read_radiograph
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="imagecodecs has no HTJ2K encoder for Python 3.10")
 BENCHMARKS = Path(__file__).resolve().parents[2] / "examples" / "benchmarks"
@@ -28,7 +28,7 @@ def test_there_are_whole_files_of_every_family_and_each_damage_does_some(tmp_pat
     assert len({name for name, _ in files if "," not in name and " " not in name}) == len(READABLE_SYNTAXES)
     for number, (_, content) in enumerate(files):
         (tmp_path / f"{number}").write_bytes(content)
-        assert read_dicom(tmp_path / f"{number}").std() > 0.01
+        assert read_radiograph(tmp_path / f"{number}").std() > 0.01
     for name, function in damaged.DAMAGES.items():
         changed = 0
         for seed in range(40):

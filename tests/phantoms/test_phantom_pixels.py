@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from mlcak_hf.errors import DatasetError
 from mlcak_hf.phantoms.plan import DRAWN_FINDINGS, SMALL_FINDINGS, image_id
 from mlcak_hf.phantoms.render import render_phantom
-from mlcak_hf.radiographs.reader import read_radiograph
+from mlcak_hf.radiographs.read import read_radiograph
 
 SEED, SIZE_PX = 5, 128
 

@@ -21,7 +21,7 @@ from mlcak_hf.prediction.outputs import OutputNames
 from mlcak_hf.prediction.predictor import Prediction, RadiographPredictor
 from mlcak_hf.prediction.tables import write_predictions
 from mlcak_hf.radiographs.file_search import find_radiographs
-from mlcak_hf.radiographs.reader import read_radiograph
+from mlcak_hf.radiographs.read import read_radiograph
 
 FINDINGS = ["Cardiomegaly", "Nodule/Mass"]
 

@@ -27,7 +27,7 @@ from mlcak_hf.preparation import plan
 from mlcak_hf.preparation.prepare import prepare_vindr_cxr
 from mlcak_hf.preparation.report import PreparationReport, read_preparation
 from mlcak_hf.preparation.rows import vindr_features
-from mlcak_hf.radiographs.reader import read_radiograph
+from mlcak_hf.radiographs.read import read_radiograph
 from mlcak_hf.vindr_cxr.builder import load_vindr_cxr
 from mlcak_hf.vindr_cxr.layout import LeftOut
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mlcak_hf.phantoms.render import render_phantom
-from mlcak_hf.radiographs.polarity import brightness_in_fifths, looks_inverted, upright_resemblance
-from mlcak_hf.radiographs.reader import read_radiograph
+from mlcak_hf.radiographs.polarity import brightness_grid, looks_inverted, upright_resemblance
+from mlcak_hf.radiographs.read import read_radiograph
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_contrast_and_size_do_not_matter(phantoms) -> None:
 
 def test_the_fifths_of_a_picture_are_its_averages() -> None:
     picture = np.kron(np.random.default_rng(0).random((5, 5)), np.ones((16, 16))).astype(np.float32)
-    np.testing.assert_allclose(brightness_in_fifths(picture), picture[::16, ::16], atol=0.06)
+    np.testing.assert_allclose(brightness_grid(picture), picture[::16, ::16], atol=0.06)
 
 
 @pytest.mark.parametrize("image", [np.zeros((40, 30)), np.ones((7, 9)), np.full((1, 1), 0.3)])

@@ -12,7 +12,7 @@ from vindr_factories import chest, make_dicom, make_vindr
 from mlcak_hf.configuration_mlcak import VINDR_CXR_FINDINGS
 from mlcak_hf.errors import DatasetError, DicomError, LabelError
 from mlcak_hf.preparation.rows import vindr_features
-from mlcak_hf.radiographs.reader import read_radiograph
+from mlcak_hf.radiographs.read import read_radiograph
 from mlcak_hf.vindr_cxr.builder import VinDrCXR, load_vindr_cxr
 from mlcak_hf.vindr_cxr.labels import VINDR_CXR_LABELS
 from mlcak_hf.vindr_cxr.layout import ImageRecord, read_layout

@@ -19,9 +19,8 @@ from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification, MLCAKOutput
 from ..pretrained import loading
 from ..probabilities import probabilities
-from ..radiographs.grey_values import Voi
-from ..radiographs.png_jpeg import ValueRange, check_value_range
-from ..radiographs.reader import read_whole
+from ..radiographs.grey_values import ValueRange, Voi, check_value_range
+from ..radiographs.read import read_with_facts
 from .outputs import OutputNames, check_outputs
 
 
@@ -223,8 +222,8 @@ class RadiographPredictor:
 
     def _read(self, file: Path, with_picture: bool) -> _Read:
         try:
-            radiograph, crushed = read_whole(file, cast(Voi, self.processor.voi), self.value_range)
-            if crushed:
+            radiograph = read_with_facts(file, voi=cast(Voi, self.processor.voi), value_range=self.value_range)
+            if radiograph.underfilled:
                 raise DicomError(
                     "it is a 16-bit picture with no value above an eighth of its range; say what its values reach from "
                     "and to, 0 and 4095 for 12 bits: value_range=(0, 4095) (--value-range 0 4095)"
@@ -232,10 +231,10 @@ class RadiographPredictor:
         except (MLCAKError, OSError) as error:
             # The reader's message begins with the file, which stands beside it in every form of output.
             return _Read(file, error=str(error).removeprefix(f"{file}: ").removeprefix(f"{file.name}: "))
-        size = (radiograph.shape[0], radiograph.shape[1])
+        size = (radiograph.original_height, radiograph.original_width)
         # `reduce`, not `__call__`: the radiograph is in [0, 1] already, whatever range the processor expects of others.
-        pixel_values = self.processor.reduce(radiograph[None])[0]
-        return _Read(file, pixel_values, size, resize_for_display(radiograph) if with_picture else None)
+        pixel_values = self.processor.reduce(radiograph.pixels[None])[0]
+        return _Read(file, pixel_values, size, resize_for_display(radiograph.pixels) if with_picture else None)
 
     @torch.inference_mode()
     def _describe(self, batch: list[_Read], pixel_values: torch.Tensor, attention: bool) -> Iterator[Prediction]:

@@ -15,8 +15,8 @@ from typing import Any
 from transformers.utils import logging
 
 from ..errors import DatasetError, DicomError
-from ..radiographs.png_jpeg import ValueRange
-from ..radiographs.reader import Fit
+from ..radiographs.grey_values import ValueRange
+from ..radiographs.read import Fit
 from ..vindr_cxr.labels import Aggregation
 from ..vindr_cxr.layout import Layout
 from ..vindr_cxr.splits import DatasetSplits, read_splits

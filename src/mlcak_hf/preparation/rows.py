@@ -18,9 +18,16 @@ from PIL import Image
 
 from ..configuration_mlcak import VINDR_CXR_FINDINGS
 from ..errors import DatasetError, DicomError, LabelError
-from ..radiographs.grey_values import PERCENTILE_REFERENCE_PX, PERCENTILES, VOI_MODES, Voi
-from ..radiographs.png_jpeg import HEAD_BYTES, ValueRange, check_value_range, is_picture
-from ..radiographs.reader import FITS, Fit, read_resized
+from ..radiographs.grey_values import (
+    PERCENTILE_REFERENCE_PX,
+    PERCENTILES,
+    VOI_MODES,
+    ValueRange,
+    Voi,
+    check_value_range,
+)
+from ..radiographs.png_jpeg import HEAD_BYTES, SIGNATURES
+from ..radiographs.read import FITS, Fit, read_with_facts
 from ..vindr_cxr.conversions import SAME
 from ..vindr_cxr.kaggle import KAGGLE_LABELS
 from ..vindr_cxr.labels import (
@@ -205,7 +212,7 @@ def image_rows(
     Raises:
         DicomError: The file cannot be read, or is a picture named as a DICOM file.
     """
-    radiograph = read_resized(record.path, config.size_px, config.fit, config.voi, config.value_range)
+    radiograph = read_with_facts(record.path, config.size_px, config.fit, config.voi, config.value_range)
     _refuse_disguised(Path(record.path))
     if doubts is not None:
         doubts.look_at(record, radiograph)
@@ -229,7 +236,7 @@ def _refuse_disguised(path: Path) -> None:
     if path.suffix.lower() not in DICOM_SUFFIXES:
         return
     with path.open("rb") as stream:
-        if is_picture(stream.read(HEAD_BYTES)):
+        if stream.read(HEAD_BYTES).startswith(SIGNATURES):
             raise DicomError(
                 f"{path.name}: it is a PNG or JPEG picture with the name of a DICOM file, so that nothing says to which"
                 " size its boxes refer; give it the name of what it is, or download the original"

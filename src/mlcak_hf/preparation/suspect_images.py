@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 
 from ..radiographs.polarity import looks_inverted
-from ..radiographs.reader import ResizedRadiograph
+from ..radiographs.read import Radiograph
 from ..vindr_cxr.source import Box, ImageRecord
 
 _SENTENCES = {
@@ -37,7 +37,7 @@ class Doubts:
     reshaped: list[str] = field(default_factory=list)
     crushed: list[str] = field(default_factory=list)
 
-    def look_at(self, record: ImageRecord, radiograph: ResizedRadiograph) -> None:
+    def look_at(self, record: ImageRecord, radiograph: Radiograph) -> None:
         """Look at one image.
 
         Args:
@@ -49,7 +49,7 @@ class Doubts:
             "inverted": looks_inverted(radiograph.pixels),
             "boxes_outside": any(beyond_px(box, *(record.boxes_size or size)) > 0 for box in record.boxes),
             "reshaped": is_reshaped(record, *size),
-            "crushed": radiograph.crushed,
+            "crushed": radiograph.underfilled,
         }
         for kind, doubtful in seen.items():
             if doubtful:

@@ -1,7 +1,7 @@
-"""Is a frontal chest radiograph the right way round, or shown as its negative?
+"""Detect frontal chest radiographs that are shown as a negative.
 
-Some files carry the wrong Photometric Interpretation, and their radiographs arrive with white air and black bones.
-Nothing is turned round here: a person looks at what is reported and decides.
+Some files have the wrong Photometric Interpretation, so that air is white and bones are black. Such images are reported
+and never inverted here: a person decides.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from ..image_processing_mlcak import area_resize
 
-# How bright each fifth of a frontal radiograph is, in standard deviations from its mean: dark corners above the
-# shoulders, darker lungs on both sides of a bright spine, bright belly below. The mean over 709 radiographs of NIH
-# ChestX-ray14, made symmetric.
+# Brightness of a frontal radiograph in a 5 x 5 grid, in standard deviations from the mean: dark corners above the
+# shoulders, darker lungs beside a bright spine, bright abdomen. The mean over 709 radiographs of NIH ChestX-ray14, made
+# symmetric.
 _UPRIGHT = np.array(
     [
         [-1.8, -1.1, 0.2, -1.1, -1.8],
@@ -24,41 +24,50 @@ _UPRIGHT = np.array(
     ]
 )
 _WORKING_PX = 64
-_EMPTY = 0.05  # a row or column whose grey values differ by less belongs to a frame, not to the patient
+_EMPTY = 0.05  # rows and columns with a smaller range of grey values belong to a frame, not to the patient
 
 
 def looks_inverted(image: npt.NDArray[np.float32]) -> bool:
-    """Tell whether a frontal chest radiograph seems to be shown as its negative.
+    """Check whether a frontal chest radiograph seems to be shown as a negative.
 
     Args:
-        image: Radiograph of shape (H, W) in [0, 1], meant to have 0 = dark (air). A longer side of 256 px is enough.
+        image (`np.ndarray` of shape `(H, W)`):
+            Radiograph in [0, 1] that should have 0 = dark (air). 256 px on the longer side are enough.
 
     Returns:
-        True if the image resembles the negative of a chest more than a chest; False also for an image without contrast.
+        `bool`: True if the image resembles the negative of a chest more than a chest. False for an image without
+        contrast.
     """
     return upright_resemblance(image) < 0
 
 
 def upright_resemblance(image: npt.NDArray[np.float32], upright: npt.NDArray[np.float64] = _UPRIGHT) -> float:
-    """Correlate a radiograph with the brightness that the fifths of an upright chest have on average.
+    """Correlate the 5 x 5 brightness grid of a radiograph with that of an average upright chest.
 
     Args:
-        image: Radiograph of shape (H, W) in [0, 1].
-        upright: Brightness of an upright chest, shape (5, 5).
+        image (`np.ndarray` of shape `(H, W)`):
+            Radiograph in [0, 1].
+        upright (`np.ndarray` of shape `(5, 5)`, *optional*):
+            Brightness grid of an upright chest.
 
     Returns:
-        Correlation in [-1, 1]; that of the negative is the same with the other sign. 0 for an image without contrast.
+        `float`: Correlation in [-1, 1]. The negative image has the opposite sign. 0 for an image without contrast.
     """
-    fifths = brightness_in_fifths(image)
-    if fifths.std() < 1e-3:
+    grid = brightness_grid(image)
+    if grid.std() < 1e-3:
         return 0.0
-    return float(np.corrcoef(fifths.ravel(), upright.ravel())[0, 1])
+    return float(np.corrcoef(grid.ravel(), upright.ravel())[0, 1])
 
 
-def brightness_in_fifths(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Average a radiograph over a grid of 5 x 5 fields, shape (5, 5).
+def brightness_grid(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Average a radiograph over a 5 x 5 grid, without a uniform frame (padding, collimator).
 
-    A uniform frame (padding, collimator) is left out, as it may be black or white whatever the polarity.
+    Args:
+        image (`np.ndarray` of shape `(H, W)`):
+            Radiograph in [0, 1].
+
+    Returns:
+        `np.ndarray` of shape `(5, 5)`: float64.
     """
     inner = area_resize(np.asarray(image, dtype=np.float32), _WORKING_PX, _WORKING_PX)
     for across in (1, 0):

@@ -1,4 +1,4 @@
-"""Area averages of large radiographs: weights onto the final square, and products that touch only what they need."""
+"""Area averages of large radiographs: weights for the final square, and products that skip zero weights."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ Weights = npt.NDArray[np.float32]
 
 
 def pixel_edges(n: int) -> npt.NDArray[np.float64]:
-    """Edges of n pixels in pixels: 0, 1, ..., n."""
+    """Return the edges of n pixels: 0, 1, ..., n."""
     return np.arange(n + 1, dtype=np.float64)
 
 
 def low_pass_edges(n: int, reduction: int) -> npt.NDArray[np.float64]:
-    """Edges, in pixels, of what each low-pass sample of a wavelet transform stands for.
+    """Return the edges, in pixels, of the area that each low-pass sample of a wavelet transform represents.
 
-    The filters of JPEG 2000 are symmetric about a pixel: low-pass sample i of r levels lies on the centre of pixel
-    `2**r * i`, which is `0.5 * (1 - 2**-r)` samples before the centre of the block of `2**r` pixels. So it stands for
-    `2**r` pixels about that centre; the first and the last one stand for what is left at the ends.
+    The filters of JPEG 2000 are symmetric about a pixel: low-pass sample i of r levels is centred on pixel `2**r * i`,
+    which is `0.5 * (1 - 2**-r)` samples before the centre of the block of `2**r` pixels. It represents `2**r` pixels
+    around that centre; the first and last sample represent what is left at the ends.
 
     Args:
-        n: Length of the image, in pixels.
-        reduction: r, the number of levels, at least 0.
+        n (`int`):
+            Length of the image, in pixels.
+        reduction (`int`):
+            Number of levels r, at least 0.
 
     Returns:
-        float64 of shape (ceil(n / 2**r) + 1,), ascending from 0 to n.
+        `np.ndarray` of shape `(ceil(n / 2**r) + 1,)`: float64, ascending from 0 to n.
     """
     step = 1 << reduction
     edges = np.arange(-(-n // step) + 1, dtype=np.float64) * step + 0.5 - step / 2
@@ -40,16 +42,19 @@ def low_pass_edges(n: int, reduction: int) -> npt.NDArray[np.float64]:
 def weights_onto_square(
     row_edges: npt.NDArray[np.float64], column_edges: npt.NDArray[np.float64], size_px: int, fit: str
 ) -> tuple[Weights, Weights]:
-    """Weights that average an image's samples onto the final square, by the share of each sample in each pixel.
+    """Return the weights that average samples of an image onto the final square.
 
     Args:
-        row_edges, column_edges: Edges of the samples in pixels, ascending from 0 to the height and to the width.
-        size_px: Side of the square.
-        fit: "pad" (dark, centred; an odd pixel goes to the end) or "squash".
+        row_edges, column_edges (`np.ndarray`):
+            Edges of the samples in pixels, ascending from 0 to the height and to the width.
+        size_px (`int`):
+            Side of the square.
+        fit (`str`):
+            `"pad"` (dark, centred; an odd pixel goes to the end) or `"squash"`.
 
     Returns:
-        float32 weights `(size_px, rows)` and `(size_px, columns)`: for whole pixels those of `area_resize` after
-        `fit_to_square`. Rows that lie in the padding are 0.
+        `tuple` of shapes `(size_px, rows)` and `(size_px, columns)`: float32 shares of each sample in each pixel. For
+        whole pixels they equal `area_resize` after `fit_to_square`. Rows in the padding are 0.
     """
     longer = max(row_edges[-1], column_edges[-1])
     rows, columns = (
@@ -59,24 +64,26 @@ def weights_onto_square(
 
 
 def area_overlaps(edges: npt.NDArray[np.float64], n_out: int, side: float | None = None) -> Weights:
-    """Share of each sample in each of `n_out` equal intervals.
+    """Compute the share of each sample in each of `n_out` equal intervals.
 
     Args:
-        edges: Edges of the samples, ascending from 0 to the length.
-        n_out: Number of intervals.
-        side: What the intervals divide: at least the length, which lies in its middle (whole numbers); None is the
-            length itself.
+        edges (`np.ndarray` of shape `(samples + 1,)`):
+            Edges of the samples, ascending from 0 to the length.
+        n_out (`int`):
+            Number of intervals.
+        side (`float`, *optional*, defaults to the length):
+            Total length of the intervals; a larger one is centred on the samples.
 
     Returns:
-        float32 of shape (n_out, samples).
+        `np.ndarray` of shape `(n_out, samples)`: float32.
     """
     side = edges[-1] if side is None else side
     out = np.arange(n_out + 1) * (side / n_out) - (side - edges[-1]) // 2
-    # Between two cuts lies one sample and one interval; comparing all samples with all intervals takes far longer.
+    # Each piece between two cuts belongs to one sample and one interval; comparing all pairs takes far longer.
     cuts = np.union1d(edges, np.clip(out, edges[0], edges[-1]))
     lengths = np.diff(cuts)
     middles = cuts[:-1] + lengths / 2
-    # What rounding puts beyond the last one is a part of nothing, and counts for it.
+    # Rounding may put a piece beyond the last interval or sample; it belongs to the last.
     intervals = np.minimum(np.searchsorted(out, middles, side="right") - 1, n_out - 1)
     samples = np.minimum(np.searchsorted(edges, middles, side="right") - 1, len(edges) - 2)
     shares = np.zeros((n_out, len(edges) - 1), dtype=np.float32)
@@ -90,15 +97,18 @@ def resample(
     column_weights: Weights,
     grey: Callable[[npt.NDArray[np.generic]], npt.NDArray[np.float32]] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Resample an image; its rows are turned into grey values a few at a time, so that no large copy is made.
+    """Resample an image. Only a few rows at a time become grey values, to avoid a large copy.
 
     Args:
-        image: Shape (H, W).
-        row_weights, column_weights: Shapes (h, H) and (w, W).
-        grey: What to make of the rows, shape (n, W), before they are averaged; None takes them as they are.
+        image (`np.ndarray` of shape `(H, W)`):
+            The image.
+        row_weights, column_weights (`np.ndarray` of shapes `(h, H)` and `(w, W)`):
+            The weights.
+        grey (`Callable`, *optional*):
+            Converts rows of shape `(n, W)` to grey values before they are averaged.
 
     Returns:
-        float32 of shape (h, w): `row_weights @ grey(image) @ column_weights.T`.
+        `np.ndarray` of shape `(h, w)`: float32, `row_weights @ grey(image) @ column_weights.T`.
     """
     few_rows = np.empty((len(row_weights), image.shape[1]), dtype=np.float32)
     for out, taken, weights in nonzero_runs(row_weights):

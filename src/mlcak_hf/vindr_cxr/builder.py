@@ -20,9 +20,8 @@ from ..errors import DicomError
 from ..preparation.notes import PreparationNotes
 from ..preparation.rows import VinDrCXRConfig, image_rows, vindr_features
 from ..preparation.suspect_images import Doubts
-from ..radiographs.grey_values import Voi
-from ..radiographs.png_jpeg import ValueRange
-from ..radiographs.reader import Fit
+from ..radiographs.grey_values import ValueRange, Voi
+from ..radiographs.read import Fit
 from .labels import Aggregation
 from .layout import ImageRecord, Layout, LeftOut
 from .splits import read_splits

@@ -17,7 +17,7 @@ from vindr_factories import chest, encode_frame, make_dicom
 
 from mlcak_hf.errors import DicomError
 from mlcak_hf.radiographs.dicom import frame_decoder, isolated
-from mlcak_hf.radiographs.dicom.reader import read_dicom
+from mlcak_hf.radiographs.read import read_radiograph
 
 PIXELS = chest(bits=12)
 FRAME = encode_frame(PIXELS, 12, JPEGLSLossless)
@@ -57,7 +57,7 @@ def test_one_child_decodes_frame_after_frame(decoder) -> None:
 def test_a_child_that_dies_loses_one_file(decoder, play, monkeypatch, end) -> None:
     real = frame_decoder.__file__
     play(f"sys.stdin.buffer.read(10)\n{end}")
-    with pytest.raises(DicomError, match="brought the decoder down"):
+    with pytest.raises(DicomError, match="crashed the decoder"):
         decoder.decode(JPEG_LS, FRAME, *PIXELS.shape)
     monkeypatch.setattr(isolated.frame_decoder, "__file__", real)
     np.testing.assert_array_equal(decoder.decode(JPEG_LS, FRAME, *PIXELS.shape), PIXELS)
@@ -81,7 +81,7 @@ def test_a_frame_that_takes_too_long_is_stopped(decoder, tmp_path, monkeypatch) 
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert decoder.decode("slow.decode", b"0.01", 2, 3).all()
     monkeypatch.setattr(isolated, "TIME_LIMIT_S", 0.5)
-    with pytest.raises(DicomError, match=r"stopped after 0\.5 s: its data is damaged"):
+    with pytest.raises(DicomError, match=r"stopped after 0\.5 s: the data is damaged"):
         decoder.decode("slow.decode", b"60", 2, 3)
     monkeypatch.setattr(isolated, "TIME_LIMIT_S", 5.0)
     assert decoder.decode("slow.decode", b"0.01", 2, 3).all()
@@ -101,7 +101,7 @@ def test_a_frame_that_takes_too_long_is_stopped(decoder, tmp_path, monkeypatch) 
 )
 def test_a_child_that_talks_nonsense_is_replaced(decoder, play, answer) -> None:
     play(f"sys.stdin.buffer.read(10)\npipe.write({answer!r})\npipe.flush()")
-    with pytest.raises(DicomError, match="brought the decoder down"):
+    with pytest.raises(DicomError, match="crashed the decoder"):
         decoder.decode(JPEG_LS, FRAME, *PIXELS.shape)
     assert decoder._child is None
 
@@ -135,7 +135,7 @@ def test_a_library_that_is_gone_is_named(decoder) -> None:
 
 
 def _read(path: str) -> float:
-    return float(read_dicom(path).mean())
+    return float(read_radiograph(path).mean())
 
 
 @pytest.mark.slow
@@ -180,12 +180,12 @@ def _is_alive(process: int) -> bool:
 
 def test_a_file_that_brings_the_decoder_down_is_an_ordinary_error(tmp_path, play) -> None:
     path = make_dicom(tmp_path / "x.dicom", PIXELS, bits=12, syntax=JPEGLSLossless)
-    expected = read_dicom(path)
+    expected = read_radiograph(path)
     isolated._decoder.stop()
     with pytest.MonkeyPatch.context() as patch:
         real = frame_decoder.__file__
         play("os.abort()")
-        with pytest.raises(DicomError, match=r"^x\.dicom: .*brought the decoder down.*export it again"):
-            read_dicom(path)
+        with pytest.raises(DicomError, match=r"^x\.dicom: .*crashed the decoder.*export the file again"):
+            read_radiograph(path)
         patch.setattr(frame_decoder, "__file__", real)
-        np.testing.assert_array_equal(read_dicom(path), expected)
+        np.testing.assert_array_equal(read_radiograph(path), expected)

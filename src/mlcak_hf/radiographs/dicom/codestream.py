@@ -1,4 +1,4 @@
-"""What a compressed image declares about itself, read from its first bytes without decoding it."""
+"""Headers of compressed images: size, precision and coding, read without decoding."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Literal, NamedTuple
 
 Coding = Literal["JPEG", "JPEG Lossless", "JPEG-LS", "JPEG 2000"]
 
-# JPEG's frame markers. Progressive and arithmetic ones are left out: DICOM retired them, and a progressive image may
-# hide hours of work in a few thousand scans.
+# JPEG's frame markers. Progressive and arithmetic coding are left out: DICOM retired them, and a progressive image can
+# take hours to decode.
 _FRAMES: dict[int, Coding] = {0xC0: "JPEG", 0xC1: "JPEG", 0xC3: "JPEG Lossless", 0xF7: "JPEG-LS"}
 _OTHER_FRAMES = {*range(0xC0, 0xD0)} - {0xC0, 0xC1, 0xC3, 0xC4, 0xC8, 0xCC}
 
-_CODESTREAM = b"\xff\x4f\xff\x51"  # JPEG 2000: start of codestream, then always its size
-_SIZE_AT, _SIZE = 8, struct.Struct(">8IH3B")  # behind two markers, a length and the capabilities
+_CODESTREAM = b"\xff\x4f\xff\x51"  # JPEG 2000: start of codestream, always followed by SIZ
+_SIZE_AT, _SIZE = 8, struct.Struct(">8IH3B")  # after two markers, a length and the capabilities
 DEPTH_AT = 42
-"""Where a JPEG 2000 codestream holds `ImageSize.depth`."""
+"""Position of `ImageSize.depth` in a JPEG 2000 codestream."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,16 @@ class FrameHeader:
     """What a compressed image declares.
 
     Args:
-        coding: How it is compressed.
-        rows: Height in pixels.
-        columns: Width in pixels.
-        components: Samples per pixel.
-        precision: Bits per sample.
-        tiles: Pieces that JPEG 2000 cuts an image into; 1 for the others.
+        coding (`str`):
+            How it is compressed.
+        rows, columns (`int`):
+            Size in pixels.
+        components (`int`):
+            Samples per pixel.
+        precision (`int`):
+            Bits per sample.
+        tiles (`int`, *optional*, defaults to 1):
+            Number of tiles of a JPEG 2000 image.
     """
 
     coding: Coding
@@ -41,14 +45,19 @@ class FrameHeader:
 
 
 class ImageSize(NamedTuple):
-    """The marker segment SIZ of a JPEG 2000 codestream (ISO/IEC 15444-1, A.5.1), of its first component.
+    """Marker segment SIZ of a JPEG 2000 codestream (ISO/IEC 15444-1, A.5.1), for the first component.
 
     Args:
-        right, bottom, left, top: Of the image on the reference grid; right and bottom lie outside.
-        tile_width, tile_height, tile_left, tile_top: Of the tiles.
-        components: Samples per pixel.
-        depth: Bits per sample less one; the highest bit is set where they are signed.
-        step_x, step_y: Steps of the grid from sample to sample.
+        right, bottom, left, top (`int`):
+            Edges of the image on the reference grid; right and bottom are exclusive.
+        tile_width, tile_height, tile_left, tile_top (`int`):
+            Size and origin of the tiles.
+        components (`int`):
+            Samples per pixel.
+        depth (`int`):
+            Bits per sample minus one; the highest bit is set for signed samples.
+        step_x, step_y (`int`):
+            Grid steps between samples.
     """
 
     right: int
@@ -64,20 +73,16 @@ class ImageSize(NamedTuple):
     step_x: int
     step_y: int
 
-    @property
-    def precision(self) -> int:
-        """Bits per sample."""
-        return (self.depth & 127) + 1
-
 
 def find_image_size(data: bytes) -> tuple[int, ImageSize] | None:
-    """Find a JPEG 2000 codestream, with or without a JP2 file around it, and read its size.
+    """Find a JPEG 2000 codestream, bare or in a JP2 file, and read its size.
 
     Args:
-        data: The compressed image, or at least its headers.
+        data (`bytes`):
+            The compressed image, or at least its headers.
 
     Returns:
-        Where the codestream starts, and its size; None where there is none or it is cut off.
+        `tuple[int, ImageSize]`: Start of the codestream, and its size. `None` if there is none or it is cut off.
     """
     start = data.find(_CODESTREAM, 0, 4096)
     if start < 0 or len(data) < start + _SIZE_AT + _SIZE.size:
@@ -86,13 +91,14 @@ def find_image_size(data: bytes) -> tuple[int, ImageSize] | None:
 
 
 def read_frame_header(data: bytes) -> FrameHeader | None:
-    """Read the frame header of a JPEG, JPEG Lossless, JPEG-LS, JPEG 2000 or High-Throughput JPEG 2000 codestream.
+    """Read the header of a JPEG, JPEG Lossless, JPEG-LS, JPEG 2000 or High-Throughput JPEG 2000 image.
 
     Args:
-        data: The compressed image, or at least its headers.
+        data (`bytes`):
+            The compressed image, or at least its headers.
 
     Returns:
-        What it declares, or None if `data` is none of these or its headers are cut off.
+        [`FrameHeader`]: What it declares. `None` for any other data, or if the headers are cut off.
     """
     if data[:2] == b"\xff\xd8":
         return _jpeg(data)
@@ -110,7 +116,7 @@ def _jpeg(data: bytes) -> FrameHeader | None:
             precision, components = data[position + 4], data[position + 9]
             rows, columns = (_number(data, position + at, 2) for at in (5, 7))
             return FrameHeader(_FRAMES[marker], rows, columns, components, precision)
-        elif marker in _OTHER_FRAMES or marker == 0xDA:  # a process we do not read; image data without a frame header
+        elif marker in _OTHER_FRAMES or marker == 0xDA:  # an unsupported process, or a scan without frame header
             return None
         else:
             position += 2 + _number(data, position + 2, 2)
@@ -123,7 +129,7 @@ def _jpeg_2000(size: ImageSize) -> FrameHeader | None:
     rows = -(-size.bottom // size.step_y) + -size.top // size.step_y
     columns = -(-size.right // size.step_x) + -size.left // size.step_x
     across, down = (size.tile_left - size.right) // size.tile_width, (size.tile_top - size.bottom) // size.tile_height
-    return FrameHeader("JPEG 2000", rows, columns, size.components, size.precision, across * down)
+    return FrameHeader("JPEG 2000", rows, columns, size.components, (size.depth & 127) + 1, across * down)
 
 
 def _number(data: bytes, at: int, length: int) -> int:

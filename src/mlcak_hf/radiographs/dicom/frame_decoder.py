@@ -1,7 +1,7 @@
-"""Compressed frame -> array, by the libraries that decode. Also a program that does so in a process of its own.
+"""Compressed frame -> array. Also a program that decodes in a separate process, see `isolated.py`.
 
-A library that hangs or dies takes its process with it. So this file can be run by itself (see `isolated.py`); it starts
-in a fraction of a second, and imports nothing but numpy and the library that is asked for.
+A decoder that hangs or crashes takes its process with it. As a program, this file starts in a fraction of a second and
+imports only numpy and the requested decoder.
 """
 
 import contextlib
@@ -15,27 +15,29 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MEMORY_BYTES = 1_000_000_000
-"""What decoding one image may take in a process of its own; the largest radiographs need a fifth."""
+"""Memory limit for decoding one image in a separate process; the largest radiographs need a fifth."""
 
 DEADLINE_S = 90
-"""A decoder that is still busy after this time has been given up by its parent, or has lost it."""
+"""The process ends itself after this time: its parent has given up waiting, or is gone."""
 
 REQUEST = struct.Struct("<32sQ")
-"""Name of the decoder, and number of bytes of the frame that follows."""
+"""Name of the decoder, and length of the frame that follows."""
 
 ANSWER = struct.Struct("<c2sII")
-"""b"A", dtype, rows and columns of the array that follows; or b"E", nothing, and the length of the error's name."""
+"""b"A", dtype, rows and columns of the array that follows; or b"E", empty, and the length of the error's name."""
 
 
 def decode_frame(decoder: str, frame: bytes) -> Any:
     """Decode a compressed frame.
 
     Args:
-        decoder: Module and function: "PIL.Image.open", or one that takes the frame and returns an array.
-        frame: The compressed image.
+        decoder (`str`):
+            Module and function: `"PIL.Image.open"`, or one that takes the frame and returns an array.
+        frame (`bytes`):
+            The compressed image.
 
     Returns:
-        Integer array; of shape (rows, columns) if the frame is a grayscale image.
+        `np.ndarray` of shape `(rows, columns)` for a grayscale image: Integers.
     """
     module, _, function = decoder.rpartition(".")
     decode = getattr(importlib.import_module(module), function)
@@ -46,7 +48,7 @@ def decode_frame(decoder: str, frame: bytes) -> Any:
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Decode frame after frame, until the parent closes the pipe or ends."""
+    """Decode one frame after the other until the parent closes the pipe or ends."""
     while len(head := requests.read(REQUEST.size)) == REQUEST.size:
         decoder, length = REQUEST.unpack(head)
         _set_alarm(DEADLINE_S)
@@ -64,14 +66,14 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
 
 def _set_alarm(seconds: int) -> None:
-    """Let the system end this process after so many seconds, whatever a library is doing; 0 calls it off."""
+    """Have the system end this process after `seconds`, even if a decoder hangs; 0 cancels."""
     if hasattr(signal, "alarm"):
         signal.alarm(seconds)
 
 
 def _limit_memory() -> None:
-    """Let what goes beyond the limit fail in this process, instead of driving the machine out of memory."""
-    with contextlib.suppress(ImportError, OSError, ValueError):  # no such limit on this system
+    """Fail in this process instead of exhausting the memory of the machine."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # not available on this system
         resource = importlib.import_module("resource")
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         limit = pages * resource.getpagesize() + MEMORY_BYTES
@@ -79,9 +81,9 @@ def _limit_memory() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # this folder: its files are no modules for anybody else
+    sys.path.pop(0)  # this folder: its files must not shadow other modules
     importlib.import_module("numpy")
     _limit_memory()
     pipe = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # keep output of libraries out of the answers
     serve(sys.stdin.buffer, pipe)

@@ -1,10 +1,9 @@
-"""DICOM header -> how the pixels are stored. Refuses whatever is no single grayscale radiograph."""
+"""DICOM header -> how the pixels are stored and what their values mean. Only single grayscale images."""
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -13,13 +12,14 @@ import pydicom
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from ...errors import DicomError
+from .lookup_tables import modality_values, padding_values
 
+# Decoding this many pixels takes at most 1 GB; the largest radiographs have about 25 million.
 MAX_PIXELS = 60_000_000
-"""Largest Rows x Columns that is decoded, in at most 1 GB; the largest radiographs have about 25 million pixels."""
 
 _MAX_DEFLATED_BYTES = 1_000_000_000
 
-# Only these are read from the file: names, dates and numbers of patients never enter memory, let alone a message.
+# Only these tags are read, so that names, dates and ids of patients never enter memory, let alone a message.
 _IMAGE_TAGS: list[Any] = [
     "TransferSyntaxUID",
     "SamplesPerPixel",
@@ -51,7 +51,7 @@ _IMAGE_TAGS: list[Any] = [
 
 @dataclass(frozen=True)
 class PixelLayout:
-    """How the pixels are stored, once it is known to be something we read."""
+    """How the pixels of a readable file are stored."""
 
     syntax: pydicom.uid.UID
     rows: int
@@ -63,91 +63,132 @@ class PixelLayout:
 
     @property
     def syntax_name(self) -> str:
-        """The transfer syntax in words; an unknown UID is not quoted, as it may be that of an examination."""
-        return str(self.syntax.name) if self.syntax.name != str(self.syntax) else "(unknown)"
-
-    @property
-    def stored_values(self) -> npt.NDArray[np.int64]:
-        """Every value a pixel may hold, at the index of its lowest `bits` bits; shape (2**bits,)."""
-        codes = np.arange(1 << self.bits, dtype=np.int64)
-        return np.where(codes >= 1 << (self.bits - 1), codes - (1 << self.bits), codes) if self.signed else codes
+        """Name of the transfer syntax. An unknown UID is not quoted: it could be the UID of an examination."""
+        return str(self.syntax.name) if self.syntax.name != str(self.syntax) else "unknown transfer syntax"
 
 
-def read_image_tags(path: Path) -> pydicom.Dataset:
-    """Read the image tags only, after checking that a deflated file does not swell beyond all measure."""
-    with path.open("rb") as stream:
-        pydicom.filereader.read_preamble(stream, False)
-        meta = pydicom.filereader.read_dataset(stream, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
-        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            _check_deflated(stream)
+@dataclass(frozen=True)
+class DicomHeader:
+    """What a DICOM header says about the image.
+
+    Args:
+        dataset (`pydicom.Dataset`):
+            The image tags.
+        layout ([`PixelLayout`]):
+            How the pixels are stored.
+        values (`np.ndarray` of shape `(2**bits,)`):
+            Value after the modality transform of each possible stored value, indexed by its lowest `bits` bits.
+        stored_range (`tuple[float, float]`):
+            Smallest and largest value after the modality transform that the stored bits can express.
+        padded (`np.ndarray` of shape `(2**bits,)`, *optional*):
+            Which stored values are padding. `None` if the file declares none.
+    """
+
+    dataset: pydicom.Dataset
+    layout: PixelLayout
+    values: npt.NDArray[np.float64]
+    stored_range: tuple[float, float]
+    padded: npt.NDArray[np.bool_] | None
+
+
+def read_header(stream: BinaryIO) -> DicomHeader:
+    """Read and check the header of an open file.
+
+    Raises:
+        [`DicomError`]: When it is not a single grayscale radiograph, or leaves something to guess.
+    """
+    dataset = read_image_tags(stream)
+    layout = check_layout(dataset)
+    stored = np.arange(1 << layout.bits, dtype=np.int64)
+    if layout.signed:
+        stored = np.where(stored >= 1 << (layout.bits - 1), stored - (1 << layout.bits), stored)
+    values, stored_range = modality_values(dataset, stored)
+    padded = padding_values(dataset, stored) if "PixelPaddingValue" in dataset else None
+    return DicomHeader(dataset, layout, values, stored_range, padded)
+
+
+def read_image_tags(stream: BinaryIO) -> pydicom.Dataset:
+    """Read the image tags of an open file, after checking how far a deflated file expands.
+
+    Raises:
+        [`DicomError`]: When the transfer syntax is missing, or a deflated file is too large.
+    """
+    stream.seek(0)
+    pydicom.filereader.read_preamble(stream, False)
+    meta = pydicom.filereader.read_dataset(stream, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
     if meta.get("TransferSyntaxUID") is None:
         raise DicomError(
-            "it has no Transfer Syntax UID, so how its pixels are stored is unknown; this is often a cut-off download."
-            " Download or export it again"
+            "The Transfer Syntax UID is missing, so it is unknown how the pixels are stored; the download may be cut"
+            " off. Download or export the file again."
         )
-    return pydicom.dcmread(path, specific_tags=_IMAGE_TAGS)
+    if meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
+        _check_inflated_size(stream)
+    stream.seek(0)
+    return pydicom.dcmread(stream, specific_tags=_IMAGE_TAGS)
 
 
-def _check_deflated(stream: BinaryIO) -> None:
-    """Refuse a deflate bomb: count what comes out without keeping it."""
+def _check_inflated_size(stream: BinaryIO) -> None:
+    """Count the inflated bytes without keeping them."""
     inflate, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
     data = stream.read(1 << 20)
     while data and not inflate.eof:
         total += len(inflate.decompress(data, 1 << 24))
         if total > _MAX_DEFLATED_BYTES:
-            raise DicomError(f"it inflates to more than {_MAX_DEFLATED_BYTES:,} bytes; that is no radiograph")
+            raise DicomError(
+                f"The file expands to more than {_MAX_DEFLATED_BYTES:,} bytes, which is too large for a radiograph."
+                " Export it again."
+            )
         data = inflate.unconsumed_tail or stream.read(1 << 20)
 
 
-def _whole(dataset: pydicom.Dataset, keyword: str) -> int:
-    value = dataset.get(keyword)
-    if value is None:
-        raise DicomError(f"{keyword} is missing, and guessing it would be wrong; export the file again")
-    return int(value)
-
-
-def _known(photometric: str) -> str:
-    """Quote a Photometric Interpretation only if it is one: in a damaged file a name may stand in its place."""
-    parts = photometric.split("_") if photometric.startswith("YBR") else photometric.split()
-    words = {"YBR", "FULL", "PARTIAL", "420", "422", "RCT", "ICT", "RGB", "HSV", "ARGB", "CMYK", "PALETTE", "COLOR"}
-    return photometric if parts and {*parts} <= words | {"MONOCHROME1", "MONOCHROME2"} else "missing or unknown"
-
-
 def check_layout(dataset: pydicom.Dataset) -> PixelLayout:
-    """Settle how the pixels are stored, and refuse every kind that is no single grayscale radiograph."""
-    if "PixelData" not in dataset or not dataset.PixelData:
+    """Check how the pixels are stored.
+
+    Raises:
+        [`DicomError`]: When the file does not hold a single grayscale radiograph of 8 to 16 bits.
+    """
+    if not dataset.get("PixelData"):
         kind = "floating-point" if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset else "no"
         raise DicomError(
-            f"it holds {kind} pixel data; a radiograph of 8 to 16 bits is needed. Download or export it again"
+            f"A radiograph must have pixel data of 8 to 16 bits; the file has {kind} pixel data. Download or export it"
+            " again."
         )
     frames = dataset.get("NumberOfFrames")
     if frames is not None and int(frames) != 1:
-        raise DicomError(
-            f"it holds {int(frames)} frames, but a radiograph has one; export the frame you want by itself"
-        )
-    samples, photometric = _whole(dataset, "SamplesPerPixel"), str(dataset.get("PhotometricInterpretation", ""))
+        raise DicomError(f"A radiograph must have one frame; the file has {int(frames)} frames. Export a single frame.")
+    samples, photometric = _integer(dataset, "SamplesPerPixel"), str(dataset.get("PhotometricInterpretation", ""))
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise DicomError(
-            f"it is a colour or palette image (Photometric Interpretation {_known(photometric)}, {samples} samples"
-            " per pixel); MONOCHROME1 or MONOCHROME2 with one sample is needed. Export the original radiograph, not a"
-            " screen capture"
+            f"It is a colour or palette image (Photometric Interpretation {_safe_to_quote(photometric)}, {samples}"
+            " samples per pixel); MONOCHROME1 or MONOCHROME2 with one sample is needed. Export the original radiograph,"
+            " not a screen capture."
         )
-    rows, columns = _whole(dataset, "Rows"), _whole(dataset, "Columns")
+    rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
     if not 0 < rows * columns <= MAX_PIXELS:
-        raise DicomError(f"it declares {rows} x {columns} pixels; between 1 and {MAX_PIXELS:,} are read")
-    allocated, bits = _whole(dataset, "BitsAllocated"), _whole(dataset, "BitsStored")
-    high_bit, representation = int(dataset.get("HighBit", bits - 1)), _whole(dataset, "PixelRepresentation")
+        raise DicomError(
+            f"The image must have 1 to {MAX_PIXELS:,} pixels; the header declares {rows} x {columns} pixels. Export it"
+            " again."
+        )
+    allocated, bits = _integer(dataset, "BitsAllocated"), _integer(dataset, "BitsStored")
+    high_bit, representation = int(dataset.get("HighBit", bits - 1)), _integer(dataset, "PixelRepresentation")
     if allocated not in (8, 16) or not 1 < bits <= allocated or high_bit != bits - 1 or representation not in (0, 1):
         raise DicomError(
-            f"Bits Allocated {allocated}, Bits Stored {bits}, High Bit {high_bit}, Pixel Representation"
-            f" {representation} do not describe 8 to 16 bit pixels; export the file again"
+            f"Bits Allocated {allocated}, Bits Stored {bits}, High Bit {high_bit} and Pixel Representation"
+            f" {representation} do not describe pixels of 8 to 16 bits. Export the file again."
         )
-    return PixelLayout(
-        dataset.file_meta.TransferSyntaxUID,
-        rows,
-        columns,
-        bits,
-        allocated,
-        bool(representation),
-        photometric[-1] == "1",
-    )
+    syntax, signed, inverted = dataset.file_meta.TransferSyntaxUID, bool(representation), photometric == "MONOCHROME1"
+    return PixelLayout(syntax, rows, columns, bits, allocated, signed, inverted)
+
+
+def _integer(dataset: pydicom.Dataset, keyword: str) -> int:
+    value = dataset.get(keyword)
+    if value is None:
+        raise DicomError(f"{keyword} is missing and cannot be guessed. Export the file again.")
+    return int(value)
+
+
+def _safe_to_quote(photometric: str) -> str:
+    """Quote only known terms: a damaged file may have a patient's name in this place."""
+    parts = photometric.split("_") if photometric.startswith("YBR") else photometric.split()
+    terms = {"YBR", "FULL", "PARTIAL", "420", "422", "RCT", "ICT", "RGB", "HSV", "ARGB", "CMYK", "PALETTE", "COLOR"}
+    return photometric if parts and {*parts} <= terms | {"MONOCHROME1", "MONOCHROME2"} else "missing or unknown"

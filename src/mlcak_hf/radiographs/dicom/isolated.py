@@ -1,4 +1,4 @@
-"""Decoders that may hang or die, in a child process: such a file is one error, and the work goes on."""
+"""Decoders that may hang or crash, run in a child process, so that a bad file is one error and work continues."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from . import frame_decoder
 from .frame_decoder import ANSWER, REQUEST
 
 TIME_LIMIT_S = 8.0
-"""How long decoding one image may take; the largest radiographs need about one second."""
+"""Time limit for decoding one image; the largest radiographs need about one second."""
 
 START_LIMIT_S = 60.0
-"""How long the child may take to start and to load its library, for example from a network drive."""
+"""Time limit for the child to start and load its decoder, for example from a network drive."""
 
 _DTYPES = (b"u1", b"i1", b"u2", b"i2")
-_AGAIN = "download or export it again, or leave it out"
+_REMEDY = "Download or export the file again, or leave it out."
 
 
 class IsolatedDecoder:
-    """A child process that decodes one frame after the other. It is started when needed, and again after its death.
+    """A child process that decodes one frame after the other. It is started when needed and restarted after a crash.
 
-    It is a plain program at the end of two pipes, not a `multiprocessing` worker, which the daemonic workers of a pool
-    may not start. It ends when its parent does, as the pipes close.
+    It is a plain program connected by two pipes and not a `multiprocessing` worker, because daemonic pool workers may
+    not start those. It ends with its parent, when the pipes close.
     """
 
     def __init__(self) -> None:
@@ -43,16 +43,15 @@ class IsolatedDecoder:
         """Decode a frame.
 
         Args:
-            decoder: As in `frame_decoder.decode_frame`.
-            frame: The compressed image.
-            rows: Its height in pixels.
-            columns: Its width in pixels.
+            decoder, frame: As in [`decode_frame`].
+            rows, columns (`int`):
+                Expected size in pixels.
 
         Returns:
-            Integer array of shape (rows, columns).
+            `np.ndarray` of shape `(rows, columns)`: Integers.
 
         Raises:
-            DicomError: The frame cannot be decoded, or not within the limits of time and memory.
+            [`DicomError`]: When the frame cannot be decoded within the limits of time and memory.
         """
         with self._lock:
             try:
@@ -61,23 +60,23 @@ class IsolatedDecoder:
                 return self._ask_in_time(TIME_LIMIT_S, decoder, frame, rows, columns)
             except TimeoutError as error:
                 self.stop()
-                raise DicomError(f"decoding it was stopped after {error} s: its data is damaged; {_AGAIN}") from None
+                raise DicomError(f"Decoding was stopped after {error} s: the data is damaged. {_REMEDY}") from None
             except (OSError, EOFError):
                 self.stop()
-                raise DicomError(f"its data is damaged in a way that brought the decoder down; {_AGAIN}") from None
+                raise DicomError(f"The data is damaged and crashed the decoder. {_REMEDY}") from None
 
     def stop(self) -> None:
-        """End the child process, if there is one."""
+        """Stop the child process, if there is one."""
         if self._child is not None:
             self._child.kill()
             self._child.communicate()
             self._child = None
 
     def _start(self, decoder: str) -> None:
-        """Start the child, and let it load its library by decoding nothing, which fails."""
+        """Start the child, and have it load its decoder with an empty frame, which fails."""
         self.stop()
-        # One thread is all a decoder uses; numpy would reserve memory for as many as there are cores. Without buffers,
-        # no half of a request can be left in one that a fork then copies.
+        # A decoder uses one thread, but numpy would reserve memory for one per core. No buffers, so that a fork cannot
+        # copy half a request.
         self._child = subprocess.Popen(
             [sys.executable, str(Path(frame_decoder.__file__))],
             stdin=subprocess.PIPE,
@@ -92,7 +91,7 @@ class IsolatedDecoder:
     def _ask_in_time(
         self, limit_s: float, decoder: str, frame: bytes, rows: int, columns: int
     ) -> npt.NDArray[np.integer]:
-        """Ask the child, and kill it if it takes too long; then TimeoutError, with the limit as its text."""
+        """Ask the child; kill it if it takes too long and raise TimeoutError with the limit as text."""
         child, overdue = self._child, threading.Event()
         assert child is not None
 
@@ -116,7 +115,7 @@ class IsolatedDecoder:
 def _ask(
     child: subprocess.Popen[bytes], decoder: str, frame: bytes, rows: int, columns: int
 ) -> npt.NDArray[np.integer]:
-    """Send one frame and read the answer; EOFError if the child ends before, or answers anything else."""
+    """Send one frame and read the answer; raise EOFError if the child ends early or its answer is malformed."""
     requests, answers = cast(RawIOBase, child.stdin), cast(RawIOBase, child.stdout)
     for part in (REQUEST.pack(decoder.encode(), len(frame)), frame):
         rest = memoryview(part)
@@ -126,8 +125,8 @@ def _ask(
     if kind == b"E" and height <= 100:
         name = _read(answers, height).decode("ascii", "replace")
         if name == "MemoryError":
-            raise DicomError(f"decoding it takes more than {frame_decoder.MEMORY_BYTES:,} bytes of memory; {_AGAIN}")
-        raise DicomError(f"its compressed data cannot be decoded ({name}); {_AGAIN}")
+            raise DicomError(f"Decoding needs more than {frame_decoder.MEMORY_BYTES:,} bytes of memory. {_REMEDY}")
+        raise DicomError(f"The compressed data cannot be decoded ({name}). {_REMEDY}")
     if kind != b"A" or dtype not in _DTYPES or (height, width) != (rows, columns):
         raise EOFError
     array = np.frombuffer(_read(answers, rows * columns * int(dtype[1:])), dtype=dtype.decode())
@@ -149,15 +148,15 @@ _decoder = IsolatedDecoder()
 
 
 def decode_isolated(decoder: str, frame: bytes, rows: int, columns: int) -> npt.NDArray[np.integer]:
-    """Decode a frame in this process's child, see `IsolatedDecoder.decode`."""
+    """Decode a frame in the child of this process, see [`IsolatedDecoder.decode`]."""
     return _decoder.decode(decoder, frame, rows, columns)
 
 
-def _forget() -> None:
-    """Leave the child to the process that started it."""
+def _forget_child() -> None:
+    """After a fork, leave the child to the process that started it."""
     global _decoder
     _decoder = IsolatedDecoder()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_forget_child)

@@ -1,7 +1,7 @@
-"""JPEG 2000 at a half, a quarter or an eighth of its size: the low-pass samples of the codestream, by Pillow.
+"""JPEG 2000 at a half, a quarter or an eighth of its size: the low-pass samples of the codestream, decoded by Pillow.
 
-Pillow hands OpenJPEG's reduced decoding through, which the other decoders here do not. What comes out is exact: the
-samples of the wavelet transform that the file holds. What they say about area averages is settled in `reduced.py`.
+Pillow gives access to OpenJPEG's reduced decoding; the other decoders used here do not. The result is exact: the
+wavelet samples stored in the file. `reduced.py` turns them into area averages.
 """
 
 from __future__ import annotations
@@ -15,21 +15,27 @@ from PIL import Image
 
 from .codestream import DEPTH_AT, find_image_size
 
-_ONE = (1, 1, 1)  # component, and step along either axis
+_SINGLE = (1, 1, 1)  # one component, and steps of 1 along both axes
 _END = b"\xff\xd9"
 
 
 @dataclass(frozen=True)
 class Codestream:
-    """What the headers of a JPEG 2000 codestream say.
+    """Main header of a JPEG 2000 codestream.
 
     Args:
-        rows, columns: Size of the image.
-        bits: Precision of a sample.
-        signed: Whether samples are signed.
-        levels: Levels of the wavelet transform.
-        reversible: Whether it is the 5/3 transform; otherwise the 9/7 one, which only lossy files have.
-        bare: Whether there is no JP2 file around it.
+        rows, columns (`int`):
+            Size of the image.
+        bits (`int`):
+            Precision of a sample.
+        signed (`bool`):
+            Whether samples are signed.
+        levels (`int`):
+            Levels of the wavelet transform.
+        reversible (`bool`):
+            Whether it is the 5/3 transform; otherwise the 9/7 transform, which only lossy files have.
+        bare (`bool`, *optional*, defaults to `True`):
+            Whether the codestream is not wrapped in a JP2 file.
     """
 
     rows: int
@@ -41,26 +47,31 @@ class Codestream:
     bare: bool = True
 
     @property
-    def cut_off(self) -> bool:
-        """Whether low-pass samples beyond the range of the stored values are lost, as decoders clip to it."""
+    def clipped(self) -> bool:
+        """Whether the decoder clips low-pass samples to the range of the stored values."""
         return not (self.reversible and self.bare and self.bits < 16)
 
 
 def read_codestream(frame: bytes) -> Codestream | None:
-    """Read the main header of a JPEG 2000 codestream, with or without a JP2 file around it.
+    """Read the main header of a JPEG 2000 codestream, bare or in a JP2 file.
 
     Args:
-        frame: The compressed image.
+        frame (`bytes`):
+            The compressed image.
 
     Returns:
-        What it says; None where it is cut off or damaged, or no single plain component that starts at the origin.
+        [`Codestream`]: The header. `None` if it is cut off or damaged, or is not a single component that starts at the
+        origin.
     """
     found = find_image_size(frame)
-    # Without its end, a reduced image would be made of what is left, without a word.
+    # A truncated codestream would give a reduced image of what is left, without an error.
     if found is None or not frame[-16:].rstrip(b"\0").endswith(_END):
         return None
     start, size = found
-    if any((size.left, size.top, size.tile_left, size.tile_top)) or (size.components, size.step_x, size.step_y) != _ONE:
+    if (
+        any((size.left, size.top, size.tile_left, size.tile_top))
+        or (size.components, size.step_x, size.step_y) != _SINGLE
+    ):
         return None
 
     def number(offset: int, length: int) -> int:
@@ -69,51 +80,56 @@ def read_codestream(frame: bytes) -> Codestream | None:
     position = 4 + number(4, 2)
     levels, reversible = None, False
     while (marker := number(position, 2)) not in (0xFF90, 0xFFD9) and marker > 0xFF00:
-        if marker == 0xFF53:  # a component with levels of its own
+        if marker == 0xFF53:  # component with its own number of levels
             return None
         if marker == 0xFF52:
             levels, reversible = number(position + 9, 1), number(position + 13, 1) == 1
         position += 2 + number(position + 2, 2)
     if levels is None:
         return None
-    return Codestream(size.bottom, size.right, size.precision, bool(size.depth & 128), levels, reversible, start == 0)
+    return Codestream(
+        size.bottom, size.right, (size.depth & 127) + 1, bool(size.depth & 128), levels, reversible, start == 0
+    )
 
 
 def decode_low_pass(frame: bytes, codestream: Codestream, reduction: int) -> npt.NDArray[np.float32]:
     """Decode the low-pass samples of a codestream.
 
     Args:
-        frame: The compressed image.
-        codestream: Its header.
-        reduction: How many levels to leave out, 1 to `codestream.levels`.
+        frame (`bytes`):
+            The compressed image.
+        codestream ([`Codestream`]):
+            Its header.
+        reduction (`int`):
+            How many levels to leave out, 1 to `codestream.levels`.
 
     Returns:
-        float32 of shape (ceil(rows / 2**reduction), ceil(columns / 2**reduction)), in stored values; beside sharp edges
-        they leave the range of the stored values, unless `codestream.cut_off`.
+        `np.ndarray` of shape `(ceil(rows / 2**reduction), ceil(columns / 2**reduction))`: float32 in stored values.
+        Near sharp edges they exceed the range of the stored values, unless `codestream.clipped`.
 
     Raises:
-        OSError: The data is damaged, or of a kind that Pillow does not read.
+        OSError: When the data is damaged or Pillow cannot read it.
     """
     step, bits = 1 << reduction, codestream.bits
-    if not codestream.cut_off:
-        # Declared with a bit more than it has, nothing is cut off. It moves the samples by half their range, as the
-        # reversible transform knows no other use of the precision.
+    if not codestream.clipped:
+        # Declaring one more bit prevents the clipping. The reversible transform uses the precision only to shift the
+        # samples by half their range.
         view, deeper = memoryview(frame), bytes([frame[DEPTH_AT] + 1])
         frame, bits = b"".join((view[:DEPTH_AT], deeper, view[DEPTH_AT + 1 :])), bits + 1
     with Image.open(io.BytesIO(frame), formats=("JPEG2000",)) as image:
         image.reduce = reduction
-        # Pillow rounds the reduced size, OpenJPEG takes the ceiling: without this, half of all sizes fail.
+        # Pillow rounds the reduced size but OpenJPEG takes the ceiling: without this, half of all sizes fail.
         image._size = tuple(-(-n // step) * step for n in (codestream.columns, codestream.rows))
         image.load()
         if image.mode not in ("L", "I;16"):
-            raise OSError(f"unexpected mode {image.mode}")
+            raise OSError(f"Unexpected mode {image.mode}.")
         samples = np.asarray(image)
-    # Pillow moves the samples to the top of 8 or 16 bits, and signed ones above zero.
+    # Pillow shifts the samples to the top of 8 or 16 bits, and signed ones above zero.
     depth = 8 if samples.dtype == np.uint8 else 16
     stored = (samples >> (depth - bits)).astype(np.float32)
     zero = 1 << (bits - 1) if codestream.signed else (1 << (bits - 1)) - (1 << (codestream.bits - 1))
     stored -= np.float32(zero)
     expected = (-(-codestream.rows // step), -(-codestream.columns // step))
     if stored.shape != expected:
-        raise OSError(f"reduced to {stored.shape}, not {expected}")
+        raise OSError(f"The reduced image must have shape {expected}; got {stored.shape}.")
     return stored

@@ -1,4 +1,4 @@
-"""Compressed or plain Pixel Data -> stored values, by one fixed decoder per family of transfer syntaxes."""
+"""Pixel Data -> stored values, with one fixed decoder per family of transfer syntaxes."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from .header import PixelLayout
 from .isolated import decode_isolated
 from .run_lengths import decode_run_lengths
 
-# A real radiograph has noise and compresses to a third without loss, to a fiftieth with; a few kilobytes that claim
-# tens of millions of pixels are a damaged or hostile file. Small images may be as empty as they like.
+# A real radiograph has noise and compresses to a third (lossless) or a fiftieth (lossy). A few kilobytes that claim
+# tens of millions of pixels come from a damaged or hostile file. Small images may be empty.
 _MAX_COMPRESSION = 2_000
 _SMALL_PIXELS = 4_000_000
 
 _MAX_TILES = 10_000  # OpenJPEG keeps about 6 kB for each
-_END = b"\xff\xd9"  # of image, in JPEG, JPEG-LS and JPEG 2000 alike
+_END_OF_IMAGE = b"\xff\xd9"  # in JPEG, JPEG-LS and JPEG 2000
 
 _PLAIN, _RUN_LENGTHS = "plain", "run lengths"
 _JPEG_8_BIT, _JPEG = "PIL.Image.open", "imagecodecs.jpeg8_decode"
 _JPEG_LS, _JPEG_2000 = "imagecodecs.jpegls_decode", "openjpeg.decode"
 
-# One fixed decoder per family, so that the same file gives the same numbers whatever else is installed.
+# The decoder is fixed, so that a file gives the same numbers whatever else is installed.
 READABLE_SYNTAXES: dict[str, str] = {
     ImplicitVRLittleEndian: _PLAIN,
     ExplicitVRLittleEndian: _PLAIN,
@@ -65,7 +65,7 @@ READABLE_SYNTAXES: dict[str, str] = {
     HTJ2KLosslessRPCL: _JPEG_2000,
     HTJ2K: _JPEG_2000,
 }
-"""Every transfer syntax that is read, by UID, and the name of its decoder."""
+"""Name of the decoder of every transfer syntax that can be read, by UID."""
 
 _CODINGS: dict[str, tuple[Coding, ...]] = {
     _JPEG_8_BIT: ("JPEG",),
@@ -74,38 +74,47 @@ _CODINGS: dict[str, tuple[Coding, ...]] = {
     _JPEG_2000: ("JPEG 2000",),
 }
 
-# Of 4,000 damaged codestreams of each kind, OpenJPEG (JPEG 2000, also High-Throughput), libjpeg-turbo and Pillow
-# brought down or held up the process with none; CharLS (JPEG-LS) was busy for more than 15 s with 7 of the first 139.
-# What imagecodecs decodes is rare, so all of it pays for a process of its own: 30 ms on top of 100 to 300 for 2880 x
-# 2304 px. Its other decoders of JPEG Lossless are not used: `jpegsof3` died of 1 in 4,000, `ljpeg` of 33.
+# With 4,000 damaged codestreams of each kind, OpenJPEG (JPEG 2000, also High-Throughput), libjpeg-turbo and Pillow
+# never crashed or hung; CharLS (JPEG-LS) was busy for more than 15 s with 7 of the first 139. The formats that
+# imagecodecs decodes are rare, so all of them run in a process of their own, which adds 30 ms to the 100 to 300 ms of
+# 2880 x 2304 px. Its other decoders of JPEG Lossless are not used: `jpegsof3` crashed on 1 of 4,000 files, `ljpeg` on
+# 33.
 _ISOLATED = (_JPEG, _JPEG_LS)
 
 _INSTALL = {"imagecodecs": "pip install imagecodecs", "openjpeg": "pip install pylibjpeg-openjpeg"}
 
 
 def missing_decoder(syntax: str) -> str | None:
-    """Name the pip line of the decoder that a transfer syntax needs and that is not installed.
+    """Return the command that installs the missing decoder of a transfer syntax.
 
     Args:
-        syntax: UID of the transfer syntax.
+        syntax (`str`):
+            UID of the transfer syntax.
 
     Returns:
-        The line, for example "pip install imagecodecs". None if nothing is missing, and for a syntax outside of
-        `READABLE_SYNTAXES`, for which nothing helps but converting the file.
+        `str`: For example `"pip install imagecodecs"`. `None` if nothing is missing or the syntax is not in
+        `READABLE_SYNTAXES`.
     """
     module = READABLE_SYNTAXES.get(syntax, "").partition(".")[0]
     return _INSTALL[module] if module in _INSTALL and importlib.util.find_spec(module) is None else None
 
 
 def decode_pixels(dataset: pydicom.Dataset, layout: PixelLayout) -> npt.NDArray[np.uint16]:
-    """Decode to the lowest `bits` bits of each pixel, shape (Rows, Columns)."""
+    """Decode the pixels of a file.
+
+    Returns:
+        `np.ndarray` of shape `(rows, columns)`: The lowest `layout.bits` bits of each pixel.
+
+    Raises:
+        [`DicomError`]: When there is no decoder, or the data contradicts the header.
+    """
     decoder = READABLE_SYNTAXES.get(layout.syntax)
     if decoder is None:
         raise DicomError(
-            f"its transfer syntax {layout.syntax_name} holds no still radiograph that can be read; convert the file to"
-            " Explicit VR Little Endian (for example with gdcmconv --raw)"
+            f"Cannot read radiographs in the transfer syntax {layout.syntax_name}. Convert the file to Explicit VR"
+            " Little Endian, for example with gdcmconv --raw."
         )
-    # Uncompressed files may use the bits above the stored ones for anything (PS3.5 8.1.1), so there they are cut off.
+    # Uncompressed files may use the bits above the stored ones for other data (PS3.5 8.1.1).
     used_bits = np.uint16((1 << layout.bits) - 1)
     if decoder == _PLAIN:
         return np.asarray(_plain_pixels(dataset, layout) & used_bits)
@@ -115,52 +124,51 @@ def decode_pixels(dataset: pydicom.Dataset, layout: PixelLayout) -> npt.NDArray[
             decode_run_lengths(frame, layout.rows, layout.columns, layout.allocated_bits // 8) & used_bits
         )
     if (line := missing_decoder(layout.syntax)) is not None:
-        raise DicomError(f"no decoder for {layout.syntax_name} is installed; run: {line}")
+        raise DicomError(f"No decoder for {layout.syntax_name} is installed. Run: {line}.")
     frame, header = checked_frame(dataset, layout)
     if decoder in _ISOLATED:
         values = decode_isolated(decoder, frame, layout.rows, layout.columns)
     else:
         values = decode_frame(decoder, frame)
     if values.shape != (layout.rows, layout.columns):
-        raise DicomError(f"its pixels have shape {values.shape}, not ({layout.rows}, {layout.columns})")
+        raise DicomError(
+            f"The pixels must have shape ({layout.rows}, {layout.columns}); got {values.shape}. Export the file again."
+        )
     return _stored_bits(values, header.precision, layout)
 
 
 def checked_frame(dataset: pydicom.Dataset, layout: PixelLayout) -> tuple[bytes, FrameHeader]:
-    """Take the compressed image out of a file, and refuse one that contradicts the file's header before decoding it.
-
-    Args:
-        dataset: The image tags of a file in one of the JPEG families.
-        layout: What its header says.
+    """Extract the compressed image from a file of a JPEG family and check it against the header before decoding.
 
     Returns:
-        The codestream and what it declares.
+        `tuple[bytes, FrameHeader]`: The codestream and its own header.
 
     Raises:
-        DicomError: It is cut off, or of another size or kind than the header says, or beyond all measure.
+        [`DicomError`]: When the codestream is cut off or too large, or contradicts the header.
     """
     frame = _first_frame(dataset, layout)
     header = read_frame_header(frame)
     if header is None or header.coding not in _CODINGS[READABLE_SYNTAXES[layout.syntax]]:
-        found = "nothing that can be read" if header is None else header.coding
+        found = "unreadable" if header is None else header.coding
         raise DicomError(
-            f"its compressed data is {found}, not the {layout.syntax_name} that the header declares; download or export"
-            " it again"
+            f"The compressed data must be {layout.syntax_name}, as the header declares; it is {found}. Download or"
+            " export the file again."
         )
     if (header.rows, header.columns) != (layout.rows, layout.columns):
         raise DicomError(
-            f"the header declares {layout.rows} x {layout.columns} pixels, its compressed data {header.rows} x"
-            f" {header.columns}; download or export it again"
+            f"The header declares {layout.rows} x {layout.columns} pixels, the compressed data {header.rows} x"
+            f" {header.columns}. Download or export the file again."
         )
     if header.components != 1 or not 1 < header.precision <= 16 or not 0 < header.tiles <= _MAX_TILES:
         raise DicomError(
-            f"its compressed data has {header.components} component(s) of {header.precision} bits in {header.tiles}"
-            f" tile(s); one of 2 to 16 bits in at most {_MAX_TILES:,} is read. Export the original radiograph again"
+            f"The compressed data must have one component of 2 to 16 bits in at most {_MAX_TILES:,} tiles; got"
+            f" {header.components} component(s) of {header.precision} bits in {header.tiles} tile(s). Export the"
+            " original radiograph again."
         )
     if header.coding == "JPEG" and layout.signed:
-        raise DicomError("it is lossy JPEG of signed pixels, which DICOM does not allow (PS3.5 8.2.1); export it again")
-    if _END not in frame[-64:]:
-        raise DicomError("its compressed data is cut off; download or export it again")
+        raise DicomError("DICOM does not allow lossy JPEG of signed pixels (PS3.5 8.2.1). Export the file again.")
+    if _END_OF_IMAGE not in frame[-64:]:
+        raise DicomError("The compressed data is cut off. Download or export the file again.")
     return frame, header
 
 
@@ -169,24 +177,23 @@ def _first_frame(dataset: pydicom.Dataset, layout: PixelLayout) -> bytes:
     pixels = layout.rows * layout.columns
     if pixels > _SMALL_PIXELS and pixels > _MAX_COMPRESSION * len(frame):
         raise DicomError(
-            f"{len(frame):,} compressed bytes cannot hold a radiograph of {layout.rows} x {layout.columns} pixels;"
-            " download or export it again"
+            f"{len(frame):,} compressed bytes cannot hold a radiograph of {layout.rows} x {layout.columns} pixels."
+            " Download or export the file again."
         )
     return frame
 
 
 def _plain_pixels(dataset: pydicom.Dataset, layout: PixelLayout) -> npt.NDArray[np.uint16]:
-    """View uncompressed Pixel Data as an image, shape (Rows, Columns)."""
     element, width = dataset["PixelData"], layout.allocated_bits // 8
     row, needed = layout.columns * width, layout.rows * layout.columns * width
-    # Some writers fill up the end of the file; as much as a row says that Rows or Columns are wrong.
+    # Some writers pad the end of the file; a whole spare row means that Rows or Columns are wrong.
     if not needed <= len(element.value) < needed + max(2, row):
         raise DicomError(
-            f"it holds {len(element.value):,} bytes of pixels, but {layout.rows} x {layout.columns} of"
-            f" {layout.allocated_bits} bits are {needed:,}; it may be cut off or damaged. Download or export it again"
+            f"{layout.rows} x {layout.columns} pixels of {layout.allocated_bits} bits are {needed:,} bytes; got"
+            f" {len(element.value):,} bytes. The file may be damaged or cut off. Download or export it again."
         )
     order = "<" if layout.syntax.is_little_endian else ">"
-    if width == 1 and order == ">" and element.VR == "OW":  # bytes in pairs, which big endian turns round
+    if width == 1 and order == ">" and element.VR == "OW":  # big-endian words swap each pair of bytes
         pairs = np.frombuffer(element.value, dtype=">u2", count=len(element.value) // 2)
         return pairs.astype("<u2").view(np.uint8)[:needed].reshape(layout.rows, layout.columns).astype(np.uint16)
     image = np.frombuffer(element.value, dtype=f"{order}u{width}", count=layout.rows * layout.columns)
@@ -194,11 +201,10 @@ def _plain_pixels(dataset: pydicom.Dataset, layout: PixelLayout) -> npt.NDArray[
 
 
 def _stored_bits(values: npt.NDArray[np.integer], precision: int, layout: PixelLayout) -> npt.NDArray[np.uint16]:
-    """Bring what a codestream of `precision` bits holds to the lowest bits of each pixel, shape (Rows, Columns).
+    """Convert the values of a codestream of `precision` bits to the lowest `layout.bits` bits of each pixel.
 
-    The header says whether pixels are signed. Not every codestream can (JPEG 2000 alone does, and not always rightly),
-    so its numbers are taken as bits. These codestreams have their own precision: unlike in plain pixels, a number
-    beyond Bits Stored means that the header is wrong.
+    Only the header says whether pixels are signed (of the codestreams, only JPEG 2000 can, and not reliably), so the
+    values are taken as bit patterns. Unlike in plain pixels, a value beyond Bits Stored means that the header is wrong.
     """
     if layout.signed or values.dtype.kind == "i":
         values = values.astype(np.int32) & ((1 << precision) - 1)
@@ -210,6 +216,6 @@ def _stored_bits(values: npt.NDArray[np.integer], precision: int, layout: PixelL
     )
     if int(values.min()) < low or int(values.max()) > high:
         raise DicomError(
-            f"its pixels do not fit into the {layout.bits} bits that Bits Stored declares; export it again"
+            f"The pixels do not fit into the {layout.bits} bits that Bits Stored declares. Export the file again."
         )
     return np.asarray(values.astype(np.uint16) & np.uint16((1 << layout.bits) - 1))

@@ -1,11 +1,11 @@
-"""A small radiograph from the low-pass samples of a JPEG 2000 file, where that is the same image as the long way gives.
+"""A small radiograph from the low-pass samples of a JPEG 2000 file, if the result equals that of full decoding.
 
-The long way decodes every pixel, applies modality transform, window and polarity to each, and averages over areas. The
-short way averages the samples of the wavelet's low-pass image first. Two things can make a difference: the low-pass
-filter is no plain average, which shows at sharp edges; and a window that clips mixes clipped and unclipped pixels
-differently before and after averaging. Both are estimated from the low-pass image itself, with factors measured on real
-radiographs, and an image for which they may matter is decoded at the next larger size, or in full. What no radiograph
-shows and the estimate does not see: a drawn grid of lines finer than the samples, at full contrast.
+Full decoding applies modality transform, window and polarity to every pixel and averages areas afterwards. Reduced
+decoding averages first, in the low-pass samples of the wavelet. The results can differ for two reasons: the low-pass
+filter is not a plain average, which shows at sharp edges; and clipping by a window does not commute with averaging.
+Both differences are estimated from the low-pass samples, with factors measured on real radiographs. Where they may
+matter, the next larger size is decoded, or the full image. The estimate misses one pattern that no radiograph shows: a
+drawn grid of lines finer than the samples, at full contrast.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from pydicom.uid import JPEG2000, JPEG2000Lossless
 
 from ..grey_values import PERCENTILE_REFERENCE_PX, Voi, reference_limits
 from ..resampling import Weights, low_pass_edges, resample, weights_onto_square
+from .header import DicomHeader
+from .lookup_tables import linear_modality, linear_window
 from .low_pass import Codestream, decode_low_pass, read_codestream
-from .opened import OpenDicom
 from .pixels import checked_frame
-from .transforms import linear_modality, linear_window
 
-# Shorter side of the low-pass image over the side of the result; below 2 an average has too few samples to it.
+# Shorter side of the low-pass image over the side of the result; below 2 there are too few samples to average.
 _MIN_RATIO = 2.0
 _MAX_REDUCTION = 3
 
-# Largest and root mean square difference, of the range [0, 1], that an image may have by the estimate.
+# Largest estimated maximum and root mean square difference that is accepted, for images in [0, 1].
 _MAX_DIFFERENCE = 8 / 255
 _RMS_DIFFERENCE = 10 ** (-52 / 20)
 
-# Edges count for more in the root mean square than texture does: (contrast from which on it is an edge, factors).
+# In the root mean square, edges (neighbours that differ by more than the contrast) weigh more than texture.
 _EDGE_CONTRAST = 0.25
 _RMS_FACTOR_EDGE, _RMS_FACTOR_TEXTURE = 0.15, 0.08
 
-# The detector or digitizer of a large image resolves less than its pixels; small ones have detail that no low-pass
-# sample shows, and decode fast anyway.
+# Large images are oversampled by their detector or digitizer. Small ones have detail that low-pass samples miss, and
+# decode fast anyway.
 _SMALLEST_SIDE_PX = 1024
 
 
@@ -45,13 +45,17 @@ class Wavelet:
     """How a low-pass sample of a wavelet differs from the average of the pixels around it.
 
     Args:
-        blur: Difference of the two ways over (contrast between neighbouring samples / samples per pixel of the result):
-            a little more than the largest seen in large radiographs, with and without drawn markers, small print and
-            borders, at three levels and four sizes.
-        ringing: How far the sample beside an ideal edge overshoots at most, over the edge's contrast, at levels 1 to 3.
-        noise_left: White noise of a sample over that of a pixel, per level: the filter's sum of squares, whose root
-            counts along either axis.
-        bias: By how many stored values a sample of noisy pixels is too high, per level; that of even ones is not.
+        blur (`float`):
+            Difference between reduced and full decoding, divided by (contrast between neighbouring samples / samples
+            per pixel of the result): slightly more than the largest seen in large radiographs, with and without drawn
+            markers, small print and borders, at three levels and four sizes.
+        ringing (`tuple[float, float, float]`):
+            Largest overshoot of the sample next to an ideal edge, divided by its contrast, at levels 1 to 3.
+        noise_left (`float`):
+            White noise of a sample divided by that of a pixel, per level: the sum of squares of the filter, whose root
+            applies along each axis.
+        bias (`float`):
+            Excess of a sample of noisy pixels, per level, in stored values. Uniform pixels have none.
     """
 
     blur: float
@@ -61,36 +65,36 @@ class Wavelet:
 
 
 REVERSIBLE = Wavelet(blur=0.155, ringing=(0.125, 0.141, 0.152), noise_left=0.72, bias=0.5)
-"""The wavelet 5/3 of JPEG 2000 (ISO/IEC 15444-1, annex F), which rounds down to whole numbers in two of its steps."""
+"""The 5/3 wavelet of JPEG 2000 (ISO/IEC 15444-1, annex F), which rounds down to integers in two of its steps."""
 IRREVERSIBLE = Wavelet(blur=0.19, ringing=(0.068, 0.055, 0.048), noise_left=0.52, bias=0.0)
-"""The wavelet 9/7. Its samples show less of what is finer than they are."""
+"""The 9/7 wavelet. Its samples contain less of the finer detail."""
 
-# Half the size takes a quarter of the time of the long way, too much for an attempt in vain. Where a window may clip,
-# or half the size is too small for the sharpest edge, the image is looked at two levels smaller first, at a hundredth,
-# and levels are left out at which the difference would still be too large by this factor.
-_HOPELESS = 1.1
+# Decoding at half the size takes a quarter of the time of full decoding, too much to waste. Where a window may clip, or
+# the sharpest edge needs more than half the size, two levels smaller are tried first, at a hundredth of the time, and
+# larger sizes whose expected difference would exceed the accepted one by this factor are skipped.
+_SKIP_ABOVE = 1.1
 
 
-def read_reduced(opened: OpenDicom, size_px: int, fit: str, voi: Voi) -> npt.NDArray[np.float32] | None:
-    """Read a small square image the short way.
+def read_reduced(header: DicomHeader, size_px: int, fit: str, voi: Voi) -> npt.NDArray[np.float32] | None:
+    """Read a small square image by reduced decoding.
 
     Args:
-        opened: The file's header.
-        size_px: Side of the square.
-        fit: "pad" or "squash".
-        voi: As in `read_dicom`.
+        header ([`DicomHeader`]):
+            The header of the file.
+        size_px, fit, voi: As in [`read_radiograph`].
 
     Returns:
-        float32 of shape (size_px, size_px) in [0, 1], polarity corrected; None where only the long way is right.
+        `np.ndarray` of shape `(size_px, size_px)`: float32 in [0, 1], polarity corrected. `None` if the image has to be
+        decoded in full.
     """
-    layout = opened.layout
-    if layout.syntax not in (JPEG2000Lossless, JPEG2000) or opened.padded is not None:
+    layout = header.layout
+    if layout.syntax not in (JPEG2000Lossless, JPEG2000) or header.padded is not None:
         return None
-    modality = linear_modality(opened.dataset)
-    limits = linear_window(opened.dataset, opened.stored_range) if voi == "dicom" else opened.stored_range
+    modality = linear_modality(header.dataset)
+    limits = linear_window(header.dataset, header.stored_range) if voi == "dicom" else header.stored_range
     if modality is None or limits is None:
         return None
-    frame, _ = checked_frame(opened.dataset, layout)
+    frame, _ = checked_frame(header.dataset, layout)
     codestream = read_codestream(frame)
     if codestream is None or codestream != replace(
         codestream, rows=layout.rows, columns=layout.columns, bits=layout.bits, signed=layout.signed
@@ -98,14 +102,14 @@ def read_reduced(opened: OpenDicom, size_px: int, fit: str, voi: Voi) -> npt.NDA
         return None
     largest = _largest_reduction(codestream, size_px, voi)
     candidates = list(range(largest, 0, -1))
-    may_clip = voi == "percentile" or min(limits) > min(opened.stored_range) or max(limits) < max(opened.stored_range)
+    may_clip = voi == "percentile" or min(limits) > min(header.stored_range) or max(limits) < max(header.stored_range)
     wavelet = REVERSIBLE if codestream.reversible else IRREVERSIBLE
     may_blur = min(layout.rows, layout.columns) / 2 / size_px < wavelet.blur / _MAX_DIFFERENCE
     if largest and (may_clip or may_blur) and codestream.levels > largest:
         candidates.insert(0, min(largest + 2, codestream.levels))
     expected = 0.0
     for reduction in candidates:
-        if expected * 2.0**reduction > _HOPELESS:
+        if expected * 2.0**reduction > _SKIP_ABOVE:
             continue
         try:
             samples = decode_low_pass(frame, codestream, reduction)
@@ -116,24 +120,24 @@ def read_reduced(opened: OpenDicom, size_px: int, fit: str, voi: Voi) -> npt.NDA
         low, high = reference_limits(values, *edges) if voi == "percentile" else limits
         grey = (values - np.float32(low)) / np.float32(high - low)
         weights = weights_onto_square(*edges, size_px, fit)
-        reach = sorted((value - low) / (high - low) for value in opened.stored_range)
+        reach = sorted((value - low) / (high - low) for value in header.stored_range)
         difference, rms = expected_difference(
-            grey, weights, min(grey.shape) / size_px, reduction, wavelet, (reach[0], reach[1]), codestream.cut_off
+            grey, weights, min(grey.shape) / size_px, reduction, wavelet, (reach[0], reach[1]), codestream.clipped
         )
-        # Half of it is taken away, so that both kinds of pixels are off by the other half.
+        # Half of it is subtracted, so that noisy and uniform pixels are both off by the other half.
         bias = wavelet.bias / 2 * reduction * modality[0] / (high - low)
         difference, rms = difference + abs(bias) / _MAX_DIFFERENCE, rms + abs(bias) / _RMS_DIFFERENCE
         if reduction <= largest and difference <= 1 and rms <= 1:
-            if voi != "percentile":  # whose limits have the same bias
+            if voi != "percentile":  # its limits have the same bias
                 grey -= np.float32(bias)
             np.clip(grey, *clipping(reach[0], reach[1]), out=grey)
             return np.clip(resample(1 - grey if layout.inverted else grey, *weights), 0.0, 1.0)
-        expected = difference / 2.0**reduction  # half as large at twice the size
+        expected = difference / 2.0**reduction  # the difference halves when the size doubles
     return None
 
 
 def _largest_reduction(codestream: Codestream, size_px: int, voi: Voi) -> int:
-    """How many levels can be left out so that enough samples stay for the result and for the percentiles."""
+    """Number of levels that can be left out with enough samples for the result and the percentiles."""
     shorter, longer = sorted((codestream.rows, codestream.columns))
     if shorter < _SMALLEST_SIDE_PX:
         return 0
@@ -149,15 +153,17 @@ def _largest_reduction(codestream: Codestream, size_px: int, voi: Voi) -> int:
 
 
 def clipping(darkest: float, brightest: float) -> tuple[float, float]:
-    """Say where low-pass samples are clipped before they are averaged: where pixels are.
+    """Return the limits to which low-pass samples are clipped before averaging: those of the pixels.
 
-    Where no pixel leaves [0, 1], samples leave it beside sharp edges, and just that makes their average right.
+    If no pixel can exceed [0, 1], samples still exceed it next to sharp edges, and need to, for their average to be
+    right.
 
     Args:
-        darkest, brightest: Grey values that pixels can have.
+        darkest, brightest (`float`):
+            Range of the grey values that pixels can have.
 
     Returns:
-        Lowest and highest grey value.
+        `tuple[float, float]`: Lowest and highest grey value.
     """
     return (0.0 if darkest < 0 else -np.inf), (1.0 if brightest > 1 else np.inf)
 
@@ -169,31 +175,38 @@ def expected_difference(
     reduction: int,
     wavelet: Wavelet,
     reach: tuple[float, float],
-    cut_off: bool,
+    clipped: bool,
 ) -> tuple[float, float]:
-    """Estimate by how much the short way may differ from the long one.
+    """Estimate how much reduced decoding may differ from full decoding.
 
     Args:
-        grey: Low-pass samples as grey values, not clipped.
-        weights: Onto the result.
-        ratio: Samples per pixel of the result.
-        reduction: Levels between the samples and the pixels.
-        wavelet: Whose samples they are.
-        reach: Darkest and brightest grey value that a pixel can have.
-        cut_off: Whether the decoder kept the samples between the two.
+        grey (`np.ndarray` of shape `(h, w)`):
+            Low-pass samples as grey values, not clipped.
+        weights (`tuple[Weights, Weights]`):
+            Weights of the rows and columns of the result.
+        ratio (`float`):
+            Samples per pixel of the result.
+        reduction (`int`):
+            Levels between the samples and the pixels.
+        wavelet ([`Wavelet`]):
+            The wavelet of the samples.
+        reach (`tuple[float, float]`):
+            Darkest and brightest grey value that a pixel can have.
+        clipped (`bool`):
+            Whether the decoder clipped the samples to `reach`.
 
     Returns:
-        Largest and root mean square difference, as shares of what is allowed.
+        `tuple[float, float]`: Largest and root mean square difference, each divided by the accepted one.
     """
     lowest, highest = _among_neighbours(grey, np.minimum), _among_neighbours(grey, np.maximum)
     contrast = np.clip(highest, 0.0, 1.0) - np.clip(lowest, 0.0, 1.0)
     largest = wavelet.blur * float(contrast.max()) / ratio
     blurred = contrast * np.where(contrast > _EDGE_CONTRAST, _RMS_FACTOR_EDGE, _RMS_FACTOR_TEXTURE)
-    # An edge is three samples wide here; where a pixel of the result takes more, its share of the result is larger.
+    # An edge is three samples wide; if a pixel of the result covers more samples, edges take a larger share of it.
     rms = _root_mean_square(blurred) * max(1.0, ratio / 3) ** 0.5 / ratio
     ringing = wavelet.ringing[min(reduction, _MAX_REDUCTION) - 1]
     clips = reach[0] < 0, reach[1] > 1
-    sides = [side for side, clip in zip((grey, 1 - grey), clips, strict=True) if cut_off or clip]
+    sides = [side for side, clip in zip((grey, 1 - grey), clips, strict=True) if clipped or clip]
     if beyond := [side for side in sides if float(side.min()) <= 0]:
         lost = np.maximum.reduce([resample(_lost_ringing(side, contrast, ringing), *weights) for side in beyond])
         largest += float(lost.max())
@@ -213,7 +226,7 @@ def _root_mean_square(values: npt.NDArray[np.float32]) -> float:
 
 
 def _among_neighbours(values: npt.NDArray[np.float32], pick: np.ufunc) -> npt.NDArray[np.float32]:
-    """Smallest or largest value (`pick`) of each sample and its eight neighbours."""
+    """Minimum or maximum (`pick`) of each sample and its eight neighbours."""
     padded = np.pad(values, 1, mode="edge")
     of_rows = pick(pick(padded[:-2], padded[1:-1]), padded[2:])
     return np.asarray(pick(pick(of_rows[:, :-2], of_rows[:, 1:-1]), of_rows[:, 2:]))
@@ -224,8 +237,8 @@ def _clipped_mixture(
 ) -> npt.NDArray[np.float32]:
     """Largest difference between clipping an average to [0, 1] and averaging clipped values.
 
-    With pixels between `lowest` and `highest` whose average is `mean`, the excess over a limit is largest when all
-    pixels lie at the two ends: the chord of a convex function.
+    For pixels between `lowest` and `highest` with average `mean`, the excess over a limit is largest when all pixels
+    are at the two ends: the chord of a convex function.
     """
     span = np.maximum(highest - lowest, np.float32(1e-6))
     above = np.maximum(highest - 1, 0) * (mean - lowest) / span - np.maximum(mean - 1, 0)
@@ -241,7 +254,7 @@ def _widened(
     factor: float,
     reach: tuple[float, float],
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Between what pixels lie, who have `factor` times the noise of the samples and keep to their reach."""
+    """Range of the pixels, which have `factor` times the noise of the samples and stay within `reach`."""
     lower = np.maximum(grey - np.float32(factor) * (grey - lowest), np.float32(reach[0]))
     upper = np.minimum(grey + np.float32(factor) * (highest - grey), np.float32(reach[1]))
     return np.minimum(lowest, lower), np.maximum(highest, upper)
@@ -250,10 +263,10 @@ def _widened(
 def _lost_ringing(
     grey: npt.NDArray[np.float32], contrast: npt.NDArray[np.float32], ringing: float
 ) -> npt.NDArray[np.float32]:
-    """How much too bright a sample is at most, which an edge has pressed below 0 and which is clipped there.
+    """Largest excess of a sample that ringing at an edge pushed below 0, where it is clipped.
 
-    The samples on the edge's other side are brighter by as much, so that the average would be right without clipping.
-    Where pixels themselves lie below 0 the loss is smaller: they count as 0 on the long way too.
+    Samples on the other side of the edge are brighter by the same amount, so without clipping the average would be
+    right. If pixels themselves are below 0 the error is smaller, because full decoding clips them as well.
     """
     below = np.maximum(0, (-grey - ringing * contrast) / (1 + ringing))
     return np.asarray(np.where(grey <= 0, ringing * np.maximum(contrast - below, 0), 0), dtype=np.float32)

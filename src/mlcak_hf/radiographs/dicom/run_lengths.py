@@ -1,4 +1,4 @@
-"""RLE Lossless (PS3.5 annex G): each byte of the pixels is a plane of its own, packed in runs."""
+"""RLE Lossless (PS3.5 annex G): each byte of the pixels is a separate plane, packed in runs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ def decode_run_lengths(frame: bytes, rows: int, columns: int, bytes_per_pixel: i
     """Decode one RLE frame.
 
     Args:
-        frame: Segment table and segments, the most significant byte first.
-        rows: Height in pixels.
-        columns: Width in pixels.
-        bytes_per_pixel: 1 or 2, which is also the number of segments.
+        frame (`bytes`):
+            Segment table and segments, the most significant byte first.
+        rows, columns (`int`):
+            Size in pixels.
+        bytes_per_pixel (`int`):
+            1 or 2, also the number of segments.
 
     Returns:
-        The pixels' bits, shape (rows, columns).
+        `np.ndarray` of shape `(rows, columns)`: The bits of the pixels.
 
     Raises:
-        DicomError: The segment table contradicts the header, or a segment has too few pixels.
+        [`DicomError`]: When the segment table contradicts the header, or a segment has too few pixels.
     """
     table = [int(n) for n in np.frombuffer(frame[:_HEADER].ljust(_HEADER, b"\0"), dtype="<u4")]
     count, starts = table[0], table[1 : 1 + bytes_per_pixel]
@@ -32,24 +34,25 @@ def decode_run_lengths(frame: bytes, rows: int, columns: int, bytes_per_pixel: i
     in_order = all(_HEADER <= start < end <= len(frame) for start, end in zip(starts, ends, strict=True))
     if count != bytes_per_pixel or not in_order:
         raise DicomError(
-            f"its RLE segment table (of {count} segments) does not fit {bytes_per_pixel} bytes per pixel and"
-            f" {len(frame):,} bytes of data; download or export it again"
+            f"The RLE segment table (of {count} segments) does not match {bytes_per_pixel} bytes per pixel and"
+            f" {len(frame):,} bytes of data. Download or export the file again."
         )
     image = np.zeros(rows * columns, dtype=np.uint16)
     for start, end in zip(starts, ends, strict=True):
         plane = _unpack_rows(frame[start:end], rows, columns) or _unpack(frame[start:end], rows * columns)
         if len(plane) < rows * columns:
             raise DicomError(
-                f"its RLE data ends after {len(plane):,} of {rows * columns:,} pixels; download or export it again"
+                f"The RLE data ends after {len(plane):,} of {rows * columns:,} pixels. Download or export the file"
+                " again."
             )
         image = image << np.uint16(8) | np.frombuffer(plane, dtype=np.uint8, count=rows * columns)
     return image.reshape(rows, columns)
 
 
 def _unpack_rows(segment: bytes, rows: int, columns: int) -> bytes | None:
-    """Unpack with Pillow, which knows the runs from TIFF and has no loop in Python; None where it does not succeed.
+    """Unpack with Pillow's fast TIFF decoder; `None` if it fails.
 
-    It takes no run across rows, which DICOM forbids (PS3.5 G.3.1) but some writers make.
+    It does not accept runs across rows, which DICOM forbids (PS3.5 G.3.1) but some writers produce.
     """
     try:
         return Image.frombytes("L", (columns, rows), segment, "packbits", "L").tobytes()
@@ -58,7 +61,7 @@ def _unpack_rows(segment: bytes, rows: int, columns: int) -> bytes | None:
 
 
 def _unpack(segment: bytes, pixels: int) -> bytearray:
-    """Unpack runs until there are enough pixels, so that no damaged file can swell."""
+    """Unpack runs until there are enough pixels, which limits the memory that a damaged file can take."""
     plane, at, end = bytearray(), 0, len(segment)
     while at < end and len(plane) < pixels:
         control = segment[at]

@@ -16,7 +16,7 @@ from ...errors import DicomError
 from ...radiographs.dicom.codestream import read_frame_header
 from ...radiographs.dicom.header import PixelLayout, check_layout, read_image_tags
 from ...radiographs.dicom.pixels import READABLE_SYNTAXES, missing_decoder
-from ...radiographs.png_jpeg import HEAD_BYTES, is_picture, lost_depth
+from ...radiographs.png_jpeg import HEAD_BYTES, SIGNATURES, lost_depth
 from ..tables import DICOM_SUFFIXES, PICTURE_SUFFIXES
 
 _PICTURE_BITS = {"1": 1, "I": 16, "I;16": 16, "I;16B": 16, "I;16L": 16}
@@ -88,7 +88,7 @@ def file_facts(path: Path) -> FileFacts:
             facts = replace(facts, num_bytes=stream.tell())
             stream.seek(0)
             head = stream.read(HEAD_BYTES)
-            picture = is_picture(head)
+            picture = head.startswith(SIGNATURES)
             facts = _picture(facts, head, stream) if picture else _dicom(facts, path, stream)
             if facts.problem is not None:
                 return facts
@@ -153,7 +153,7 @@ def _dicom(facts: FileFacts, path: Path, stream: BinaryIO) -> FileFacts:
     )
     try:
         if syntax is None or syntax == DeflatedExplicitVRLittleEndian:  # refused there; or all of it is compressed
-            check_layout(read_image_tags(path))
+            check_layout(read_image_tags(stream))
         else:
             facts = replace(facts, pixels_at=stream.tell())
             if stream.read(4) in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"):
