@@ -61,7 +61,6 @@ WITHOUT_FUTURE: set[str] = {
     "prediction.outputs",
     "prediction.predictor",
     "prediction.tables",
-    "radiographs.dicom.frame_decoder",
 }
 LONG_FILES: set[str] = {
     "data.columns",
@@ -79,7 +78,7 @@ LONG_PARAMETER_LISTS: set[str] = {
     "preparation.prepare.prepare_vindr_cxr",
     "vindr_cxr.builder.load_vindr_cxr",
 }
-REPEATED_MODULES: set[str] = {"radiographs.reader"}
+REPEATED_MODULES: set[str] = set()
 REPEATED_NAMES: set[str] = {
     "Aggregation",
     "Box",

@@ -68,8 +68,8 @@ def test_deflated_files_are_read_whole(path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"drop": ["PixelData"]}, "holds no pixel data"),
-        ({"drop": ["TransferSyntaxUID"]}, "no Transfer Syntax UID"),
+        ({"drop": ["PixelData"]}, "the file has no pixel data"),
+        ({"drop": ["TransferSyntaxUID"]}, "Transfer Syntax UID is missing"),
         ({"drop": ["Rows"]}, "Rows is missing"),
         ({"Rows": 49}, "declares 49 x 40 pixels of 16 bits, 3,920 bytes, but holds 3,840"),
         ({"Rows": 46}, "declares 46 x 40 pixels of 16 bits, 3,680 bytes, but holds 3,840"),
@@ -114,7 +114,7 @@ def test_links_permissions_and_folders(path, monkeypatch) -> None:
 
 def test_a_picture_in_colours_of_16_bits(path) -> None:
     facts = file_facts(png_of_16_bits(path.with_suffix(".png"), 2))
-    assert "save it as 16-bit grey" in str(facts.problem)
+    assert "Save it as 16-bit grey" in str(facts.problem)
     assert (facts.syntax, facts.bits, facts.rows, facts.columns) == ("PNG", 16, 4, 5)
 
 

@@ -4,6 +4,8 @@ A decoder that hangs or crashes takes its process with it. As a program, this fi
 imports only numpy and the requested decoder.
 """
 
+from __future__ import annotations
+
 import contextlib
 import importlib
 import io

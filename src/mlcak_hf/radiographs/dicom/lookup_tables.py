@@ -16,10 +16,10 @@ from pydicom.pixels.processing import apply_rescale
 
 from ...errors import DicomError
 
-FloatArray = npt.NDArray[np.float64]
+_Values = npt.NDArray[np.float64]
 
 
-def modality_values(dataset: pydicom.Dataset, stored: npt.NDArray[np.int64]) -> tuple[FloatArray, tuple[float, float]]:
+def modality_values(dataset: pydicom.Dataset, stored: npt.NDArray[np.int64]) -> tuple[_Values, tuple[float, float]]:
     """Apply the modality transform.
 
     Args:
@@ -62,7 +62,7 @@ def padding_values(dataset: pydicom.Dataset, stored: npt.NDArray[np.int64]) -> n
     return np.asarray((stored >= ends[0]) & (stored <= ends[1]))
 
 
-def file_voi(dataset: pydicom.Dataset, values: FloatArray) -> FloatArray | None:
+def file_voi(dataset: pydicom.Dataset, values: _Values) -> _Values | None:
     """Apply the file's first VOI LUT or window.
 
     Args:
@@ -93,7 +93,7 @@ def file_voi(dataset: pydicom.Dataset, values: FloatArray) -> FloatArray | None:
         raise DicomError(f'{reason} Read it with voi="percentile" or voi="none" (--voi).') from None
 
 
-def apply_window(values: npt.NDArray[Any], center: float, width: float, function: str) -> FloatArray:
+def apply_window(values: npt.NDArray[Any], center: float, width: float, function: str) -> _Values:
     """Apply a DICOM window (PS3.3 C.11.2.1.2 and C.11.2.1.3) whose limits become 0 and 1.
 
     Args:
@@ -178,7 +178,7 @@ def _window(dataset: pydicom.Dataset) -> tuple[float | None, float | None, str]:
 
 def _apply_lut(
     dataset: pydicom.Dataset, item: pydicom.Dataset, values: npt.NDArray[Any], what: str
-) -> tuple[FloatArray, tuple[float, float]]:
+) -> tuple[_Values, tuple[float, float]]:
     """Apply a look-up table (PS3.3 C.11.1.1 and C.11.2.1.1); also returns its range.
 
     The item has a descriptor (entries, first input value, bits per entry) and data as words or packed bytes. Values
