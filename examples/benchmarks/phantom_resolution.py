@@ -254,7 +254,12 @@ def main() -> int:
     root = options.work_dir / f"phantoms-{options.num_train}-{options.num_test}-{options.seed}"
     if not (root / "groups.csv").is_file():
         write_phantoms(
-            root, options.num_train, options.num_test, seed=options.seed, num_proc=options.num_proc, overwrite=True
+            root,
+            num_train=options.num_train,
+            num_test=options.num_test,
+            seed=options.seed,
+            num_proc=options.num_proc,
+            overwrite=True,
         )
     train = read_split(root, "train", options.num_proc)
     test = read_split(root, "test", options.num_proc)

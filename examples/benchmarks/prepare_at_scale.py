@@ -59,7 +59,9 @@ def make_source(root: Path, count: int, drawn: int, size_px: int, seed: int) -> 
     originals = root / f"drawn-{drawn}-{size_px}-{seed}"
     test = max(1, drawn // 6)
     if not (originals / "groups.csv").is_file():
-        write_phantoms(originals, drawn - test, test, size_px=size_px, seed=seed, overwrite=True, progress=False)
+        write_phantoms(
+            originals, num_train=drawn - test, num_test=test, size_px=size_px, seed=seed, overwrite=True, progress=False
+        )
     (source / "annotations").mkdir(parents=True)
     for split, share in (("train", count - count // 6), ("test", count // 6)):
         (source / split).mkdir()

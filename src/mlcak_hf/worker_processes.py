@@ -112,10 +112,7 @@ def stream_from_processes(
         [`MLCAKError`]: Raised by the function; any other exception arrives as a `RuntimeError` with its traceback.
     """
     if num_proc == 1 or len(jobs) < 2:
-        with threadpool_limits(limits=1):  # as in a worker, so that floating-point sums have the same order
-            for index, job in enumerate(jobs):
-                for result in function(job):
-                    yield index, result
+        yield from _stream_here(function, jobs)
         return
     context, waiting = _process_context(preload), deque(range(len(jobs)))
     workers: dict[Any, _Worker] = {}
@@ -142,6 +139,13 @@ def stream_from_processes(
         for worker in workers.values():
             worker.process.kill()
             worker.process.join()
+
+
+def _stream_here(function: Callable[[Job], Iterable[Result]], jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
+    with threadpool_limits(limits=1):  # as in a worker, so that floating-point sums have the same order
+        for index, job in enumerate(jobs):
+            for result in function(job):
+                yield index, result
 
 
 class _Worker:

@@ -1,4 +1,4 @@
-"""Nothing but the picture tells the findings: format, exposure, patient and other findings are independent of them."""
+"""Format, exposure, patient and other findings are independent of a finding; only the pixels show it."""
 
 import itertools
 
@@ -79,26 +79,26 @@ def test_declared_formats_all_occur_at_their_share(formats):
 
 @pytest.mark.parametrize("index", [0, 3, 8, 11])
 def test_the_header_is_the_same_with_and_without_findings(index):
-    """By construction, not only on average: every tag but the pixels."""
+    """Every tag except the pixels is equal, by construction and not only on average."""
     headers = []
     for findings in ([], list(DRAWN_FINDINGS)):
         phantom = render_phantom(SEED, "train", index, 96, findings=findings)
         form = DicomFormat.draw(stream(SEED, "train", index, "format"))
-        ds = to_dicom(phantom, form, "0" * 32, "g0123456789", 0.3, stream(SEED, "train", index, "tags"))
+        ds = to_dicom(phantom, form, "0" * 32, "g0123456789", stream(SEED, "train", index, "tags"))
         del ds.PixelData
         headers.append(ds.to_json_dict())
     assert headers[0] == headers[1]
 
 
 def test_noise_is_the_same_with_and_without_a_finding():
-    """A nodule changes its surroundings only; every other pixel keeps its noise."""
+    """A nodule changes only its surroundings; every other pixel keeps its noise."""
     without = render_phantom(SEED, "train", 4, 128, findings=[]).pixels
     shown = render_phantom(SEED, "train", 4, 128, findings=["Nodule/Mass"]).pixels
     assert np.mean(np.abs(shown - without) < 1e-3) > 0.95
 
 
 def test_mimics_are_the_same_on_normal_and_abnormal_images():
-    """Their stream knows nothing of the findings; here that they are drawn at all, and where they were before."""
+    """Mimics have a random stream of their own; some are drawn, with and without findings alike."""
     seen = 0
     for index in range(14):
         normal = render_phantom(SEED, "test", index, 64, findings=[])
@@ -116,8 +116,8 @@ def test_readers_disagree_but_their_majority_is_mostly_right():
     mimic = Finding("Pneumothorax", (box,), 0.3)
     votes, shifts = [], []
     for index in range(1500):
-        readings = read_by_three((plain, subtle), (mimic,), 100, 90, stream(SEED, "train", index, "readers"))
-        assert readings == read_by_three((plain, subtle), (mimic,), 100, 90, stream(SEED, "train", index, "readers"))
+        readings = read_by_three((plain, subtle), (mimic,), (100, 90), stream(SEED, "train", index, "readers"))
+        assert readings == read_by_three((plain, subtle), (mimic,), (100, 90), stream(SEED, "train", index, "readers"))
         votes.append([sum(name in reading.findings for reading in readings) for name in DRAWN_FINDINGS])
         for reading in readings:
             shifts += [np.abs(np.subtract(box, drawn)).max() for name, drawn in reading.boxes if name == plain.name]

@@ -1,4 +1,4 @@
-"""The folder is laid out exactly as VinDr-CXR, and does not depend on how it was made."""
+"""The folder has exactly the layout of VinDr-CXR, whatever the number of processes."""
 
 import csv
 import re
@@ -67,7 +67,7 @@ def test_three_different_readers_read_every_train_image(table):
     assert len({name for names in readers.values() for name in names}) > 8
 
 
-def test_boxes_and_labels_tell_the_same(table):
+def test_boxes_and_labels_agree(table):
     for split in ("train", "test"):
         boxed: dict[tuple[str, str], set[str]] = {}
         for row in table(f"annotations/annotations_{split}.csv"):
@@ -84,7 +84,7 @@ def test_boxes_and_labels_tell_the_same(table):
             assert bool(diagnoses) == bool(local)
 
 
-def test_boxes_lie_inside_the_image(phantoms, table):
+def test_boxes_are_inside_the_image(phantoms, table):
     for split in ("train", "test"):
         for row in table(f"annotations/annotations_{split}.csv"):
             if row["class_name"] == "No finding":
@@ -95,7 +95,7 @@ def test_boxes_lie_inside_the_image(phantoms, table):
             assert 0 <= y_min < y_max <= ds.Rows
 
 
-def test_report_counts_what_the_test_table_says(phantoms, table):
+def test_report_counts_agree_with_the_test_table(phantoms, table):
     rows = table("annotations/image_labels_test.csv")
     for name in DRAWN_FINDINGS:
         assert phantoms.finding_counts["test"][name] == sum(row[name] == "1" for row in rows)
@@ -132,63 +132,63 @@ def test_every_transfer_syntax_occurs_and_decodes(phantoms):
 
 
 def test_number_of_processes_changes_no_byte(phantoms, tmp_path):
-    again = write_phantoms(tmp_path / "p", 30, 12, size_px=128, seed=5, num_proc=2, progress=False)
+    again = write_phantoms(tmp_path / "p", num_train=30, num_test=12, size_px=128, seed=5, num_proc=2, progress=False)
     assert contents(again.output_dir) == contents(phantoms.output_dir)
 
 
 def test_more_images_do_not_change_the_first_and_another_seed_changes_all(phantoms, tmp_path):
-    few = write_phantoms(tmp_path / "few", 3, 0, size_px=128, seed=5, progress=False)
+    few = write_phantoms(tmp_path / "few", num_train=3, num_test=0, size_px=128, seed=5, progress=False)
     for path in (few.output_dir / "train").iterdir():
         assert path.read_bytes() == (phantoms.output_dir / "train" / path.name).read_bytes()
-    other = write_phantoms(tmp_path / "other", 3, 0, size_px=128, seed=6, progress=False)
+    other = write_phantoms(tmp_path / "other", num_train=3, num_test=0, size_px=128, seed=6, progress=False)
     assert not {p.name for p in (other.output_dir / "train").iterdir()} & {
         p.name for p in (phantoms.output_dir / "train").iterdir()
     }
 
 
 def test_phantoms_are_overwritten_only_when_asked(tmp_path):
-    write_phantoms(tmp_path / "p", 2, 1, size_px=64, progress=False)
+    write_phantoms(tmp_path / "p", num_train=2, num_test=1, size_px=64, progress=False)
     with pytest.raises(DatasetError, match=r"overwrite=True \(--overwrite\)"):
-        write_phantoms(tmp_path / "p", 1, 1, size_px=64, progress=False)
-    write_phantoms(tmp_path / "p", 1, 1, size_px=64, seed=1, progress=False, overwrite=True)
+        write_phantoms(tmp_path / "p", num_train=1, num_test=1, size_px=64, progress=False)
+    write_phantoms(tmp_path / "p", num_train=1, num_test=1, size_px=64, seed=1, progress=False, overwrite=True)
     assert len(list((tmp_path / "p" / "train").iterdir())) == 1
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a file system that nobody can write to")
 @pytest.mark.parametrize("where", ["/proc/phantoms", "/dev/null/phantoms"])
-def test_a_folder_that_cannot_be_made_is_one_sentence(where):
+def test_a_folder_that_cannot_be_created_is_a_clear_error(where):
     with pytest.raises(DatasetError, match=f"Cannot write phantoms to {where}: .*Name a folder"):
-        write_phantoms(where, 1, 1, size_px=64, progress=False)
+        write_phantoms(where, num_train=1, num_test=1, size_px=64, progress=False)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("full", ["train/image", "annotations/annotations_test.csv", "groups.csv"])
-def test_a_full_disk_is_one_sentence_and_what_is_there_can_be_replaced(tmp_path, full):
+def test_a_full_disk_is_a_clear_error_and_a_partial_folder_can_be_replaced(tmp_path, full):
     root = tmp_path / "p"
-    report = write_phantoms(root, 2, 1, size_px=64, progress=False)
+    report = write_phantoms(root, num_train=2, num_test=1, size_px=64, progress=False)
     name = next((root / "train").iterdir()).relative_to(root) if full == "train/image" else Path(full)
     (root / name).unlink()
     (root / name).symlink_to("/dev/full")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mlcak_hf.phantoms.writer.shutil.rmtree", lambda *arguments, **options: None)
         with pytest.raises(DatasetError, match=r"Cannot write phantoms to .*: No space left on device\. .*--overwrite"):
-            write_phantoms(root, 2, 1, size_px=64, progress=False, overwrite=True)
+            write_phantoms(root, num_train=2, num_test=1, size_px=64, progress=False, overwrite=True)
     (root / name).unlink()
-    assert write_phantoms(root, 2, 1, size_px=64, progress=False, overwrite=True) == report
+    assert write_phantoms(root, num_train=2, num_test=1, size_px=64, progress=False, overwrite=True) == report
 
 
 def test_a_folder_with_other_files_is_never_cleared(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "precious.dicom").write_bytes(b"x")
     with pytest.raises(DatasetError, match=r"phantom\.json is missing"):
-        write_phantoms(tmp_path, 1, 1, size_px=64, progress=False, overwrite=True)
+        write_phantoms(tmp_path, num_train=1, num_test=1, size_px=64, progress=False, overwrite=True)
     assert (tmp_path / "train" / "precious.dicom").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_train": 0, "num_test": 0}, "at least one phantom"),
+        ({"num_train": 0, "num_test": 0}, "at least 1; got num_train=0"),
         ({"num_train": -1}, "num_train=-1"),
         ({"size_px": 20}, "at least 64"),
         ({"num_proc": 0}, "num_proc"),

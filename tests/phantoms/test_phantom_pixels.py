@@ -1,4 +1,4 @@
-"""What is drawn: findings where their boxes say, polarity right in every format, anatomy in its place."""
+"""Findings are drawn in their boxes, polarity is right in every format, and the anatomy is plausible."""
 
 import numpy as np
 import pydicom
@@ -41,7 +41,7 @@ def test_a_finding_changes_the_pixels_in_its_boxes(name, index):
 
 @pytest.mark.parametrize("name", SMALL_FINDINGS)
 def test_small_findings_leave_mean_and_deviation_alone(name):
-    """Far below the differences between images, which are some 0.05."""
+    """The change is far below the differences between images, which are about 0.05."""
     for index in range(6):
         without = render_phantom(SEED, "train", index, SIZE_PX, findings=[]).pixels
         shown = render_phantom(SEED, "train", index, SIZE_PX, findings=[name]).pixels
@@ -49,8 +49,8 @@ def test_small_findings_leave_mean_and_deviation_alone(name):
         assert abs(shown.std() - without.std()) < 0.004
 
 
-def test_files_show_what_was_rendered(phantoms):
-    """Through window, rescaling, sign and polarity: the reader gets the display values back, to the stored step."""
+def test_files_contain_what_was_rendered(phantoms):
+    """`read_radiograph` recovers the display values through window, rescaling, sign and polarity."""
     exact = bent = 0
     for split, count in (("train", 30), ("test", 12)):
         for index in range(count):
@@ -60,7 +60,7 @@ def test_files_show_what_was_rendered(phantoms):
             read = read_radiograph(path)
             assert read.shape == rendered.shape
             if "VOILUTSequence" in ds or ds.get("VOILUTFunction") == "SIGMOID":
-                shown = (rendered > 0) & (rendered < 1)  # these bend the scale, and keep the order
+                shown = (rendered > 0) & (rendered < 1)  # nonlinear, but monotonic
                 assert spearmanr(read[shown], rendered[shown]).statistic > 0.99
                 bent += 1
                 continue
@@ -72,7 +72,7 @@ def test_files_show_what_was_rendered(phantoms):
 
 
 def test_lungs_are_dark_and_the_heart_is_bright():
-    """Seen at the place of the lungs' middle and of the spine, over several patients."""
+    """Compared at the middle of the lungs and at the spine, in several patients."""
     for index in range(8):
         phantom = render_phantom(SEED, "test", index, SIZE_PX, findings=[])
         height, width = phantom.pixels.shape
@@ -83,7 +83,7 @@ def test_lungs_are_dark_and_the_heart_is_bright():
         assert phantom.pixels.dtype == np.float32
 
 
-def test_size_varies_about_the_one_asked_for_and_shapes_differ():
+def test_size_varies_around_the_requested_one_and_shapes_differ():
     shapes = [render_phantom(SEED, "train", index, 96, findings=[]).pixels.shape for index in range(12)]
     assert all(0.9 * 96 <= min(shape) <= 1.15 * 96 for shape in shapes)
     assert len(set(shapes)) > 6
@@ -91,6 +91,6 @@ def test_size_varies_about_the_one_asked_for_and_shapes_differ():
     assert any(w > h for h, w in shapes)
 
 
-def test_a_finding_that_is_never_drawn_is_refused():
+def test_a_finding_that_phantoms_cannot_show_is_refused():
     with pytest.raises(DatasetError, match="Edema"):
         render_phantom(findings=["Edema"])

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from .anatomy import LEFT, RIGHT, Outlines
-from .canvas import Canvas, FloatArray, Pen, at, band, ramp, smooth_curve
+from .canvas import Canvas, FloatArray, Pen, at, band, circle, ramp, smooth_curve
 from .plan import Exposure, Patient
 
 Path = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 _RIBS = 11
-_CORTEX = 0.74  # share of a bone's half width that is its less dense core
-_CORE = 0.80  # how dense the core looks beside the cortex
+_CORE_WIDTH = 0.74  # half width of the less dense core, relative to the bone's
+_CORE_DENSITY = 0.80  # relative to the cortex
 
 
 def rib_paths(patient: Patient, outlines: Outlines, shape: np.random.Generator) -> list[tuple[Path, Path]]:
-    """Return, for every rib of both sides, the posterior and the anterior part as points (n, 2) in cm."""
+    """Posterior and anterior part of every rib, right side first, as points (n, 2) in cm."""
     height = patient.lung_height
     paths = []
     start = shape.normal(-1.0, 0.3)
@@ -29,7 +29,7 @@ def rib_paths(patient: Patient, outlines: Outlines, shape: np.random.Generator) 
             fall = (2.6 + 3.6 * growth) * (0.8 + 0.25 * patient.rib_drop)
             y_side = y0 + drop
             x_side = float(at(outlines.lateral, max(y_side, 0.6))) + 0.28
-            if i < 2:  # the first two run close around the apex
+            if i < 2:  # the first two curve tightly around the apex
                 x_side = min(x_side, (0.60, 0.78)[i] * patient.half_width)
             t = np.linspace(0, 1, 26)
             angle = 0.5 * np.pi * t
@@ -48,44 +48,41 @@ def rib_paths(patient: Patient, outlines: Outlines, shape: np.random.Generator) 
 
 
 def ribs(canvas: Canvas, patient: Patient, outlines: Outlines, shape: np.random.Generator) -> FloatArray:
-    """Return the attenuation of the ribs."""
-    paths = rib_paths(patient, outlines, shape)
-    half = patient.rib_half_width
-
+    """Attenuation of the ribs."""
+    paths, half = rib_paths(patient, outlines, shape), patient.rib_half_width
     posterior = np.stack([path for path, _ in paths])
     anterior = np.stack([path for k, (_, path) in enumerate(paths) if k % _RIBS <= 8])
     first = np.where(np.arange(len(paths)) % _RIBS == 0, 0.8, 1.0)[:, None]
-    thick_behind = half * first * np.linspace(0.85, 1.0, posterior.shape[1])
-    thick_in_front = half * np.linspace(0.95, 1.25, anterior.shape[1])
+    half_posterior = half * first * np.linspace(0.85, 1.0, posterior.shape[1])
+    half_anterior = half * np.linspace(0.95, 1.25, anterior.shape[1])
 
-    def paint_posterior(pen: Pen) -> None:
-        pen.polygons(band(posterior, thick_behind), 1.0)
-        pen.polygons(band(posterior, thick_behind * _CORTEX), _CORE)
-
-    def paint_anterior(pen: Pen) -> None:
-        pen.polygons(band(anterior, thick_in_front), 0.95)
-        pen.polygons(band(anterior, thick_in_front * _CORTEX), _CORE)
+    def paint(pen: Pen, rib: Path, half_width: Path, value: float) -> None:
+        pen.polygon(band(rib, half_width), value)
+        pen.polygon(band(rib, half_width * _CORE_WIDTH), _CORE_DENSITY)
 
     lateral = canvas.by_y(outlines.lateral)
     side = np.abs(canvas.x) / lateral
-    # The chest wall ends where the ribs turn round.
+    # The ribs turn around at the chest wall.
     inside = ramp(lateral + np.float32(0.55) - np.abs(canvas.x), 0.4)
     inside += (canvas.y < 1.5) * (1 - inside)
     rim = np.minimum(side, 1.1) ** 8
-    behind = canvas.draw(paint_posterior) * (np.float32(0.19) + np.float32(0.20) * rim)
-    front = canvas.draw(paint_anterior) * (np.float32(0.125) * ramp(side - 0.68, 0.6) + np.float32(0.035))
+    behind = canvas.draw(lambda pen: paint(pen, posterior, half_posterior, 1.0)) * (
+        np.float32(0.19) + np.float32(0.20) * rim
+    )
+    front = canvas.draw(lambda pen: paint(pen, anterior, half_anterior, 0.95))
+    front *= np.float32(0.125) * ramp(side - 0.68, 0.6) + np.float32(0.035)
     density = 0.9 + 0.2 * shape.random() - 0.003 * (patient.age_years - 50)
-    out: FloatArray = (behind + front) * inside * (np.float32(density) * ramp(canvas.y - 0.5, 7.0))
-    return out
+    shown = (behind + front) * inside * (np.float32(density) * ramp(canvas.y - 0.5, 7.0))
+    return np.asarray(shown, dtype=np.float32)
 
 
 def clavicles_and_shoulders(
     canvas: Canvas, patient: Patient, exposure: Exposure, shape: np.random.Generator
 ) -> FloatArray:
-    """Return the attenuation of clavicles, scapulae, humeri and acromia."""
+    """Attenuation of clavicles, scapulae and humeri."""
     width = patient.half_width
     lift = shape.normal(0, 0.8)
-    forward = shape.uniform(0.2, 1.6)  # shoulders rolled forward clear the scapulae from the lungs
+    forward = shape.uniform(0.2, 1.6)  # shoulders rolled forward move the scapulae off the lungs
 
     def side_paths(side: int) -> tuple[Path, Path, Path]:
         inner = 1.7 + side * 0.5 * exposure.yaw
@@ -94,20 +91,10 @@ def clavicles_and_shoulders(
         t = np.linspace(0, 6, 30)
         clavicle = np.stack([side * np.interp(t, range(7), x), np.interp(t, range(7), y)], axis=1)
         joint = 1.17 * width + 0.6
-        scapula = np.array(
-            [
-                (joint, 1.2 + lift),
-                (joint - 0.4, 4.6 + lift),
-                (width * 0.93 + forward, 10.0 + lift),
-                (width * 0.90 + forward, 12.4 + lift),
-                (width * 0.84 + forward, 12.0 + lift),
-                (width * 0.80 + forward, 8.0 + lift),
-                (width * 0.76 + forward, 2.2 + lift),
-                (width * 0.84 + forward, 1.0 + lift),
-            ]
-        ) * (side, 1)
-        turn = np.linspace(0, 2 * np.pi, 28)
-        head = np.stack([side * (joint + 2.0 + 2.25 * np.cos(turn)), 2.7 + lift + 2.25 * np.sin(turn)], axis=1)
+        x = np.array([joint, joint - 0.4, *(width * np.array([0.93, 0.90, 0.84, 0.80, 0.76, 0.84]) + forward)])
+        y = np.array([1.2, 4.6, 10.0, 12.4, 12.0, 8.0, 2.2, 1.0]) + lift
+        scapula = np.stack([side * x, y], axis=1)
+        head = (2.25 * circle(28) + (joint + 2.0, 2.7 + lift)) * (side, 1)
         return clavicle, scapula, head
 
     def paint(pen: Pen) -> None:
@@ -127,30 +114,24 @@ def clavicles_and_shoulders(
             pen.polygon(band(clavicle, swell), 0.95)
             pen.polygon(band(clavicle, swell * 0.66), 0.70)
 
-    out: FloatArray = canvas.draw(paint) * np.float32(0.36 + 0.06 * shape.random())
-    return out
+    return np.asarray(canvas.draw(paint) * np.float32(0.36 + 0.06 * shape.random()), dtype=np.float32)
 
 
 def spine(canvas: Canvas, patient: Patient, shape: np.random.Generator) -> FloatArray:
-    """Return the attenuation of the vertebral column."""
+    """Attenuation of the vertebral column."""
     pitch = patient.rib_pitch * patient.lung_height
-    bend = smooth_curve([(-20, 0), (0, -0.2 * patient.scoliosis), (11, patient.scoliosis), (24, -0.4), (45, 0)], 5.0)
+    bend = smooth_curve([-20, 0, 11, 24, 45], [0, -0.2 * patient.scoliosis, patient.scoliosis, -0.4, 0], 5.0)
     across = canvas.x - canvas.by_y(bend)
     phase = (canvas.y - shape.uniform(0, pitch)) * np.float32(2 * np.pi / pitch)
     wave = np.cos(phase)
-    half = smooth_curve([(-20, 1.5), (0, 1.65), (12, 1.85), (30, 2.4)], 3.0)
-    half_px = canvas.by_y(half)
-    body = ramp(half_px * (1 + np.float32(0.07) * wave) - np.abs(across), 0.45)
+    half = canvas.by_y(smooth_curve([-20, 0, 12, 30], [1.5, 1.65, 1.85, 2.4], 3.0))
+    body = ramp(half * (1 + np.float32(0.07) * wave) - np.abs(across), 0.45)
     disc = ramp(wave - np.float32(0.82), 0.3)
-    pedicle_x = (np.abs(across) - half_px * np.float32(0.62)) / np.float32(0.34)
+    pedicle_x = (np.abs(across) - half * np.float32(0.62)) / np.float32(0.34)
     pedicle = np.exp(-(pedicle_x**2)) * ramp(-wave - np.float32(0.3), 0.7)
     process = np.exp(-((across / np.float32(0.28)) ** 2)) * ramp(np.cos(phase + np.float32(1.1)) - 0.2, 0.8)
-    transverse = np.exp(-(((np.abs(across) - half_px - 0.5) / np.float32(0.7)) ** 2)) * ramp(-wave - 0.55, 0.5)
+    transverse = np.exp(-(((np.abs(across) - half - 0.5) / np.float32(0.7)) ** 2)) * ramp(-wave - 0.55, 0.5)
     density = np.float32(0.9 + 0.2 * shape.random()) * ramp(canvas.y + 2.0, 14.0)
-    out: FloatArray = (density * np.float32(0.55) + np.float32(0.45)) * (
-        body * (np.float32(0.44) - np.float32(0.10) * disc)
-        + np.float32(0.13) * pedicle
-        + np.float32(0.11) * process
-        + np.float32(0.09) * transverse
-    )
-    return out
+    column = body * (np.float32(0.44) - np.float32(0.10) * disc) + np.float32(0.13) * pedicle
+    column = column + np.float32(0.11) * process + np.float32(0.09) * transverse
+    return np.asarray((density * np.float32(0.55) + np.float32(0.45)) * column, dtype=np.float32)

@@ -1,9 +1,9 @@
-"""How a phantom is stored: transfer syntax, bits, polarity, rescaling, window, and made-up patient data."""
+"""DICOM encoding of a phantom: transfer syntax, bits, polarity, rescaling, window, and fictitious patient data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from pydicom.uid import (
 
 from .render import Phantom
 
-#: Transfer syntaxes that occur, with their shares.
+#: Shares of the transfer syntaxes.
 TRANSFER_SYNTAXES: dict[UID, float] = {
     JPEG2000Lossless: 0.40,
     ExplicitVRLittleEndian: 0.25,
@@ -30,7 +30,7 @@ TRANSFER_SYNTAXES: dict[UID, float] = {
     ImplicitVRLittleEndian: 0.15,
 }
 BITS_STORED: dict[int, float] = {8: 0.12, 10: 0.13, 12: 0.40, 14: 0.18, 16: 0.17}
-#: How the display range is told: one window, several, a sigmoid, an exact linear one, a lookup table, not at all.
+#: Shares of the ways to declare the display range: VOI LUT functions, two windows, a lookup table, or none.
 WINDOWS: dict[str, float] = {
     "LINEAR": 0.58,
     "two": 0.06,
@@ -41,9 +41,16 @@ WINDOWS: dict[str, float] = {
 }
 
 
+Choice = TypeVar("Choice")
+
+
+def _choose(g: np.random.Generator, shares: dict[Choice, float]) -> Choice:
+    return list(shares)[int(g.choice(len(shares), p=list(shares.values())))]
+
+
 @dataclass(frozen=True)
 class DicomFormat:
-    """How one image is stored. Nothing here depends on what the image shows."""
+    """Encoding of one image, independent of its content."""
 
     transfer_syntax: UID
     bits_stored: int
@@ -52,18 +59,16 @@ class DicomFormat:
     slope: float | None  # None: no rescale tags
     intercept: float
     window: str
-    low: float  # display range as shares of the stored range
+    low: float  # display range, relative to the stored range
     high: float
     padding: bool
     computed_radiography: bool
 
     @classmethod
     def draw(cls, g: np.random.Generator) -> DicomFormat:
-        """Draw a format from the generator of this image's format."""
+        """Draw a format."""
         u = g.random(8)
-        syntax = list(TRANSFER_SYNTAXES)[int(g.choice(len(TRANSFER_SYNTAXES), p=list(TRANSFER_SYNTAXES.values())))]
-        bits = int(g.choice(list(BITS_STORED), p=list(BITS_STORED.values())))
-        window = str(g.choice(list(WINDOWS), p=list(WINDOWS.values())))
+        syntax, bits, window = _choose(g, TRANSFER_SYNTAXES), _choose(g, BITS_STORED), _choose(g, WINDOWS)
         signed = bits > 8 and u[0] < 0.15 and window != "LUT"
         rescaled = u[1] < 0.5 and window != "LUT"
         slope: float | None = (float(g.choice([0.5, 2.0, 1.5])) if u[2] < 0.3 else 1.0) if rescaled else None
@@ -85,7 +90,7 @@ class DicomFormat:
 
 
 def stored_values(phantom: Phantom, form: DicomFormat) -> npt.NDArray[Any]:
-    """Return the integers that go into the file, of shape (height, width)."""
+    """Stored integers of shape (height, width)."""
     top = 2**form.bits_stored - 1
     values = (form.low + (form.high - form.low) * phantom.pixels) * np.float32(top)
     values = np.clip(np.rint(values), 0, top).astype(np.int32)
@@ -95,8 +100,7 @@ def stored_values(phantom: Phantom, form: DicomFormat) -> npt.NDArray[Any]:
     if form.signed:
         values -= 2 ** (form.bits_stored - 1)
     dtype = np.int16 if form.signed else np.uint8 if form.bits_stored == 8 else np.uint16
-    stored: npt.NDArray[Any] = values.astype(dtype)
-    return stored
+    return np.asarray(values, dtype=dtype)
 
 
 def _add_display_range(ds: Dataset, form: DicomFormat, g: np.random.Generator) -> None:
@@ -122,11 +126,8 @@ def _add_display_range(ds: Dataset, form: DicomFormat, g: np.random.Generator) -
         return
     if form.window == "none":
         return
-    if form.window == "LINEAR_EXACT":
-        center, width = (low + high) / 2, high - low
-    else:
-        center, width = (low + high) / 2 + 0.5, high - low + 1
-    center, width = round(center, 2), round(width, 2)
+    half = 0.0 if form.window == "LINEAR_EXACT" else 0.5  # PS3.3 C.11.2.1.2: LINEAR includes both end values
+    center, width = round((low + high) / 2 + half, 2), round(high - low + 2 * half, 2)
     if form.window == "two":
         ds.WindowCenter, ds.WindowWidth = [center, round(center * 0.9, 2)], [width, round(width * 1.6, 2)]
         ds.WindowCenterWidthExplanation = ["NORMAL", "SOFT"]
@@ -136,18 +137,20 @@ def _add_display_range(ds: Dataset, form: DicomFormat, g: np.random.Generator) -
         ds.VOILUTFunction = form.window
 
 
-def to_dicom(
-    phantom: Phantom, form: DicomFormat, identity: str, group: str, cm_per_px: float, g: np.random.Generator
-) -> FileDataset:
-    """Return the phantom as a DICOM data set with made-up patient data in it.
+def to_dicom(phantom: Phantom, form: DicomFormat, identity: str, group: str, g: np.random.Generator) -> FileDataset:
+    """Encode a phantom as a DICOM dataset with fictitious patient data.
 
     Args:
-        phantom: The picture.
-        form: How to store it.
-        identity: Image id, for the UIDs.
-        group: Patient group, for the made-up name and number.
-        cm_per_px: Size of a pixel on the detector.
-        g: Generator of the made-up data.
+        phantom (`Phantom`):
+            The image.
+        form (`DicomFormat`):
+            Its encoding.
+        identity (`str`):
+            Image id, which determines the UIDs.
+        group (`str`):
+            Patient group, which determines the name and number of the patient.
+        g (`np.random.Generator`):
+            Generator of the other fictitious data.
     """
     storage = ComputedRadiographyImageStorage if form.computed_radiography else DigitalXRayImageStorageForPresentation
     meta = FileMetaDataset()
@@ -161,7 +164,7 @@ def to_dicom(
     ds.SeriesInstanceUID = generate_uid(entropy_srcs=["mlcak phantom series", identity])
     ds.Modality = "CR" if form.computed_radiography else "DX"
 
-    # Nobody has these names; they are here so that a test can prove that none of them leaves the files.
+    # Nobody has these names; tests use them to show that no patient data leaves the files.
     number = int(group[1:8], 16) % 1_000_000
     patient = phantom.patient
     ds.PatientName = f"PHANTOM^{'EVE' if patient.female else 'ADAM'}^{number:06d}"
@@ -181,7 +184,7 @@ def to_dicom(
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = "MONOCHROME1" if form.monochrome1 else "MONOCHROME2"
     ds.Rows, ds.Columns = values.shape
-    ds.ImagerPixelSpacing = [round(cm_per_px * 10, 4)] * 2
+    ds.ImagerPixelSpacing = [round(phantom.exposure.cm_per_px * 10, 4)] * 2
     ds.BitsAllocated = 8 if form.bits_stored == 8 else 16
     ds.BitsStored, ds.HighBit = form.bits_stored, form.bits_stored - 1
     ds.PixelRepresentation = int(form.signed)

@@ -1,4 +1,4 @@
-"""The findings: how each changes outlines, markings or attenuation, and the box it fills."""
+"""Findings: how each changes outlines, markings or attenuation, and its boxes."""
 
 from __future__ import annotations
 
@@ -6,57 +6,49 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from .anatomy import LEFT, RIGHT, Chest, Outlines
-from .canvas import FloatArray, Pen, at, enlarge, ramp, table_axis
+from .anatomy import LEFT, RIGHT, Chest, Enlargement, Outlines
+from .canvas import Pen, at, bezier, ramp, table_axis
 
-Box = tuple[float, float, float, float]
+PixelBox = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding as drawn.
+    """A finding as drawn.
 
     Args:
-        name: VinDr-CXR name.
-        boxes: (x_min, y_min, x_max, y_max) in pixels of the image, one per lesion.
-        conspicuity: From 0 (barely there) to 1 (plain); readers miss the barely visible ones more often.
+        name (`str`):
+            VinDr-CXR name.
+        boxes (`tuple`):
+            (x_min, y_min, x_max, y_max) in pixels, one per lesion.
+        conspicuity (`float`):
+            From 0 (barely visible) to 1 (obvious); readers miss subtle findings more often.
     """
 
     name: str
-    boxes: tuple[Box, ...]
+    boxes: tuple[PixelBox, ...]
     conspicuity: float
 
 
-@dataclass(frozen=True)
-class OutlinePlan:
-    """Findings that move outlines, to be known before the outlines are laid out."""
-
-    heart_ratio: float | None = None
-    knob: float | None = None
-    aorta_right: float = 0.0
-
-    @classmethod
-    def draw(cls, findings: tuple[str, ...], generators: dict[str, np.random.Generator]) -> OutlinePlan:
-        """Choose the sizes; `generators` holds one generator per finding name."""
-        heart = generators["Cardiomegaly"].uniform(0.56, 0.68)
-        aorta = generators["Aortic enlargement"]
-        knob, bulge = aorta.uniform(1.75, 2.8), aorta.uniform(0.3, 1.3)
-        enlarged = "Aortic enlargement" in findings
-        return cls(
-            heart_ratio=float(heart) if "Cardiomegaly" in findings else None,
-            knob=float(knob) if enlarged else None,
-            aorta_right=float(bulge) if enlarged else 0.0,
-        )
+def draw_enlargement(findings: tuple[str, ...], generators: dict[str, np.random.Generator]) -> Enlargement:
+    """Draw how the findings change the outlines; `generators` holds one generator per finding name."""
+    heart = generators["Cardiomegaly"].uniform(0.56, 0.68)
+    aorta = generators["Aortic enlargement"]
+    knob, bulge = aorta.uniform(1.75, 2.8), aorta.uniform(0.3, 1.3)
+    ratio = float(heart) if "Cardiomegaly" in findings else None
+    return Enlargement(ratio, float(knob), float(bulge)) if "Aortic enlargement" in findings else Enlargement(ratio)
 
 
-def _side(g: np.random.Generator) -> int:
+def random_side(g: np.random.Generator) -> int:
+    """`RIGHT` or `LEFT`."""
     return RIGHT if g.random() < 0.5 else LEFT
 
 
 def pour_effusion(outlines: Outlines, g: np.random.Generator) -> list[tuple[int, float]]:
-    """Let fluid stand in one or both pleural spaces; returns (side, level of the meniscus at the chest wall in cm)."""
-    sides = [RIGHT, LEFT] if g.random() < 0.3 else [_side(g)]
+    """Fill one or both pleural spaces; return (side, level of the meniscus at the chest wall in cm) for each."""
+    sides = [RIGHT, LEFT] if g.random() < 0.3 else [random_side(g)]
     axis = table_axis()
     levels = []
     for side in sides:
@@ -74,18 +66,14 @@ def pour_effusion(outlines: Outlines, g: np.random.Generator) -> list[tuple[int,
     return levels
 
 
-def _noise(chest: Chest, g: np.random.Generator, cell_cm: float) -> FloatArray:
-    """Return smooth noise of unit deviation with features of about `cell_cm`, of the image's shape."""
-    cells = cell_cm / chest.canvas.cm_per_px
-    rows, columns = int(chest.canvas.height / cells) + 3, int(chest.canvas.width / cells) + 3
-    small = g.standard_normal((rows, columns), dtype=np.float32)
-    return enlarge(small, chest.canvas.height, chest.canvas.width)
+def _box_around(mask: npt.NDArray[np.bool_]) -> PixelBox:
+    rows, columns = np.nonzero(mask)
+    return float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)
 
 
 def _cardiomegaly(chest: Chest, g: np.random.Generator) -> Finding:
     o = chest.outlines
-    bottom = min(o.heart_bottom, 1.02 * o.lung_height)
-    box = chest.canvas.box([(-o.heart_right, o.heart_top), (o.heart_left, bottom)])
+    box = chest.canvas.box([(-o.heart_right, 0.45 * o.lung_height), (o.heart_left, 1.02 * o.lung_height)])
     return Finding("Cardiomegaly", (box,), 0.8)
 
 
@@ -100,7 +88,7 @@ def _nodules(chest: Chest, g: np.random.Generator) -> Finding:
     count = int(g.choice([1, 2, 3], p=[0.55, 0.3, 0.15]))
     boxes, best = [], 0.0
     for _ in range(count):
-        side = _side(g)
+        side = random_side(g)
         centre = chest.outlines.inside_lung(side, g.uniform(0.2, 0.88), g.uniform(0.12, 0.86))
         mass = g.random() < 0.08
         diameter = g.uniform(2.0, 3.2) if mass else g.uniform(0.75, 1.35)
@@ -118,10 +106,10 @@ def _nodules(chest: Chest, g: np.random.Generator) -> Finding:
 
 def _pneumothorax(chest: Chest, g: np.random.Generator) -> Finding:
     o, canvas = chest.outlines, chest.canvas
-    side = _side(g)
+    side = random_side(g)
     end = o.lung_height * g.uniform(0.55, 0.9)
     down, inward = g.uniform(1.2, 3.0), g.uniform(1.3, 2.6)
-    # The collapsed lung's border: the apex moved down, the lateral border moved in, both fading towards `end`.
+    # Border of the collapsed lung: the apex moves down and the lateral border inwards, less so towards `end`.
     y_in = np.linspace(0.25 * end, 0.0, 16)[:-1]
     y_out = np.linspace(0.0, end, 40)
     inner = np.stack([at(o.medial, y_in) + 0.3, y_in], axis=1)
@@ -133,21 +121,18 @@ def _pneumothorax(chest: Chest, g: np.random.Generator) -> Finding:
     path[:, 1] += down * fade
     path[:, 0] *= side
     closed = np.concatenate([path, [(side * 40.0, end), (side * 40.0, 80.0), (0.0, 80.0), (0.0, path[0, 1])]])
-
-    def paint_lung(pen: Pen) -> None:
-        pen.polygon(closed, 1.0)
-
-    def paint_line(pen: Pen) -> None:
-        pen.line(path, 1.0, 0.19)
-
-    beyond = (1 - canvas.draw(paint_lung)) * ramp(side * canvas.x - 0.5, 0.5) * (canvas.y < end)
+    beyond = (
+        (1 - canvas.draw(lambda pen: pen.polygon(closed, 1.0))) * ramp(side * canvas.x - 0.5, 0.5) * (canvas.y < end)
+    )
     beyond *= chest.lung
     lost = chest.vessels * beyond
     chest.vessels -= lost
-    # What the lost markings took away is given back, so that the mean brightness tells nothing.
+    # The attenuation of the lost markings is added back, so that the mean brightness does not change.
     chest.extra += beyond * np.float32(lost.sum() / max(float(beyond.sum()), 1.0))
     strength = g.uniform(0.28, 0.48)
-    chest.extra += canvas.draw(paint_line) * np.maximum(chest.lung, beyond) * np.float32(strength)
+    chest.extra += (
+        canvas.draw(lambda pen: pen.line(path, 1.0, 0.19)) * np.maximum(chest.lung, beyond) * np.float32(strength)
+    )
     top = np.array([(side * 0.1 * o.half_width, 0.2), (side * float(at(o.lateral, end)), end)])
     box = canvas.box(np.concatenate([path[len(inner) - 4 :], top[1:], [(path[len(inner), 0], 0.2)]]))
     return Finding("Pneumothorax", (box,), float(np.clip((strength - 0.2) * 3.6, 0.2, 1)))
@@ -155,31 +140,29 @@ def _pneumothorax(chest: Chest, g: np.random.Generator) -> Finding:
 
 def _fibrosis(chest: Chest, g: np.random.Generator) -> Finding:
     o, canvas = chest.outlines, chest.canvas
-    sides = [RIGHT, LEFT] if g.random() < 0.7 else [_side(g)]
-    net = np.exp(-((_noise(chest, g, 0.60) / np.float32(0.30)) ** 2))
-    net += np.float32(0.6) * np.exp(-((_noise(chest, g, 0.85) / np.float32(0.26)) ** 2))
+    sides = [RIGHT, LEFT] if g.random() < 0.7 else [random_side(g)]
+    net = np.exp(-((canvas.noise(g, 0.60) / np.float32(0.30)) ** 2))
+    net += np.float32(0.6) * np.exp(-((canvas.noise(g, 0.85) / np.float32(0.26)) ** 2))
     strength = np.float32(g.uniform(0.24, 0.42))
     boxes = []
     for side in sides:
         centre = o.inside_lung(side, g.uniform(0.5, 0.75), g.uniform(0.6, 0.85))
         rx, ry = g.uniform(2.8, 4.2), g.uniform(3.2, 5.5)
-        r = np.sqrt(((canvas.x - centre[0]) / rx) ** 2 + ((canvas.y - centre[1]) / ry) ** 2)
-        mask = ramp(1 - r, 0.5) * chest.lung
+        mask = ramp(1 - np.sqrt(canvas.ellipse(centre, rx, ry)), 0.5) * chest.lung
         share = float((net * mask).sum() / max(float(mask.sum()), 1.0))
         chest.extra += strength * mask * (net - np.float32(share))
-        rows, columns = np.nonzero(mask > 0.25)
-        if len(rows):
-            boxes.append((float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)))
+        if (mask > 0.25).any():
+            boxes.append(_box_around(mask > 0.25))
     return Finding("Pulmonary fibrosis", tuple(boxes), float(np.clip((strength - 0.2) * 4, 0.2, 1)))
 
 
 def _consolidation(chest: Chest, g: np.random.Generator) -> Finding:
     o, canvas = chest.outlines, chest.canvas
-    side = _side(g)
+    side = random_side(g)
     centre = o.inside_lung(side, g.uniform(0.3, 0.65), g.uniform(0.3, 0.8))
     rx, ry = g.uniform(2.8, 4.6), g.uniform(2.8, 5.2)
-    r = np.sqrt(((canvas.x - centre[0]) / rx) ** 2 + ((canvas.y - centre[1]) / ry) ** 2)
-    patchy = _noise(chest, g, 1.3)
+    r = np.sqrt(canvas.ellipse(centre, rx, ry))
+    patchy = canvas.noise(g, 1.3)
     mask = ramp(1 - r + np.float32(0.20) * patchy, 0.9) * ramp(1.5 - r, 0.6) * (side * canvas.x > 0)
     opacity = g.uniform(0.42, 0.75)
     chest.extra += np.float32(opacity) * mask * chest.air * (1 + np.float32(0.10) * patchy)
@@ -189,17 +172,13 @@ def _consolidation(chest: Chest, g: np.random.Generator) -> Finding:
     def paint(pen: Pen) -> None:
         for k in range(3):
             tip = centre + np.array([spread[k, 0] * rx, spread[k, 1] * ry]) * 0.9
-            bend = 0.5 * (hilum + tip) + spread[k, 2:]
-            t = np.linspace(0, 1, 12)[:, None]
-            pen.line((1 - t) ** 2 * hilum + 2 * t * (1 - t) * bend + t**2 * tip, 1.0, 0.22)
+            pen.line(bezier(hilum, 0.5 * (hilum + tip) + spread[k, 2:], tip, 12), 1.0, 0.22)
 
-    # Air-filled bronchi stay dark within the consolidated lung.
+    # Air-filled bronchi stay dark in the consolidated lung.
     chest.extra -= canvas.draw(paint) * mask * np.float32(0.16)
     chest.vessels *= 1 - np.float32(0.75) * mask
-    rows, columns = np.nonzero(mask * chest.lung > 0.3)
-    if not len(rows):
-        rows, columns = np.nonzero(mask > 0.3)
-    box = (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
+    visible = mask * chest.lung > 0.3
+    box = _box_around(visible if visible.any() else mask > 0.3)
     return Finding("Consolidation", (box,), float(opacity))
 
 
@@ -219,20 +198,10 @@ def add_findings(
     generators: dict[str, np.random.Generator],
     fluid: list[tuple[int, float]],
 ) -> tuple[Finding, ...]:
-    """Draw the findings on the layers and return them with their boxes, by name.
-
-    Args:
-        chest: Layers of the image, changed in place.
-        findings: Names, all of `DRAWN_FINDINGS`.
-        generators: One generator per finding name.
-        fluid: What `pour_effusion` returned.
-    """
+    """Draw the findings on the layers of the image, which change in place; `fluid` comes from `pour_effusion`."""
     drawn = {name: draw(chest, generators[name]) for name, draw in _IN_LUNG.items() if name in findings}
     if fluid:
-        o = chest.outlines
-        boxes = []
-        for side, level in fluid:
-            low = np.array([(side * 0.3 * o.half_width, level), (side * o.half_width, o.lung_height + 4.0)])
-            boxes.append(chest.canvas.box(low))
-        drawn["Pleural effusion"] = Finding("Pleural effusion", tuple(boxes), 0.8)
+        width, low = chest.outlines.half_width, chest.outlines.lung_height + 4.0
+        corners = [[(side * 0.3 * width, level), (side * width, low)] for side, level in fluid]
+        drawn["Pleural effusion"] = Finding("Pleural effusion", tuple(map(chest.canvas.box, corners)), 0.8)
     return tuple(drawn[name] for name in findings)

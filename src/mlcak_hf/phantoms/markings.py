@@ -1,4 +1,4 @@
-"""Vessels and fine texture of the lungs."""
+"""Lung markings: vessels and fine texture."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import numpy as np
 import numpy.typing as npt
 
 from .anatomy import LEFT, RIGHT, Outlines
-from .canvas import Canvas, FloatArray, Pen, at, enlarge, ramp, soften
+from .canvas import Canvas, FloatArray, Pen, at, circle, enlarge, ramp, soften
 from .plan import Patient
+
+Array = npt.NDArray[np.float64]
 
 _LEVELS = 7
 _WIDEST_CM = 0.56
 _STEPS = 4  # straight pieces of a branch
 
 
-def _tree(
-    outlines: Outlines, side: int, shape: np.random.Generator
-) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
-    """Grow one lung's vessels; return per level the branches (n, points, 2) in cm and their widths (n,)."""
+def _tree(outlines: Outlines, side: int, shape: np.random.Generator) -> list[tuple[Array, Array]]:
+    """Vessels of one lung: for each level the branches (n, points, 2) and their widths (n,), in cm."""
     height = outlines.lung_height
     hilum = np.array([side * 2.7, (0.43 if side == RIGHT else 0.39) * height])
-    # Main branches fan out from straight up to straight down; the lower lobes have more and wider ones.
+    # Main branches fan out from almost straight up to straight down; the lower lobes have more and wider ones.
     count = 11
     fan = np.linspace(-1.25, 1.42, count) + shape.normal(0, 0.10, count)
     start = hilum + np.stack([side * (0.5 * np.cos(fan) - 0.4), 1.3 * np.sin(fan)], axis=1)
@@ -47,12 +47,9 @@ def _tree(
         angle = np.concatenate([direction - spread, direction + spread * 0.8, twig])
         width = np.concatenate([width * shape.uniform(0.68, 0.84, len(width)), width * 0.66, width * 0.45])
         length = np.concatenate([length * 0.78, length * 0.70, length * 0.6]) * shape.uniform(0.8, 1.15, len(angle))
-        keep = (
-            (np.abs(start[:, 0]) < at(outlines.lateral, start[:, 1]))
-            & (start[:, 1] > 0)
-            & (start[:, 1] < at(outlines.diaphragm, start[:, 0]) + 2)
-            & (width > 0.06)
-        )
+        x, y = start.T
+        floor = at(outlines.diaphragm, x) + 2
+        keep = (np.abs(x) < at(outlines.lateral, y)) & (y > 0) & (y < floor) & (width > 0.06)
         start, angle, width, length = start[keep], angle[keep], width[keep], length[keep]
     return levels
 
@@ -60,7 +57,7 @@ def _tree(
 def lung_markings(
     canvas: Canvas, patient: Patient, outlines: Outlines, lung: FloatArray, shape: np.random.Generator
 ) -> FloatArray:
-    """Return the attenuation of vessels, which taper from the hila, and of the fine texture between them."""
+    """Attenuation of vessels, which taper from the hila, and of the fine texture between them."""
     trees = [_tree(outlines, side, shape) for side in (RIGHT, LEFT)]
     u, v, w = shape.random((3, 10))
     of_side = [outlines.inside_lung(side, 0.05 + 0.3 * v, 0.3 + 0.4 * w) for side in (RIGHT, LEFT)]
@@ -68,31 +65,23 @@ def lung_markings(
     radius = 0.16 + 0.12 * np.abs(v - w)
 
     def paint(pen: Pen) -> None:
-        # Thin vessels first, so that wide ones stay whole where they cross.
+        # Thin vessels first, so that they do not cut wide ones where they cross.
         for level in reversed(range(_LEVELS)):
             for tree in trees:
-                if level >= len(tree):
-                    continue
                 branches, widths = tree[level]
-                order = np.argsort(widths)
-                for group in np.array_split(order, 4):
+                for group in np.array_split(np.argsort(widths), 4):
                     if len(group):
                         wide = float(widths[group].mean())
-                        pen.lines(branches[group], min(1.0, wide / _WIDEST_CM), wide)
+                        pen.line(branches[group], min(1.0, wide / _WIDEST_CM), wide, rounded=False)
         # Vessels seen end-on look like tiny nodules near the hila.
-        turn = np.linspace(0, 2 * np.pi, 10)
-        ring = np.stack([np.cos(turn), np.sin(turn)], axis=1)
-        pen.polygons(ends_on[:, None] + radius[:, None, None] * ring, 0.75)
+        pen.polygon(ends_on[:, None] + radius[:, None, None] * circle(10), 0.75)
 
-    # Rods seen through centimetres of lung have no sharp edges.
+    # Round vessels have soft edges.
     vessels = soften(canvas.draw(paint), 0.045 / canvas.cm_per_px) * np.float32(0.42 * patient.vessels)
     vessels *= np.float32(0.35) + np.float32(0.65) * ramp(0.92 - np.abs(canvas.x) / canvas.by_y(outlines.lateral), 0.7)
     cells = max(2, round(0.32 / canvas.cm_per_px))
-    fine = shape.standard_normal((canvas.height // cells + 2, canvas.width // cells + 2), dtype=np.float32)
-    coarse = shape.standard_normal(
-        (canvas.height // (4 * cells) + 2, canvas.width // (4 * cells) + 2), dtype=np.float32
-    )
-    texture = np.float32(0.016) * enlarge(fine, canvas.height, canvas.width)
-    texture += np.float32(0.030) * enlarge(coarse, canvas.height, canvas.width)
-    out: FloatArray = (vessels + texture) * lung
-    return out
+    texture = np.zeros_like(lung)
+    for size, strength in ((cells, 0.016), (4 * cells, 0.030)):
+        noise = shape.standard_normal((canvas.height // size + 2, canvas.width // size + 2), dtype=np.float32)
+        texture += np.float32(strength) * enlarge(noise, canvas.height, canvas.width)
+    return np.asarray((vessels + texture) * lung, dtype=np.float32)

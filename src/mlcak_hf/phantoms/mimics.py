@@ -1,4 +1,4 @@
-"""What looks like a finding and is none: drawn on normal and abnormal images alike, from a stream of its own."""
+"""Normal structures that look like a finding, drawn on normal and abnormal images alike."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .anatomy import LEFT, RIGHT, Chest
-from .canvas import Pen, at, ramp, smooth_curve
-from .findings import Box, Finding
+from .canvas import Pen, at, bezier, circle, ramp, smooth_curve
+from .findings import Finding, PixelBox, random_side
 
 
 def _disc(chest: Chest, centre: npt.NDArray[np.float64], radius: float, height: float, halo: float) -> None:
@@ -20,7 +20,7 @@ def _disc(chest: Chest, centre: npt.NDArray[np.float64], radius: float, height: 
 
 
 def add_breasts(chest: Chest, g: np.random.Generator) -> None:
-    """Add the shadows of the breasts, with their sharp lower edges."""
+    """Add breast shadows with sharp lower edges."""
     size = chest.patient.breast
     lift, apart, asymmetry = g.uniform(0.62, 0.92), g.uniform(0.56, 0.68), g.uniform(0.9, 1.1, 2)
     if size <= 0:
@@ -38,7 +38,7 @@ def add_breasts(chest: Chest, g: np.random.Generator) -> None:
 
 
 def add_gas(chest: Chest, g: np.random.Generator) -> None:
-    """Add the gastric bubble under the left dome and some gas in the colon."""
+    """Add a gastric bubble under the left dome and gas in the colon."""
     o, canvas = chest.outlines, chest.coarse
     u = g.random(8)
     shape = g.standard_normal((5, 4))
@@ -53,15 +53,15 @@ def add_gas(chest: Chest, g: np.random.Generator) -> None:
     if u[6] < 0.5:
         for k in range(int(2 + 3 * u[7])):
             centre = (3.5 + 4.0 * shape[k, 0], o.lung_height + 6.5 + 1.5 * shape[k, 1])
-            r = ((canvas.x - centre[0]) / (1.2 + 0.3 * shape[k, 2])) ** 2 + ((canvas.y - centre[1]) / 0.9) ** 2
+            r = canvas.ellipse(centre, 1.2 + 0.3 * shape[k, 2], 0.9)
             chest.smooth -= np.float32(0.28) * np.sqrt(np.clip(1 - r, 0, 1))
 
 
 def _nipples(chest: Chest, g: np.random.Generator) -> Finding:
     o = chest.outlines
-    both, side = g.random() < 0.65, RIGHT if g.random() < 0.5 else LEFT
+    both, side = g.random() < 0.65, random_side(g)
     across, along = g.uniform(0.5, 0.72), g.uniform(0.72, 0.9)
-    boxes: list[Box] = []
+    boxes: list[PixelBox] = []
     radius, height = g.uniform(0.35, 0.55), g.uniform(0.12, 0.24)
     for s in (RIGHT, LEFT):
         if both or s == side:
@@ -73,12 +73,11 @@ def _nipples(chest: Chest, g: np.random.Generator) -> Finding:
 
 def _skin_fold(chest: Chest, g: np.random.Generator) -> Finding:
     o, canvas = chest.outlines, chest.canvas
-    side = RIGHT if g.random() < 0.5 else LEFT
+    side = random_side(g)
     top, length = g.uniform(0.05, 0.25) * o.lung_height, g.uniform(0.4, 0.7) * o.lung_height
     x_top, lean = o.half_width * g.uniform(0.62, 0.85), g.uniform(-0.12, 0.12)
-    curve = smooth_curve(
-        [(top - 10, x_top - 10 * lean - 0.8), (top + 0.5 * length, x_top), (top + length + 10, x_top - 0.8)], 6
-    )
+    middle, bottom = top + 0.5 * length, top + length + 10
+    curve = smooth_curve([top - 10, middle, bottom], [x_top - 10 * lean - 0.8, x_top, x_top - 0.8], 6)
     off = side * canvas.x - canvas.by_y(curve)
     along = ramp(canvas.y - top, 2.0) * ramp(top + length - canvas.y, 3.0)
     fold = ramp(-off, 0.12) * np.exp(np.minimum(off, 0) * np.float32(1 / 0.9))
@@ -96,12 +95,9 @@ def _leads(chest: Chest, g: np.random.Generator) -> None:
     radius = g.uniform(0.4, 0.7)
 
     def paint(pen: Pen) -> None:
-        turn = np.linspace(0, 2 * np.pi, 20)
-        ring = np.stack([np.cos(turn), np.sin(turn)], axis=1)
-        t = np.linspace(0, 1, 24)[:, None]
+        ring = circle(20)
         for spot, bend, end in zip(spots, bends, edge, strict=True):
-            middle = 0.5 * (spot + end) + bend
-            pen.line((1 - t) ** 2 * spot + 2 * t * (1 - t) * middle + t**2 * end, 0.30, 0.12)
+            pen.line(bezier(spot, 0.5 * (spot + end) + bend, end, 24), 0.30, 0.12)
             pen.polygon(spot + radius * ring, 0.45)
             pen.polygon(spot + 0.45 * radius * ring, 1.0)
 
@@ -111,30 +107,22 @@ def _leads(chest: Chest, g: np.random.Generator) -> None:
 def _central_line(chest: Chest, g: np.random.Generator) -> None:
     side = RIGHT if g.random() < 0.7 else LEFT
     height = chest.outlines.lung_height
-    points = np.array(
-        [(side * 9.0, -12.0), (side * 5.0, 0.5), (side * 2.2, 3.0), (-1.9, 0.25 * height), (-2.0, 0.4 * height)]
-    )
+    x, y = (side * 9.0, side * 5.0, side * 2.2, -1.9, -2.0), (-12.0, 0.5, 3.0, 0.25 * height, 0.4 * height)
+    points = np.stack([x, y], axis=1)
     points += g.normal(0, 0.35, points.shape)
     t = np.linspace(0, 4, 40)
     path = np.stack([np.interp(t, range(5), points[:, 0]), np.interp(t, range(5), points[:, 1])], axis=1)
     path[2:-2] = sum(path[k : len(path) - 4 + k] for k in range(5)) / 5
-
-    def paint(pen: Pen) -> None:
-        pen.line(path, 1.0, 0.2)
-
-    chest.extra += chest.canvas.draw(paint) * np.float32(0.35)
+    chest.extra += chest.canvas.draw(lambda pen: pen.line(path, 1.0, 0.2)) * np.float32(0.35)
 
 
 def add_mimics(chest: Chest, g: np.random.Generator) -> tuple[Finding, ...]:
-    """Draw mimics; returns those that a reader might take for a finding, under that finding's name."""
+    """Draw mimics, and return those that a reader might take for a finding, under the name of that finding."""
     chance = g.random(4)
-    taken = []
-    if chance[0] < 0.15:
-        taken.append(_nipples(chest, g))
-    if chance[1] < 0.12:
-        taken.append(_skin_fold(chest, g))
+    mistaken = [_nipples(chest, g)] if chance[0] < 0.15 else []
+    mistaken += [_skin_fold(chest, g)] if chance[1] < 0.12 else []
     if chance[2] < 0.12:
         _leads(chest, g)
     if chance[3] < 0.05:
         _central_line(chest, g)
-    return tuple(taken)
+    return tuple(mistaken)

@@ -1,4 +1,4 @@
-"""Three readers who disagree about each train image, and the consensus of the test images."""
+"""Three readers who disagree about each training image, and the consensus of the test images."""
 
 from __future__ import annotations
 
@@ -6,106 +6,106 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .findings import Box, Finding
+from .findings import Finding, PixelBox
 from .plan import DRAWN_FINDINGS
 
 NUM_READERS = 17
 READERS_PER_IMAGE = 3
 
-#: The diagnosis that a reader gives with a finding; every other finding goes with "Other diseases".
+#: Diagnosis that readers give for a finding; for every other finding it is "Other diseases".
 DIAGNOSIS: dict[str, str] = {"Consolidation": "Pneumonia", "Nodule/Mass": "Lung tumor"}
 
-_MISS_PLAIN, _MISS_SUBTLE = 0.04, 0.30
-_TAKEN_IN_BY_MIMIC = 0.12
-_INVENTED = 0.006
-_JITTER = 0.06  # deviation of a box edge as a share of the box
+# Probabilities of an average reader.
+_MISS_OBVIOUS, _MISS_SUBTLE = 0.04, 0.30
+_MISTAKE_MIMIC = 0.12
+_INVENT = 0.006
+_JITTER = 0.06  # standard deviation of a box edge, relative to the size of the box
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What one reader, or the consensus, wrote down about an image.
+class SimulatedReading:
+    """Annotations of an image by one reader, or by consensus.
 
     Args:
-        reader: "R1" to "R17", or "" for the consensus.
-        boxes: (finding, box) pairs in pixels of the image; empty means "No finding".
+        reader (`str`):
+            `"R1"` to `"R17"`, or `""` for the consensus.
+        boxes (`tuple`):
+            Pairs (finding, box) in pixels of the image; empty means "No finding".
     """
 
     reader: str
-    boxes: tuple[tuple[str, Box], ...]
+    boxes: tuple[tuple[str, PixelBox], ...]
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """Names of the findings, each once."""
+        """Names of the findings, without repetition."""
         named = {name for name, _ in self.boxes}
         return tuple(name for name in DRAWN_FINDINGS if name in named)
 
     @property
     def diagnoses(self) -> tuple[str, ...]:
-        """Global labels that go with the findings, under their train names; "No finding" if there are none."""
+        """Global labels for the findings, under their names in the train table; "No finding" without findings."""
         if not self.boxes:
             return ("No finding",)
         return tuple(dict.fromkeys(DIAGNOSIS.get(name, "Other diseases") for name in self.findings))
 
 
-def consensus(findings: tuple[Finding, ...]) -> Reading:
-    """Return the truth as a reading."""
-    return Reading("", tuple((finding.name, box) for finding in findings for box in finding.boxes))
+def consensus(findings: tuple[Finding, ...]) -> SimulatedReading:
+    """The true findings as a reading."""
+    return SimulatedReading("", tuple((finding.name, box) for finding in findings for box in finding.boxes))
 
 
 def read_by_three(
-    findings: tuple[Finding, ...],
-    mimics: tuple[Finding, ...],
-    height: int,
-    width: int,
-    g: np.random.Generator,
-) -> tuple[Reading, ...]:
-    """Return the readings of three different readers.
+    findings: tuple[Finding, ...], mimics: tuple[Finding, ...], size: tuple[int, int], g: np.random.Generator
+) -> tuple[SimulatedReading, ...]:
+    """Readings of an image by three different readers.
 
-    Each has a skill of their own, misses subtle findings more often than plain ones, is sometimes taken in by a mimic,
-    seldom invents a finding, and draws boxes with an unsteady hand.
+    Each reader has an individual skill, misses subtle findings more often than obvious ones, sometimes mistakes a mimic
+    for a finding, rarely invents one, and draws slightly inaccurate boxes.
 
     Args:
-        findings: The truth.
-        mimics: What looks like a finding.
-        height: Of the image in pixels.
-        width: Of the image in pixels.
-        g: Generator of this image's readings.
+        findings (`tuple`):
+            The true findings.
+        mimics (`tuple`):
+            Structures that look like a finding.
+        size (`tuple`):
+            Height and width of the image in pixels.
+        g (`np.random.Generator`):
+            Generator of the readings of this image.
     """
     numbers = sorted(g.choice(NUM_READERS, READERS_PER_IMAGE, replace=False) + 1)
-    return tuple(_read(int(number), findings, mimics, height, width, g) for number in numbers)
+    return tuple(_read(int(number), findings, mimics, size, g) for number in numbers)
 
 
 def _read(
     number: int,
     findings: tuple[Finding, ...],
     mimics: tuple[Finding, ...],
-    height: int,
-    width: int,
+    size: tuple[int, int],
     g: np.random.Generator,
-) -> Reading:
+) -> SimulatedReading:
     carelessness = 0.6 + 0.8 * (number * 7 % NUM_READERS) / NUM_READERS  # fixed for each reader
-    boxes: list[tuple[str, Box]] = []
+    boxes: list[tuple[str, PixelBox]] = []
     for finding in findings:
-        miss = carelessness * (_MISS_SUBTLE + (_MISS_PLAIN - _MISS_SUBTLE) * finding.conspicuity)
+        miss = carelessness * (_MISS_SUBTLE + (_MISS_OBVIOUS - _MISS_SUBTLE) * finding.conspicuity)
         if g.random() >= miss:
-            boxes += [(finding.name, _jitter(box, height, width, g)) for box in finding.boxes]
+            boxes += [(finding.name, _jitter(box, size, g)) for box in finding.boxes]
     for mimic in mimics:
-        if g.random() < carelessness * _TAKEN_IN_BY_MIMIC:
-            boxes += [(mimic.name, _jitter(box, height, width, g)) for box in mimic.boxes[:1]]
+        if g.random() < carelessness * _MISTAKE_MIMIC:
+            boxes += [(mimic.name, _jitter(box, size, g)) for box in mimic.boxes[:1]]
     for name in DRAWN_FINDINGS:
-        if g.random() < carelessness * _INVENTED:
-            x, y = g.uniform(0.15, 0.7) * width, g.uniform(0.15, 0.7) * height
-            size = g.uniform(0.05, 0.25, 2) * min(height, width)
-            boxes.append((name, _jitter((x, y, x + size[0], y + size[1]), height, width, g)))
-    return Reading(f"R{number}", tuple(boxes))
+        if g.random() < carelessness * _INVENT:
+            x, y = g.uniform(0.15, 0.7) * size[1], g.uniform(0.15, 0.7) * size[0]
+            sides = g.uniform(0.05, 0.25, 2) * min(size)
+            boxes.append((name, _jitter((x, y, x + sides[0], y + sides[1]), size, g)))
+    return SimulatedReading(f"R{number}", tuple(boxes))
 
 
-def _jitter(box: Box, height: int, width: int, g: np.random.Generator) -> Box:
-    x0, y0, x1, y1 = box
-    sx, sy = _JITTER * (x1 - x0) + 0.5, _JITTER * (y1 - y0) + 0.5
-    shift = g.normal(0, 1, 4) * (sx, sy, sx, sy)
-    x0, x1 = sorted(np.clip((x0 + shift[0], x1 + shift[2]), 0, width).tolist())
-    y0, y1 = sorted(np.clip((y0 + shift[1], y1 + shift[3]), 0, height).tolist())
-    # A box keeps at least two pixels, inside the image.
-    x0, y0 = min(x0, width - 2.0), min(y0, height - 2.0)
-    return x0, y0, max(x1, x0 + 2.0), max(y1, y0 + 2.0)
+def _jitter(box: PixelBox, size: tuple[int, int], g: np.random.Generator) -> PixelBox:
+    low, high = np.array(box).reshape(2, 2)
+    deviation = _JITTER * (high - low) + 0.5
+    corners = np.clip(np.array([low, high]) + g.normal(0, 1, (2, 2)) * deviation, 0, size[::-1])
+    # A box keeps at least two pixels inside the image.
+    low = np.minimum(corners.min(axis=0), np.subtract(size[::-1], 2.0))
+    high = np.maximum(corners.max(axis=0), low + 2.0)
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])

@@ -1,9 +1,10 @@
-"""One phantom: from its place in the data set to the picture and what is in it."""
+"""Rendering of one phantom."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from . import anatomy, bones, markings, mimics
 from .canvas import Canvas, FloatArray, enlarge, soften
-from .findings import Finding, OutlinePlan, add_findings, pour_effusion
+from .findings import Finding, add_findings, draw_enlargement, pour_effusion
 from .plan import DRAWN_FINDINGS, Exposure, Patient, check_findings, draw_findings, patient_index, stream
 
 _COUNTS_IN_AIR = 45_000.0
@@ -23,12 +24,19 @@ class Phantom:
     """A synthetic radiograph.
 
     Args:
-        pixels: Display values, float32 of shape (height, width), 0 = dark (air). Values a little outside [0, 1] occur:
-            the detector sees more than the display shows.
-        collimated: True where no radiation was let through, bool of shape (height, width).
-        findings: What it truly shows, with boxes.
-        mimics: What a reader might take for a finding.
-        patient: Who was imaged.
+        pixels (`np.ndarray` of shape `(height, width)`):
+            Display values as float32, 0 = dark (air). They go slightly beyond [0, 1], as the detector sees more than
+            the display shows.
+        collimated (`np.ndarray` of shape `(height, width)`):
+            Boolean mask of the pixels outside the radiation field.
+        findings (`tuple`):
+            What the image really shows, with boxes.
+        mimics (`tuple`):
+            What a reader might mistake for a finding.
+        patient (`Patient`):
+            The patient.
+        exposure (`Exposure`):
+            Pose, field of view and exposure.
     """
 
     pixels: FloatArray
@@ -36,6 +44,7 @@ class Phantom:
     findings: tuple[Finding, ...]
     mimics: tuple[Finding, ...]
     patient: Patient
+    exposure: Exposure
 
 
 def render_phantom(
@@ -44,60 +53,65 @@ def render_phantom(
     """Render one synthetic frontal chest radiograph.
 
     Args:
-        seed: Seed of the data set.
-        split: "train" or "test".
-        index: Position in the split, from 0.
-        size_px: Typical length of the shorter side in pixels; it varies by some per cent from image to image.
-        findings: Names out of `DRAWN_FINDINGS` to show instead of those that the seed draws. All else stays the same.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the dataset.
+        split (`str`, *optional*, defaults to `"train"`):
+            `"train"` or `"test"`.
+        index (`int`, *optional*, defaults to 0):
+            Position in the split.
+        size_px (`int`, *optional*, defaults to 512):
+            Typical length of the shorter side in pixels; it varies by up to 12 percent.
+        findings (`Sequence[str]`, *optional*):
+            Names from `DRAWN_FINDINGS` to show instead of those drawn from the seed. Nothing else changes.
 
     Returns:
-        The picture with its findings and boxes.
+        [`Phantom`]: The image with its findings and boxes.
 
     Raises:
-        DatasetError: If a finding is never drawn.
+        [`DatasetError`]: When phantoms cannot show a finding.
 
     Example:
-        >>> from mlcak_hf.data.phantom import render_phantom
+        ```python
+        >>> from mlcak_hf.phantoms.render import render_phantom
+
         >>> [finding.name for finding in render_phantom(findings=["Cardiomegaly"]).findings]
         ['Cardiomegaly']
+        ```
     """
     names = draw_findings(seed, split, index) if findings is None else check_findings(findings)
-    generators = {name: stream(seed, split, index, name) for name in DRAWN_FINDINGS}
+    streams = partial(stream, seed, split, index)
+    of_finding = {name: streams(name) for name in DRAWN_FINDINGS}
     patient = Patient.draw(seed, split, patient_index(index))
     exposure = Exposure.draw(seed, split, index, size_px, patient)
-    shape = stream(seed, split, index, "shape")
-    canvas = Canvas(exposure)
+    canvas, coarse, skeleton = Canvas(exposure), Canvas(exposure, coarser=2), streams("bones")
 
-    plan = OutlinePlan.draw(names, generators)
-    outlines = anatomy.draw_outlines(patient, exposure, shape, plan.heart_ratio, plan.knob, plan.aorta_right)
-    fluid = pour_effusion(outlines, generators["Pleural effusion"]) if "Pleural effusion" in names else []
+    outlines = anatomy.draw_outlines(patient, exposure, streams("shape"), draw_enlargement(names, of_finding))
+    fluid = pour_effusion(outlines, of_finding["Pleural effusion"]) if "Pleural effusion" in names else []
     lung, air = anatomy.lungs(canvas, patient, outlines)
-    vessels = markings.lung_markings(canvas, patient, outlines, lung, stream(seed, split, index, "markings"))
-    coarse = Canvas(exposure, coarser=2)
-    skeleton = stream(seed, split, index, "bones")
-    smooth = anatomy.trunk(coarse, patient, outlines, stream(seed, split, index, "trunk"))
+    vessels = markings.lung_markings(canvas, patient, outlines, lung, streams("markings"))
+    smooth = anatomy.trunk(coarse, patient, outlines, streams("trunk"))
     smooth += anatomy.mediastinum(coarse, patient, exposure, outlines)
     smooth += bones.spine(coarse, patient, skeleton)
-    chest = anatomy.Chest(canvas, patient, exposure, outlines, lung, air, vessels, coarse, smooth)
-    mimics.add_breasts(chest, stream(seed, split, index, "breasts"))
-    mimics.add_gas(chest, stream(seed, split, index, "gas"))
-    taken = mimics.add_mimics(chest, stream(seed, split, index, "mimics"))
-    drawn = add_findings(chest, names, generators, fluid)
+    chest = anatomy.Chest(canvas, patient, outlines, lung, air, vessels, coarse, smooth)
+    mimics.add_breasts(chest, streams("breasts"))
+    mimics.add_gas(chest, streams("gas"))
+    mistaken = mimics.add_mimics(chest, streams("mimics"))
+    drawn = add_findings(chest, names, of_finding, fluid)
 
     total = enlarge(chest.smooth, 2 * coarse.height, 2 * coarse.width)[: canvas.height, : canvas.width]
     total = total - chest.air + chest.vessels + chest.extra
     total += bones.ribs(canvas, patient, outlines, skeleton)
     total += bones.clavicles_and_shoulders(canvas, patient, exposure, skeleton)
 
-    pixels = _expose(np.maximum(total, 0, out=total), patient, exposure, stream(seed, split, index, "noise"))
-    collimated = _collimate(exposure)
+    pixels = _expose(np.maximum(total, 0, out=total), patient, exposure, streams("noise"))
+    collimated = _outside_collimation(exposure)
     pixels[collimated] = 0
-    _mark(pixels, exposure, stream(seed, split, index, "marker"))
-    return Phantom(pixels, collimated, drawn, taken, patient)
+    _add_side_marker(pixels, streams("marker"))
+    return Phantom(pixels, collimated, drawn, mistaken, patient, exposure)
 
 
 def _expose(attenuation: FloatArray, patient: Patient, exposure: Exposure, g: np.random.Generator) -> FloatArray:
-    """Return display values: transmission, scatter, detector blur, quantum noise, logarithm, tone."""
+    """Display values: transmission, scatter, detector blur, quantum noise, logarithm, tone curve."""
     height, width = attenuation.shape
     light = np.exp(-attenuation)
     in_body = light * (attenuation > 0.15)
@@ -111,22 +125,21 @@ def _expose(attenuation: FloatArray, patient: Patient, exposure: Exposure, g: np
     light += deviation * g.standard_normal((height, width), dtype=np.float32)
     density = -np.log(np.maximum(light, 1e-4))
 
-    # The exposure is set for the patient's size, not for the picture: no finding can change it.
+    # The exposure depends on the patient's size and not on the image, so that no finding can change it.
     soft = anatomy.SOFT_PER_CM * patient.depth
     veil = exposure.scatter * 0.16
     dark = -np.log(np.exp(-soft * (0.95 - 0.70 * anatomy.AIR_SHARE)) + veil)
     bright = -np.log(np.exp(-(soft + 0.30)) + 0.75 * veil)
     span = (bright - dark) * 1.10 / exposure.contrast
     shown = (density - dark) / np.float32(span) + np.float32(0.36 + exposure.brightness)
-    # Film and display compress what is bright: shoulder above the knee.
+    # Film and display compress bright values above the knee.
     over = np.maximum(shown - np.float32(_KNEE), 0)
     shown = np.minimum(shown, np.float32(_KNEE)) - np.float32(1 - _KNEE) * np.expm1(over * np.float32(-1 / (1 - _KNEE)))
-    toned: FloatArray = np.where(shown > 0.02, np.maximum(shown, 0.02) ** np.float32(exposure.gamma), shown)
-    out: FloatArray = toned.astype(np.float32, copy=False)
-    return out
+    toned = np.where(shown > 0.02, np.maximum(shown, 0.02) ** np.float32(exposure.gamma), shown)
+    return np.asarray(toned, dtype=np.float32)
 
 
-def _collimate(exposure: Exposure) -> npt.NDArray[np.bool_]:
+def _outside_collimation(exposure: Exposure) -> npt.NDArray[np.bool_]:
     height, width = exposure.height, exposure.width
     if exposure.collimation is None:
         return np.zeros((height, width), dtype=bool)
@@ -135,8 +148,8 @@ def _collimate(exposure: Exposure) -> npt.NDArray[np.bool_]:
     rows = np.arange(height, dtype=np.float32)[:, None]
     columns = np.arange(width, dtype=np.float32)[None] + exposure.collimation_angle * (height / 2 - rows)
     outside = (columns < left * width) | (columns >= width * (1 - right))
-    result: npt.NDArray[np.bool_] = outside | (rows + tilt < top * height) | (rows + tilt >= height * (1 - bottom))
-    return result
+    outside = outside | (rows + tilt < top * height) | (rows + tilt >= height * (1 - bottom))
+    return np.asarray(outside)
 
 
 _LETTERS: dict[str, list[list[tuple[float, float]]]] = {
@@ -145,8 +158,7 @@ _LETTERS: dict[str, list[list[tuple[float, float]]]] = {
 }
 
 
-def _mark(pixels: FloatArray, exposure: Exposure, g: np.random.Generator) -> None:
-    """Lay the lead letter of the side on most images, in place."""
+def _add_side_marker(pixels: FloatArray, g: np.random.Generator) -> None:
     height, width = pixels.shape
     u = g.random(6)
     if u[0] > 0.8:
