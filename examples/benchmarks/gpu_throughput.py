@@ -29,7 +29,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification
-from mlcak_hf.distillation.compatibility import check_teacher
+from mlcak_hf.distillation.compatibility import check_teachers
 from mlcak_hf.distillation.losses import AttentionDistillationLoss, LogitDistillationLoss
 from mlcak_hf.shipped import resolve_model
 
@@ -75,7 +75,7 @@ def teacher_training(teacher: Any, batch: dict[str, torch.Tensor], autocast: Cal
 
 def cache_building(teacher: Any, student: Any, batch: dict[str, torch.Tensor], autocast: Callable[[], Any]) -> Step:
     """One pass of the teacher, its attention pooled to the student's grid, in half precision."""
-    alignment = check_teacher(getattr(teacher, "_orig_mod", teacher), student)
+    (alignment,) = check_teachers([getattr(teacher, "_orig_mod", teacher)], student)
     assert alignment is not None
     alignment = alignment.to(batch["pixel_values"].device)
 

@@ -12,8 +12,9 @@ from toys import FINDINGS, KeepGradients, assert_close, make_trainer, processor,
 
 from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.views import ViewParameters
+from mlcak_hf.distillation.attention import AttentionOptions
 from mlcak_hf.distillation.cache import store as cache
-from mlcak_hf.distillation.cache.build import build_teacher_cache
+from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache
 from mlcak_hf.distillation.cache.store import TeacherCache
 from mlcak_hf.distillation.losses import AttentionDistillationLoss
 from mlcak_hf.distillation.teachers import Teachers
@@ -27,17 +28,16 @@ def toy_teacher(seed=2, **kwargs):
     return toy_model(32, 4, layers=4, seed=seed, **kwargs)
 
 
-def build(folder, teacher=None, student=None, rows=ROWS, collator=None, num_views=2, **kwargs) -> TeacherCache:
+def build(
+    folder, teacher=None, student=None, rows=ROWS, collator=None, num_views=2, attention=None, **options
+) -> TeacherCache:
     return build_teacher_cache(
         folder,
         toy_teacher() if teacher is None else teacher,
         toy_model(seed=1) if student is None else student,
         rows,
         toy_collator() if collator is None else collator,
-        num_views=num_views,
-        batch_size=3,
-        progress_bar=False,
-        **kwargs,
+        CacheOptions(num_views, attention or AttentionOptions(), batch_size=3, progress_bar=False, **options),
     )
 
 
@@ -77,9 +77,9 @@ def training_logs(trainer):
 def test_a_cache_holds_what_the_teacher_says_of_the_very_view_that_the_student_sees(tmp_path, monkeypatch, aggregation):
     small_shards(monkeypatch)
     teacher, student, collator = toy_teacher(), toy_model(seed=1), toy_collator()
-    kept = build(tmp_path, teacher, student, collator=collator, aggregation=aggregation)
+    kept = build(tmp_path, teacher, student, collator=collator, attention=AttentionOptions(aggregation=aggregation))
     assert (kept.num_images, kept.num_views) == (10, 2)
-    asked = Teachers(teacher, student, aggregation=aggregation)
+    asked = Teachers(teacher, student, AttentionOptions(aggregation=aggregation))
     for view in range(2):
         collator.set_epoch(view)
         index = [9, 0, 3, 4, 8]
@@ -117,7 +117,7 @@ def test_the_size_is_as_announced(whole):
 
 
 def test_a_cache_without_attention_is_small(tmp_path):
-    kept = build(tmp_path, attention=False)
+    kept = build(tmp_path, attention=AttentionOptions(enabled=False))
     assert kept.read([0], 0).attention is None
     assert kept.files.record.itemsize == 4 * (2 + len(FINDINGS))
 
@@ -226,7 +226,7 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(tmp_path, bu
         dying.setattr(cache.CacheFiles, "write", die)
         with pytest.raises(Killed):
             build(folder)
-    with pytest.raises(CacheError, match=r"not whole: [12] of its 3 shards are missing.*with --teacher, makes them"):
+    with pytest.raises(CacheError, match=r"incomplete: [12] of its 3 shards are missing.*with --teacher"):
         TeacherCache(folder)
     made = []
     monkeypatch.setattr(
@@ -273,7 +273,7 @@ def test_a_full_disk_is_said_before_the_teacher_runs_and_while_writing(tmp_path,
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda path: full)
         patched.setattr(Teachers, "__call__", lambda self, batch: pytest.fail("asked"))
-        with pytest.raises(CacheError, match=r"needs .* GB more .* Make room"):
+        with pytest.raises(CacheError, match=r"needs .* GB more .* Free some space"):
             build(tmp_path / "early")
 
     def no_space(descriptor):
@@ -281,7 +281,7 @@ def test_a_full_disk_is_said_before_the_teacher_runs_and_while_writing(tmp_path,
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", no_space)
-        with pytest.raises(CacheError, match=r"cannot be written \(No space left on device\).*goes on where it"):
+        with pytest.raises(CacheError, match=r"cannot be written \(No space left on device\).*to resume"):
             build(tmp_path / "late")
     assert not list((tmp_path / "late").glob("*partial"))
 
@@ -295,7 +295,9 @@ def test_every_part_of_the_key_is_checked_by_the_trainer(tmp_path, built):
         with pytest.raises(error, match=message):
             make_trainer(tmp_path, teacher_cache=built, **given)
 
-    refuses(r"is of something else. teacher weights: expected \[\w{12}\.\.\.\], found", teacher=toy_teacher(seed=9))
+    refuses(
+        r"built from something else \(teacher weights: expected \[\w{12}\.\.\.\], found", teacher=toy_teacher(seed=9)
+    )
     refuses("number of images: expected 9, found 10", rows=ROWS[:9])
     refuses(r"stored pixels: expected \w{12}\.\.\., found", rows=toy_rows(10, seed=1))
     refuses("views, seed: expected 1, found 0", collator=toy_collator(seed=1))
@@ -327,7 +329,7 @@ def test_a_cache_of_something_else_is_not_built_upon(whole):
         "number of views: expected 3, found 2": {"num_views": 3},
         "precision: expected bfloat16, found float32": {"autocast": torch.bfloat16},
         "views, seed": {"collator": toy_collator(seed=5)},
-        "aggregation": {"aggregation": "per_level"},
+        "aggregation": {"attention": AttentionOptions(aggregation="per_level")},
     }.items():
         if "student" in changes:
             changes["student"] = toy_model(seed=1, id2label={0: "No", 1: "Yes"})
@@ -342,28 +344,28 @@ def test_a_folder_that_holds_no_cache_is_said_to_hold_none(tmp_path, whole):
     description = json.loads((whole / "cache.json").read_text())
     for contents in ("{}", "", '{"key": {"format": 1}}', "[]"):
         (whole / "cache.json").write_text(contents)
-        with pytest.raises(CacheError, match="does not describe a teacher cache"):
+        with pytest.raises(CacheError, match="must describe a teacher cache"):
             TeacherCache(whole)
     description["key"]["format"] = 0
     (whole / "cache.json").write_text(json.dumps(description))
-    with pytest.raises(CacheError, match="format 0, not 1: build it again"):
+    with pytest.raises(CacheError, match=r"must have format 1; got 0\. Build it again"):
         TeacherCache(whole)
 
 
 def test_what_no_cache_can_be_made_of_is_said_at_once(tmp_path):
-    with pytest.raises(CacheError, match="at least 1 view"):
+    with pytest.raises(CacheError, match="cache_views must be at least 1; got 0"):
         build(tmp_path, num_views=0)
-    with pytest.raises(CacheError, match="all 2 views of an image are the same"):
+    with pytest.raises(CacheError, match="all views of an image are the same; got 2"):
         build(tmp_path, collator=toy_collator(views=False))
     with pytest.raises(CacheError, match="image processor of each of the 1 teachers"):
         build(tmp_path, collator=toy_collator(teacher_size=None))
-    with pytest.raises(CacheError, match="says that its index is 1"):
+    with pytest.raises(CacheError, match="index of row 0 must be 0; got 1"):
         build(tmp_path, rows=ROWS[1:])
     with pytest.raises(DistillationError, match="local findings"):
         build(tmp_path, teacher=toy_teacher(findings=["Edema"]))
     broken = toy_teacher()
     torch.nn.init.constant_(broken.classifier.weight, float("nan"))
-    with pytest.raises(CacheError, match=r"logits are not finite numbers for \d+ of \d+ images: row 0, row 1"):
+    with pytest.raises(CacheError, match=r"logits must be finite; got NaN or Inf for \d+ of \d+ images: row 0, row 1"):
         build(tmp_path / "nan", teacher=broken)
 
 

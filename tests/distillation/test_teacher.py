@@ -5,8 +5,14 @@ import torch
 from toys import FINDINGS, toy_model
 from transformers import ViTConfig, ViTForImageClassification
 
-from mlcak_hf.distillation.compatibility import check_teacher, load_teacher
+from mlcak_hf.distillation.attention import AttentionOptions
+from mlcak_hf.distillation.compatibility import check_teachers, load_teacher
 from mlcak_hf.errors import DistillationError
+
+
+def check_teacher(teacher, student, **options):
+    (alignment,) = check_teachers([teacher], student, AttentionOptions(**options))
+    return alignment
 
 
 def test_a_teacher_loaded_from_its_folder_is_frozen_and_the_same(tmp_path):
@@ -28,7 +34,7 @@ def test_a_model_becomes_a_teacher_in_place():
 
 def test_what_is_no_mlcak_model_is_refused(tmp_path):
     vit = ViTForImageClassification(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=16))
-    with pytest.raises(DistillationError, match="not ViTForImageClassification"):
+    with pytest.raises(DistillationError, match="got ViTForImageClassification"):
         load_teacher(vit)
     with pytest.raises(DistillationError, match="nowhere"):
         load_teacher(tmp_path / "nowhere")
@@ -37,7 +43,7 @@ def test_what_is_no_mlcak_model_is_refused(tmp_path):
 def test_levels_and_grids_are_paired():
     alignment = check_teacher(toy_model(32, 4, layers=4), toy_model(16, 4, layers=2))
     assert (alignment.student_levels, alignment.teacher_levels) == ([0, 1], [1, 3])
-    assert (alignment.student_grid, alignment.teacher_grid) == ((4, 4), (8, 8))
+    assert (alignment.student.grid, alignment.teacher.grid) == ((4, 4), (8, 8))
 
 
 def test_levels_are_positions_among_those_that_a_config_returns():
@@ -49,11 +55,11 @@ def test_levels_are_positions_among_those_that_a_config_returns():
 
 def test_prefix_tokens_of_other_backbones_are_merged():
     alignment = check_teacher(toy_model(model_type="deit"), toy_model())
-    assert (alignment.teacher_prefix_tokens, alignment.student_prefix_tokens) == (2, 1)
+    assert (alignment.teacher.prefix_tokens, alignment.student.prefix_tokens) == (2, 1)
 
 
 def test_a_student_without_local_head_is_taught_global_logits():
-    assert check_teacher(toy_model(), toy_model(findings=[]), attention=False) is None
+    assert check_teacher(toy_model(), toy_model(findings=[]), enabled=False) is None
 
 
 @pytest.mark.parametrize(
@@ -61,12 +67,15 @@ def test_a_student_without_local_head_is_taught_global_logits():
     [
         (
             {"id2label": {0: "Normal", 1: "Pneumonia"}},
-            r"global labels.*only the teacher has \['Abnormal'\].*\['Pneumonia'\]",
+            r"global labels.*\['Abnormal'\] only in the teacher.*\['Pneumonia'\]",
         ),
-        ({"id2label": {0: "Abnormal", 1: "Normal"}}, "global labels.*differently"),
+        ({"id2label": {0: "Abnormal", 1: "Normal"}}, "global labels.*same order"),
         ({"findings": [*FINDINGS[:2], "Edema"]}, r"local findings.*\['Cardiomegaly'\].*\['Edema'\]"),
-        ({"findings": FINDINGS[::-1]}, "local findings.*differently"),
-        ({"problem_type": "multi_label_classification"}, "teacher single_label.*student multi_label"),
+        ({"findings": FINDINGS[::-1]}, "local findings.*same order"),
+        (
+            {"problem_type": "multi_label_classification"},
+            r"got single_label\w+ \(teacher\) and multi_label\w+ \(student\)",
+        ),
     ],
 )
 def test_a_teacher_with_other_labels_is_refused(changes, message):
@@ -76,9 +85,9 @@ def test_a_teacher_with_other_labels_is_refused(changes, message):
 
 def test_levels_that_do_not_exist_are_refused():
     teacher, student = toy_model(layers=4), toy_model(layers=2)
-    with pytest.raises(DistillationError, match=r"student_levels \[2\] do not exist.*2 layers, -2 to 1"):
+    with pytest.raises(DistillationError, match=r"student_levels must be between -2 and 1.*2 layers; got \[2\]"):
         check_teacher(teacher, student, student_levels=[0, 2])
-    with pytest.raises(DistillationError, match=r"student's config returns.*\[1\] only; layers \[0\]"):
+    with pytest.raises(DistillationError, match=r"student's attention_levels must include layers \[0\]; got \[1\]"):
         check_teacher(teacher, toy_model(layers=2, attention_levels=[1]), student_levels=[0])
-    with pytest.raises(DistillationError, match=r"teacher's config returns.*\[3\] only; layers \[1\]"):
+    with pytest.raises(DistillationError, match=r"teacher's attention_levels must include layers \[1\]; got \[3\]"):
         check_teacher(toy_model(layers=4, attention_levels=[3]), student)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from toys import StopAt, make_trainer, toy_collator, toy_model, toy_rows, weights_of
 
-from mlcak_hf.distillation.cache.build import build_teacher_cache
+from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache
 from mlcak_hf.distillation.cache.store import TeacherCache
 
 ROWS = toy_rows(11, seed=5)
@@ -37,7 +37,7 @@ def run(folder, workers, callbacks=None, resume=None, dropout=0.2, **choices):
 def cache(tmp_path_factory) -> TeacherCache:
     """Two views for three epochs."""
     folder, teacher = tmp_path_factory.mktemp("cache") / "cache", toy_model(32, 4, layers=4, seed=2)
-    return build_teacher_cache(folder, teacher, toy_model(seed=1), ROWS, toy_collator(seed=7), num_views=2)
+    return build_teacher_cache(folder, teacher, toy_model(seed=1), ROWS, toy_collator(seed=7), CacheOptions(2))
 
 
 @pytest.mark.parametrize("teacher", ["online", "cached"])

@@ -7,7 +7,7 @@ import torch
 from toys import KeepGradients, StopAt, make_trainer, toy_collator, toy_model, toy_rows
 
 from mlcak_hf.distillation.cache import store as cache_files
-from mlcak_hf.distillation.cache.build import build_teacher_cache
+from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache
 from mlcak_hf.script import run_script
 
 
@@ -22,7 +22,7 @@ def main(output: str, images: int, batch: int, steps: int, cached: int = 0, stop
             toy_model(seed=1),
             toy_rows(images, seed=5),
             toy_collator(),
-            num_views=2,
+            CacheOptions(2),
         )
     choices = {
         "teacher_cache": cache,

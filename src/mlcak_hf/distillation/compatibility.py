@@ -1,4 +1,4 @@
-"""Load a frozen teacher and check that it can teach a given student."""
+"""Load frozen teachers and check that they can teach a student."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from ..configuration_mlcak import MLCAKConfig
 from ..errors import DistillationError
 from ..modeling_mlcak import MLCAKForCXRClassification
 from ..pretrained import load_config, load_model, loading, weight_files
-from .attention import Aggregation, AttentionAlignment, pair_levels
+from .attention import AttentionAlignment, AttentionOptions, TokenLayout, pair_levels
 
 
 def load_teacher(teacher: str | PathLike[str] | MLCAKForCXRClassification) -> MLCAKForCXRClassification:
-    """Load a teacher, freeze it and set it to evaluation.
+    """Load a teacher, freeze it and set it to evaluation mode.
 
     Args:
-        teacher: a folder, a Hub id, or a model (frozen in place).
+        teacher (`str`, `os.PathLike` or [`MLCAKForCXRClassification`]):
+            A folder, a Hub id, or a model, which is frozen in place.
 
     Returns:
-        The teacher: no parameter requires a gradient, dropout is off.
+        [`MLCAKForCXRClassification`]: The teacher: no parameter requires a gradient, and dropout is off.
 
     Raises:
-        DistillationError: if it cannot be loaded or is no MLCAK model.
+        [`DistillationError`]: When it cannot be loaded or is not an MLCAK model.
     """
     model = load_model(teacher, "teacher", DistillationError) if isinstance(teacher, (str, PathLike)) else teacher
-    # A model loaded from a folder with remote code is another class of the same name, so ask for what is used.
+    # A model loaded from a folder with remote code belongs to another class of the same name, so ask for its type.
     if getattr(getattr(model, "config", None), "model_type", None) != "mlcak":
         raise DistillationError(
-            f"The teacher must be an MLCAK model (MLCAKForCXRClassification), not {type(model).__name__}: distillation "
-            "reads its local logits and its captured attention. MLCAKForCXRClassification.from_backbone turns a ViT, "
-            "DeiT or DINOv2 checkpoint into one."
+            f"The teacher must be an MLCAK model; got {type(model).__name__}. "
+            "Convert a ViT, DeiT or DINOv2 checkpoint with MLCAKForCXRClassification.from_backbone."
         )
     model.requires_grad_(False)
     model.train(False)
@@ -42,153 +42,113 @@ def load_teacher(teacher: str | PathLike[str] | MLCAKForCXRClassification) -> ML
 
 
 def load_teacher_config(teacher: str | PathLike[str]) -> MLCAKConfig:
-    """Load the config of a teacher, and look whether its weights are whole, without loading them.
+    """Load the config of a teacher, and check without loading them that its weights are complete.
 
     Args:
-        teacher: a folder or a Hub id (whose weights are not looked at).
+        teacher (`str` or `os.PathLike`):
+            A folder or a Hub id. The weights of a Hub id are not checked.
 
     Returns:
-        The config.
+        [`MLCAKConfig`]: The config.
 
     Raises:
-        DistillationError: if it cannot be loaded or is of no MLCAK model, or its weights are missing or cut short.
+        [`DistillationError`]: When it cannot be loaded or is not an MLCAK model, or weights are missing or truncated.
     """
     config = load_config(teacher, "teacher", DistillationError)
-    with loading(teacher, "teacher", "Copy its weights anew, or train it again.", DistillationError):
+    with loading(teacher, "teacher", "Copy its weights again, or train it again.", DistillationError):
         files = weight_files(teacher)
         if Path(teacher).is_dir() and not files:
             raise FileNotFoundError("it has no weights, such as model.safetensors")
         for weights in (path for path in files if path.suffix == ".safetensors"):
-            # Opening compares the length of the file with what its header promises, and reads nothing else.
+            # Opening compares the length of the file with its header, and reads nothing else.
             with safe_open(weights, framework="pt"):
                 pass
     return config
 
 
-def check_teacher(
-    teacher: MLCAKForCXRClassification | MLCAKConfig,
-    student: MLCAKForCXRClassification | MLCAKConfig,
-    *,
-    student_levels: Sequence[int] | None = None,
-    attention: bool = True,
-    aggregation: Aggregation = "mean",
-    target_grid: tuple[int, int] | None = None,
-) -> AttentionAlignment | None:
-    """Check that a teacher can teach a student, and pair their attention.
-
-    A student without a local head is taught the global logits only.
-
-    Args:
-        teacher, student: the models, or their configs.
-        student_levels: encoder layers of the student that are taught; negative from the last; None means all that its
-            config returns.
-        attention: whether attention is taught at all.
-        aggregation: `"mean"` or `"per_level"`.
-        target_grid: the grid to pool both to; None: the coarser of the two.
-
-    Returns:
-        What aligns their attention; None without `attention`.
-
-    Raises:
-        DistillationError: if labels, findings, kind of problem or levels do not fit; names what differs.
-    """
-    ours: Any = getattr(student, "config", student)
-    theirs: Any = getattr(teacher, "config", teacher)
-    if ours.problem_type != theirs.problem_type:
-        raise DistillationError(
-            f"Teacher and student solve different problems: teacher {theirs.problem_type}, student {ours.problem_type}."
-        )
-    _check_names("global labels (id2label)", theirs.global_labels, ours.global_labels)
-    if ours.local_labels:
-        _check_names("local findings (local_labels)", list(theirs.local_labels), list(ours.local_labels))
-    if not attention:
-        return None
-    chosen, paired = _paired_levels(theirs, ours, student_levels)
-    return AttentionAlignment(
-        student_levels=[ours.resolved_attention_levels.index(level) for level in chosen],
-        teacher_levels=[theirs.resolved_attention_levels.index(level) for level in paired],
-        student_grid=grid_of(ours),
-        teacher_grid=grid_of(theirs),
-        student_prefix_tokens=int(ours.num_prefix_tokens),
-        teacher_prefix_tokens=int(theirs.num_prefix_tokens),
-        aggregation=aggregation,
-        target_grid=target_grid,
-    )
-
-
 def check_teachers(
     teachers: Sequence[MLCAKForCXRClassification | MLCAKConfig],
     student: MLCAKForCXRClassification | MLCAKConfig,
-    *,
-    student_levels: Sequence[int] | None = None,
-    attention: bool = True,
-    aggregation: Aggregation = "mean",
+    options: AttentionOptions | None = None,
 ) -> list[AttentionAlignment | None]:
-    """Check that several teachers can teach a student together: `check_teacher` for each, with one common grid.
+    """Check that teachers can teach a student, and pair the attention of each with the student's.
+
+    A student without a local head learns only the global logits. All attention is pooled to the coarsest grid.
 
     Args:
-        teachers: the models, or their configs; at least one.
-        student, student_levels, attention, aggregation: as for `check_teacher`.
+        teachers (`Sequence` of [`MLCAKForCXRClassification`] or [`MLCAKConfig`]):
+            The models or their configs; at least one.
+        student ([`MLCAKForCXRClassification`] or [`MLCAKConfig`]):
+            The student or its config.
+        options ([`AttentionOptions`], *optional*):
+            Which attention is taught. Defaults to all levels, averaged.
 
     Returns:
-        What aligns the attention of each with the student's; None each without `attention`.
+        `list` of [`AttentionAlignment`]: One per teacher; each `None` when attention is not taught.
 
     Raises:
-        DistillationError: if one cannot teach the student, or there is none.
+        [`DistillationError`]: When there is no teacher, or labels, findings, problem types or levels differ.
     """
     if not teachers:
-        raise DistillationError("There is no teacher: name at least one.")
-    grids = [grid_of(getattr(model, "config", model)) for model in (student, *teachers)]
+        raise DistillationError("At least one teacher must be given; got none. Name a folder or a Hub id.")
+    options = AttentionOptions() if options is None else options
+    ours, *theirs = (getattr(model, "config", model) for model in (student, *teachers))
+    for config in theirs:
+        _check_same_task(config, ours)
+    if not options.enabled:
+        return [None] * len(theirs)
+    grids = [TokenLayout.of(config).grid for config in (ours, *theirs)]
     target = (min(rows for rows, _ in grids), min(columns for _, columns in grids))
-    return [
-        check_teacher(
-            teacher,
-            student,
-            student_levels=student_levels,
-            attention=attention,
-            aggregation=aggregation,
-            target_grid=target,
+    return [_align(config, ours, options, target) for config in theirs]
+
+
+def _check_same_task(teacher: Any, student: Any) -> None:
+    if teacher.problem_type != student.problem_type:
+        raise DistillationError(
+            f"Teacher and student must have the same problem_type; got {teacher.problem_type} (teacher) and "
+            f"{student.problem_type} (student). Train both on the same labels."
         )
-        for teacher in teachers
-    ]
+    _check_names("global labels (id2label)", teacher.global_labels, student.global_labels)
+    if student.local_labels:
+        _check_names("local findings (local_labels)", list(teacher.local_labels), list(student.local_labels))
 
 
-def grid_of(config: Any) -> tuple[int, int]:
-    """Rows and columns of patches of a model with this config."""
-    side = int(config.image_size) // int(config.patch_size)
-    return side, side
+def _align(teacher: Any, student: Any, options: AttentionOptions, target: tuple[int, int]) -> AttentionAlignment:
+    chosen, paired = _paired_levels(teacher, student, options.student_levels)
+    return AttentionAlignment(
+        [student.resolved_attention_levels.index(level) for level in chosen],
+        [teacher.resolved_attention_levels.index(level) for level in paired],
+        TokenLayout.of(student),
+        TokenLayout.of(teacher),
+        options.aggregation,
+        target,
+    )
 
 
 def _paired_levels(
     teacher: MLCAKConfig, student: MLCAKConfig, student_levels: Sequence[int] | None
 ) -> tuple[list[int], list[int]]:
-    """Encoder layers of the student that are taught, and of the teacher that teach them."""
-    num_student, num_teacher = (_num_layers(config) for config in (student, teacher))
+    """Return the taught encoder layers of the student and the layers of the teacher that teach them."""
+    num_student, num_teacher = (int(config.backbone_config.num_hidden_layers) for config in (student, teacher))
     available = student.resolved_attention_levels
-    if student_levels is None:
-        chosen = list(available)
-    else:
+    chosen = list(available)
+    if student_levels is not None:
         outside = [level for level in student_levels if not -num_student <= level < num_student]
         if outside:
             raise DistillationError(
-                f"student_levels {outside} do not exist: the student has {num_student} layers, "
-                f"{-num_student} to {num_student - 1}."
+                f"student_levels must be between {-num_student} and {num_student - 1}, because the student has "
+                f"{num_student} layers; got {outside}. Remove them."
             )
         chosen = sorted({level % num_student for level in student_levels})
-    closed = [level for level in chosen if level not in available]
-    if closed:
-        raise DistillationError(
-            f"The student's config returns the attention of layers {available} only; layers {closed} of student_levels "
-            "are missing. Add them to its attention_levels."
-        )
     pairs = pair_levels(num_student, num_teacher)
     paired = [pairs[level] for level in chosen]
-    closed = sorted(set(paired) - set(teacher.resolved_attention_levels))
-    if closed:
-        raise DistillationError(
-            f"The teacher's config returns the attention of layers {teacher.resolved_attention_levels} only; layers "
-            f"{closed} are paired with the student's {chosen}. Set its attention_levels to None."
-        )
+    for who, needed, config in (("student", chosen, student), ("teacher", paired, teacher)):
+        missing = sorted(set(needed) - set(config.resolved_attention_levels))
+        if missing:
+            raise DistillationError(
+                f"The {who}'s attention_levels must include layers {missing}; got {config.resolved_attention_levels}. "
+                "Add them, or set attention_levels to None."
+            )
     return chosen, paired
 
 
@@ -196,14 +156,13 @@ def _check_names(what: str, teacher: list[str], student: list[str]) -> None:
     if teacher == student:
         return
     if sorted(teacher) == sorted(student):
-        raise DistillationError(f"Teacher and student order their {what} differently: {teacher} and {student}.")
+        raise DistillationError(
+            f"Teacher and student must list their {what} in the same order; got {teacher} (teacher) and {student} "
+            "(student). Train the student with the teacher's order."
+        )
     only_teacher = [name for name in teacher if name not in student]
     only_student = [name for name in student if name not in teacher]
     raise DistillationError(
-        f"Teacher and student have different {what}: only the teacher has {only_teacher}, only the student has "
-        f"{only_student}. Train both on the same labels."
+        f"Teacher and student must have the same {what}; got {only_teacher} only in the teacher and {only_student} "
+        "only in the student. Train both on the same labels."
     )
-
-
-def _num_layers(config: Any) -> int:
-    return int(config.backbone_config.num_hidden_layers)

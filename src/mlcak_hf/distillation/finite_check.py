@@ -1,4 +1,4 @@
-"""NaN and Inf: which images of a batch have them, and where."""
+"""Find NaN and Inf in a batch, and name the images."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ _SHOWN = 20
 
 
 def rows_not_finite(tensors: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Find the rows of tensors that hold NaN or Inf.
+    """Return the rows that contain NaN or Inf, by name of the tensor. Entries that are not float tensors are skipped.
 
     Args:
-        tensors: by name, each of shape `(B, ...)`; what is no tensor of floats is passed over.
-
-    Returns:
-        Row numbers by name, for the tensors that have such rows.
+        tensors (`Mapping[str, Any]`):
+            Tensors of shape `(B, ...)` by name.
     """
     found = {}
     for name, tensor in tensors.items():
@@ -30,31 +28,30 @@ def rows_not_finite(tensors: Mapping[str, Any]) -> dict[str, list[int]]:
 
 
 def first_names(rows: Sequence[int], names: Sequence[str]) -> str:
-    """Name the first images of some rows of a batch; "..." stands for the others."""
+    """List the names of some rows of a batch, at most 20."""
     return ", ".join(names[row] for row in rows[:_SHOWN]) + (", ..." if len(rows) > _SHOWN else "")
 
 
 def not_finite_message(step: int, found: Mapping[str, list[int]], names: list[str]) -> str:
-    """Say in a sentence or two which images made a loss that is no finite number.
+    """Explain a loss that is not finite.
 
     Args:
-        step: number of the optimizer step.
-        found: what is not finite, as `rows_not_finite` gives it; empty where only the loss is.
-        names: of all images of the batch.
-
-    Returns:
-        The message. Without a culprit, all images of the batch are named.
+        step (`int`):
+            Number of the optimizer step.
+        found (`Mapping[str, list[int]]`):
+            Result of `rows_not_finite`; when it is empty, all images of the batch are listed.
+        names (`list[str]`):
+            Names of all images of the batch.
     """
     rows = sorted({row for rows in found.values() for row in rows}) or list(range(len(names)))
-    what = ", ".join(found) or "the loss only"
-    remedy = (
-        "Look at these images"
-        if "pixel_values" in found
-        else "Load a sound teacher"
-        if any(name.startswith("teacher") for name in found)
-        else "Lower learning_rate or set max_grad_norm, and go on from the last checkpoint"
-    )
+    if "pixel_values" in found:
+        remedy = "Check these images"
+    elif any(name.startswith("teacher") for name in found):
+        remedy = "Check the teacher's weights"
+    else:
+        remedy = "Lower learning_rate or set max_grad_norm, and resume from the last checkpoint"
     return (
-        f"Training stops at step {step}, before its weights change: the loss is not finite. NaN or Inf in: {what}. "
-        f"Images ({len(rows)} of {len(names)}): {first_names(rows, names)}. {remedy}."
+        f"The loss must be finite; got NaN or Inf at step {step} in {', '.join(found) or 'the loss only'}. Training "
+        f"stopped before the weights changed. Images ({len(rows)} of {len(names)}): {first_names(rows, names)}. "
+        f"{remedy}."
     )

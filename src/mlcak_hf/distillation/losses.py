@@ -1,7 +1,7 @@
-"""What a student loses against its teacher. Modules of tensors only: no model, no trainer, no config inside.
+"""Distillation losses: they take tensors and return one value per image.
 
-Every loss returns one value per image, of shape `(B,)`. The mean over a batch is the loss of the paper; a sum divided
-by the number of images of a whole optimizer step is the same thing under gradient accumulation and several processes.
+The mean over a batch is the loss of the paper. A sum divided by the number of images of a whole optimizer step is the
+same under gradient accumulation and in several processes.
 """
 
 from __future__ import annotations
@@ -21,27 +21,32 @@ AttentionLossKind = Literal["mse", "normalized_mse", "kl"]
 class LogitDistillationLoss(nn.Module):
     r"""Distance between the logits of student and teacher, per image.
 
-    - `"mse"` (the paper's): :math:`\frac1C \sum_c (t_c - s_c)^2`
-    - `"kl"`, exclusive labels (Hinton et al., 2015):
-      :math:`\tau^2 \sum_c p_c \log (p_c / q_c)`,
-      :math:`p = \mathrm{softmax}(t/\tau)`, :math:`q = \mathrm{softmax}(s/\tau)`
-    - `"kl"`, independent labels:
-      :math:`\frac{\tau^2}{C} \sum_c \left[p_c \log\frac{p_c}{q_c} + (1-p_c) \log\frac{1-p_c}{1-q_c}\right]`,
-      :math:`p = \sigma(t/\tau)`, :math:`q = \sigma(s/\tau)`
+    - `"mse"`: :math:`\frac1C \sum_c (t_c - s_c)^2`, the losses on MLCT and MCCT of Akhter et al. (ISBI 2024).
+    - `"kl"` for exclusive labels (Hinton et al., 2015): :math:`\tau^2 \sum_c p_c \log (p_c / q_c)` with
+      :math:`p = \mathrm{softmax}(t/\tau)`, :math:`q = \mathrm{softmax}(s/\tau)`.
+    - `"kl"` for independent labels:
+      :math:`\frac{\tau^2}{C} \sum_c \left[p_c \log\frac{p_c}{q_c} + (1-p_c) \log\frac{1-p_c}{1-q_c}\right]` with
+      :math:`p = \sigma(t/\tau)`, :math:`q = \sigma(s/\tau)`.
 
-    :math:`\tau^2` keeps the size of the gradient when the temperature changes.
+    The factor :math:`\tau^2` keeps the size of the gradient independent of the temperature; for large :math:`\tau`,
+    `"kl"` approaches a multiple of `"mse"` on centred logits. Choose `"kl"` to ignore a common offset of the logits.
 
     Args:
-        kind: `"mse"` or `"kl"`.
-        temperature: :math:`\tau > 0`, used by `"kl"`.
-        independent_labels: whether each logit is a label of its own (local findings, multi-label heads).
+        kind (`str`, *optional*, defaults to `"mse"`):
+            `"mse"` or `"kl"`.
+        temperature (`float`, *optional*, defaults to 1.0):
+            :math:`\tau > 0`, used by `"kl"`.
+        independent_labels (`bool`, *optional*, defaults to `False`):
+            Whether every logit is a label of its own (local findings, multi-label heads).
 
     Raises:
-        DistillationError: if `kind` is unknown or the temperature is not positive.
+        [`DistillationError`]: When `kind` is unknown or the temperature is not positive.
 
     Example:
 
     ```python
+    >>> import torch
+    >>> from mlcak_hf.distillation.losses import LogitDistillationLoss
     >>> loss = LogitDistillationLoss("mse")
     >>> loss(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 3.0]]))
     tensor([2.])
@@ -51,23 +56,25 @@ class LogitDistillationLoss(nn.Module):
     def __init__(self, kind: LogitLossKind = "mse", temperature: float = 1.0, independent_labels: bool = False) -> None:
         super().__init__()
         if kind not in ("mse", "kl"):
-            raise DistillationError(f"The logit loss is 'mse' or 'kl', not {kind!r}.")
+            raise DistillationError(f"The logit loss must be 'mse' or 'kl'; got {kind!r}. Choose one of them.")
         if not temperature > 0:
-            raise DistillationError(f"The temperature must be above 0, not {temperature}.")
+            raise DistillationError(f"The temperature must be above 0; got {temperature}. The usual choice is 1 to 10.")
         self.kind, self.temperature, self.independent_labels = kind, float(temperature), independent_labels
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """Compare logits.
+        """Compute the loss.
 
         Args:
-            student_logits: of shape `(B, C)`.
-            teacher_logits: of shape `(B, C)`; no gradient flows into them.
+            student_logits (`torch.Tensor` of shape `(B, C)`):
+                Logits of the student.
+            teacher_logits (`torch.Tensor` of shape `(B, C)`):
+                Logits of the teacher; they receive no gradient.
 
         Returns:
-            Tensor of shape `(B,)`, float32.
+            `torch.Tensor` of shape `(B,)`, float32.
 
         Raises:
-            DistillationError: if the shapes differ.
+            [`DistillationError`]: When the shapes differ.
         """
         student, teacher = _same_shape(student_logits, teacher_logits, "logits")
         if self.kind == "mse":
@@ -84,23 +91,28 @@ class LogitDistillationLoss(nn.Module):
 
 
 class AttentionDistillationLoss(nn.Module):
-    r"""Distance between aligned attention maps of student and teacher, per image.
+    r"""Distance between the aligned attention maps of student and teacher, per image.
 
-    With :math:`A` of N tokens, mean over the L levels:
+    With maps of N x N entries and a mean over the L levels:
 
-    - `"mse"` (the paper's): :math:`\frac{1}{N^2} \sum_{qk} (T_{qk} - S_{qk})^2`, tiny, for entries are about 1/N
-    - `"normalized_mse"`: :math:`\sum_{qk} (T_{qk} - S_{qk})^2 / \sum_{qk} T_{qk}^2`
-    - `"kl"`: :math:`\frac1N \sum_q \sum_k T_{qk} \log (T_{qk} / S_{qk})`
+    - `"mse"`: :math:`\frac{1}{N^2} \sum_{qk} (T_{qk} - S_{qk})^2`, the MLCAK loss of Akhter et al. (ISBI 2024). It is
+      tiny, because entries are about 1/N.
+    - `"normalized_mse"`: :math:`\sum_{qk} (T_{qk} - S_{qk})^2 / \sum_{qk} T_{qk}^2`, the same distance relative to
+      the size of the teacher's map, so that one weight suits all grids.
+    - `"kl"`: :math:`\frac1N \sum_q \sum_k T_{qk} \log (T_{qk} / S_{qk})`, which treats each row as a distribution.
 
     Args:
-        kind: `"mse"`, `"normalized_mse"` or `"kl"`.
+        kind (`str`, *optional*, defaults to `"normalized_mse"`):
+            `"mse"`, `"normalized_mse"` or `"kl"`.
 
     Raises:
-        DistillationError: if `kind` is unknown.
+        [`DistillationError`]: When `kind` is unknown.
 
     Example:
 
     ```python
+    >>> import torch
+    >>> from mlcak_hf.distillation.losses import AttentionDistillationLoss
     >>> teacher = torch.tensor([[[[0.5, 0.5], [0.5, 0.5]]]])
     >>> student = torch.tensor([[[[1.0, 0.0], [0.5, 0.5]]]])
     >>> AttentionDistillationLoss("normalized_mse")(student, teacher)
@@ -108,27 +120,31 @@ class AttentionDistillationLoss(nn.Module):
     ```
     """
 
-    # Below this a student's entry counts as this: softmax underflows to 0 in half precision, and log(0) is no loss.
+    # Smaller entries are raised to this: softmax underflows to 0 in half precision, and log(0) is infinite.
     smallest_entry = 1e-12
 
     def __init__(self, kind: AttentionLossKind = "normalized_mse") -> None:
         super().__init__()
         if kind not in ("mse", "normalized_mse", "kl"):
-            raise DistillationError(f"The attention loss is 'mse', 'normalized_mse' or 'kl', not {kind!r}.")
+            raise DistillationError(
+                f"The attention loss must be 'mse', 'normalized_mse' or 'kl'; got {kind!r}. Choose one of them."
+            )
         self.kind = kind
 
     def forward(self, student_attention: Tensor, teacher_attention: Tensor) -> Tensor:
-        """Compare attention maps.
+        """Compute the loss.
 
         Args:
-            student_attention: of shape `(B, L, N, N)`, rows summing to 1.
-            teacher_attention: of the same shape; no gradient flows into it.
+            student_attention (`torch.Tensor` of shape `(B, L, N, N)`):
+                Maps of the student, rows summing to 1.
+            teacher_attention (`torch.Tensor` of shape `(B, L, N, N)`):
+                Maps of the teacher; they receive no gradient.
 
         Returns:
-            Tensor of shape `(B,)`, float32.
+            `torch.Tensor` of shape `(B,)`, float32.
 
         Raises:
-            DistillationError: if the shapes differ.
+            [`DistillationError`]: When the shapes differ.
         """
         student, teacher = _same_shape(student_attention, teacher_attention, "attention")
         if self.kind == "kl":
@@ -144,12 +160,15 @@ def sum_per_item(per_image: Tensor, num_items: Tensor | float | None = None, wei
     """Reduce a loss per image to its share of the loss of a whole optimizer step.
 
     Args:
-        per_image: of shape `(B,)`.
-        num_items: images of the whole step over all micro-batches and processes; None means B.
-        weights: of shape `(B,)`, 0 for an image that must not count (a repeat that only fills a batch).
+        per_image (`torch.Tensor` of shape `(B,)`):
+            Loss per image.
+        num_items (`torch.Tensor` or `float`, *optional*):
+            Images of the whole step, over all micro-batches and processes. Defaults to B.
+        weights (`torch.Tensor` of shape `(B,)`, *optional*):
+            0 for an image that must not count, such as a repeat that fills a batch.
 
     Returns:
-        Scalar ``sum(weights * per_image) / num_items``.
+        `torch.Tensor`: The scalar `sum(weights * per_image) / num_items`.
     """
     total = per_image.sum() if weights is None else torch.dot(per_image, weights.to(per_image))
     return total / (per_image.shape[0] if num_items is None else num_items)
@@ -158,6 +177,7 @@ def sum_per_item(per_image: Tensor, num_items: Tensor | float | None = None, wei
 def _same_shape(student: Tensor, teacher: Tensor, what: str) -> tuple[Tensor, Tensor]:
     if student.shape != teacher.shape:
         raise DistillationError(
-            f"Student and teacher {what} must have one shape; got {tuple(student.shape)} and {tuple(teacher.shape)}."
+            f"Student and teacher {what} must have the same shape; got {tuple(student.shape)} and "
+            f"{tuple(teacher.shape)}. Align them first."
         )
     return student.float(), teacher.detach().float()

@@ -10,50 +10,47 @@ from typing import Literal
 import torch
 from transformers import TrainingArguments
 
+from ..distillation.attention import AttentionOptions
 from ..errors import RecipeError
 
-_CHOICES = {
-    "logit_loss": ("mse", "kl"),
-    "attention_loss": ("mse", "normalized_mse", "kl"),
-    "attention_aggregation": ("mean", "per_level"),
-}
+_CHOICES = {"logit_loss": ("mse", "kl"), "attention_loss": ("mse", "normalized_mse", "kl")}
 
 
 @dataclass
 class MLCAKTrainingArguments(TrainingArguments):
     r"""
-    Arguments of [`MLCAKTrainer`]: those of [`~transformers.TrainingArguments`] and the weights and kinds of
+    Arguments of [`MLCAKTrainer`]: those of [`~transformers.TrainingArguments`], and the weights and kinds of the losses
 
     `L = CE + lambda * BCE + alpha * D(local) + beta * D(global) + gamma * D(attention)`.
 
     With alpha = beta = gamma = 0, or without a teacher, this trains a plain student (or a teacher).
 
     Args:
-        alpha (`float`, defaults to 1.0):
+        alpha (`float`, *optional*, defaults to 1.0):
             Weight (>= 0) of the distance between the local logits (MLCT) of teacher and student.
-        beta (`float`, defaults to 1.0):
+        beta (`float`, *optional*, defaults to 1.0):
             Weight (>= 0) of the distance between the global logits (MCCT).
-        gamma (`float`, defaults to 1.0):
-            Weight (>= 0) of the distance between the attention maps (MLCAK). At 0 no attention is captured.
-        logit_loss (`str`, defaults to `"mse"`):
-            `"mse"` as in the paper, or `"kl"`.
-        temperature (`float`, defaults to 1.0):
+        gamma (`float`, *optional*, defaults to 1.0):
+            Weight (>= 0) of the distance between the attention maps (MLCAK). At 0, attention is not computed.
+        logit_loss (`str`, *optional*, defaults to `"mse"`):
+            `"mse"` as in the paper, or `"kl"`; see [`LogitDistillationLoss`].
+        temperature (`float`, *optional*, defaults to 1.0):
             Temperature (> 0) of `"kl"`; the loss is scaled by its square.
-        attention_loss (`str`, defaults to `"normalized_mse"`):
-            `"mse"` as in the paper (too small to train anything at gamma = 1), `"normalized_mse"`, or `"kl"` over rows.
-        attention_aggregation (`str`, defaults to `"mean"`):
+        attention_loss (`str`, *optional*, defaults to `"normalized_mse"`):
+            `"mse"` as in the paper (too small to have an effect at gamma = 1), `"normalized_mse"`, or `"kl"` over rows;
+            see [`AttentionDistillationLoss`].
+        attention_aggregation (`str`, *optional*, defaults to `"mean"`):
             `"mean"`: one map over all levels, as in the paper; `"per_level"`: a loss per pair of levels, averaged.
         student_levels (`list[int]`, *optional*):
-            Encoder layers of the student whose attention is taught; negative numbers count from the last. None: all
-            layers that the student's config returns.
+            Encoder layers of the student whose attention is taught; negative numbers count from the last. Defaults to
+            all layers that the student's config returns.
 
     Raises:
-        RecipeError: if a value lies outside its range; names the field, the value and the range. Also if FSDP or
-            DeepSpeed are asked for.
+        [`RecipeError`]: When a value is outside its range, or FSDP or DeepSpeed is requested.
 
-    What differs from the defaults of `TrainingArguments`: the collator's inputs are kept
-    (`remove_unused_columns=False`), both kinds of labels are named (`label_names`), checkpointing is non-reentrant (a
-    reentrant one detaches captured attention), and DDP does not search for unused parameters, because there are none.
+    Other defaults than in `TrainingArguments`: the collator's inputs are kept (`remove_unused_columns=False`),
+    checkpointing is not reentrant (reentrant checkpointing detaches captured attention), and DDP does not search for
+    unused parameters, because there are none.
     """
 
     alpha: float = field(default=1.0, metadata={"help": "Weight (>= 0) of the distance between local logits."})
@@ -85,20 +82,19 @@ class MLCAKTrainingArguments(TrainingArguments):
         for name in ("alpha", "beta", "gamma"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise RecipeError(f"{name} must be a finite number >= 0; got {value}.")
+                raise RecipeError(f"{name} must be a finite number >= 0; got {value}. Use 0 to switch the loss off.")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise RecipeError(f"temperature must be a finite number > 0; got {self.temperature}.")
+            raise RecipeError(f"temperature must be a finite number > 0; got {self.temperature}. Use 1 or more.")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise RecipeError(f"{name} must be one of {list(choices)}; got {getattr(self, name)!r}.")
+                known = " or ".join(map(repr, choices))
+                raise RecipeError(f"{name} must be {known}; got {getattr(self, name)!r}. Choose one of them.")
         if self.label_smoothing_factor:
             raise RecipeError(
-                f"label_smoothing_factor has no place in this loss and must stay 0; got {self.label_smoothing_factor}. "
-                "Soft labels come from the readers' votes: aggregate=mean."
+                f"label_smoothing_factor must be 0, because this loss does not use it; got "
+                f"{self.label_smoothing_factor}. For soft labels, prepare the dataset with --aggregation mean."
             )
-        levels = self.student_levels
-        if levels is not None and (not levels or len(set(levels)) < len(levels)):
-            raise RecipeError(f"student_levels must be at least one layer and none twice; got {levels}.")
+        _ = self.attention_options  # Checks them.
         _refuse_sharding(self)
         # transformers renamed this argument within version 5; the old name only warns in the newer ones.
         names = {entry.name for entry in fields(self)}
@@ -109,31 +105,35 @@ class MLCAKTrainingArguments(TrainingArguments):
         ):
             setattr(self, f"{checkpointing}_checkpointing_kwargs", {"use_reentrant": False})
         if not torch.accelerator.is_available():
-            # Several processes on a machine without accelerator find each other only if told that they are on CPUs.
+            # Several processes on a machine without accelerator connect only if told that they run on CPUs.
             self.use_cpu = True
         super().__post_init__()  # type: ignore[no-untyped-call]
         chosen = getattr(self, f"{checkpointing}_checkpointing_kwargs") or {}
         if getattr(self, f"{checkpointing}_checkpointing") and chosen.get("use_reentrant", True) and self.gamma > 0:
             raise RecipeError(
-                f"{checkpointing}_checkpointing_kwargs must have use_reentrant false while gamma > 0: reentrant "
-                f"checkpointing detaches the captured attention, so that it would train nothing; got {chosen}."
+                f"{checkpointing}_checkpointing_kwargs must set use_reentrant to false while gamma > 0, because "
+                f"reentrant checkpointing detaches the captured attention; got {chosen}. Set one of them."
             )
 
     @property
     def distils(self) -> bool:
-        """Whether any weight asks for a teacher."""
+        """Whether a teacher is needed: one of its weights is above 0."""
         return self.alpha > 0 or self.beta > 0 or self.gamma > 0
+
+    @property
+    def attention_options(self) -> AttentionOptions:
+        """Which attention is taught."""
+        return AttentionOptions(self.student_levels, self.attention_aggregation, enabled=self.gamma > 0)
 
 
 def _refuse_sharding(args: MLCAKTrainingArguments) -> None:
-    """FSDP and DeepSpeed split a model that the losses here read whole; neither has been proven to train the same."""
     launched = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}
     asked = {name: os.environ.get(variable, "").lower() in ("1", "true", "yes") for name, variable in launched.items()}
     asked = {"FSDP": asked["FSDP"] or bool(args.fsdp), "DeepSpeed": asked["DeepSpeed"] or bool(args.deepspeed)}
     for name, wanted in asked.items():
         if wanted:
             raise RecipeError(
-                f"{name} is not supported: teachers and students of this package fit on one device (ViT-B: 0.35 GB of "
-                "weights). Use several processes that each hold the whole model (accelerate launch --multi_gpu, "
-                "also over several machines), bf16, and gradient_checkpointing where memory is short."
+                f"{name} is not supported: the models of this package fit on one device (ViT-B: 0.35 GB of weights). "
+                "Use accelerate launch --multi_gpu, also over several machines; if memory is short, add bf16 and "
+                "gradient_checkpointing."
             )

@@ -20,7 +20,7 @@ from ..data.collator import MLCAKCollator
 from ..data.sources import RadiographDataset
 from ..data.training_data import DataArguments, TrainingData, open_training_data
 from ..data.views import ViewParameters
-from ..distillation.cache.build import build_teacher_cache
+from ..distillation.cache.build import CacheOptions, build_teacher_cache
 from ..distillation.cache.store import TeacherCache, cached_views
 from ..distillation.compatibility import check_teachers, load_teacher_config
 from ..errors import DistillationError, RecipeError
@@ -137,13 +137,7 @@ def set_up_student(
     model = build_model(model_args, data.labels)
     config: Any = model.config
     if teachers:
-        check_teachers(
-            teachers,
-            config,
-            student_levels=args.student_levels,
-            attention=args.gamma > 0,
-            aggregation=args.attention_aggregation,
-        )
+        check_teachers(teachers, config, args.attention_options)
     processor = data.processor(config.image_size, model_processor(model_args.model))
     collator = MLCAKCollator(processor, teacher_processors, views if data_args.augment else None, args.seed)
 
@@ -200,22 +194,15 @@ def open_teacher_cache(
     if num_views is None:
         found = cached_views(folder)
         num_views = found or (1 if setup.collator.views is None else 4)
-    half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-    return build_teacher_cache(
-        folder,
-        model_args.teacher,
-        setup.model,
-        setup.train,
-        setup.collator,
-        num_views=num_views,
-        student_levels=args.student_levels,
-        attention=args.gamma > 0,
-        aggregation=args.attention_aggregation,
+    options = CacheOptions(
+        num_views,
+        args.attention_options,
         batch_size=args.per_device_train_batch_size,
         num_workers=args.dataloader_num_workers,
-        autocast=half,
+        autocast=torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None,
         progress_bar=not args.disable_tqdm,
     )
+    return build_teacher_cache(folder, model_args.teacher, setup.model, setup.train, setup.collator, options)
 
 
 def model_processor(model: str) -> MLCAKImageProcessor:

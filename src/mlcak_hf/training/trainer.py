@@ -1,4 +1,4 @@
-"""A `transformers.Trainer` that adds what a teacher knows to the classification loss."""
+"""A `transformers.Trainer` that adds distillation from a teacher to the classification loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..distillation.cache.store import CachedCollator, TeacherCache
 from ..distillation.compatibility import check_teachers
 from ..distillation.finite_check import not_finite_message, rows_not_finite
 from ..distillation.losses import AttentionDistillationLoss, LogitDistillationLoss, sum_per_item
-from ..distillation.teachers import TeacherKnowledge, Teachers
+from ..distillation.teachers import TEACHER_PREFIX, TeacherOutputs, Teachers
 from ..errors import DistillationError
 from ..modeling_mlcak import global_classification_loss, local_classification_loss
 from .arguments import MLCAKTrainingArguments
@@ -142,14 +142,14 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         def prepare(teacher: nn.Module) -> Any:
             return self.accelerator.prepare_model(teacher, device_placement=True, evaluation_mode=True)
 
-        self.teachers = Teachers(teachers, self.model, **self._taught()).prepare(prepare, self.args.device)
+        self.teachers = Teachers(teachers, self.model, self.args.attention_options).prepare(prepare, self.args.device)
         self._alignment = self.teachers.alignments[0]
 
     def _set_cache(self, cache: TeacherCache | str | PathLike[str], teachers: Any) -> None:
         """Check that the cache is of what this run would ask its teachers, and read it together with the images."""
         if not isinstance(cache, TeacherCache):
             cache = TeacherCache(cache, verify=self.args.local_process_index == 0)
-        alignments = check_teachers(cache.teachers, self.model, **self._taught())
+        alignments = check_teachers(cache.teachers, self.model, self.args.attention_options)
         expected: dict[str, Any] = {}
         if teachers is not None:
             expected |= teacher_key(teachers)
@@ -165,14 +165,6 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         self.teacher_cache = cache
         self._alignment = None if alignments[0] is None else alignments[0].to(self.args.device)
         self.data_collator = CachedCollator(self.data_collator, cache, attention=self.args.gamma > 0)
-
-    def _taught(self) -> dict[str, Any]:
-        """Which attention is taught."""
-        return {
-            "student_levels": self.args.student_levels,
-            "attention": self.args.gamma > 0,
-            "aggregation": self.args.attention_aggregation,
-        }
 
     # Batches
 
@@ -288,7 +280,7 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         inputs = dict(inputs)
         inputs.pop("index", None)
         weights = inputs.pop("image_weights", None)
-        taught = {name: inputs.pop(name) for name in list(inputs) if name.startswith("teacher_")}
+        taught = {name: inputs.pop(name) for name in list(inputs) if name.startswith(TEACHER_PREFIX)}
         if not model.training:
             outputs = model(**inputs)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
@@ -301,7 +293,7 @@ class MLCAKTrainer(WholeCheckpointTrainer):
                 known = self.teachers(taught)
             parts |= self._distillation(outputs, known, num_items, weights)
         elif self.teacher_cache is not None:
-            parts |= self._distillation(outputs, TeacherKnowledge.from_batch(taught), num_items, weights)
+            parts |= self._distillation(outputs, TeacherOutputs.from_batch(taught), num_items, weights)
         if not parts:
             raise DistillationError("There is nothing to learn from: the batch has no labels and there is no teacher.")
         loss = sum(self._weight(name) * part for name, part in parts.items())
@@ -322,7 +314,7 @@ class MLCAKTrainer(WholeCheckpointTrainer):
             parts["loss_local"] = local_classification_loss(outputs.local_logits, labels["local_labels"], num_items)
         return parts
 
-    def _distillation(self, outputs: Any, known: TeacherKnowledge, num_items: Any, weights: Any) -> dict[str, Tensor]:
+    def _distillation(self, outputs: Any, known: TeacherOutputs, num_items: Any, weights: Any) -> dict[str, Tensor]:
         parts = {}
         if self.args.alpha > 0 and outputs.local_logits is not None and known.local_logits is not None:
             parts["distil_local"] = self._local_distance(outputs.local_logits, known.local_logits)

@@ -1,4 +1,4 @@
-"""What a teacher cache was made from, as fingerprints: one of anything else is refused with the part that differs."""
+"""The key of a teacher cache: digests of everything that decides its contents."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from ..attention import AttentionAlignment
 from ..compatibility import load_teacher, load_teacher_config
 from ..teachers import as_list
 
-#: Of the files, the pooling and the fingerprints together: raised whenever an old cache would no longer be right.
+#: Raise it whenever a change of files, pooling or digests makes old caches wrong.
 CACHE_FORMAT = 1
 
-# Part of a saved config that changes nothing that a teacher computes. attention_levels is in the key by itself.
+# Entries of a saved config that do not change what a teacher computes; attention_levels has its own entry in the key.
 _IRRELEVANT = {"transformers_version", "_name_or_path", "name_or_path", "architectures", "auto_map", "dtype"}
 _IRRELEVANT |= {"torch_dtype", "attention_levels", "local_loss_weight", "_attn_implementation", "return_dict"}
 _IRRELEVANT |= {"output_attentions", "output_hidden_states", "_attn_implementation_internal"}
 
 
 def teacher_key(teachers: Any) -> dict[str, Any]:
-    """Fingerprint the weights and configs of one or several teachers; those in a local folder are not loaded.
+    """Return digests of the weights and configs of the teachers; models in a local folder are not loaded.
 
     Args:
-        teachers: a model, a folder or a Hub id, or several of them.
+        teachers (a model, `str` or `os.PathLike`, or several of them):
+            Models, folders or Hub ids.
 
     Returns:
-        JSON: `teacher weights` and `teacher config`, each a list with an entry per teacher.
+        `dict[str, Any]`: `teacher weights` and `teacher config`, each a list with one entry per teacher.
 
     Raises:
-        DistillationError: if a teacher that must be loaded cannot be.
+        [`DistillationError`]: When a teacher cannot be loaded.
     """
     models = [teacher if _saved_weights(teacher) else load_teacher(teacher) for teacher in as_list(teachers)]
     return {
@@ -48,7 +49,7 @@ def teacher_key(teachers: Any) -> dict[str, Any]:
 
 
 def teacher_configs(teachers: Any) -> list[dict[str, Any]]:
-    """The config of every teacher as JSON, without what changes nothing that it computes (and without paths)."""
+    """Return the config of every teacher as JSON, without paths and other entries that do not change its outputs."""
     configs: list[Any] = [
         teacher.config if isinstance(teacher, nn.Module) else load_teacher_config(teacher)
         for teacher in as_list(teachers)
@@ -57,38 +58,28 @@ def teacher_configs(teachers: Any) -> list[dict[str, Any]]:
 
 
 def views_key(collator: Any) -> dict[str, Any]:
-    """What decides the pixels that the teachers see, besides the stored image and the number of the view.
-
-    Args:
-        collator: has `view_key()`, as `MLCAKCollator`.
-
-    Returns:
-        JSON: `views`.
+    """Return what decides a view besides the stored image and the number of the view: `views`.
 
     Raises:
-        CacheError: if the collator cannot say it.
+        [`CacheError`]: When the collator does not have the method `view_key`.
     """
     if not hasattr(collator, "view_key"):
         raise CacheError(
-            f"A teacher cache needs a collator that can say which views it makes (MLCAKCollator), not "
-            f"{type(collator).__name__}."
+            f"A teacher cache needs a collator with the method view_key; got {type(collator).__name__}. "
+            "Use an MLCAKCollator."
         )
     return {"views": _as_json(collator.view_key())}
 
 
 def processors_key(processors: Any) -> dict[str, Any]:
-    """The settings of every teacher's image processor, as JSON: `teacher processor`."""
+    """Return the settings of every teacher's image processor: `teacher processor`."""
     return {"teacher processor": [_relevant(_as_json(processor.to_dict())) for processor in as_list(processors)]}
 
 
 def pixels_key(dataset: Any) -> dict[str, Any]:
-    """Fingerprint the stored images of a dataset, in their order; labels do not count.
+    """Return number and digest of the stored images of a dataset, in order: `number of images`, `stored pixels`.
 
-    Args:
-        dataset: rows with `image`. One that has `pixel_fingerprint()` gives the fingerprint itself, without decoding.
-
-    Returns:
-        JSON: `number of images` and `stored pixels`.
+    A dataset with the method `pixel_fingerprint` provides the digest itself, without decoding images.
     """
     if hasattr(dataset, "pixel_fingerprint"):
         fingerprint = dataset.pixel_fingerprint()
@@ -98,14 +89,13 @@ def pixels_key(dataset: Any) -> dict[str, Any]:
 
 
 def attention_key(alignments: Sequence[AttentionAlignment | None], configs: Sequence[Any]) -> dict[str, Any]:
-    """What of the attention is kept.
+    """Return which attention is stored: `attention grid`, `attention levels` of every teacher, and the aggregation.
 
     Args:
-        alignments: of the student with every teacher; None where attention is not taught.
-        configs: of the teachers, whose levels the alignments count in.
-
-    Returns:
-        JSON: `attention grid`, `attention levels` (of every teacher, paired with the student's) and `aggregation`.
+        alignments (`Sequence` of [`AttentionAlignment`]):
+            The student's alignment with every teacher; `None` when attention is not taught.
+        configs (`Sequence` of [`MLCAKConfig`]):
+            Configs of the teachers.
     """
     known = [alignment for alignment in alignments if alignment is not None]
     if not known:
@@ -122,14 +112,16 @@ def attention_key(alignments: Sequence[AttentionAlignment | None], configs: Sequ
 
 
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Name the parts of a key that differ.
+    """List the differences between two keys.
 
     Args:
-        expected: parts that are asked for; a part that is missing here is not asked for.
-        found: the key of a cache.
+        expected (`Mapping[str, Any]`):
+            The parts to compare.
+        found (`Mapping[str, Any]`):
+            The key of a cache.
 
     Returns:
-        A phrase per part, such as `seed: expected 1, found 2`.
+        `list[str]`: One phrase per part that differs, such as `seed: expected 1, found 2`.
     """
     phrases = []
     for name, value in expected.items():
@@ -142,19 +134,19 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a JSON value."""
+    """Return the SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _saved_weights(teacher: Any) -> list[Path]:
-    """The weight files of a teacher in a local folder; empty for a model, a Hub id, or weights of another kind."""
+    """Return the safetensors files of a teacher in a local folder; empty for a model or a Hub id."""
     if isinstance(teacher, nn.Module) or not Path(teacher).is_dir():
         return []
     return sorted(Path(teacher).glob("*.safetensors"))
 
 
 def _tensors(teacher: Any) -> dict[str, Any]:
-    """Functions that give the weights, by name."""
+    """Return a function per weight that loads it, by name."""
     files = _saved_weights(teacher)
     if not files:
         return {name: tensor.detach for name, tensor in teacher.state_dict().items()}
@@ -166,7 +158,7 @@ def _tensors(teacher: Any) -> dict[str, Any]:
 
 
 def _digest_of_tensors(tensors: Mapping[str, Any]) -> str:
-    """The same for a model and for the folder it was saved in."""
+    """Return a digest that is the same for a model and for the folder it was saved in."""
     hashed = hashlib.sha256()
     for name in sorted(tensors):
         tensor: Tensor = tensors[name]().cpu().contiguous()
@@ -191,7 +183,7 @@ def _relevant(value: Any) -> Any:
 
 
 def _as_json(value: Any) -> Any:
-    """As it comes back from a JSON file: tuples become lists, numbers of numpy numbers."""
+    """Convert a value as a JSON file would: tuples become lists, NumPy scalars become numbers."""
     return json.loads(json.dumps(value, default=lambda entry: entry.item() if hasattr(entry, "item") else str(entry)))
 
 
@@ -200,7 +192,7 @@ def _prefixed(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    """A fingerprint by its first digits, the rest in full."""
+    """Shorten digests to their first digits."""
     if isinstance(value, list):
         return "[" + ", ".join(_short(entry) for entry in value) + "]"
     return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else str(value)

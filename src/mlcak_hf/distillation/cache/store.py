@@ -1,4 +1,4 @@
-"""A cache of what teachers know of V seeded views of every training image: read from disk instead of running them."""
+"""A teacher cache on disk: the teachers' outputs for V seeded views of every training image."""
 
 from __future__ import annotations
 
@@ -17,35 +17,31 @@ from torch import Tensor
 
 from ...configuration_mlcak import MLCAKConfig
 from ...errors import CacheError
-from ..teachers import TeacherKnowledge
+from ..teachers import TeacherOutputs
 from .key import CACHE_FORMAT, differences
 
-#: Describes a cache; it is written before the first shard.
+#: Description of a cache, written before the first shard.
 CACHE_FILE = "cache.json"
 _DIGEST_BYTES = hashlib.sha256().digest_size
-# So many files are mapped at once at most, whatever the number of images: each keeps a file open.
+# Every mapped shard keeps a file open, so their number is limited.
 _MAX_SHARDS = 256
 _MIN_SHARD_IMAGES = 128
 
 
 class TeacherCache:
-    """The knowledge of one or several teachers about V views of every image, memory-mapped.
+    """The outputs of one or several teachers for V views of every image, memory-mapped.
 
-    A folder: `cache.json` says what it was made from; every shard holds some images, its records ordered by view, then
-    image, and ends with a SHA-256 of the key and of all that is before it. Several runs share the pages in memory.
+    `cache.json` describes what the cache was built from. Every shard holds the records of some images, ordered by view,
+    then image, and ends with a SHA-256 over the key and everything before it. Several runs share the pages in memory.
 
     Args:
-        folder: what `build_teacher_cache` wrote.
-        verify: read every shard once and compare checksums (1 GB takes seconds).
-
-    Attributes:
-        key: what it was made from; see `cache_key`.
-        num_images, num_views: N and V.
-        num_bytes: size of all records.
-        teachers: the configs of the teachers.
+        folder (`str` or `os.PathLike`):
+            A folder that `build_teacher_cache` wrote.
+        verify (`bool`, *optional*, defaults to `True`):
+            Whether to read every shard once and compare checksums (seconds per GB).
 
     Raises:
-        CacheError: if there is none, it is of another version, not whole, or damaged.
+        [`CacheError`]: When there is no cache, it has another format, or it is incomplete or damaged.
 
     Example:
 
@@ -65,45 +61,49 @@ class TeacherCache:
         absent = [number for number in range(self.files.num_shards) if not self.files.path(number).exists()]
         if absent:
             raise CacheError(
-                f"The teacher cache {folder} is not whole: {len(absent)} of its {self.files.num_shards} shards are "
-                "missing. Go on building it: the command that built it, with --teacher, makes them."
+                f"The teacher cache {folder} is incomplete: {len(absent)} of its {self.files.num_shards} shards are "
+                "missing. Run the command that built it again, with --teacher."
             )
         damaged = [n for n in range(self.files.num_shards) if verify and not self.files.is_whole(n)]
         if damaged:
             raise CacheError(
                 f"The teacher cache {folder} is damaged: {self.files.path(damaged[0]).name} "
-                f"({len(damaged)} of {self.files.num_shards} shards) is cut short, changed, or of another cache. "
-                "The command that built it, with --teacher, makes these shards anew."
+                f"({len(damaged)} of {self.files.num_shards} shards) is truncated, changed, or belongs to a different "
+                "cache. Run the command that built it again, with --teacher."
             )
 
     def check(self, expected: Mapping[str, Any]) -> None:
-        """Refuse to stand in for anything but what it was made from.
+        """Check that the cache was built from the expected teachers, images and views.
 
         Args:
-            expected: the parts of the key that the caller knows.
+            expected (`Mapping[str, Any]`):
+                The parts of the key that the caller knows.
 
         Raises:
-            CacheError: if a part differs; names each with what was expected and what was found.
+            [`CacheError`]: When a part differs.
         """
         self.files.check(expected)
 
-    def read(self, index: Sequence[int], view: int, attention: bool = True) -> TeacherKnowledge:
-        """What the teachers know of one view of some images.
+    def read(self, index: Sequence[int], view: int, attention: bool = True) -> TeacherOutputs:
+        """Read the teachers' outputs for one view of some images.
 
         Args:
-            index: places of the images in the dataset.
-            view: number of the view, 0 to V - 1.
-            attention: whether to read the attention too.
+            index (`Sequence[int]`):
+                Positions of the images in the dataset.
+            view (`int`):
+                Number of the view, 0 to V - 1.
+            attention (`bool`, *optional*, defaults to `True`):
+                Whether to read the attention too.
 
         Returns:
-            float32 logits and float16 attention.
+            [`TeacherOutputs`]: float32 logits and float16 attention.
         """
         records = np.empty(len(index), self.files.record)
         for position, image in enumerate(index):
             number, place = divmod(int(image), self.files.shard_images)
             records[position] = self._shard(number)[view, place]
         fields = {name: torch.from_numpy(records[name].copy()) for name in self.files.record.names or ()}
-        return TeacherKnowledge(
+        return TeacherOutputs(
             fields["logits"], fields.get("local_logits"), fields.get("attention") if attention else None
         )
 
@@ -113,16 +113,18 @@ class TeacherCache:
         return self._shards[number]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Go to worker processes without the pages: they map the files themselves."""
+        """Leave the mapped pages behind: worker processes map the files themselves."""
         return self.__dict__ | {"_shards": {}}
 
 
 class CacheFiles:
-    """The files of a cache: their names, layout and checksums.
+    """The files of a cache: names, layout and checksums.
 
     Args:
-        folder: of the cache.
-        description: what `cache.json` holds.
+        folder (`Path`):
+            Folder of the cache.
+        description (`Mapping[str, Any]`):
+            The content of `cache.json`.
     """
 
     def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
@@ -140,7 +142,7 @@ class CacheFiles:
         """Read `cache.json`.
 
         Raises:
-            CacheError: if there is none, or another version wrote it.
+            [`CacheError`]: When it is missing or has another format.
         """
         path = Path(folder, CACHE_FILE)
         try:
@@ -152,13 +154,17 @@ class CacheFiles:
                 f"There is no teacher cache in {folder}. Build one with examples/distillation/cache_teacher.py."
             ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CacheError(f"{path} does not describe a teacher cache ({error!r}). Delete the folder.") from error
+            raise CacheError(
+                f"{path} must describe a teacher cache, but cannot be read ({error!r}). Delete the folder."
+            ) from error
         if files is None:
-            raise CacheError(f"The teacher cache {folder} has format {version}, not {CACHE_FORMAT}: build it again.")
+            raise CacheError(
+                f"The teacher cache {folder} must have format {CACHE_FORMAT}; got {version}. Build it again."
+            )
         return files
 
     def create(self) -> None:
-        """Write `cache.json`, whole or not at all."""
+        """Write `cache.json` atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._replace(self.folder / CACHE_FILE, json.dumps(self.description, indent=1).encode())
 
@@ -167,37 +173,39 @@ class CacheFiles:
         unlike = differences(expected, self.key)
         if unlike:
             raise CacheError(
-                f"The teacher cache {self.folder} is of something else. {'; '.join(unlike)}. "
-                "Name another folder to build a new one, or delete this one."
+                f"The teacher cache {self.folder} was built from something else ({'; '.join(unlike)}). "
+                "Name another folder, or delete this one."
             )
 
     def path(self, number: int) -> Path:
-        """The file of a shard."""
+        """Return the path of a shard."""
         return self.folder / f"shard-{number:05d}-of-{self.num_shards:05d}.npy"
 
     def images(self, number: int) -> range:
-        """Places of a shard's images in the dataset."""
+        """Return the positions of a shard's images in the dataset."""
         start = number * self.shard_images
         return range(start, min(start + self.shard_images, self.num_images))
 
     def shape(self, number: int) -> tuple[int, int]:
-        """(views, images) of a shard."""
+        """Return (views, images) of a shard."""
         return self.num_views, len(self.images(number))
 
     @property
     def bytes_per_image(self) -> int:
-        """Size of all views of an image."""
+        """Size of all views of an image, in bytes."""
         return int(self.num_views * self.record.itemsize)
 
     def write(self, number: int, records: np.ndarray) -> None:
-        """Write a shard, whole or not at all.
+        """Write a shard atomically.
 
         Args:
-            number: of the shard.
-            records: of shape `(views, images)` and of the cache's record type.
+            number (`int`):
+                Number of the shard.
+            records (`np.ndarray` of shape `(views, images)`):
+                Records of the cache's type.
 
         Raises:
-            CacheError: if the disk is full or cannot be written.
+            [`CacheError`]: When the disk is full or cannot be written.
         """
         buffer = io.BytesIO()
         np.save(buffer, records)
@@ -207,7 +215,7 @@ class CacheFiles:
         self._replace(self.path(number), contents, hashed.digest())
 
     def is_whole(self, number: int) -> bool:
-        """Whether a shard is there, of this cache, and as it was written."""
+        """Return whether a shard exists, belongs to this cache, and is unchanged."""
         hashed, last = self._hash(number), b""
         try:
             with self.path(number).open("rb") as file:
@@ -225,7 +233,7 @@ class CacheFiles:
         return mapped
 
     def _hash(self, number: int) -> Any:
-        """The key and the number are part of the checksum: a shard of another cache or place is none of this one."""
+        """Start a checksum with key and number, so that it fails for a shard of a different cache or position."""
         return hashlib.sha256(json.dumps([self.key, number], sort_keys=True).encode())
 
     def _replace(self, path: Path, *parts: bytes | memoryview) -> None:
@@ -240,57 +248,58 @@ class CacheFiles:
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise CacheError(
-                f"The teacher cache {self.folder} cannot be written ({error.strerror}). Make room or name another "
-                "folder; the same command then goes on where it stopped."
+                f"The teacher cache {self.folder} cannot be written ({error.strerror}). Free some space or name "
+                "another folder, and run the same command again to resume."
             ) from error
 
 
 def images_per_shard(num_images: int) -> int:
-    """How many images a shard of a new cache holds: few, so that a killed build loses little."""
+    """Return the number of images per shard of a new cache: few, so that a killed build loses little."""
     return max(_MIN_SHARD_IMAGES, -(-num_images // _MAX_SHARDS))
 
 
 def cached_views(folder: str | os.PathLike[str]) -> int | None:
-    """How many views of an image the cache in a folder has, or will have once it is whole; None without a cache."""
+    """Return the number of views of the cache in a folder, complete or not; `None` without a cache."""
     return CacheFiles.open(folder).num_views if Path(folder, CACHE_FILE).exists() else None
 
 
 class CachedCollator:
-    """A collator that adds what a cache knows of the views it makes; in epoch e it makes view e modulo V.
+    """A collator that adds the cached outputs of the teachers; in epoch e it makes view e modulo V.
 
     Args:
-        collator: makes seeded views (`MLCAKCollator`); left as it is.
-        cache: of the same views.
-        attention: whether attention is taught.
+        collator ([`MLCAKCollator`]):
+            Makes the views; it is copied.
+        cache ([`TeacherCache`]):
+            Cache of the same views.
+        attention (`bool`, *optional*, defaults to `True`):
+            Whether attention is taught.
     """
 
     def __init__(self, collator: Any, cache: TeacherCache, attention: bool = True) -> None:
-        # The same views in the same shared epoch, but nobody looks at the teacher's pixels.
+        # The copy shares the epoch and makes the same views, without the teachers' pixels.
         self.collator = copy.copy(collator)
         self.collator.teacher_processor = None
         self.cache, self.attention = cache, attention
 
     @property
     def views(self) -> Any:
-        """The ranges that views are drawn from."""
+        """Ranges that views are drawn from."""
         return self.collator.views
 
     @property
     def epoch(self) -> int:
-        """The number of the view that is made."""
+        """Number of the view."""
         return int(self.collator.epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the view of another epoch, in this process and in workers that already run."""
+        """Switch to the view of an epoch, in this process and in running workers."""
         self.collator.set_epoch(epoch % self.cache.num_views)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Collate rows, each with its `index`.
 
         Returns:
-            The collator's batch, and `teacher_logits`, `teacher_local_logits`, `teacher_attention` as far as known.
+            `dict[str, torch.Tensor]`: The collator's batch and the teachers' outputs ([`TeacherOutputs.to_batch`]).
         """
         batch: dict[str, Tensor] = self.collator(rows)
-        known = self.cache.read([row["index"] for row in rows], self.epoch, self.attention)
-        batch |= {f"teacher_{name}": value for name, value in vars(known).items() if value is not None}
-        return batch
+        return batch | self.cache.read([row["index"] for row in rows], self.epoch, self.attention).to_batch()
