@@ -70,9 +70,6 @@ LONG_FILES: set[str] = {
     "vindr_cxr.inspection.inspection_report",
 }
 LONG_PARAMETER_LISTS: set[str] = {
-    "distillation.attention.__init__",
-    "distillation.cache.build.build_teacher_cache",
-    "distillation.cache.build.describe_cache",
     "preparation.prepare.prepare_vindr_cxr",
     "vindr_cxr.builder.load_vindr_cxr",
 }

@@ -10,7 +10,7 @@ from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.script import parse_recipe
 from mlcak_hf.shipped import hub_configs_dir, resolve_model, resolve_recipe
 from mlcak_hf.training.arguments import MLCAKTrainingArguments
-from mlcak_hf.training.setup import ModelArguments
+from mlcak_hf.training.models import ModelArguments
 
 MODELS = sorted(folder.name for folder in (hub_configs_dir() / "models").iterdir())
 RECIPES = sorted(path.stem for path in (hub_configs_dir() / "recipes").glob("*.yaml"))

@@ -29,7 +29,8 @@ from mlcak_hf.evaluation.metrics import make_compute_metrics
 from mlcak_hf.script import parse_recipe, run_script
 from mlcak_hf.training.arguments import MLCAKTrainingArguments
 from mlcak_hf.training.checks import check_targets
-from mlcak_hf.training.setup import ModelArguments, build_model, model_processor, save_trained
+from mlcak_hf.training.models import ModelArguments, build_model, model_processor
+from mlcak_hf.training.setup import save_trained
 from mlcak_hf.training.trainer import MLCAKTrainer
 
 

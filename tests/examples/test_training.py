@@ -26,7 +26,7 @@ from transformers import (
 from mlcak_hf import MLCAKForCXRClassification
 from mlcak_hf.distillation.cache.store import TeacherCache
 from mlcak_hf.errors import CacheError, DatasetError, DistillationError, LabelError, RecipeError
-from mlcak_hf.training.setup import ModelArguments, build_model
+from mlcak_hf.training.models import ModelArguments, build_model
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "distillation"
 RECIPE = """
@@ -240,7 +240,7 @@ def test_a_run_is_resumed(made, monkeypatch):
 
 def test_what_cannot_be_trained_is_said_in_a_word(made, teacher, monkeypatch, tmp_path):
     arguments = student_arguments(made, tmp_path)
-    with pytest.raises(RecipeError, match="--teacher is missing"):
+    with pytest.raises(RecipeError, match="--teacher must be given"):
         run(monkeypatch, "distil_student", *arguments)
     with pytest.raises(DistillationError, match="nowhere"):
         run(monkeypatch, "distil_student", *arguments, "--teacher", tmp_path / "nowhere")

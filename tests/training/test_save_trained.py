@@ -8,8 +8,9 @@ import pytest
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.deployment.model_card import card_for_folder
 from mlcak_hf.training.arguments import MLCAKTrainingArguments
+from mlcak_hf.training.models import ModelArguments
 from mlcak_hf.training.record import arguments_entry, model_entry
-from mlcak_hf.training.setup import ModelArguments, StudentArguments, set_outdated_card_aside
+from mlcak_hf.training.setup import StudentArguments, set_outdated_card_aside
 
 TINY = {"model_type": "vit", "image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 8}
 TINY |= {"num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}

@@ -19,7 +19,7 @@ _CHOICES = {"logit_loss": ("mse", "kl"), "attention_loss": ("mse", "normalized_m
 @dataclass
 class MLCAKTrainingArguments(TrainingArguments):
     r"""
-    Arguments of [`MLCAKTrainer`]: those of [`~transformers.TrainingArguments`], and the weights and kinds of the losses
+    Arguments of [`MLCAKTrainer`]: those of [`~transformers.TrainingArguments`], and weights and kinds of the losses.
 
     `L = CE + lambda * BCE + alpha * D(local) + beta * D(global) + gamma * D(attention)`.
 

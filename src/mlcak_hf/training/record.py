@@ -18,7 +18,7 @@ from ..shipped import resolve_model
 if TYPE_CHECKING:
     from ..data.training_data import DataArguments, TrainingData
     from .arguments import MLCAKTrainingArguments
-    from .setup import ModelArguments
+    from .models import ModelArguments
     from .trainer import MLCAKTrainer
 
 TRAINING_FILE = "training.json"

@@ -14,8 +14,9 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from ..distillation.attention import AttentionAlignment
+from ..distillation.cache.cached_collator import CachedCollator
 from ..distillation.cache.key import attention_key, pixels_key, processors_key, teacher_key, views_key
-from ..distillation.cache.store import CachedCollator, TeacherCache
+from ..distillation.cache.store import TeacherCache
 from ..distillation.compatibility import check_teachers
 from ..distillation.finite_check import not_finite_message, rows_not_finite
 from ..distillation.losses import AttentionDistillationLoss, LogitDistillationLoss, sum_per_item

@@ -1,0 +1,124 @@
+"""The model to train: of a shipped size, from a pretrained backbone, or trained before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers.utils import logging
+
+from ..configuration_mlcak import MLCAKConfig
+from ..errors import RecipeError
+from ..image_processing_mlcak import MLCAKImageProcessor
+from ..modeling_mlcak import MLCAKForCXRClassification
+from ..pretrained import load_config, load_model, load_processor, loading, weight_files
+from ..shipped import resolve_model
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class ModelArguments:
+    """Which model to train.
+
+    Args:
+        model (`str`):
+            A size in hub_configs/models, or the folder or Hub id of a trained model.
+        backbone (`str`, *optional*):
+            A pretrained ViT, DeiT or DINOv2 checkpoint (folder or Hub id), resized to that size. Defaults to random
+            weights, or to those of `model` if it has any.
+        local_loss_weight (`float`, *optional*, defaults to 1.0):
+            Weight (lambda) of the local findings' loss.
+
+    Raises:
+        [`RecipeError`]: When the weight is negative or not finite.
+    """
+
+    model: str = field(metadata={"help": "Size in hub_configs/models, or a trained model."})
+    backbone: str | None = field(default=None, metadata={"help": "Pretrained ViT, DeiT or DINOv2: folder or Hub id."})
+    local_loss_weight: float = field(default=1.0, metadata={"help": "Weight (lambda) of the local findings' loss."})
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.local_loss_weight) and self.local_loss_weight >= 0):
+            raise RecipeError(
+                f"local_loss_weight must be a finite number >= 0; got {self.local_loss_weight}. The default is 1."
+            )
+
+
+def model_processor(model: str) -> MLCAKImageProcessor:
+    """Load the image processor of a shipped size or a trained model.
+
+    Args:
+        model (`str`):
+            As [`ModelArguments.model`].
+
+    Raises:
+        [`RecipeError`]: When there is no such model, or its processor does not fit it.
+    """
+    folder = resolve_model(model)
+    return load_processor(folder, load_config(folder))
+
+
+def build_model(arguments: ModelArguments, labels: dict[str, Any]) -> MLCAKForCXRClassification:
+    """Make a model for these labels.
+
+    A backbone's filters are adapted to the normalization of the size's own image processor.
+
+    Args:
+        arguments ([`ModelArguments`]):
+            Which model.
+        labels (`dict[str, Any]`):
+            `id2label`, `local_labels` and `problem_type`, as [`TrainingData.labels`].
+
+    Returns:
+        [`MLCAKForCXRClassification`]: The model. A trained head for the same labels in another order is reordered; one
+        for other labels is initialized again.
+
+    Raises:
+        [`RecipeError`]: When there is no such model or backbone, or the backbone is not supported.
+    """
+    folder = resolve_model(arguments.model)
+    trained = load_config(folder)
+    labels = labels | {"local_loss_weight": arguments.local_loss_weight}
+    if arguments.backbone is not None:
+        return _from_backbone(arguments.backbone, trained, load_processor(folder, trained), labels)
+    config = MLCAKConfig(backbone_config=trained.backbone_config, attention_levels=trained.attention_levels, **labels)
+    if Path(folder).is_dir() and not weight_files(folder):
+        return MLCAKForCXRClassification(config)
+    model = load_model(folder, config=config, ignore_mismatched_sizes=True)
+    _fit_head(model, model.classifier, trained.global_labels, config.global_labels)
+    _fit_head(model, model.local_classifier, list(trained.local_labels), list(config.local_labels))
+    return model
+
+
+def _from_backbone(
+    backbone: str, size: MLCAKConfig, processor: MLCAKImageProcessor, labels: dict[str, Any]
+) -> MLCAKForCXRClassification:
+    sizes: dict[str, Any] = {name: getattr(size, name) for name in ("image_size", "patch_size", "num_channels")}
+    normalisation: dict[str, Any] = {"image_mean": processor.image_mean, "image_std": processor.image_std}
+    if not processor.do_normalize:
+        normalisation = {"image_mean": [0.0], "image_std": [1.0]}
+    remedy = "Name a pretrained ViT, DeiT or DINOv2 checkpoint; a trained MLCAK model is named with --model."
+    with loading(backbone, "backbone", remedy):
+        return MLCAKForCXRClassification.from_backbone(backbone, **sizes, **normalisation, **labels)
+
+
+def _fit_head(
+    model: MLCAKForCXRClassification, head: nn.Linear | None, trained: Sequence[str], wanted: Sequence[str]
+) -> None:
+    """Reorder a trained head for the wanted labels, or initialize it again when they differ."""
+    if head is None or list(trained) == list(wanted):
+        return
+    if sorted(trained) == sorted(wanted):
+        order = [list(trained).index(name) for name in wanted]
+        head.weight.data, head.bias.data = head.weight.data[order], head.bias.data[order]
+        return
+    logger.warning(f"A head trained for {list(trained)} is initialized again for {list(wanted)}.")
+    # A new layer, because transformers does not initialize parameters that it has loaded.
+    fresh = nn.Linear(head.in_features, head.out_features)
+    model._init_weights(fresh)  # type: ignore[no-untyped-call]
+    head.load_state_dict(fresh.state_dict())
