@@ -13,6 +13,7 @@ from mlcak_hf.evaluation.bootstrap import (
     auroc_draws,
     average_precision_draws,
     draw_weights,
+    group_indices,
     label_draws,
     macro_draws,
     mean_draws,
@@ -64,6 +65,17 @@ def test_draws_take_whole_groups_and_as_many_as_there_are():
     assert (weights[1] == weights[4]).all()
     assert (weights[[0, 1, 3]].sum(axis=0) == 3).all()
     assert weights.mean(axis=1) == pytest.approx(1, abs=0.25)
+
+
+@pytest.mark.parametrize("unknown", [None, ""])
+def test_an_image_of_an_unknown_patient_is_a_group_of_its_own(unknown):
+    groups = ["a", unknown, "a", unknown, unknown]
+    index = group_indices(groups)
+    assert len(set(index)) == 4
+    assert index[0] == index[2]
+    weights = draw_weights(groups, 200, seed=0)
+    assert (weights[1] != weights[3]).any()
+    assert (weights[[0, 1, 3, 4]].sum(axis=0) == 4).all()
 
 
 def test_draws_repeat_by_seed():

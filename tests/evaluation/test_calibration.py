@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
 
+from mlcak_hf.evaluation.bootstrap import draw_weights
 from mlcak_hf.evaluation.calibration import (
     at_threshold,
     brier_score,
+    calibration_draws,
     expected_calibration_error,
     operating_threshold,
     operating_thresholds,
@@ -56,6 +58,27 @@ def test_ties_share_a_bin_whatever_the_order():
     assert bins.count.tolist() == [50, 50]
     assert bins.expected_calibration_error == pytest.approx(0.25)
     assert expected_calibration_error(scores[shuffled], labels[shuffled]) == pytest.approx(0.25)
+
+
+def test_calibration_error_weighs_bins_by_their_images():
+    # 90 images of which the score is right, 10 of which it is off by 0.4: ties make two unequal bins.
+    scores = np.repeat([0.2, 0.9], [90, 10])
+    labels = np.concatenate([np.repeat([1, 0], [18, 72]), np.repeat([1, 0], [5, 5])]).astype(np.int8)
+    assert reliability(scores, labels).count.tolist() == [90, 10]
+    assert expected_calibration_error(scores, labels) == pytest.approx(0.1 * 0.4)
+
+
+def test_missing_labels_count_neither_in_the_brier_score_nor_in_its_draws():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (60, 2))
+    task = local_scores(rng.random((60, 2)), labels, "ab")
+    scores = np.concatenate([task.scores, np.full((40, 2), 0.99)])
+    missing = local_scores(scores, np.concatenate([labels, np.full((40, 2), -1)]), "ab")
+    weights = draw_weights(range(100), 50)
+    known = calibration_draws(task, weights[:60])["brier_global"]
+    found = calibration_draws(missing, weights)["brier_global"]
+    assert found.value == pytest.approx(known.value, abs=1e-12)
+    assert found.draws == pytest.approx(known.draws, abs=1e-12)
 
 
 @pytest.mark.parametrize("specificity", [0.0, 0.5, 0.9, 0.95, 1.0])

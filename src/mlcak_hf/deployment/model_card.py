@@ -19,6 +19,7 @@ from ..image_processing_mlcak import MLCAKImageProcessor
 from ..pretrained import load_config, load_processor, weights_digest
 from ..shipped import hub_configs_dir
 from ..training.record import TRAINING_FILE, TrainingRecord
+from .limits import dataset_name, limits_of
 
 _TAGS = ("chest-xray", "medical", "mlcak", "knowledge-distillation", "vision-transformer", "low-resolution")
 # What the Hub calls a metric, by its name here up to "_global", "_local_macro" and "/<finding>".
@@ -99,7 +100,7 @@ def create_model_card(
         evaluation=None if comparison is None or measured is None else _evaluation(comparison, measured),
         dataset=None if record is None else record.rows.get("Dataset"),
         cell=_cell,
-        limits=[*([] if record is None else record.limits), *_limits(config, comparison, measured)],
+        limits=[*([] if record is None else record.limits), *limits_of(config, comparison, measured)],
     )
     return ModelCard(content)
 
@@ -181,7 +182,7 @@ def _evaluation(comparison: Comparison, measured: Row) -> dict[str, Any]:
     counts = {name: (count.present, count.present + count.absent) for name, count in comparison.class_counts.items()}
     found = {name: measured.metrics.get(f"auroc/{name}") for name in comparison.finding_names}
     return {
-        "dataset": _dataset(comparison),
+        "dataset": dataset_name(comparison),
         "split": comparison.context.get("split") or "unnamed",
         "basis": basis(comparison),
         "overall": [
@@ -202,10 +203,6 @@ def _number(estimate: Estimate) -> str:
     return f"{number(estimate)} {bounds}" if "," in bounds else number(estimate)
 
 
-def _dataset(comparison: Comparison) -> str:
-    return Path(str(comparison.context.get("dataset") or "an unnamed dataset")).name
-
-
 def _eval_results(comparison: Comparison, measured: Row) -> list[EvalResult]:
     """Entries of the `model-index`, with the intervals in their names."""
     titles = TITLES | {f"auroc/{name}": f"AUROC of {name}" for name in comparison.finding_names}
@@ -220,8 +217,8 @@ def _eval_results(comparison: Comparison, measured: Row) -> list[EvalResult]:
             EvalResult(
                 task_type="image-classification",
                 task_name="Chest radiograph classification",
-                dataset_type=re.sub(r"[^a-z0-9]+", "-", _dataset(comparison).lower()).strip("-") or "unnamed",
-                dataset_name=_dataset(comparison),
+                dataset_type=re.sub(r"[^a-z0-9]+", "-", dataset_name(comparison).lower()).strip("-") or "unnamed",
+                dataset_name=dataset_name(comparison),
                 dataset_split=str(comparison.context.get("split") or "unnamed"),
                 metric_type=_HUB_METRICS[family],
                 metric_name=f"{title} (95 % interval {bounds})" if " to " in bounds else title,
@@ -229,67 +226,6 @@ def _eval_results(comparison: Comparison, measured: Row) -> list[EvalResult]:
             )
         )
     return results
-
-
-def _limits(config: PreTrainedConfig, comparison: Comparison | None, measured: Row | None) -> list[str]:
-    """Limits that follow from what the model is and from what was, or was not, measured."""
-    size = config.image_size
-    limits = [
-        f"The model sees {size} x {size} pixels. Findings that are small on the original, such as nodules, thin "
-        "pneumothorax lines and fine fibrosis, may be lost in such an image.",
-        "Attention maps show where the class token looked. They do not localise or explain a disease.",
-    ]
-    if comparison is None or measured is None:
-        return [
-            *limits,
-            "No decision threshold comes with the model. Choose one on your own validation data, for the sensitivity "
-            "or specificity that you need; do not use 0.5 without checking.",
-            "Neither discrimination nor calibration was measured: the outputs are scores, not probabilities.",
-        ]
-    limits.append(_threshold_limit(comparison, measured))
-    if "calibration_error_global" in measured.metrics:
-        limits.append(
-            "Calibration was measured for the global task, at this test set's share of abnormal images. Where the "
-            "share differs, the outputs are off. Outputs for findings are scores, not probabilities."
-        )
-    else:
-        limits.append("Calibration was not measured: the outputs are scores, not probabilities.")
-    split = comparison.context.get("split") or "unnamed"
-    limits.append(
-        f"All numbers are for the {split} split of {_dataset(comparison)} only. The intervals are over its images and "
-        "say nothing about other hospitals."
-    )
-    runs = len(measured.runs)
-    if runs == 1:
-        limits.append("The numbers come from a single training run; another seed gives different ones.")
-    else:
-        limits.append(f"The numbers are means over {runs} training runs, of which this model is one.")
-    unknown = [name for name in config.local_labels if name not in comparison.class_counts]
-    for names, why in (
-        (comparison.single_class_labels, "Not measured, because the split has one class only"),
-        (comparison.unannotated_labels, "Not measured, because the split never annotated them"),
-        (unknown, "Not evaluated at all"),
-    ):
-        if names:
-            limits.append(f"{why}: {', '.join(name.removeprefix('global/') for name in names)}.")
-    return limits
-
-
-def _threshold_limit(comparison: Comparison, measured: Row) -> str:
-    if not measured.thresholds:
-        return (
-            "No decision threshold was measured. Choose one on your own validation data, for the sensitivity or "
-            "specificity that you need; do not use 0.5 without checking."
-        )
-    split = comparison.context.get("threshold_split", "validation")
-    values = ", ".join(
-        f"{label} {' / '.join(f'{run[label]:.3f}' for run in measured.thresholds if label in run)}"
-        for label in measured.thresholds[0]
-    )
-    return (
-        f"The decision thresholds behind the numbers above give 90 % specificity on the {split} split of "
-        f"{_dataset(comparison)}: {values}. Elsewhere, choose your own on your own validation data."
-    )
 
 
 def _cell(value: Any) -> str:
