@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .errors import MLCAKError
     from .image_processing_mlcak import MLCAKImageProcessor
     from .modeling_mlcak import MLCAKForCXRClassification, MLCAKOutput
-    from .prediction.predictor import Prediction, RadiographPredictor
+    from .prediction.predictor import RadiographPredictor
+    from .prediction.result import Prediction
     from .radiographs.file_search import find_radiographs
     from .radiographs.read import read_radiograph
     from .training.arguments import MLCAKTrainingArguments
@@ -52,7 +53,7 @@ _MODULES = {
     "MLCAKOutput": "modeling_mlcak",
     "MLCAKTrainer": "training.trainer",
     "MLCAKTrainingArguments": "training.arguments",
-    "Prediction": "prediction.predictor",
+    "Prediction": "prediction.result",
     "RadiographPredictor": "prediction.predictor",
     "find_radiographs": "radiographs.file_search",
     "load_vindr_cxr": "vindr_cxr.builder",

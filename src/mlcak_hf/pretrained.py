@@ -1,4 +1,4 @@
-"""Load trained models and their image processors; whatever is wrong with a folder is one sentence."""
+"""Load trained models and their image processors, with one-sentence errors."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from .configuration_mlcak import MLCAKConfig
 from .errors import MLCAKError, RecipeError
 from .image_processing_mlcak import MLCAKImageProcessor
 from .modeling_mlcak import MLCAKForCXRClassification
 
-_REMEDY = "Name a folder that train_teacher.py or distil_student.py wrote, or a Hub id of such a model."
-# What transformers, huggingface_hub and safetensors raise for a folder that is not what was asked for.
-_CANNOT_BE_LOADED = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
+_REMEDY = "Name a folder that train_teacher.py or distil_student.py wrote, or the Hub id of such a model."
+# What transformers, huggingface_hub and safetensors raise for a folder without what was asked for.
+_LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
 _REASON_CHARACTERS = 300
 
 
@@ -30,120 +30,144 @@ _REASON_CHARACTERS = 300
 def loading(
     source: str | PathLike[str], role: str = "model", remedy: str = _REMEDY, error: type[MLCAKError] = RecipeError
 ) -> Iterator[None]:
-    """Say in one sentence why what is loaded inside cannot be loaded.
+    """Turn the errors of other libraries inside the block into one sentence.
 
     Args:
-        source: the folder or Hub id.
-        role: what it was named as.
-        remedy: what to name instead.
-        error: what to raise.
+        source (`str` or `os.PathLike`):
+            The folder or Hub id that is loaded.
+        role (`str`, *optional*, defaults to `"model"`):
+            What it is loaded as, such as `"teacher"`.
+        remedy (`str`, *optional*):
+            What to do instead.
+        error (`type`, *optional*, defaults to [`RecipeError`]):
+            Class of the error to raise.
 
     Raises:
-        MLCAKError: of the class `error`, for whatever the libraries that load it raise; names source and remedy.
+        [`MLCAKError`]: Of the class `error`. It names the source and the remedy.
     """
     try:
         yield
     except MLCAKError:
         raise
-    except _CANNOT_BE_LOADED as cause:
-        # The first sentence says what is wrong; general advice follows it, often a page.
+    except _LOADING_ERRORS as cause:
+        # The first sentence says what is wrong; often a page of general advice follows.
         reason = textwrap.shorten(re.split(r"\.\s", str(cause))[0], _REASON_CHARACTERS, placeholder=" ...").rstrip(".")
         if not Path(source).exists():
-            on_hub = str(source).count("/") <= 1 and not Path(source).is_absolute()
-            reason = (
-                f"it is neither a folder nor was it found on the Hub ({reason})"
-                if on_hub
-                else "there is no such folder"
-            )
+            may_be_on_hub = str(source).count("/") <= 1 and not Path(source).is_absolute()
+            reason = f"it is neither a folder nor on the Hub ({reason})" if may_be_on_hub else "there is no such folder"
         raise error(f"The {role} {str(source)!r} cannot be loaded: {reason}. {remedy}") from cause
 
 
-def load_config(source: str | PathLike[str], role: str = "model", error: type[MLCAKError] = RecipeError) -> MLCAKConfig:
+def load_config(
+    source: str | PathLike[str], role: str = "model", error: type[MLCAKError] = RecipeError, **kwargs: Any
+) -> MLCAKConfig:
     """Load the config of an MLCAK model, without its weights.
 
     Args:
-        source: a folder or a Hub id.
-        role, error: as for `loading`.
-
-    Returns:
-        The config.
+        source (`str` or `os.PathLike`):
+            A folder or a Hub id.
+        role, error:
+            As in [`loading`].
+        kwargs:
+            Passed to `from_pretrained`, such as `revision`.
 
     Raises:
-        MLCAKError: of the class `error`, if it cannot be loaded or is of no MLCAK model.
+        [`MLCAKError`]: Of the class `error`, when it cannot be loaded or is not an MLCAK config.
     """
     with loading(source, role, error=error):
-        kind = AutoConfig.from_pretrained(source).model_type
-        if kind != MLCAKConfig.model_type:
-            raise ValueError(f"it is no MLCAK model: its model_type is {kind!r}, not {MLCAKConfig.model_type!r}")
-        return MLCAKConfig.from_pretrained(source)
+        if Path(source).is_dir() and not Path(source, "config.json").is_file():
+            raise FileNotFoundError("the folder has no config.json")
+        model_type = AutoConfig.from_pretrained(source, **kwargs).model_type
+        if model_type != MLCAKConfig.model_type:
+            raise ValueError(f"its model_type must be {MLCAKConfig.model_type!r}; got {model_type!r}")
+        return MLCAKConfig.from_pretrained(source, **kwargs)
 
 
 def load_model(
     source: str | PathLike[str], role: str = "model", error: type[MLCAKError] = RecipeError, **kwargs: Any
 ) -> MLCAKForCXRClassification:
-    """Load an MLCAK model.
+    """Load an MLCAK model, in evaluation mode.
 
     Args:
-        source: a folder or a Hub id.
-        role, error: as for `loading`.
-        kwargs: for `from_pretrained`.
-
-    Returns:
-        The model, in evaluation mode.
+        source, role, error, kwargs:
+            As in [`load_config`].
 
     Raises:
-        MLCAKError: of the class `error`, if it cannot be loaded or is no MLCAK model.
+        [`MLCAKError`]: Of the class `error`, when it cannot be loaded or is not an MLCAK model.
     """
-    load_config(source, role, error)
+    load_config(source, role, error, **{name: kwargs[name] for name in ("revision",) if name in kwargs})
     with loading(source, role, error=error):
         model: MLCAKForCXRClassification = MLCAKForCXRClassification.from_pretrained(source, **kwargs)
     return model
 
 
-def weight_files(source: str | PathLike[str]) -> list[Path]:
-    """Files of weights in a local folder: none for a model size, or a Hub id."""
-    return [path for kind in ("*.safetensors", "pytorch_model*.bin") for path in sorted(Path(source).glob(kind))]
-
-
-def weights_digest(source: str | PathLike[str]) -> str | None:
-    """Fingerprint of the weights in a local folder: SHA-256 of its files of weights; None without any."""
-    files = weight_files(source)
-    if not files:
-        return None
-    hashed = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                hashed.update(block)
-    return hashed.hexdigest()
-
-
 def load_processor(
-    source: str | PathLike[str], config: MLCAKConfig, role: str = "model", error: type[MLCAKError] = RecipeError
+    source: str | PathLike[str],
+    config: PreTrainedConfig,
+    role: str = "model",
+    error: type[MLCAKError] = RecipeError,
+    **kwargs: Any,
 ) -> MLCAKImageProcessor:
-    """Load the image processor that was saved with a model.
+    """Load the image processor that was saved with a model, and check that it fits.
 
     Args:
-        source: the model's folder or Hub id.
-        config: the model's.
-        role, error: as for `loading`.
-
-    Returns:
-        The processor: it makes what the model takes.
+        source, role, error, kwargs:
+            As in [`load_config`].
+        config ([`MLCAKConfig`]):
+            The model's config.
 
     Raises:
-        MLCAKError: of the class `error`, if there is none, or it makes images of another size or number of channels.
+        [`MLCAKError`]: Of the class `error`, when there is none, or [`check_processor`] refuses it.
     """
-    remedy = "Copy preprocessor_config.json from where the model was trained."
+    remedy = "Copy preprocessor_config.json from the folder that the model was trained in."
     with loading(source, f"image processor of the {role}", remedy, error):
         if Path(source).is_dir() and not any(Path(source).glob("*processor_config.json")):
             raise FileNotFoundError("the folder has no preprocessor_config.json")
-        processor: MLCAKImageProcessor = MLCAKImageProcessor.from_pretrained(source)
+        processor: MLCAKImageProcessor = MLCAKImageProcessor.from_pretrained(source, **kwargs)
+    check_processor(processor, config, f"{role} {str(source)!r}", error)
+    return processor
+
+
+def check_processor(
+    processor: MLCAKImageProcessor, config: PreTrainedConfig, model: str = "model", error: type[MLCAKError] = MLCAKError
+) -> None:
+    """Check that a processor makes images of the size and number of channels that a model takes.
+
+    Args:
+        processor ([`MLCAKImageProcessor`]):
+            The processor.
+        config ([`MLCAKConfig`]):
+            The model's config.
+        model (`str`, *optional*, defaults to `"model"`):
+            Name of the model in the error.
+        error (`type`, *optional*, defaults to [`MLCAKError`]):
+            Class of the error.
+
+    Raises:
+        [`MLCAKError`]: Of the class `error`, when they do not fit.
+    """
     made = (len(processor.image_mean), processor.size["height"], processor.size["width"])
     taken = (config.num_channels, config.image_size, config.image_size)
     if made != taken:
         raise error(
-            f"The image processor of the {role} {str(source)!r} makes images of (channels, height, width) = {made}, "
-            f"but its model takes {taken}: restore the preprocessor_config.json that was saved with the model."
+            f"The image processor of the {model} must make images of (channels, height, width) = {taken}; got {made}. "
+            "Restore the preprocessor_config.json that was saved with the model."
         )
-    return processor
+
+
+def weight_files(source: str | PathLike[str]) -> list[Path]:
+    """List the files of weights in a local folder."""
+    return [path for kind in ("*.safetensors", "pytorch_model*.bin") for path in sorted(Path(source).glob(kind))]
+
+
+def weights_digest(source: str | PathLike[str]) -> str | None:
+    """Return the SHA-256 of the weights in a local folder; `None` without any."""
+    files = weight_files(source)
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()

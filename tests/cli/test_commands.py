@@ -189,7 +189,7 @@ def test_pictures_that_seem_to_hold_12_bits_are_named_and_read_with_a_range(mlca
         (("predict", "no-model", "{phantoms}"), "no-model"),
         (("predict", "no-model", "{phantoms}/test", "--heatmaps", "{phantoms}/test"), "holds the radiograph"),
         (("predict", "no-model", "{phantoms}", "--output", "{phantoms}"), "is a folder"),
-        (("predict", "no-model", "{phantoms}", "--heatmaps", "{model}/config.json"), "config.json, which is a file"),
+        (("predict", "no-model", "{phantoms}", "--heatmaps", "{model}/config.json"), "config.json is a file"),
         (("predict", "no-model", "{phantoms}", "--output", "{model}/config.json/p.csv"), "config.json is a file"),
         (("predict", "no-model", "{phantoms}", "--heatmaps", "{model}/config.json/maps"), "config.json is a file"),
         (("predict", "{model}", "{phantoms}", "--device", "foo"), "device 'foo' cannot be used"),
@@ -308,3 +308,38 @@ def test_parts_of_a_dataset_are_prepared_and_merged(mlcak, phantoms, tmp_path):
         code, _, err = mlcak(*prepare, "--shard", wrong)
         assert code == 2
         assert wrong in err
+
+
+def test_the_format_follows_the_suffix_and_rows_name_the_model(mlcak, phantoms, model_folder, tmp_path):
+    assert mlcak("predict", model_folder, phantoms / "test", "--output", tmp_path / "p.csv", "--workers", 2)[0] == 0
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image_id"] for row in rows] == sorted(path.stem for path in (phantoms / "test").glob("*.dicom"))
+    assert {(row["model"], row["mlcak_version"], len(row["weights"])) for row in rows} == {("student", "0.1.0", 12)}
+    code, _, err = mlcak("predict", model_folder, phantoms / "test", "--output", tmp_path / "p.xlsx")
+    assert code == 2
+    assert "must be .csv, .json or .txt; got '.xlsx'" in err
+
+
+def test_one_missing_path_is_a_row_and_the_others_are_predicted(mlcak, phantoms, model_folder, tmp_path):
+    code, out, err = mlcak("predict", model_folder, "gone.dcm", phantoms / "test", "--format", "json")
+    assert code == 1
+    assert [row["error"] is None for row in json.loads(out)] == [False, True, True, True, True]
+    assert "5 found: 4 predicted, 1 unreadable." in err
+
+
+def test_another_range_of_grey_values_than_in_training_is_warned_of(mlcak, phantoms, model_folder):
+    code, _, err = mlcak("predict", model_folder, phantoms / "test", "--voi", "percentile")
+    assert code == 0
+    assert "Warning: the model was trained with --voi dicom, not percentile." in err
+
+
+def test_ctrl_c_says_what_is_done(mlcak, phantoms, model_folder, monkeypatch):
+    def interrupted(predictions, *_):
+        next(iter(predictions))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlcak_hf.prediction.tables.write_predictions", interrupted)
+    code, _, err = mlcak("predict", model_folder, phantoms / "test")
+    assert code == 130
+    assert "Stopped. 4 found: 1 predicted, 0 unreadable." in err

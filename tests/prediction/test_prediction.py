@@ -18,7 +18,8 @@ from mlcak_hf.errors import DatasetError, DicomError, MLCAKError
 from mlcak_hf.explanation.overlay import attention_over_radiograph, draw_heatmap, resize_for_display
 from mlcak_hf.image_processing_mlcak import area_resize, fit_to_square, map_boxes
 from mlcak_hf.prediction.outputs import OutputNames
-from mlcak_hf.prediction.predictor import Prediction, RadiographPredictor
+from mlcak_hf.prediction.predictor import RadiographPredictor
+from mlcak_hf.prediction.result import Prediction
 from mlcak_hf.prediction.tables import write_predictions
 from mlcak_hf.radiographs.file_search import find_radiographs
 from mlcak_hf.radiographs.read import read_radiograph
@@ -68,7 +69,7 @@ def test_twelve_bits_in_sixteen_are_refused_without_a_range_and_right_with_one(p
     Image.fromarray(values).save(tmp_path / "twelve.png")
     Image.fromarray(np.rint(values * (65535 / 4095)).astype(np.uint16)).save(tmp_path / "sixteen.png")
     (refused,) = predictor.predict([tmp_path / "twelve.png"])
-    assert refused.error.startswith("it is a 16-bit picture with no value above an eighth of its range")
+    assert refused.error.startswith("It is a 16-bit picture with no value above an eighth of its range")
     assert "--value-range 0 4095" in refused.error
     ranged = RadiographPredictor(predictor.model, predictor.processor, device="cpu", value_range=(0, 4095))
     ((twelve,), (sixteen,)) = ranged.predict([tmp_path / "twelve.png"]), predictor.predict([tmp_path / "sixteen.png"])
@@ -328,7 +329,7 @@ def test_from_pretrained(tmp_path: Path, radiographs: Path, predictor: Radiograp
 
 
 def test_from_pretrained_says_what_is_wrong(tmp_path: Path, predictor: RadiographPredictor) -> None:
-    with pytest.raises(MLCAKError, match=r"No config\.json"):
+    with pytest.raises(MLCAKError, match=r"has no config\.json"):
         RadiographPredictor.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     (tmp_path / "preprocessor_config.json").write_text("{}")
@@ -394,7 +395,7 @@ def test_table_shows_probabilities_highest_findings_and_failures() -> None:
     assert "a[red].png" in text
     assert "0.750" in text
     assert "Nodule/Mass 0.60, Cardiomegaly 0.10" in text
-    assert "not read: no.dcm: cut off" in text
+    assert "Not read: no.dcm: cut off" in text
 
 
 def test_table_names_a_common_folder_once() -> None:
@@ -450,12 +451,12 @@ def test_no_radiograph_is_written_over(tmp_path: Path, predictor: RadiographPred
         predictor.predict([picture], heatmaps_dir=tmp_path)
     with pytest.raises(MLCAKError, match=r"holds the radiograph a\.png"):
         list(predictor.stream(iter([picture]), heatmaps_dir=tmp_path))
-    with pytest.raises(MLCAKError, match="called like, a radiograph"):
+    with pytest.raises(MLCAKError, match="named like, a radiograph"):
         write_predictions(predictor.stream([picture]), "csv", picture)
     assert picture.read_bytes() == before
-    with pytest.raises(MLCAKError, match="is a folder: name a file"):
+    with pytest.raises(MLCAKError, match=r"is a folder\. Name a file"):
         write_predictions(predictor.predict([picture]), "csv", tmp_path)
-    with pytest.raises(MLCAKError, match="which is a file: name a folder"):
+    with pytest.raises(MLCAKError, match=r"is a file\. Name a folder"):
         predictor.predict([picture], heatmaps_dir=picture)
     (made,) = predictor.predict([picture], heatmaps_dir=tmp_path / "maps")
     assert made.heatmap == tmp_path / "maps" / "a.png"
@@ -481,7 +482,7 @@ def test_no_radiograph_is_written_over_by_another_name(tmp_path: Path, predictor
 
     (tmp_path / "hard.csv").hardlink_to(first)
     for output, name in ((bare, "IM0001"), (tmp_path / "hard.csv", r"hard\.csv")):
-        with pytest.raises(MLCAKError, match=rf"{name} is, or is called like"):
+        with pytest.raises(MLCAKError, match=rf"{name} is, or is named like"):
             write_predictions(predictor.stream(iter([last, bare, first]), batch_size=1), "csv", output)
         assert output.read_bytes() == before
     assert not list(tmp_path.rglob(".*")), "no partial file stays"

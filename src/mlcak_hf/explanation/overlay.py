@@ -4,6 +4,8 @@ The attention of a patch belongs to a square of the *reduced* image, which was p
 way back is [`~mlcak_hf.image_processing_mlcak.map_boxes`], the same mapping that boxes take.
 """
 
+from __future__ import annotations
+
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps

@@ -1,5 +1,7 @@
 """Names of the files made from predictions, and checks that they can be written."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,70 +15,74 @@ def check_outputs(
     output: str | os.PathLike[str] | None = None,
     heatmaps_dir: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Refuse to write over a radiograph, or to where nothing can be written.
+    """Check that the outputs can be written and that none overwrites a radiograph.
 
     Args:
-        radiographs: The files that are read.
-        output: File for the predictions.
-        heatmaps_dir: Folder for the heatmaps.
+        radiographs (`Iterable`):
+            The files that are read.
+        output (`str` or `os.PathLike`, *optional*):
+            File for the predictions.
+        heatmaps_dir (`str` or `os.PathLike`, *optional*):
+            Folder for the heatmaps.
 
     Raises:
-        MLCAKError: If `output` is one of the radiographs, is called like one, or is a folder, `heatmaps_dir` holds one
-            of them or is a file, or either cannot be made where it is to lie.
+        [`MLCAKError`]: When `output` is a radiograph, has the suffix of one, or is a folder, `heatmaps_dir` holds a
+            radiograph or is a file, or either cannot be written.
     """
     files = _identities(radiographs)
     if output is not None:
         if Path(output).suffix.lower() in RADIOGRAPH_SUFFIXES or files.keys() & _identities([output]).keys():
             raise MLCAKError(
-                f"The output {output} is, or is called like, a radiograph: name another file, such as predictions.csv."
+                f"The output {output} is, or is named like, a radiograph. Name another file, such as predictions.csv."
             )
         if Path(output).is_dir():
             raise MLCAKError(
-                f"The output {output} is a folder: name a file, such as {Path(output) / 'predictions.csv'}."
+                f"The output {output} is a folder. Name a file, such as {Path(output) / 'predictions.csv'}."
             )
         _check_can_be_written(Path(output).parent, f"The output {output}")
     if heatmaps_dir is not None:
         if Path(heatmaps_dir).is_file():
-            raise MLCAKError(f"Heatmaps cannot be written to {heatmaps_dir}, which is a file: name a folder.")
+            raise MLCAKError(f"The heatmap folder {heatmaps_dir} is a file. Name a folder.")
         there = _identities(Path(heatmaps_dir).iterdir() if Path(heatmaps_dir).is_dir() else ())
         inside = next((there[identity] for identity in there if identity in files), None)
         if inside is not None:
             raise MLCAKError(
-                f"The heatmaps' folder {heatmaps_dir} holds the radiograph {inside.name}, which a heatmap could "
-                "overwrite: name another folder."
+                f"The heatmap folder {heatmaps_dir} holds the radiograph {inside.name}, which a heatmap could "
+                "overwrite. Name another folder."
             )
-        _check_can_be_written(Path(heatmaps_dir), f"The heatmaps' folder {heatmaps_dir}")
+        _check_can_be_written(Path(heatmaps_dir), f"The heatmap folder {heatmaps_dir}")
 
 
 def _check_can_be_written(folder: Path, what: str) -> None:
-    """Look whether a folder is, or could be made, where files can be written."""
     there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), folder)
     if not (there.is_dir() and os.access(there, os.W_OK)):
-        problem = "cannot be written to" if there.is_dir() else "is a file"
-        raise MLCAKError(f"{what} cannot be made, because {there} {problem}: name another place.")
+        problem = "is read-only" if there.is_dir() else "is a file"
+        raise MLCAKError(f"{what} cannot be written, because {there} {problem}. Name another place.")
 
 
 def _identities(paths: Iterable[str | os.PathLike[str]]) -> dict[tuple[int, int], Path]:
-    """The files that exist, by device and number: one file has many names where links or a blind case lead to it."""
+    """The existing files by device and inode: links, or a file system that ignores case, give one file many names."""
     found = {}
     for path in map(Path, paths):
         try:
             status = path.stat()
         except OSError:
-            continue  # What is not there cannot be overwritten; reading it says so.
+            continue  # A missing file cannot be overwritten; reading it reports the error.
         found[status.st_dev, status.st_ino] = path
     return found
 
 
 class OutputNames:
-    """Names for the files made from radiographs: the input's stem, told apart by a number where two inputs share it.
+    """Unique names for the files made from radiographs: the stem of the input, with a number where two share it.
 
-    Only the file name is used, never a DICOM tag, so that no name can carry what the header says of the patient. Names
-    are compared without case, because some file systems do not tell `A.png` from `a.png`.
+    Only the file name is used, never a DICOM tag, so that no name can carry patient data from the header. Names are
+    compared without case, because some file systems do not distinguish `A.png` from `a.png`.
 
     Args:
-        folder: Folder that the files are written to.
-        suffix: Their suffix, with its dot.
+        folder (`str` or `os.PathLike`):
+            Folder of the files.
+        suffix (`str`):
+            Their suffix, with its dot.
     """
 
     def __init__(self, folder: str | os.PathLike[str], suffix: str) -> None:
@@ -85,7 +91,7 @@ class OutputNames:
         self._used: set[str] = set()
 
     def next(self, file: Path) -> Path:
-        """Return the path for the file made from `file`: `stem.png`, then `stem-2.png`, `stem-3.png` and so on."""
+        """Return the path for the file made from `file`: `stem.png`, then `stem-2.png`, `stem-3.png`, ..."""
         name = file.stem
         count = 1
         while name.casefold() in self._used:

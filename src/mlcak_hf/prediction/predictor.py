@@ -1,88 +1,73 @@
-"""A trained model with its processor, applied to radiograph files batch by batch."""
+"""A trained model with its image processor, applied to radiograph files batch by batch."""
+
+from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sized
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from ..errors import DicomError, MLCAKError
+from .. import __version__
+from ..errors import MLCAKError
+from ..explanation.class_token import class_token_attention
 from ..explanation.overlay import draw_heatmap, resize_for_display
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification, MLCAKOutput
-from ..pretrained import loading
+from ..pretrained import check_processor, load_model, load_processor, weights_digest
 from ..probabilities import probabilities
 from ..radiographs.grey_values import ValueRange, Voi, check_value_range
-from ..radiographs.read import read_with_facts
+from ..radiographs.read import Fit
+from ..training.record import TRAINING_FILE, TrainingRecord
 from .outputs import OutputNames, check_outputs
+from .reading import ReadFile, ReadOptions, read_files
+from .result import Prediction
 
-
-@dataclass
-class Prediction:
-    """What the model says of one file, or why the file could not be read.
-
-    Attributes:
-        file: The radiograph.
-        probabilities: Probability of each global label; they sum to 1 for a single-label model. Empty on an error.
-        findings: Probability of each local finding; empty for a model without a local head.
-        attention: The class token's row of the MLCAK map over the patches, of shape `(rows, columns)`; its sum is the
-            share of attention that goes to patches and not to the prefix tokens. None unless asked for.
-        heatmap: The picture that was written, if one was asked for.
-        error: Why the file could not be read; None if it was.
-    """
-
-    file: Path
-    probabilities: dict[str, float] = field(default_factory=dict)
-    findings: dict[str, float] = field(default_factory=dict)
-    attention: npt.NDArray[np.float32] | None = None
-    heatmap: Path | None = None
-    error: str | None = None
-
-
-@dataclass
-class _Read:
-    """A file of the batch in hand: its pixels for the model and, for a heatmap, a small picture of it."""
-
-    file: Path
-    pixel_values: npt.NDArray[np.float32] | None = None
-    original_size: tuple[int, int] = (0, 0)
-    picture: npt.NDArray[np.float32] | None = None
-    error: str | None = None
+# zlib level of the heatmaps: half the time of the default for a tenth more bytes.
+_PNG_COMPRESSION = 2
 
 
 class RadiographPredictor:
     """Predicts global labels and local findings for radiograph files (DICOM, PNG, JPEG).
 
-    Files are read by [`mlcak_hf.read_radiograph`] at their full depth and with the intensity rule (`voi`) that the
-    processor was saved with, then reduced by the processor to the model's size.
+    Files are read at the model's resolution, like [`read_radiograph`] with `size_px`, and with the range of grey values
+    (`voi`) that the processor was saved with.
 
     Args:
-        model: A classifier; it is put on `device` and into evaluation mode.
-        processor: The processor it was trained with.
-        device: Where to run, such as `"cpu"` or `"cuda:1"`; the first GPU if there is one, by default.
-        value_range: For PNG and JPEG files: the stored values that are black and white, such as (0, 4095) for 12 bits
-            in a file of 16. Without it, a 16-bit picture that keeps to an eighth of its range is refused.
+        model ([`MLCAKForCXRClassification`]):
+            The model. It is moved to `device` and set to evaluation mode.
+        processor ([`MLCAKImageProcessor`]):
+            The processor it was trained with.
+        device (`str` or `torch.device`, *optional*):
+            Where to run, such as `"cpu"` or `"cuda:1"`. Defaults to the first GPU, or to the CPU without one.
+        value_range (`tuple[float, float]`, *optional*):
+            For PNG and JPEG files: the stored values that are black and white, such as (0, 4095) for 12 bits in 16.
+            Without it, a 16-bit picture that uses at most an eighth of its range is refused.
+        voi (`str`, *optional*):
+            Range of grey values, as in [`read_radiograph`]. Defaults to the processor's.
 
     Raises:
-        MLCAKError: If the processor makes images of another size or channel count than the model takes, or the device
-            cannot be used.
+        [`MLCAKError`]: When the processor does not fit the model, or the device cannot be used.
 
     Example:
 
     ```python
-    >>> from mlcak_hf.prediction import RadiographPredictor, find_radiographs
+    >>> from mlcak_hf import RadiographPredictor, find_radiographs
     >>> predictor = RadiographPredictor.from_pretrained("demo/student-mlcak")
     >>> for prediction in predictor.stream(find_radiographs("demo/phantoms/test"), heatmaps_dir="demo/heatmaps"):
-    ...     print(prediction.file.name, prediction.probabilities["Abnormal"])
+    ...     print(prediction.image_id, prediction.probabilities["Abnormal"])
     ```
     """
+
+    #: Name of the model, and digest of its weights or its commit on the Hub, if [`from_pretrained`] loaded it.
+    model_name: str | None = None
+    weights: str | None = None
+    #: Findings that the model never saw in training.
+    unlearned_findings: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -90,16 +75,11 @@ class RadiographPredictor:
         processor: MLCAKImageProcessor,
         device: str | torch.device | None = None,
         value_range: ValueRange | None = None,
+        voi: Voi | None = None,
     ) -> None:
-        check_value_range(value_range)
-        config = model.config
-        made = (len(processor.image_mean), processor.size["height"], processor.size["width"])
-        taken = (config.num_channels, config.image_size, config.image_size)
-        if made != taken:
-            raise MLCAKError(
-                f"The processor makes images of (channels, height, width) = {made}, the model takes {taken}. "
-                "Load the processor that was saved with the model."
-            )
+        if value_range is not None:
+            check_value_range(value_range)
+        check_processor(processor, model.config)
         self.model = model
         try:
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -108,10 +88,11 @@ class RadiographPredictor:
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise MLCAKError(
                 f"The device {str(device)!r} cannot be used ({str(error).splitlines()[0]}). Name another, such as cpu, "
-                "or none for the best there is."
+                "or none for the best available."
             ) from error
         self.processor = processor
         self.value_range = value_range
+        self.voi = voi or cast(Voi, processor.voi)
 
     @classmethod
     def from_pretrained(
@@ -120,34 +101,38 @@ class RadiographPredictor:
         device: str | torch.device | None = None,
         revision: str = "main",
         value_range: ValueRange | None = None,
-    ) -> "RadiographPredictor":
+        voi: Voi | None = None,
+    ) -> RadiographPredictor:
         """Load a model and its processor from a folder or from the Hub.
 
         Args:
-            path_or_id: Folder that `save_pretrained` wrote, or a repository's name on the Hub.
-            device: Where to run; the first GPU if there is one, by default.
-            revision: Branch, tag or commit on the Hub.
-            value_range: For PNG and JPEG files, as in the class.
+            path_or_id (`str` or `os.PathLike`):
+                Folder of a trained model, or its Hub id.
+            device (`str` or `torch.device`, *optional*):
+                As in the class.
+            revision (`str`, *optional*, defaults to `"main"`):
+                Branch, tag or commit on the Hub.
+            value_range (`tuple[float, float]`, *optional*):
+                As in the class.
+            voi (`str`, *optional*):
+                As in the class.
 
         Raises:
-            MLCAKError: If there is no such folder or repository, or it holds no whole model, or one of another type.
+            [`MLCAKError`]: When there is no such folder or repository, or it does not hold a complete MLCAK model.
         """
         source = str(path_or_id)
-        if Path(source).is_dir():
-            for name in ("config.json", "preprocessor_config.json"):
-                if not Path(source, name).is_file():
-                    raise MLCAKError(f"No {name} in {source}: name the folder that the trained model was saved to.")
-        remedy = "Name the folder of a teacher or student that was trained with this package, or its Hub id."
-        with loading(source, remedy=remedy, error=MLCAKError):
-            settings, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
-            if settings.get("model_type") != "mlcak":
-                raise MLCAKError(
-                    f"{source} holds a model of type {settings.get('model_type')!r}, expected 'mlcak'. "
-                    "Name the folder of a teacher or student that was trained with this package."
-                )
-            model = MLCAKForCXRClassification.from_pretrained(source, revision=revision)
-            processor = MLCAKImageProcessor.from_pretrained(source, revision=revision)
-        return cls(model, processor, device, value_range)
+        model = load_model(source, error=MLCAKError, revision=revision)
+        processor = load_processor(source, model.config, error=MLCAKError, revision=revision)
+        predictor = cls(model, processor, device, value_range, voi)
+        predictor.model_name = Path(source).resolve().name if Path(source).is_dir() else source
+        predictor.weights = weights_digest(source) or getattr(model.config, "_commit_hash", None)
+        predictor.unlearned_findings = unlearned_findings(source)
+        return predictor
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Name of the model, version of this package and digest of the weights, for a table of predictions."""
+        return {"model": self.model_name or "", "mlcak_version": __version__, "weights": (self.weights or "")[:12]}
 
     def predict(
         self,
@@ -156,9 +141,10 @@ class RadiographPredictor:
         attention: bool = False,
         heatmaps_dir: str | os.PathLike[str] | None = None,
         progress: bool = False,
+        workers: int = 1,
     ) -> list[Prediction]:
-        """Predict all files and return the predictions as a list; see [`RadiographPredictor.stream`]."""
-        return list(self.stream(files, batch_size, attention, heatmaps_dir, progress))
+        """Predict all files and return a list; see [`RadiographPredictor.stream`]."""
+        return list(self.stream(files, batch_size, attention, heatmaps_dir, progress, workers))
 
     def stream(
         self,
@@ -167,27 +153,36 @@ class RadiographPredictor:
         attention: bool = False,
         heatmaps_dir: str | os.PathLike[str] | None = None,
         progress: bool = False,
+        workers: int = 1,
     ) -> Iterator[Prediction]:
-        """Predict files in batches, in their order, holding one batch in memory at a time.
+        """Predict files in batches and in their order, holding one batch in memory at a time.
 
-        A file that cannot be read gives a prediction with `error`; the others go on.
+        A file that cannot be read gives a prediction with `error`; the others are not affected.
 
         Args:
-            files: Radiographs, as [`find_radiographs`] lists them.
-            batch_size: Files per forward pass.
-            attention: Whether to give the class token's attention over the patches with each prediction.
-            heatmaps_dir: Folder to write a heatmap PNG per file into; made if it is missing. Then all of `files` are
+            files (`Iterable`):
+                Radiographs, as [`find_radiographs`] lists them. With `heatmaps_dir` or several workers, all of them are
                 listed before the first is read.
-            progress: Whether to show a progress bar on standard error.
+            batch_size (`int`, *optional*, defaults to 16):
+                Files per forward pass.
+            attention (`bool`, *optional*, defaults to `False`):
+                Whether to return the class token's attention over the patches.
+            heatmaps_dir (`str` or `os.PathLike`, *optional*):
+                Folder for a heatmap of each file, as PNG. It is made if it is missing.
+            progress (`bool`, *optional*, defaults to `False`):
+                Whether to show a progress bar on standard error.
+            workers (`int`, *optional*, defaults to 1):
+                Number of processes that read files while the model runs. 1 reads in this process.
 
         Yields:
-            One prediction per file.
+            [`Prediction`]: One per file.
 
         Raises:
-            MLCAKError: If `batch_size` is below 1, or `heatmaps_dir` holds one of the files: it could be overwritten.
+            [`MLCAKError`]: When `batch_size` or `workers` is below 1, or `heatmaps_dir` holds one of the files.
         """
-        if batch_size < 1:
-            raise MLCAKError(f"batch_size must be at least 1, got {batch_size}.")
+        for name, value in (("batch_size", batch_size), ("workers", workers)):
+            if value < 1:
+                raise MLCAKError(f"{name} must be at least 1; got {value}.")
         names = None
         if heatmaps_dir is not None:
             # All names at once: the heatmap of an early file could overwrite a later one.
@@ -196,87 +191,72 @@ class RadiographPredictor:
             Path(heatmaps_dir).mkdir(parents=True, exist_ok=True)
             names = OutputNames(heatmaps_dir, ".png")
         total = len(files) if isinstance(files, Sized) else None
-        waiting = iter(files)
+        read = read_files(map(Path, files), self._read_options(with_picture=names is not None), workers)
         with logging.tqdm(total=total, desc="Predicting", unit="file", disable=not progress) as bar:
-            while batch := [Path(file) for file in islice(waiting, batch_size)]:
+            while batch := list(islice(read, batch_size)):
                 predictions = self._predict_batch(batch, attention, names)
                 bar.update(len(batch))
                 yield from predictions
 
-    def _predict_batch(self, files: list[Path], attention: bool, names: OutputNames | None) -> list[Prediction]:
-        batch = [self._read(file, with_picture=names is not None) for file in files]
-        readable = [read for read in batch if read.pixel_values is not None]
-        described: Iterator[Prediction] = iter(())
+    def _read_options(self, with_picture: bool) -> ReadOptions:
+        processor = self.processor
+        size_px = processor.size["height"] if processor.lowres is None else processor.lowres
+        return ReadOptions(size_px, cast(Fit, processor.fit), self.voi, self.value_range, with_picture)
+
+    def _predict_batch(self, batch: Sequence[ReadFile], attention: bool, names: OutputNames | None) -> list[Prediction]:
+        predictions = [Prediction(read.file, error=read.error) for read in batch]
+        readable = [(read, made) for read, made in zip(batch, predictions, strict=True) if read.square is not None]
         if readable:
-            pixel_values = torch.from_numpy(np.stack([r.pixel_values for r in readable if r.pixel_values is not None]))
-            described = self._describe(readable, pixel_values, attention or names is not None)
-        predictions = [
-            next(described) if read.pixel_values is not None else Prediction(read.file, error=read.error)
-            for read in batch
-        ]
+            squares = np.stack([read.square for read, _ in readable if read.square is not None])
+            # `reduce`, not `__call__`: values are in [0, 1] already, whatever range the processor expects of others.
+            pixel_values = torch.from_numpy(self.processor.reduce(squares))
+            self._run_model(pixel_values, [made for _, made in readable], attention or names is not None)
         if names is not None:
-            for read, prediction in zip(batch, predictions, strict=True):
-                if read.picture is not None and prediction.attention is not None:
-                    prediction.heatmap = self._draw(read, prediction, names.next(read.file))
+            for read, prediction in readable:
+                prediction.heatmap = self._draw(read, prediction, names.next(read.file))
         return predictions
 
-    def _read(self, file: Path, with_picture: bool) -> _Read:
-        try:
-            radiograph = read_with_facts(file, voi=cast(Voi, self.processor.voi), value_range=self.value_range)
-            if radiograph.underfilled:
-                raise DicomError(
-                    "it is a 16-bit picture with no value above an eighth of its range; say what its values reach from "
-                    "and to, 0 and 4095 for 12 bits: value_range=(0, 4095) (--value-range 0 4095)"
-                )
-        except (MLCAKError, OSError) as error:
-            # The reader's message begins with the file, which stands beside it in every form of output.
-            return _Read(file, error=str(error).removeprefix(f"{file}: ").removeprefix(f"{file.name}: "))
-        size = (radiograph.original_height, radiograph.original_width)
-        # `reduce`, not `__call__`: the radiograph is in [0, 1] already, whatever range the processor expects of others.
-        pixel_values = self.processor.reduce(radiograph.pixels[None])[0]
-        return _Read(file, pixel_values, size, resize_for_display(radiograph.pixels) if with_picture else None)
-
     @torch.inference_mode()
-    def _describe(self, batch: list[_Read], pixel_values: torch.Tensor, attention: bool) -> Iterator[Prediction]:
+    def _run_model(self, pixel_values: torch.Tensor, predictions: list[Prediction], attention: bool) -> None:
         output: MLCAKOutput = self.model(
             pixel_values=pixel_values.to(self.device, self.model.dtype), output_attentions=attention
         )
         config = self.model.config
         assert output.logits is not None
-        scores = probabilities(output.logits.float().cpu(), str(config.problem_type))
-        labels = config.global_labels
-        findings = None if output.local_logits is None else probabilities(output.local_logits.float().cpu())
-        maps = None
+        rows = probabilities(output.logits.float().cpu(), str(config.problem_type)).tolist()
+        for prediction, values in zip(predictions, rows, strict=True):
+            prediction.probabilities = dict(zip(config.global_labels, values, strict=True))
+        if output.local_logits is not None:
+            rows = probabilities(output.local_logits.float().cpu()).tolist()
+            for prediction, values in zip(predictions, rows, strict=True):
+                prediction.findings = {
+                    name: float("nan") if name in self.unlearned_findings else value
+                    for name, value in zip(config.local_labels, values, strict=True)
+                }
         if attention and output.mlcak is not None:
-            over_patches = output.mlcak[:, 0, self.model.num_prefix_tokens :].float()
-            maps = over_patches.reshape(-1, *self.model.grid_size).cpu().numpy()
-        return iter(
-            [
-                Prediction(
-                    file=read.file,
-                    probabilities=_by_name(labels, scores[row]),
-                    findings={} if findings is None else _by_name(config.local_labels, findings[row]),
-                    attention=None if maps is None else maps[row],
-                )
-                for row, read in enumerate(batch)
-            ]
-        )
+            rows_of_class_token = output.mlcak[:, :1].float().cpu().numpy()
+            maps = class_token_attention(rows_of_class_token, self.model.num_prefix_tokens, self.model.grid_size)
+            for prediction, over_patches in zip(predictions, maps.astype(np.float32), strict=True):
+                prediction.attention = over_patches
 
-    def _draw(self, read: _Read, prediction: Prediction, path: Path) -> Path:
+    def _draw(self, read: ReadFile, prediction: Prediction, path: Path) -> Path:
         assert read.picture is not None
         assert prediction.attention is not None
         highest = max(prediction.probabilities, key=lambda label: prediction.probabilities[label])
         picture = draw_heatmap(
-            read.picture,
+            resize_for_display(read.picture),
             prediction.attention,
             original_size=read.original_size,
             model_size_px=self.model.config.image_size,
             fit=self.processor.fit,
             caption=f"{highest} {prediction.probabilities[highest]:.2f}",
         )
-        picture.save(path)
+        picture.save(path, compress_level=_PNG_COMPRESSION)
         return path
 
 
-def _by_name(names: Iterable[str], values: npt.NDArray[np.float64]) -> dict[str, float]:
-    return dict(zip(names, map(float, values), strict=True))
+def unlearned_findings(folder: str | os.PathLike[str]) -> frozenset[str]:
+    """Findings without a positive image in the training record of a model's folder; none without a record."""
+    if not Path(folder, TRAINING_FILE).is_file():
+        return frozenset()
+    return TrainingRecord.load(folder).unlearned_findings

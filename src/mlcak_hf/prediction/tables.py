@@ -1,9 +1,12 @@
 """Predictions as a table for people, CSV for spreadsheets, or JSON for programs."""
 
+from __future__ import annotations
+
 import csv
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -14,39 +17,74 @@ from rich.text import Text
 
 from ..errors import MLCAKError
 from .outputs import check_outputs
-from .predictor import Prediction
+from .result import Prediction
 
 _FORMATS = ("table", "csv", "json")
+_FORMAT_OF_SUFFIX = {".txt": "table", ".csv": "csv", ".json": "json"}
 _HIGHEST_FINDINGS = 3
+
+
+def choose_format(table_format: str | None = None, output: str | os.PathLike[str] | None = None) -> str:
+    """Return the format to write: the given one, or the one that the output's suffix names.
+
+    Args:
+        table_format (`str`, *optional*):
+            `"table"`, `"csv"` or `"json"`.
+        output (`str` or `os.PathLike`, *optional*):
+            The file to write. Without it the format is `"table"` by default.
+
+    Raises:
+        [`MLCAKError`]: When the format is unknown, or neither given nor named by the suffix.
+    """
+    if table_format is not None:
+        if table_format not in _FORMATS:
+            raise MLCAKError(f"The format must be 'table', 'csv' or 'json'; got {table_format!r}.")
+        return table_format
+    if output is None:
+        return "table"
+    suffix = Path(output).suffix.lower()
+    if suffix not in _FORMAT_OF_SUFFIX:
+        raise MLCAKError(
+            f"The suffix of the output {output} must be .csv, .json or .txt; got {suffix!r}. Rename it, or choose a "
+            "format (--format csv)."
+        )
+    return _FORMAT_OF_SUFFIX[suffix]
 
 
 def write_predictions(
     predictions: Iterable[Prediction],
-    table_format: str = "table",
+    table_format: str | None = None,
     output: str | os.PathLike[str] | None = None,
     console: Console | None = None,
+    provenance: Mapping[str, str] | None = None,
 ) -> int:
     """Write predictions to a file or to the terminal.
 
-    CSV and JSON are written as the predictions arrive, so that a long run needs no more memory than a short one. CSV
-    has the columns `file`, `global/<label>` and `finding/<name>` with probabilities, `heatmap` and `error`; JSON is a
-    list of objects with the same content. The table shows each global label and the three highest findings.
+    CSV and JSON are written as the predictions arrive, so that memory does not grow with the number of files. CSV has
+    the columns `file`, `image_id`, `global/<label>` and `finding/<name>` with probabilities, `heatmap`, `error`, and
+    those of `provenance`; JSON is a list of objects with the same content. The table shows each global label and the
+    three highest findings. A finding that the model never saw in training is left empty.
 
     Args:
-        predictions: What `RadiographPredictor.stream` or `predict` gave, failures included.
-        table_format: `"table"`, `"csv"` or `"json"`.
-        output: File to write, made with its folder; the console's stream by default. One that is there is replaced
-            only when all is written.
-        console: Where to write without `output`; standard output by default.
+        predictions (`Iterable` of [`Prediction`]):
+            The predictions, failures included.
+        table_format (`str`, *optional*):
+            `"table"`, `"csv"` or `"json"`. Defaults to the format of the output's suffix, see [`choose_format`].
+        output (`str` or `os.PathLike`, *optional*):
+            File to write, made with its folder. An existing one is replaced only when all is written. Defaults to the
+            console.
+        console (`Console`, *optional*):
+            Where to write without `output`. Defaults to standard output.
+        provenance (`Mapping[str, str]`, *optional*):
+            Further columns with the same value in each row, such as the model and its version.
 
     Returns:
-        The number of files that could not be read.
+        `int`: the number of files that could not be read.
 
     Raises:
-        MLCAKError: If the format is none of the three, or `output` is or may be a radiograph, or a folder.
+        [`MLCAKError`]: When the format is unknown, or `output` is or may be a radiograph, or is a folder.
     """
-    if table_format not in _FORMATS:
-        raise MLCAKError(f"Unknown format {table_format!r}: expected one of {', '.join(_FORMATS)}.")
+    chosen = choose_format(table_format, output)
     check_outputs([prediction.file for prediction in predictions] if isinstance(predictions, Sequence) else (), output)
     failed = 0
 
@@ -59,12 +97,14 @@ def write_predictions(
 
     with ExitStack() as stack:
         if output is not None:
-            console = Console(file=stack.enter_context(_opened(Path(output))), width=160)
-        console = console or Console()
-        if table_format == "csv":
-            _write_csv(counted(), console.file)
-        elif table_format == "json":
-            _write_json(counted(), console.file)
+            stream = stack.enter_context(_opened(Path(output)))
+            console = Console(file=stream, width=120)
+        elif console is None:
+            console = Console()
+        if chosen == "csv":
+            _write_csv(counted(), console.file, provenance or {})
+        elif chosen == "json":
+            _write_json(counted(), console.file, provenance or {})
         else:
             _print_table(list(counted()), console)
     return failed
@@ -72,7 +112,7 @@ def write_predictions(
 
 @contextmanager
 def _opened(output: Path) -> Iterator[IO[str]]:
-    """A file to write, made with its folder; one that is there keeps its content until the new one is whole.
+    """Open a file to write, with its folder. An existing file keeps its content until the new one is complete.
 
     Which radiographs a stream reads is known only at its end, and the file could be one of them.
     """
@@ -109,19 +149,20 @@ def _print_table(predictions: list[Prediction], console: Console) -> None:
             file = os.path.relpath(prediction.file, folder) if folder else str(prediction.file)
             cells = [file, *(f"{prediction.probabilities[label]:.3f}" for label in labels)]
             if has_findings:
-                highest = sorted(prediction.findings.items(), key=lambda item: -item[1])[:_HIGHEST_FINDINGS]
+                learned = {name: value for name, value in prediction.findings.items() if not math.isnan(value)}
+                highest = sorted(learned.items(), key=lambda item: -item[1])[:_HIGHEST_FINDINGS]
                 cells.append(", ".join(f"{name} {probability:.2f}" for name, probability in highest))
             if has_heatmaps:
                 cells.append(prediction.heatmap.name if prediction.heatmap else "")
-            table.add_row(*map(Text, cells))  # Text: a file name with brackets is no markup.
+            table.add_row(*map(Text, cells))  # Text: brackets in a file name are not markup.
         console.print(table)
     for prediction in predictions:
         if prediction.error is not None:
-            console.print(Text(f"not read: {prediction.file}: {prediction.error}", style="red"))
+            console.print(Text(f"Not read: {prediction.file}: {prediction.error}", style="red"))
 
 
 def _common_folder(predictions: list[Prediction]) -> str:
-    """The folder that all files share, named once above the table instead of in every row; empty if there is none."""
+    """The folder that all files share, shown once above the table; empty if there is none."""
     try:
         folder = os.path.commonpath([prediction.file.parent for prediction in predictions])
     except ValueError:  # Relative paths beside absolute ones.
@@ -129,11 +170,11 @@ def _common_folder(predictions: list[Prediction]) -> str:
     return "" if folder in (os.curdir, os.sep) else folder
 
 
-def _write_csv(predictions: Iterable[Prediction], file: IO[str]) -> None:
+def _write_csv(predictions: Iterable[Prediction], file: IO[str], provenance: Mapping[str, str]) -> None:
     writer: csv.DictWriter[str] | None = None
-    waiting: list[dict[str, Any]] = []  # Failures ahead of the first success, which tells the columns.
+    waiting: list[dict[str, Any]] = []  # Failures before the first success, which defines the columns.
     for prediction in predictions:
-        waiting.append(_csv_row(prediction))
+        waiting.append(_csv_row(prediction, provenance))
         if prediction.error is not None and writer is None:
             continue
         if writer is None:
@@ -142,35 +183,42 @@ def _write_csv(predictions: Iterable[Prediction], file: IO[str]) -> None:
         writer.writerows(waiting)
         waiting.clear()
     if writer is None:
-        writer = csv.DictWriter(file, ["file", "heatmap", "error"], restval="")
+        writer = csv.DictWriter(file, ["file", "image_id", "heatmap", "error", *provenance], restval="")
         writer.writeheader()
         writer.writerows(waiting)
 
 
-def _csv_row(prediction: Prediction) -> dict[str, Any]:
+def _csv_row(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
     return {
         "file": str(prediction.file),
+        "image_id": prediction.image_id,
         **{f"global/{label}": f"{value:.6g}" for label, value in prediction.probabilities.items()},
-        **{f"finding/{name}": f"{value:.6g}" for name, value in prediction.findings.items()},
+        **{
+            f"finding/{name}": "" if math.isnan(value) else f"{value:.6g}"
+            for name, value in prediction.findings.items()
+        },
         "heatmap": str(prediction.heatmap or ""),
         "error": prediction.error or "",
+        **provenance,
     }
 
 
-def _write_json(predictions: Iterable[Prediction], file: IO[str]) -> None:
+def _write_json(predictions: Iterable[Prediction], file: IO[str], provenance: Mapping[str, str]) -> None:
     separator = "[\n"
     for prediction in predictions:
-        file.write(separator + json.dumps(_json_object(prediction), ensure_ascii=False))
+        file.write(separator + json.dumps(_json_object(prediction, provenance), ensure_ascii=False))
         separator = ",\n"
     file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
-def _json_object(prediction: Prediction) -> dict[str, Any]:
+def _json_object(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
     return {
         "file": str(prediction.file),
+        "image_id": prediction.image_id,
         "probabilities": prediction.probabilities,
-        "findings": prediction.findings,
+        "findings": {name: None if math.isnan(value) else value for name, value in prediction.findings.items()},
         "attention": None if prediction.attention is None else prediction.attention.tolist(),
         "heatmap": None if prediction.heatmap is None else str(prediction.heatmap),
         "error": prediction.error,
+        **provenance,
     }

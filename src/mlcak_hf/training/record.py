@@ -158,6 +158,12 @@ class TrainingRecord:
         return rows
 
     @property
+    def unlearned_findings(self) -> frozenset[str]:
+        """Findings without a positive image in the training data."""
+        local = self.content["train"].get("local", {})
+        return frozenset(name for name, (positives, _) in local.items() if not positives)
+
+    @property
     def limits(self) -> tuple[str, ...]:
         """Sentences about what the training data lacked."""
         local = self.content["train"].get("local", {})
