@@ -132,13 +132,13 @@ def plain_processor(side: int) -> MLCAKImageProcessor:
 
 def measure_views(sizes: Sizes, rows: Dataset, folder: str) -> None:
     """Parts 1 and 2."""
-    canvases = decode_once(rows, plain_processor(28), folder=folder)
+    decoded_images = decode_once(rows, plain_processor(28), folder=folder)
     stored = [as_png(rows[i]["image"].convert("L")) for i in range(len(rows))]
     parameters = ViewParameters()
     views = [parameters.draw(0, 0, index) for index in range(len(rows))]
     sides = (*SIDES, TEACHER)
     off: dict[str, list[float]] = {way: [0.0] * len(sides) for way in ("usual", "bilinear", "definition")}
-    for image, png, view in zip((canvases[i] for i in range(sizes.compared)), stored, views, strict=False):
+    for image, png, view in zip((decoded_images[i] for i in range(sizes.compared)), stored, views, strict=False):
         here = view_pixels(image, view, sides)
         usual = [the_usual_way(png, view, side) for side in sides]
         for bilinear in (True, False):
@@ -147,7 +147,9 @@ def measure_views(sizes: Sizes, rows: Dataset, folder: str) -> None:
                 for place, side in enumerate(sides):
                     deviation = 255 * float(np.abs(made[place] - averages(points, side)).max())
                     off[way][place] = max(off[way][place], deviation)
-    print(f"{len(rows)} images of {canvases[0].shape[0]} px, batches of 64, one thread; {sizes.compared} compared")
+    print(
+        f"{len(rows)} images of {decoded_images[0].shape[0]} px, batches of 64, one thread; {sizes.compared} compared"
+    )
     print("largest deviation        " + "".join(f"{side:5d} px     " for side in sides))
     for way, title in (
         ("usual", "as usual, from bilinear"),
@@ -166,7 +168,7 @@ def measure_views(sizes: Sizes, rows: Dataset, folder: str) -> None:
 
         def ours(collator: MLCAKCollator = collator, batches: list[range] = batches) -> None:
             for batch in batches:
-                collator([{"canvas": canvases[i], "index": i} for i in batch])
+                collator([{"decoded": decoded_images[i], "index": i} for i in batch])
 
         seconds: dict[str, list[float]] = {"usual": [], "here": []}
         for _ in range(sizes.rounds):

@@ -71,9 +71,9 @@ def test_images_of_several_shapes_keep_their_places():
             assert torch.equal(together[name][number], alone[name][0]), (number, name)
 
 
-def test_a_large_image_is_reduced_to_the_canvas_before_its_view():
+def test_a_large_image_is_reduced_before_its_view():
     (row,) = rows(1, (300, 200))
-    view = MLCAKCollator(processor(16), views=ViewParameters.none(), canvas_px=60)([row])["pixel_values"]
+    view = MLCAKCollator(processor(16), views=ViewParameters.none(), max_px=60)([row])["pixel_values"]
     exact = processor(16)(row["image"], return_tensors="pt")["pixel_values"]
     assert not torch.equal(view, exact)
     torch.testing.assert_close(view, exact, atol=0.2, rtol=0)

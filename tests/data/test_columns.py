@@ -1,5 +1,7 @@
 """Columns of many kinds of datasets -> the same targets; splits by patient; and what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Sequence, Value
@@ -227,7 +229,7 @@ def test_a_split_that_cannot_be_made_is_refused():
     rows = dataset(label=[0, 1], patient=["p", "p"])
     with pytest.raises(DatasetError, match="between 0 and 1"):
         split_validation(rows, NO_FINDINGS, 1.0)
-    with pytest.raises(DatasetError, match="1 group"):
+    with pytest.raises(DatasetError, match="have 1"):
         split_validation(rows, DatasetColumns(findings=None, group="patient"), 0.5)
 
 
@@ -241,11 +243,35 @@ def test_a_parquet_file_with_images_as_bytes_is_opened(tmp_path):
     assert splits["train"][0]["image"].size == (8, 8)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_text_labels_and_relative_paths_in_a_file_are_read(tmp_path, suffix):
+    rows = [{"image": f"{i}.png", "label": label} for i, label in enumerate(["pneumonia", "normal", "normal"])]
+    for row in rows:
+        PICTURE.save(tmp_path / row["image"])
+    if suffix == "csv":
+        text = "image,label\n" + "".join(f"{row['image']},{row['label']}\n" for row in rows)
+    else:
+        text = json.dumps(rows)
+    (tmp_path / f"rows.{suffix}").write_text(text)
+    opened = open_dataset(tmp_path / f"rows.{suffix}")["train"]
+    assert opened[0]["image"].size == (8, 8)
+    assert global_label_names(opened, NO_FINDINGS) == ["normal", "pneumonia"]
+    assert encoded(opened, NO_FINDINGS, labels=("normal", "pneumonia"), findings=())["labels"].tolist() == [1, 0, 0]
+
+
+def test_rows_without_a_patient_are_each_a_group_of_their_own():
+    rows = dataset(label=[0] * 40, patient=["p", "p", *[None] * 19, *[""] * 19], number=list(range(40)))
+    columns = DatasetColumns(findings=None, group="patient")
+    _, validation = split_validation(rows, columns, 0.5)
+    assert len(validation) == pytest.approx(20, abs=1)
+    assert len({0, 1} & set(validation["number"])) in (0, 2)
+
+
 def test_a_source_that_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(DatasetError, match=r"no dataset at .*nowhere"):
         open_dataset(tmp_path / "nowhere")
     (tmp_path / "rows.txt").write_text("x")
-    with pytest.raises(DatasetError, match=r"rows\.txt is none of"):
+    with pytest.raises(DatasetError, match=r"rows\.txt must be one of"):
         open_dataset(tmp_path / "rows.txt")
     dataset(label=[0]).rename_column("image", "picture").to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(DatasetError, match="no image column 'image'"):

@@ -16,7 +16,7 @@ from datasets import Dataset, Features, Image, Value
 from torch.utils.data import DataLoader
 
 from mlcak_hf import MLCAKConfig, MLCAKImageProcessor
-from mlcak_hf.data import decoded_images as canvases_module
+from mlcak_hf.data import decoded_images as decoded_images_module
 from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.columns import DatasetColumns, Targets
 from mlcak_hf.data.decoded_images import decode_once
@@ -47,28 +47,28 @@ def dataset_of(images: list) -> Dataset:
     return Dataset.from_dict(columns, features=features)
 
 
-def radiographs(rows: Dataset, canvases=None) -> RadiographDataset:
+def radiographs(rows: Dataset, decoded_images=None) -> RadiographDataset:
     backbone = {"model_type": "vit", "image_size": 28, "patch_size": 4, "num_channels": 1}
     columns = DatasetColumns(findings=None, image_id="image_id")
     targets = Targets(MLCAKConfig(backbone_config=backbone, local_labels=[]), rows, columns)
-    return RadiographDataset(rows, targets, canvases)
+    return RadiographDataset(rows, targets, decoded_images)
 
 
 @pytest.mark.parametrize("kind", ["8 bits", "16 bits", "not square", "colour", "large"])
 @pytest.mark.parametrize("fit", ["pad", "squash"])
-def test_a_view_of_a_canvas_is_the_view_of_its_image(tmp_path, kind, fit):
+def test_a_view_of_a_decoded_image_is_the_view_of_its_image(tmp_path, kind, fit):
     rows = dataset_of([stored(kind, seed) for seed in range(3)])
-    canvases = decode_once(rows, processor(fit=fit), folder=tmp_path)
+    decoded_images = decode_once(rows, processor(fit=fit), folder=tmp_path)
     collator = MLCAKCollator(processor(28, fit=fit), processor(56, fit=fit), ViewParameters(), seed=4)
-    slow, quick = radiographs(rows), radiographs(rows, canvases)
+    slow, quick = radiographs(rows), radiographs(rows, decoded_images)
     expected, batch = (collator([rows_of[i] for i in range(3)]) for rows_of in (slow, quick))
-    assert canvases.exact == (kind in ("8 bits", "16 bits") or (kind, fit) == ("not square", "pad"))
+    assert decoded_images.exact == (kind in ("8 bits", "16 bits") or (kind, fit) == ("not square", "pad"))
     for name in ("pixel_values", "teacher_pixel_values"):
-        if canvases.exact:
+        if decoded_images.exact:
             assert torch.equal(batch[name], expected[name])
         # Rounded to 16 bits; the processor's deviation is 0.25.
         torch.testing.assert_close(batch[name], expected[name], rtol=0, atol=1e-4)
-    if canvases.exact:
+    if decoded_images.exact:
         evaluation = collator.for_evaluation()
         exact, again = (evaluation([rows_of[i] for i in range(3)])["pixel_values"] for rows_of in (slow, quick))
         assert torch.equal(exact, again)
@@ -76,19 +76,19 @@ def test_a_view_of_a_canvas_is_the_view_of_its_image(tmp_path, kind, fit):
 
 def test_images_of_several_sizes_and_depths_lie_side_by_side(tmp_path):
     images = [stored("16 bits", 1), stored("8 bits", 2), stored("large", 3)]
-    canvases = decode_once(dataset_of(images), processor(), folder=tmp_path)
-    assert [(canvases[i].shape, canvases[i].dtype.name) for i in range(3)] == [
+    decoded_images = decode_once(dataset_of(images), processor(), folder=tmp_path)
+    assert [(decoded_images[i].shape, decoded_images[i].dtype.name) for i in range(3)] == [
         ((64, 64), "uint16"), ((64, 64), "uint8"), ((256, 256), "uint16"),
     ]  # fmt: skip
-    assert np.array_equal(canvases[1], np.asarray(images[1]))
-    assert len(canvases) == 3
+    assert np.array_equal(decoded_images[1], np.asarray(images[1]))
+    assert len(decoded_images) == 3
 
 
 def test_a_second_run_decodes_nothing_and_another_dataset_is_another_file(tmp_path, monkeypatch):
     rows = dataset_of([stored("8 bits", seed) for seed in range(4)])
     decode_once(rows, processor(), folder=tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(canvases_module, "make_canvas", None)
+        patch.setattr(decoded_images_module, "to_square", None)
         again = decode_once(rows, processor(56), folder=tmp_path)
     assert np.array_equal(again[3], np.asarray(stored("8 bits", 3)))
     for other_rows, other_processor in [
@@ -108,7 +108,7 @@ def test_what_was_not_finished_is_not_there(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(canvases_module, "_append", full_disk)
+        patch.setattr(decoded_images_module, "_append", full_disk)
         with pytest.raises(DatasetError, match=r"No space left.*decode_once=false"):
             decode_once(rows, processor(), folder=tmp_path)
     assert not list(tmp_path.iterdir())
@@ -124,10 +124,10 @@ def test_what_a_killed_process_left_is_removed_and_what_others_write_is_not(tmp_
 import os, signal, sys
 from datasets import load_from_disk
 from mlcak_hf import MLCAKImageProcessor
-from mlcak_hf.data import canvases
-canvases._append = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+from mlcak_hf.data import decoded_images
+decoded_images._append = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 processor = MLCAKImageProcessor(size={{"height": 28, "width": 28}})
-canvases.decode_once(load_from_disk({str(tmp_path / "rows")!r}), processor, folder={str(tmp_path / "cache")!r})
+decoded_images.decode_once(load_from_disk({str(tmp_path / "rows")!r}), processor, folder={str(tmp_path / "cache")!r})
 """
     killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -144,7 +144,7 @@ canvases.decode_once(load_from_disk({str(tmp_path / "rows")!r}), processor, fold
         shutil.copytree(left, folder)
     assert decode_once(rows, processor(), folder=tmp_path / "cache").folder.name == target
     assert set((tmp_path / "cache").iterdir()) == {left.with_name(target), *kept}
-    monkeypatch.setattr(canvases_module, "_ABANDONED_AFTER_S", -1)  # a day later
+    monkeypatch.setattr(decoded_images_module, "_ABANDONED_AFTER_S", -1)  # a day later
     decode_once(rows, processor(), folder=tmp_path / "cache")
     assert set((tmp_path / "cache").iterdir()) == {left.with_name(target), kept[3]}
 
@@ -156,26 +156,26 @@ def test_bad_rows_and_files_are_named(tmp_path):
     with pytest.raises(DatasetError, match="row 1 cannot be decoded"):
         decode_once(dataset_of([stored("8 bits", 0), broken]), processor(), folder=tmp_path)
     rows = dataset_of([stored("8 bits", seed) for seed in range(2)])
-    canvases = decode_once(rows, processor(), folder=tmp_path)
+    decoded_images = decode_once(rows, processor(), folder=tmp_path)
     with pytest.raises(DatasetError, match="2 decoded images for 1 rows"):
-        radiographs(rows.select([0]), canvases)
-    pixels = canvases.folder / "pixels.bin"
+        radiographs(rows.select([0]), decoded_images)
+    pixels = decoded_images.folder / "pixels.bin"
     pixels.write_bytes(pixels.read_bytes()[:-1])
-    assert canvases[0].shape == (64, 64)
-    with pytest.raises(DatasetError, match="cut short"):
-        canvases[1]
+    assert decoded_images[0].shape == (64, 64)
+    with pytest.raises(DatasetError, match="is truncated"):
+        decoded_images[1]
 
 
 def test_processes_read_the_same_file(tmp_path):
     rows = dataset_of([stored("8 bits", seed) for seed in range(8)])
-    canvases = decode_once(rows, processor(), folder=tmp_path)
-    assert np.array_equal(pickle.loads(pickle.dumps(canvases))[7], canvases[7])
+    decoded_images = decode_once(rows, processor(), folder=tmp_path)
+    assert np.array_equal(pickle.loads(pickle.dumps(decoded_images))[7], decoded_images[7])
     collator = MLCAKCollator(processor(28), processor(56), ViewParameters(), seed=4)
     batches = [
         torch.cat([batch["pixel_values"] for batch in loader])
         for loader in (
             DataLoader(radiographs(rows), batch_size=8, collate_fn=collator),
-            DataLoader(radiographs(rows, canvases), batch_size=3, num_workers=2, collate_fn=collator),
+            DataLoader(radiographs(rows, decoded_images), batch_size=3, num_workers=2, collate_fn=collator),
         )
     ]
     assert torch.equal(*batches)
@@ -187,13 +187,13 @@ def test_a_row_knows_its_images_name():
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("8 bits", (True, True)), ("large", (True, False))])
-def test_training_reads_canvases_and_evaluation_only_exact_ones(tmp_path, monkeypatch, kind, kept):
+def test_training_reads_decoded_images_and_evaluation_only_exact_ones(tmp_path, monkeypatch, kind, kept):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     rows = dataset_of([stored(kind, seed) for seed in range(3)])
     backbone = {"model_type": "vit", "image_size": 28, "patch_size": 4, "num_channels": 1}
     config = MLCAKConfig(backbone_config=backbone, local_labels=[])
     data = TrainingData(rows, rows.select([1]), DatasetColumns(findings=None, image_id="image_id"), {}, {})
     opened = data.radiographs(config, processor(), DataArguments("drawn"))
-    assert tuple(dataset.canvases is not None for dataset in opened) == kept
+    assert tuple(dataset.decoded_images is not None for dataset in opened) == kept
     off = data.radiographs(config, processor(), DataArguments("drawn", decode_once=False))
-    assert all(dataset.canvases is None for dataset in off)
+    assert all(dataset.decoded_images is None for dataset in off)

@@ -15,27 +15,33 @@ from ..errors import DatasetError, LabelError
 if TYPE_CHECKING:
     from ..configuration_mlcak import MLCAKConfig
 
-#: Entries of a list of findings that say that there is none.
+#: Entries of a list of findings that mean "no finding".
 NO_FINDING = frozenset({"", "no finding", "no findings", "normal"})
-#: Global labels where the dataset names none: of the numbers 0 and 1, or by whether there is any finding.
+#: Names of the labels 0 and 1 if the dataset does not name them.
 DERIVED_LABELS = ["Normal", "Abnormal"]
 _MISSING = -1.0
 
 
 @dataclass(frozen=True)
 class DatasetColumns:
-    """Which column holds what.
+    """
+    Which column holds what. `None` or `"none"` means that there is no such column.
 
     Args:
-        image: images.
-        label: global label: ClassLabel, name, integer, boolean, or the probability of label 1; for a multi-label head a
-            struct of numbers or a list of names. None: abnormal where any finding is present.
-        findings: local findings: a struct of numbers by name (1 present, 0 absent, -1 missing), a list of names, or a
-            list of ClassLabel ids. None: there are none.
-        group: patient (or other group) that a split must keep together; None: every image is its own.
-        image_id: name of the image; None: its place in the dataset.
-        unlabelled: whether label and findings may both be None: then all labels are missing (-1), as is every finding
-            of a model where the dataset has no findings. A teacher needs no labels.
+        image (`str`, *optional*, defaults to `"image"`):
+            Images.
+        label (`str`, *optional*, defaults to `"label"`):
+            Global label: a ClassLabel, name, integer, boolean, or the probability of label 1; for a multi-label head a
+            struct of numbers or a list of names. `None`: abnormal if any finding is present.
+        findings (`str`, *optional*, defaults to `"findings"`):
+            Local findings: a struct of numbers by name (1 present, 0 absent, -1 missing), a list of names, or a list of
+            ClassLabel ids.
+        group (`str`, *optional*):
+            Patient, or another group that a split must keep together.
+        image_id (`str`, *optional*):
+            Name of the image.
+        unlabelled (`bool`, *optional*, defaults to `False`):
+            Whether label and findings may both be `None`, as a teacher needs no labels. They are then missing (-1).
     """
 
     image: str = "image"
@@ -46,47 +52,50 @@ class DatasetColumns:
     unlabelled: bool = False
 
     def __post_init__(self) -> None:
-        # "none" is how a command line or a recipe says that there is no such column.
+        # Command lines and recipes write "none".
         for name in ("label", "findings", "group", "image_id"):
             if str(getattr(self, name)).lower() in ("none", ""):
                 object.__setattr__(self, name, None)
 
     def check(self, dataset: Dataset) -> None:
-        """Check that the columns exist.
+        """
+        Check that the columns exist.
 
         Raises:
-            DatasetError: if one is missing, with what the dataset has, or if neither label nor findings are named where
-                labels are needed.
+            [`DatasetError`]: If a column is missing, or if neither label nor findings are named and labels are needed.
         """
         for role in ("image", "label", "findings", "group", "image_id"):
             name = getattr(self, role)
             if name is not None and name not in dataset.column_names:
-                remedy = "" if role == "image" else ' or "none" if there is none'
+                remedy = "" if role == "image" else ', or "none" if there is none'
                 raise DatasetError(
                     f"The dataset has no column {name!r} for the {role}; it has {dataset.column_names}. "
                     f"Name the {role} column{remedy}."
                 )
         if self.label is None and self.findings is None and not self.unlabelled:
             raise DatasetError(
-                "A dataset needs a label column or a findings column; both are none. Only with a teacher (alpha, beta "
-                "or gamma above 0) can a student be trained without labels."
+                "A dataset must have a label column or a findings column; both are none. Name one, or train a student "
+                "without labels by a teacher (alpha, beta or gamma above 0)."
             )
 
 
 def global_label_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
-    """Names of the global labels, in the order of their ids.
+    """
+    Names of the global labels, in the order of their ids.
 
     Args:
-        dataset: the training rows.
-        columns: which column holds what.
+        dataset (`Dataset`):
+            The training rows.
+        columns ([`DatasetColumns`]):
+            Which column holds what.
 
     Returns:
-        The ClassLabel's names; the sorted names of a column of strings; `["Normal", "Abnormal"]` for numbers 0 and 1,
-        for probabilities, and where abnormal follows from the findings; the fields of a struct.
+        `list[str]`: The names of a ClassLabel; the sorted texts of a text column; the fields of a struct; and
+        `["Normal", "Abnormal"]` for 0 and 1, for probabilities, and if abnormal is derived from the findings.
 
     Raises:
-        DatasetError: if the column is missing or of no usable kind.
-        LabelError: if fewer than two labels occur.
+        [`DatasetError`]: If the column is missing or has an unsupported type.
+        [`LabelError`]: If there are fewer than two labels.
     """
     columns.check(dataset)
     if columns.label is None:
@@ -97,19 +106,19 @@ def global_label_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
     else:
         labels = dataset.select_columns([columns.label]).unique(columns.label)
         values = [value for value in labels if value is not None and value != ""]
-        if feature.dtype == "string":
+        if _is_text(feature):
             names = sorted(values)
         elif "int" in feature.dtype and max(values, default=0) > 1:
             names = [str(i) for i in range(max(values) + 1)]
         else:
             names = list(DERIVED_LABELS)
     if len(names) < 2:
-        raise LabelError(f"The label column {columns.label!r} has fewer than two labels: {names}.")
+        raise LabelError(f"The label column {columns.label!r} must hold at least two labels; got {names}.")
     return names
 
 
 def has_several_labels(dataset: Dataset, columns: DatasetColumns) -> bool:
-    """Whether the label column holds several labels per image (a struct or a list), which needs a multi-label head."""
+    """Whether the label column holds several labels per image (a struct or a list), for a multi-label head."""
     if columns.label is None:
         return False
     feature = dataset.features[columns.label]
@@ -117,18 +126,21 @@ def has_several_labels(dataset: Dataset, columns: DatasetColumns) -> bool:
 
 
 def finding_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
-    """Names of the local findings that a dataset knows.
+    """
+    Names of the local findings of a dataset.
 
     Args:
-        dataset: the training rows.
-        columns: which column holds what.
+        dataset (`Dataset`):
+            The training rows.
+        columns ([`DatasetColumns`]):
+            Which column holds what.
 
     Returns:
-        The struct's fields or the ClassLabel's names in their order, or the sorted names in a list of names, without
-        entries such as "No finding"; empty without findings.
+        `list[str]`: The fields of a struct or the names of a ClassLabel in their order, or the sorted names in a list
+        of names; entries such as "No finding" are left out. Empty without findings.
 
     Raises:
-        DatasetError: if the column is missing or of no usable kind.
+        [`DatasetError`]: If the column is missing or has an unsupported type.
     """
     columns.check(dataset)
     if columns.findings is None:
@@ -137,23 +149,27 @@ def finding_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
 
 
 def is_annotated(value: Any, name: str) -> bool:
-    """Whether a row's findings say yes or no to a finding: a list always does, a struct unless it holds -1 or none."""
+    """Whether a row says if a finding is present: a list always does, a struct unless it holds -1 or nothing."""
     if isinstance(value, Mapping):
         return _share(value.get(name)) >= 0
     return value is not None
 
 
 class Targets:
-    """Rows of a dataset -> the labels that a model's forward takes.
+    """
+    Make the labels that a model's `forward` takes from the rows of a dataset.
 
     Args:
-        config: the model's: its names decide the order.
-        dataset: the training rows; what their columns are decides how every later row is read.
-        columns: which column holds what.
+        config ([`MLCAKConfig`]):
+            Configuration of the model; its names determine the order.
+        dataset (`Dataset`):
+            The training rows; the types of their columns determine how every later row is read.
+        columns ([`DatasetColumns`]):
+            Which column holds what.
 
     Raises:
-        DatasetError: if a column is missing or of no usable kind.
-        LabelError: if the dataset has a global label that the model does not have, or none of the model's findings.
+        [`DatasetError`]: If a column is missing or has an unsupported type.
+        [`LabelError`]: If the dataset has none of the model's findings, or labels of another kind than its head.
     """
 
     def __init__(self, config: MLCAKConfig, dataset: Dataset, columns: DatasetColumns) -> None:
@@ -186,20 +202,22 @@ class Targets:
             )
 
     def labels(self, row: Mapping[str, Any]) -> np.ndarray:
-        """Global label of a row.
+        """
+        Global label of a row.
 
         Returns:
-            int64 of shape `()`, -1 missing; float32 of shape `(num_labels,)` for probabilities and multi-label heads.
+            `np.ndarray`: int64 of shape `()`, -1 if missing; or float32 of shape `(num_labels,)` for probabilities and
+            multi-label heads.
 
         Raises:
-            LabelError: if the row has a label that the model does not have.
+            [`LabelError`]: If the model does not have the label.
         """
         if self.multi_label:
             value = None if self.columns.label is None else row[self.columns.label]
             return _several(value, self.label_names, self._label_ids or ())
         if self.columns.label is None:
             findings = None if self.columns.findings is None else row[self.columns.findings]
-            # A teacher may have been trained for other labels, of which the findings say nothing.
+            # A teacher may know other labels, which cannot be derived from the findings.
             known = self.label_names == DERIVED_LABELS
             return np.asarray(self._abnormal(findings) if known else -1, dtype=np.int64)
         value = row[self.columns.label]
@@ -209,26 +227,31 @@ class Targets:
         return np.asarray(self._label_id(value), dtype=np.int64)
 
     def local_labels(self, row: Mapping[str, Any]) -> np.ndarray:
-        """Local findings of a row.
+        """
+        Local findings of a row.
 
         Returns:
-            float32 of shape `(num_local_labels,)` in [0, 1], -1 missing; a finding that the dataset never names is
-            missing, not absent.
+            `np.ndarray` of shape `(num_local_labels,)`: float32 in [0, 1], or -1 if missing. A finding that the dataset
+            never names is missing, not absent.
         """
         value = row[self.columns.findings] if self.columns.findings is not None else None
         return _several(value, self.finding_names, self._finding_ids)
 
     def encode(self, dataset: Dataset) -> dict[str, np.ndarray]:
-        """Targets of all rows, without decoding an image.
+        """
+        Targets of all rows, made without decoding an image.
 
         Args:
-            dataset: rows with the columns of the training rows.
+            dataset (`Dataset`):
+                Rows with the columns of the training rows.
 
         Returns:
-            `labels` of shape `(n,)` or `(n, num_labels)` and, if the model has findings, `local_labels` `(n, F)`.
+            `dict[str, np.ndarray]`: `labels` of shape `(n,)` or `(n, num_labels)` and, if the model has findings,
+            `local_labels` of shape `(n, num_local_labels)`.
 
         Raises:
-            DatasetError, LabelError: as above, with the row's number.
+            [`DatasetError`]: If a column is missing.
+            [`LabelError`]: If the model does not have a row's label; the row is named.
         """
         self.columns.check(dataset)
         named = [name for name in (self.columns.label, self.columns.findings) if name is not None]
@@ -263,7 +286,7 @@ class Targets:
         return self.label_names.index(name)
 
     def _abnormal(self, value: Any) -> int:
-        """1 with any finding of the row (the model's or not), 0 with none, -1 where nothing was annotated."""
+        """1 if the row has any finding (the model's or not), 0 if none, -1 if nothing was annotated."""
         if value is None:
             return -1
         if isinstance(value, Mapping):
@@ -273,16 +296,16 @@ class Targets:
 
 
 def _share(value: Any) -> float:
-    """A number in [0, 1]; -1 where it is missing (None, not a number, negative)."""
+    """Return a number in [0, 1], or -1 if it is missing (None, NaN or negative)."""
     if value is None or value != value or value < 0:
         return _MISSING
     if value > 1:
-        raise LabelError(f"A label must lie in [0, 1], or be -1 or empty where it is missing; got {value}.")
+        raise LabelError(f"A label must lie in [0, 1], or be -1 or empty if it is missing; got {value}.")
     return float(value)
 
 
 def _several(value: Any, names: Sequence[str], known: Sequence[str]) -> np.ndarray:
-    """Vector of several labels from a struct of numbers, or from a list of names or of ids into `known`."""
+    """Return a vector of labels from a struct of numbers, or from a list of names or of indices into `known`."""
     if value is None:
         return np.full(len(names), _MISSING, np.float32)
     if isinstance(value, Mapping):
@@ -292,21 +315,26 @@ def _several(value: Any, names: Sequence[str], known: Sequence[str]) -> np.ndarr
 
 
 def _names_in(dataset: Dataset, column: str) -> list[str]:
-    """Names that a column of several labels, or of ClassLabel ids, speaks of."""
+    """Names in a column of several labels or of ClassLabel ids."""
     feature = dataset.features[column]
     if isinstance(feature, dict):
         return list(feature)
     element = _element(feature)
     if isinstance(element, ClassLabel):
         return list(element.names)
-    if element is feature or getattr(element, "dtype", None) != "string":
+    if element is feature or not _is_text(element):
         raise DatasetError(f"The column {column!r} must be a struct of numbers or a list of names; it is {feature}.")
     lists = dataset.select_columns([column]).with_format(None)[column]
     return sorted({name for row in lists for name in row or () if name is not None})
 
 
+def _is_text(feature: Any) -> bool:
+    # Columns of a CSV file are "large_string".
+    return str(getattr(feature, "dtype", "")).endswith("string")
+
+
 def _element(feature: Any) -> Any:
-    """What a list holds; the feature itself where it is no list."""
+    """Type of a list's entries, or the feature itself if it is not a list."""
     if isinstance(feature, list):
         return feature[0]
     return getattr(feature, "feature", feature)

@@ -1,4 +1,4 @@
-"""Canvases: stored radiographs decoded once, from which every epoch and every run makes its views."""
+"""DecodedImages: stored radiographs decoded once, from which every epoch and every run makes its views."""
 
 from __future__ import annotations
 
@@ -21,51 +21,58 @@ from ..image_processing_mlcak import MLCAKImageProcessor, area_resize, fit_to_sq
 
 logger = logging.get_logger(__name__)
 
-#: Side to which larger images are reduced before a view is made of them; stored datasets keep it.
-CANVAS_PX = 256
+#: Larger images are reduced to this side before a view is made of them. Prepared datasets store this size.
+MAX_DECODED_PX = 256
 _FORMAT = 1
 _PIXELS, _INDEX, _ABOUT = "pixels.bin", "index.npy", "about.json"
 _UNFINISHED = "-unfinished-"
 _ABANDONED_AFTER_S = 24 * 3600
 
 
-def make_canvas(image: Any, processor: MLCAKImageProcessor, canvas_px: int = CANVAS_PX) -> np.ndarray:
-    """Turn an image into the square that views are made of.
+def to_square(image: Any, processor: MLCAKImageProcessor, max_px: int = MAX_DECODED_PX) -> np.ndarray:
+    """
+    Turn an image into the square that views are made of.
 
     Args:
-        image: PIL image or array, as `to_unit_range` takes it.
-        processor: says what a square is (`fit`) and which values are black and white (`value_range`).
-        canvas_px: a larger image is reduced by area to this side.
+        image (`PIL.Image.Image` or `np.ndarray`):
+            Any image that [`to_unit_range`] accepts.
+        processor ([`MLCAKImageProcessor`]):
+            Its `fit` and `value_range` are used.
+        max_px (`int`, *optional*, defaults to 256):
+            Larger images are area-reduced to this side, in pixels.
 
     Returns:
-        float32 of shape `(S, S)` in [0, 1], with S at most `canvas_px`.
+        `np.ndarray` of shape `(S, S)`: float32 in [0, 1], with `S <= max_px`.
 
     Raises:
-        ValueError: if the image's values have no defined range.
+        ValueError: If the range of the image's values is not defined.
     """
-    canvas = fit_to_square(to_unit_range(image, processor.value_range), processor.fit)
-    side = min(max(canvas.shape), canvas_px)
-    return canvas if canvas.shape == (side, side) else area_resize(canvas, side, side)
+    square = fit_to_square(to_unit_range(image, processor.value_range), processor.fit)
+    side = min(max(square.shape), max_px)
+    return square if square.shape == (side, side) else area_resize(square, side, side)
 
 
-class Canvases:
-    """Canvases in a file, in the order of their dataset. Made by [`decode_once`].
+class DecodedImages:
+    """
+    The decoded images of a dataset, in the order of its rows. Made by [`decode_once`].
 
-    They are read from the file, not mapped into memory: the memory of the process stays flat, the operating system
-    keeps what it has room for, and worker processes and runs share that.
+    Every image is read from the file when it is asked for. The file is not memory-mapped, so the memory of the process
+    stays flat, and the operating system's page cache is shared by worker processes and runs.
 
     Args:
-        folder: where `decode_once` wrote them.
+        folder (`str` or `Path`):
+            Folder that `decode_once` wrote.
 
     Attributes:
-        exact: whether every image was stored as a grey square of 8 or 16 bits no larger than the canvas, so that
-            nothing was reduced or rounded and a model's evaluation may read them too.
+        exact (`bool`):
+            Whether every image was a grey square of 8 or 16 bits, no larger than `max_px`: then nothing was reduced or
+            rounded, and evaluation may use the decoded images too.
 
     Example:
 
     ```python
-    >>> canvases = decode_once(dataset, MLCAKImageProcessor())  # doctest: +SKIP
-    >>> canvases[0].shape, canvases[0].dtype  # doctest: +SKIP
+    >>> images = decode_once(dataset, MLCAKImageProcessor())  # doctest: +SKIP
+    >>> images[0].shape, images[0].dtype  # doctest: +SKIP
     ((256, 256), dtype('uint8'))
     ```
     """
@@ -73,29 +80,37 @@ class Canvases:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.exact = bool(json.loads((self.folder / _ABOUT).read_text(encoding="utf-8"))["exact"])
-        # Per canvas: offset in the file, side, bytes per pixel.
+        # Per image: offset in the file, side, bytes per pixel.
         self._index = np.load(self.folder / _INDEX)
 
     def __len__(self) -> int:
-        """Return the number of canvases."""
+        """Return the number of images."""
         return len(self._index)
 
     def __getitem__(self, position: int) -> np.ndarray:
-        """Read the canvas of a row: uint8 or uint16 of shape `(S, S)`, 0 black and the largest value white.
+        """
+        Read the image of a row.
+
+        Returns:
+            `np.ndarray` of shape `(S, S)`: uint8 or uint16, from 0 (black) to the largest value (white).
 
         Raises:
-            DatasetError: if the file is gone or has been cut short.
+            [`DatasetError`]: If the file is missing or truncated.
         """
         offset, side, width = self._index[position].tolist()
-        # Opened for every read (10 microseconds): nothing is shared between processes, and nothing is to be closed.
+        # Opened for every read (10 microseconds), so that processes share no file handle and none has to be closed.
         try:
             with (self.folder / _PIXELS).open("rb", buffering=0) as file:
                 file.seek(offset)
                 data = file.read(side * side * width)
         except OSError as error:
-            raise DatasetError(f"The decoded images are gone ({error}). Start again: they are made anew.") from error
+            raise DatasetError(
+                f"The decoded images cannot be read: {error}. Start again; they will be decoded again."
+            ) from error
         if len(data) < side * side * width:
-            raise DatasetError(f"{self.folder / _PIXELS} has been cut short. Delete {self.folder}: it is made anew.")
+            raise DatasetError(
+                f"{self.folder / _PIXELS} is truncated. Delete {self.folder}; the images will be decoded again."
+            )
         return np.frombuffer(data, dtype=np.uint8 if width == 1 else np.uint16).reshape(side, side)
 
 
@@ -103,96 +118,99 @@ def decode_once(
     rows: Dataset,
     processor: MLCAKImageProcessor,
     image_column: str = "image",
-    canvas_px: int = CANVAS_PX,
+    max_px: int = MAX_DECODED_PX,
     folder: str | Path | None = None,
-) -> Canvases:
-    """Decode the images of a dataset into a file, or open the file that an earlier run wrote.
+) -> DecodedImages:
+    """
+    Decode the images of a dataset into a file, or open the file that an earlier run wrote.
 
-    The file's name is a hash of the rows' fingerprint and of the arguments; another dataset, split or way of making
-    squares is another file. It appears only when it is whole. Nothing deletes it: the folder is a cache like the
-    others of `datasets` beside it, and can be deleted whenever no training runs. What a killed process left unfinished
-    is removed by the next run with the same images: at once on the same machine, after a day without a write if it
-    may be another machine's, which shares the folder and may still be at work.
+    The folder's name is a hash of the rows' fingerprint and of the arguments, so another dataset, split or `fit` has
+    its own folder. It is written atomically and never deleted: like the other caches of `datasets`, it may be deleted
+    whenever no training runs. What a killed process left behind is removed by the next run on the same images: at once
+    on the same machine, or after a day without a write if another machine may still be writing it.
 
     Args:
-        rows: an opened split.
-        processor: the student's or the teacher's image processor; they make the same squares.
-        image_column: column of images.
-        canvas_px: larger images are reduced to this side.
-        folder: where such files lie; None means `mlcak-canvases` in the cache of `datasets` (`HF_DATASETS_CACHE`).
-            256 x 256 images of 8 bits take 64 KiB each: 1 GB for 15,000.
+        rows (`Dataset`):
+            An opened split.
+        processor ([`MLCAKImageProcessor`]):
+            The image processor of the student or of the teacher; both make the same squares.
+        image_column (`str`, *optional*, defaults to `"image"`):
+            Column of images.
+        max_px (`int`, *optional*, defaults to 256):
+            Larger images are reduced to this side, in pixels.
+        folder (`str` or `Path`, *optional*):
+            Parent folder. Defaults to `mlcak-decoded-images` in the cache of `datasets` (`HF_DATASETS_CACHE`). An 8-bit
+            image of 256 x 256 pixels takes 64 KiB, 15,000 of them 1 GB.
 
     Returns:
-        The canvases, in the order of the rows.
+        [`DecodedImages`]: In the order of the rows.
 
     Raises:
-        DatasetError: if an image is missing or cannot be used, naming its row, or if the file cannot be written.
+        [`DatasetError`]: If an image is missing or cannot be used (its row is named), or the file cannot be written.
     """
-    parent = Path(datasets.config.HF_DATASETS_CACHE) / "mlcak-canvases" if folder is None else Path(folder)
+    parent = Path(datasets.config.HF_DATASETS_CACHE) / "mlcak-decoded-images" if folder is None else Path(folder)
     limits = None if processor.value_range is None else [float(value) for value in processor.value_range]
-    made_from = [_FORMAT, rows._fingerprint, image_column, canvas_px, processor.fit, limits]
+    made_from = [_FORMAT, rows._fingerprint, image_column, max_px, processor.fit, limits]
     target = parent / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:24]
-    _forget_killed(target)
+    _remove_abandoned(target)
     if not target.is_dir():
         unfinished = target.with_name(f"{target.name}{_UNFINISHED}{_machine()}-{os.getpid()}")
         try:
             unfinished.mkdir(parents=True, exist_ok=True)
-            _write(unfinished, rows.select_columns([image_column]), processor, image_column, canvas_px)
+            _write(unfinished, rows.select_columns([image_column]), processor, image_column, max_px)
             _publish(unfinished, target)
         except OSError as error:
             raise DatasetError(
                 f"The decoded images cannot be written to {parent}: {error}. Free some space, set HF_DATASETS_CACHE "
-                "to a folder that has it, or decode them in every epoch (decode_once=false)."
+                "to a folder with enough space, or decode the images in every epoch (decode_once=false)."
             ) from error
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-    return Canvases(target)
+    return DecodedImages(target)
 
 
-def _write(folder: Path, rows: Dataset, processor: MLCAKImageProcessor, image_column: str, canvas_px: int) -> None:
+def _write(folder: Path, rows: Dataset, processor: MLCAKImageProcessor, image_column: str, max_px: int) -> None:
     index, exact = np.zeros((len(rows), 3), dtype=np.int64), True
     with (folder / _PIXELS).open("wb") as file:
         for position in logging.tqdm(range(len(rows)), desc="Decoding images once", unit="image"):
             image = _image(rows, position, image_column)
             try:
-                canvas = make_canvas(image, processor, canvas_px)
+                square = to_square(image, processor, max_px)
             except ValueError as error:
                 raise DatasetError(f"The image of row {position} cannot be used: {error}") from error
             offset = file.tell()
-            width, same = _append(file, canvas)
-            index[position] = offset, len(canvas), width
-            kept = max(image.size) <= canvas_px and (processor.fit == "pad" or image.width == image.height)
+            width, same = _append(file, square)
+            index[position] = offset, len(square), width
+            kept = max(image.size) <= max_px and (processor.fit == "pad" or image.width == image.height)
             exact = exact and same and kept
     np.save(folder / _INDEX, index)
     (folder / _ABOUT).write_text(json.dumps({"format": _FORMAT, "exact": exact}), encoding="utf-8")
 
 
-def _forget_killed(target: Path) -> None:
-    """Remove the unfinished folders for the same images whose processes are gone; others may be at work on theirs."""
+def _remove_abandoned(target: Path) -> None:
     for folder in target.parent.glob(f"{target.name}{_UNFINISHED}*"):
         machine, _, pid = folder.name.partition(_UNFINISHED)[2].rpartition("-")
+        # A process of this machine that still runs may be writing it.
         killed = machine == _machine() and _is_gone(int(pid))
         if killed or time.time() - _last_write(folder) > _ABANDONED_AFTER_S:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_gone(pid: int) -> bool:
-    if os.name != "posix":  # elsewhere, asking with a signal would end it
+    if os.name != "posix":  # elsewhere os.kill would end the process
         return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    except OSError:  # somebody else's
+    except OSError:  # the process of another user
         return False
     return False
 
 
 def _machine() -> str:
-    """Name within which process numbers are unique: of the machine, or of a container on it. Hashed, as it may be told.
-
-    A container has numbers of its own and can have the machine's name.
-    """
+    # Process ids are unique within a machine or a container, and a container can have its host's name. Hashed, because
+    # folder names may be shared.
     numbers = Path("/proc/self/ns/pid")
     named = [platform.node(), str(numbers.readlink()) if numbers.is_symlink() else ""]
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:8]
@@ -201,7 +219,7 @@ def _machine() -> str:
 def _last_write(folder: Path) -> float:
     try:
         return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-    except OSError:  # its process renamed or removed it just now
+    except OSError:  # its process has just renamed or removed it
         return time.time()
 
 
@@ -209,7 +227,7 @@ def _publish(unfinished: Path, target: Path) -> None:
     try:
         unfinished.rename(target)
     except OSError:
-        # Another process made the same file in the meantime.
+        # Another process may have published the same images in the meantime.
         if not target.is_dir():
             raise
 
@@ -224,12 +242,12 @@ def _image(rows: Dataset, position: int, image_column: str) -> Any:
     return image
 
 
-def _append(file: BinaryIO, canvas: np.ndarray) -> tuple[int, bool]:
-    """Write a canvas in as few bytes as it needs: (bytes per pixel, whether what is read will be bit for bit it)."""
+def _append(file: BinaryIO, square: np.ndarray) -> tuple[int, bool]:
+    """Write a square with 8 bits per pixel if they hold it exactly, else with 16: (bytes per pixel, exact)."""
     for dtype in (np.uint8, np.uint16):
         white = np.float32(np.iinfo(dtype).max)
-        stored = np.rint(canvas * white).astype(dtype)
-        same = np.array_equal(stored.astype(np.float32) / white, canvas)
+        stored = np.rint(square * white).astype(dtype)
+        same = np.array_equal(stored.astype(np.float32) / white, square)
         if same:
             break
     file.write(stored.tobytes())

@@ -1,4 +1,4 @@
-"""Open any dataset of radiographs, split off validation rows, and hand rows with targets to a collator."""
+"""Open any dataset of radiographs, split off validation rows, and give its rows with targets to a collator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, Image, load_dataset
 from ..errors import DatasetError
 from ..preparation.group_split import held_out_groups
 from .columns import DatasetColumns, Targets
-from .decoded_images import Canvases
+from .decoded_images import DecodedImages
 
 if TYPE_CHECKING:
     from ..configuration_mlcak import MLCAKConfig
@@ -22,17 +22,20 @@ _FILE_BUILDERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl
 
 
 def open_dataset(source: str | Path, image_column: str = "image") -> DatasetDict:
-    """Open what `mlcak prepare` wrote, a Parquet, CSV or JSON file, an image folder, or a dataset on the Hub.
+    """
+    Open a prepared dataset, a Parquet, CSV or JSON file, an image folder, or a dataset on the Hub.
 
     Args:
-        source: a folder, a file, or a Hub id.
-        image_column: a column of image bytes or paths is decoded as images.
+        source (`str` or `Path`):
+            A folder, a file, or a Hub id.
+        image_column (`str`, *optional*, defaults to `"image"`):
+            Column of images, or of image files; relative paths in a CSV or JSON file start from its folder.
 
     Returns:
-        The splits; a single file is all `train`.
+        `DatasetDict`: The splits; a single file is the split `train`.
 
     Raises:
-        DatasetError: if nothing can be opened there, or it has no images in that column.
+        [`DatasetError`]: If it cannot be opened or has no such column.
     """
     path = Path(source)
     looks_local = path.exists() or path.is_absolute() or path.suffix in _FILE_BUILDERS or str(source).count("/") > 1
@@ -41,7 +44,9 @@ def open_dataset(source: str | Path, image_column: str = "image") -> DatasetDict
     try:
         if path.is_file():
             if path.suffix not in _FILE_BUILDERS:
-                raise DatasetError(f"{source} is none of {sorted(_FILE_BUILDERS)}; convert it, or name its folder.")
+                raise DatasetError(
+                    f"{source} must be one of {', '.join(_FILE_BUILDERS)}. Convert it, or name its folder."
+                )
             splits = load_dataset(_FILE_BUILDERS[path.suffix], data_files=str(path))
         else:
             splits = load_dataset(str(source))
@@ -53,55 +58,74 @@ def open_dataset(source: str | Path, image_column: str = "image") -> DatasetDict
         if image_column not in split.column_names:
             raise DatasetError(f"{source} has no image column {image_column!r}; it has {split.column_names}.")
         if not isinstance(split.features[image_column], Image):
+            if str(getattr(split.features[image_column], "dtype", "")).endswith("string"):
+                split = split.map(_resolve_path, fn_kwargs={"column": image_column, "folder": str(path.parent)})
             splits[name] = split.cast_column(image_column, Image())
     return splits
+
+
+def _resolve_path(row: dict[str, Any], column: str, folder: str) -> dict[str, Any]:
+    is_local = row[column] and "://" not in row[column]
+    return {column: str(Path(folder) / row[column]) if is_local else row[column]}
 
 
 def split_validation(
     dataset: Dataset, columns: DatasetColumns, fraction: float = 0.15, seed: int = 0
 ) -> tuple[Dataset, Dataset]:
-    """Split rows into training and validation by patient, for a dataset that has no validation split.
+    """
+    Split rows into training and validation rows, for a dataset without a validation split.
 
-    The split depends on (seed, group) alone, not on the order of the rows: teacher and students share it. The rule is
-    that of VinDr-CXR's: whole groups come as close to the fraction as they can (`held_out_groups`).
+    The split depends on the seed and the groups alone, not on the order of the rows, so teacher and students share it.
+    Whole groups come as close to the fraction as they can, by the same rule as for VinDr-CXR.
 
     Args:
-        dataset: the rows.
-        columns: `group` keeps patients together, else `image_id`, else every row is its own group.
-        fraction: of the rows that become validation, above 0 and below 1.
-        seed: of the split.
+        dataset (`Dataset`):
+            The rows.
+        columns ([`DatasetColumns`]):
+            Its `group` keeps the images of a patient together; else `image_id`, else the row's number, is the group. A
+            row whose patient is missing (null or "") is a group of its own.
+        fraction (`float`, *optional*, defaults to 0.15):
+            Share of the rows for validation, between 0 and 1.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the split.
 
     Returns:
-        (training, validation), neither empty.
+        `tuple[Dataset, Dataset]`: Training and validation rows, neither empty.
 
     Raises:
-        DatasetError: if the fraction is out of range or there are fewer than two groups.
+        [`DatasetError`]: If the fraction is out of range or there are fewer than two groups.
     """
     if not 0 < fraction < 1:
         raise DatasetError(f"validation_fraction must lie between 0 and 1, both excluded; got {fraction}.")
     column = columns.group or columns.image_id
-    groups = [str(group) for group in (dataset[column] if column else range(len(dataset)))]
+    named = dataset[column] if column else [None] * len(dataset)
+    groups = [f"row {row}" if group in (None, "") else str(group) for row, group in enumerate(named)]
     chosen = held_out_groups(groups, fraction, str(seed))
     if not chosen:
         raise DatasetError(
-            f"The {len(groups)} rows have {len(set(groups))} group; validation rows need a group of their own."
+            f"A dataset must have at least two groups to split off validation rows; its {len(groups)} rows have "
+            f"{len(set(groups))}. Add a validation split, or name another group column."
         )
     is_validation = np.array([group in chosen for group in groups])
     return dataset.select(np.flatnonzero(~is_validation)), dataset.select(np.flatnonzero(is_validation))
 
 
 class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """Rows for `MLCAKCollator`: the stored image, its targets, and its place in the dataset. Knows of no teacher.
+    """
+    Rows for [`MLCAKCollator`]: the stored image, its targets, and its place in the dataset.
 
-    Targets of all rows are made at once, so that a wrong label fails before the training, not in it.
+    The targets of all rows are made at once, so that a wrong label fails before training starts.
 
     Args:
-        rows: an opened split.
-        targets: made from the training split.
-        canvases: the rows' images, decoded before (`decode_once`); None decodes an image whenever it is asked for.
+        rows (`Dataset`):
+            An opened split.
+        targets ([`Targets`]):
+            Made from the training split.
+        decoded_images ([`DecodedImages`], *optional*):
+            The rows' images, from [`decode_once`]. `None` decodes an image each time it is asked for.
 
     Raises:
-        LabelError: if a row has a label that the model does not have.
+        [`LabelError`]: If a row has a label that the model does not have.
 
     Example:
 
@@ -112,10 +136,12 @@ class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
     ```
     """
 
-    def __init__(self, rows: Dataset, targets: Targets, canvases: Canvases | None = None) -> None:
-        if canvases is not None and len(canvases) != len(rows):
-            raise DatasetError(f"There are {len(canvases)} decoded images for {len(rows)} rows: decode these rows.")
-        self.targets, self.canvases = targets.encode(rows), canvases
+    def __init__(self, rows: Dataset, targets: Targets, decoded_images: DecodedImages | None = None) -> None:
+        if decoded_images is not None and len(decoded_images) != len(rows):
+            raise DatasetError(
+                f"There are {len(decoded_images)} decoded images for {len(rows)} rows: decode these rows."
+            )
+        self.targets, self.decoded_images = targets.encode(rows), decoded_images
         self._image_column = targets.columns.image
         self._images = rows.select_columns([self._image_column])
         self._names = None if targets.columns.image_id is None else rows.select_columns([targets.columns.image_id])
@@ -125,28 +151,29 @@ class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return len(self._images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Read one image.
+        """
+        Return one row.
 
         Returns:
-            `canvas` (array) if the images were decoded before, else `image` (PIL); `index` (int), `labels` and, if the
-            model has findings, `local_labels`.
+            `dict`: `decoded` (array) or `image` (PIL image), `index` (`int`), `labels`, and `local_labels` if the model
+            has findings.
         """
         row = {"index": int(index)} | {name: values[index] for name, values in self.targets.items()}
-        if self.canvases is not None:
-            return row | {"canvas": self.canvases[index]}
+        if self.decoded_images is not None:
+            return row | {"decoded": self.decoded_images[index]}
         image = self._images[int(index)][self._image_column]
         if image is None:
             raise DatasetError(f"Row {index} has no image in column {self._image_column!r}.")
         return row | {"image": image}
 
     def image_name(self, index: int) -> str:
-        """Return the image id of a row, or its number where the dataset has no ids."""
+        """Return the image id of a row, or its number if the dataset has no ids."""
         if self._names is None:
             return f"row {index}"
         return str(next(iter(self._names[int(index)].values())))
 
     def pixel_fingerprint(self) -> str:
-        """Return a SHA-256 of the stored images in their order, none of them decoded: the key of a teacher cache."""
+        """Return a SHA-256 of the stored images in their order, without decoding them. It is part of a cache's key."""
         hashed = hashlib.sha256()
         for row in self._images.cast_column(self._image_column, Image(decode=False)):
             stored = row[self._image_column] or {"bytes": b"", "path": None}
@@ -157,14 +184,17 @@ class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def describe_targets(dataset: RadiographDataset, config: MLCAKConfig) -> dict[str, Any]:
-    """Count what a dataset teaches: rows, and known and positive labels by name; of soft labels, more than one half.
+    """
+    Count rows, and the positive and known labels by name. A soft label above 0.5 is positive.
 
     Args:
-        dataset: rows with targets.
-        config: of the model that they are for.
+        dataset ([`RadiographDataset`]):
+            Rows with targets.
+        config ([`MLCAKConfig`]):
+            Configuration of the model.
 
     Returns:
-        `{"rows": n, "global": {name: positives}, "local": {name: [positives, known]}}`.
+        `dict`: `{"rows": n, "global": {name: positives}, "local": {name: [positives, known]}}`.
     """
     labels = dataset.targets["labels"]
     names = config.global_labels

@@ -1,4 +1,4 @@
-"""What the training scripts need to know of a dataset: its splits, its labels, and how its images were stored."""
+"""Open a dataset for training: its splits, its labels, and how its images were prepared."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class DatasetArguments:
-    """Which dataset, which of its columns, and which rows become validation: of training and evaluation alike."""
+    """Which dataset, columns and validation rows; the same for training and evaluation."""
 
     dataset: str = field(metadata={"help": "Folder that `mlcak prepare` wrote, a Parquet file, or a Hub id."})
     image_column: str = field(default="image", metadata={"help": "Column of images."})
@@ -34,20 +34,24 @@ class DatasetArguments:
     group_column: str | None = field(default=None, metadata={"help": 'Column of patients; default "group" if there.'})
     image_id_column: str | None = field(default=None, metadata={"help": 'Default "image_id" if there.'})
     validation_fraction: float = field(
-        default=0.15, metadata={"help": "Of the training rows, by patient, where the dataset has no validation split."}
+        default=0.15,
+        metadata={"help": "Share of the training rows, by patient, if there is no validation split."},
     )
     split_seed: int = field(default=0, metadata={"help": "Seed of that split; the same for teacher and students."})
 
     def columns(self, available: Sequence[str], unlabelled: bool = False) -> DatasetColumns:
-        """The columns that were named, and the usual ones for groups and image ids where the dataset has them.
+        """
+        The columns that were named, and the columns "group" and "image_id" if the dataset has them.
 
         Args:
-            available: columns of the dataset.
-            unlabelled: whether labels may be missing altogether. Then a column of labels or of findings that nobody
-                named and the dataset does not have is none; one that was named must be there.
+            available (`Sequence[str]`):
+                Columns of the dataset.
+            unlabelled (`bool`, *optional*, defaults to `False`):
+                Whether labels may be missing. Then a default label or findings column that the dataset does not have is
+                none; one that was named must exist.
 
         Returns:
-            Which column holds what; not checked.
+            [`DatasetColumns`]: Not checked yet.
         """
         label, findings = self.label_column, self.findings_column
         if unlabelled:
@@ -79,14 +83,20 @@ class DataArguments(DatasetArguments):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """An opened dataset, ready to be turned into targets.
+    """
+    An opened dataset.
 
     Args:
-        train: training rows.
-        validation: validation rows.
-        columns: which column holds what.
-        labels: what a model's config takes: `id2label`, `local_labels`, `problem_type`.
-        preparation: the choices of `mlcak prepare`; empty for other datasets.
+        train (`Dataset`):
+            Training rows.
+        validation (`Dataset`):
+            Validation rows.
+        columns ([`DatasetColumns`]):
+            Which column holds what.
+        labels (`dict`):
+            Arguments of [`MLCAKConfig`]: `id2label`, `local_labels`, `problem_type`.
+        preparation (`dict`):
+            The choices of `mlcak prepare`; empty for other datasets.
     """
 
     train: Dataset
@@ -96,14 +106,17 @@ class TrainingData:
     preparation: dict[str, Any]
 
     def processor(self, image_size: int, processor: MLCAKImageProcessor | None = None) -> MLCAKImageProcessor:
-        """Image processor of a model of this size that makes squares and reads files as this dataset was made.
+        """
+        Image processor of a model, with the `fit` and `voi` that this dataset was prepared with.
 
         Args:
-            image_size: side of the model's input, in pixels.
-            processor: settings to start from; the defaults if None.
+            image_size (`int`):
+                Side of the model's input, in pixels.
+            processor ([`MLCAKImageProcessor`], *optional*):
+                Settings to start from.
 
         Returns:
-            The processor, to be saved with the model.
+            [`MLCAKImageProcessor`]: To be saved with the model.
         """
         processor = MLCAKImageProcessor() if processor is None else processor
         processor.size = {"height": image_size, "width": image_size}
@@ -118,56 +131,64 @@ class TrainingData:
         args: DataArguments,
         check: Callable[[RadiographDataset, RadiographDataset], None] | None = None,
     ) -> tuple[RadiographDataset, RadiographDataset]:
-        """Rows with the targets of a model, for the collator.
+        """
+        Rows with the targets of a model, for the collator.
 
         Args:
-            config: of the model.
-            processor: of the model.
-            args: as the dataset was opened with; `decode_once` decodes its images now, unless that was done before.
-            check: called with both, once their targets are there and before an image is decoded.
+            config ([`MLCAKConfig`]):
+                Configuration of the model.
+            processor ([`MLCAKImageProcessor`]):
+                Image processor of the model.
+            args ([`DataArguments`]):
+                With `decode_once`, the images are decoded now, unless an earlier run did it.
+            check (`Callable`, *optional*):
+                Called with both datasets when their targets are made, before an image is decoded.
 
         Returns:
-            (training, validation). Images that a canvas does not keep exactly are decoded anew for evaluation.
+            `tuple[RadiographDataset, RadiographDataset]`: Training and validation. Validation images that cannot be
+            kept exactly are decoded each time.
 
         Raises:
-            DatasetError: if an image or a column cannot be used.
-            LabelError: if a row has a label that the model does not have.
+            [`DatasetError`]: If an image or a column cannot be used.
+            [`LabelError`]: If a row has a label that the model does not have.
         """
         targets = Targets(config, self.train, self.columns)
-        # First the labels, which may be wrong; decoding takes its time.
+        # Labels first: they may be wrong, and decoding takes long.
         train, validation = RadiographDataset(self.train, targets), RadiographDataset(self.validation, targets)
         if check is not None:
             check(train, validation)
         if args.decode_once:
-            canvases = decode_once(self.train, processor, self.columns.image)
-            if canvases.exact or args.augment:
-                train.canvases = canvases
-            if canvases.exact:
-                canvases = decode_once(self.validation, processor, self.columns.image)
-                validation.canvases = canvases if canvases.exact else None
+            decoded_images = decode_once(self.train, processor, self.columns.image)
+            if decoded_images.exact or args.augment:
+                train.decoded_images = decoded_images
+            if decoded_images.exact:
+                decoded_images = decode_once(self.validation, processor, self.columns.image)
+                validation.decoded_images = decoded_images if decoded_images.exact else None
         return train, validation
 
 
 def open_training_data(args: DataArguments, taught: dict[str, Any] | None = None) -> TrainingData:
-    """Open a dataset for training.
+    """
+    Open a dataset for training.
 
     Args:
-        args: which dataset, columns and split.
-        taught: labels of a teacher, as `TrainingData.labels` has them; the dataset's own may then be missing.
+        args ([`DataArguments`]):
+            Which dataset, columns and split.
+        taught (`dict`, *optional*):
+            Labels of a teacher, as in [`TrainingData`]. They replace those of the dataset, which may be missing, except
+            for the findings named in `args.findings`.
 
     Returns:
-        Its training and validation rows, labels and choices. Findings that nobody annotated in the training rows are no
-        local labels: nothing could be learnt of them without a teacher. What is left out is logged. With a teacher the
-        labels are the teacher's, but for the findings named in `findings`.
+        [`TrainingData`]: Without a teacher, findings that nobody annotated in the training rows are left out of
+        `local_labels`, with a warning.
 
     Raises:
-        DatasetError: if the dataset, a column or the training split is missing, or it knows no finding named in
-            `findings`.
-        LabelError: if its labels cannot be used.
+        [`DatasetError`]: If the dataset, a column, the training split or a finding in `args.findings` is missing.
+        [`LabelError`]: If its labels cannot be used.
     """
     splits = open_dataset(args.dataset, args.image_column)
     if "train" not in splits:
-        raise DatasetError(f"{args.dataset} has no split 'train'; it has {list(splits)}.")
+        raise DatasetError(f"A dataset must have a split 'train'; {args.dataset} has {list(splits)}.")
     available = splits["train"].column_names
     columns = args.columns(available, unlabelled=taught is not None)
     columns.check(splits["train"])
@@ -194,16 +215,18 @@ def open_training_data(args: DataArguments, taught: dict[str, Any] | None = None
 
 
 def stored_choices(dataset: str) -> dict[str, Any]:
-    """How a dataset was prepared.
+    """
+    Read how a dataset was prepared.
 
     Args:
-        dataset: a folder, or anything else that was opened.
+        dataset (`str`):
+            A folder, or any other source.
 
     Returns:
-        The choices of `mlcak prepare`, such as `fit` and `voi`; empty for other datasets.
+        `dict`: The choices of `mlcak prepare`, such as `fit` and `voi`; empty for other datasets.
 
     Raises:
-        DatasetError: if their record is there but damaged.
+        [`DatasetError`]: If the record exists but is damaged.
     """
     try:
         return dict(read_preparation(dataset)["choices"])
@@ -217,7 +240,7 @@ def _local_labels(train: Dataset, columns: DatasetColumns, wanted: list[str] | N
     known = finding_names(train, columns)
     unknown = [name for name in wanted or () if name not in known and name.lower() != "none"]
     if unknown:
-        raise DatasetError(f"The dataset has no findings {unknown}; it has {known}.")
+        raise DatasetError(f"The dataset has no findings {unknown}; it has {known}. Correct --findings.")
     names = known if wanted is None else [name for name in wanted if name in known]
     if not names:
         return []
