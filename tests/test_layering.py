@@ -61,7 +61,6 @@ WITHOUT_FUTURE: set[str] = {
 LONG_FILES: set[str] = {
     "data.columns",
     "preparation.prepare",
-    "training.setup",
     "training.trainer",
     "vindr_cxr.inspection.inspection_report",
 }
