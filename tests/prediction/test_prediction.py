@@ -147,8 +147,8 @@ def test_a_constant_map_stays_constant() -> None:
 
 def test_heatmap_is_brightest_over_the_attended_patch_and_leaves_the_rest_of_the_radiograph() -> None:
     radiograph = np.full((210, 140), 0.5, np.float32)
-    attention = np.zeros((7, 7), np.float32)
-    attention[2, 4] = 0.9
+    attention = np.ones((7, 7), np.float32)
+    attention[2, 4] = 10
     picture = np.asarray(draw_heatmap(radiograph, attention, (210, 140), 28, "pad")).astype(int)
     inset = next(row for row in range(picture.shape[0]) if picture[row].any())
     body = picture[inset : inset + 210, inset : inset + 140]
@@ -513,3 +513,16 @@ def test_a_device_that_is_not_there_and_weights_cut_short_are_one_sentence(
     weights.write_bytes(weights.read_bytes()[:2000])
     with pytest.raises(MLCAKError, match="cannot be loaded"):
         RadiographPredictor.from_pretrained(tmp_path)
+
+
+def test_heatmaps_of_one_model_have_the_same_scale() -> None:
+    """Attention of 4x is the same colour whether or not another patch of its map has 8x."""
+
+    def colour_at_4x(*strengths: float) -> list[int]:
+        attention = np.full((7, 7), (49 - sum(strengths)) / (49 - len(strengths)), np.float32)
+        attention[3, [1, 5][: len(strengths)]] = strengths
+        picture = np.asarray(draw_heatmap(np.full((70, 70), 0.5, np.float32), attention, (70, 70), 28, "pad"))
+        inset = next(row for row in range(picture.shape[0]) if picture[row].any())
+        return [int(value) for value in picture[inset + 35, inset + 15]]
+
+    assert colour_at_4x(4) == colour_at_4x(4, 8)

@@ -1,7 +1,7 @@
-"""The class token's attention, mapped back from the model's square onto the radiograph it came from, and drawn.
+"""The class token's attention, mapped from the model's square back onto the radiograph, and drawn.
 
-The attention of a patch belongs to a square of the *reduced* image, which was padded or squashed from the original. The
-way back is [`~mlcak_hf.image_processing_mlcak.map_boxes`], the same mapping that boxes take.
+A patch covers a square of the reduced image, which was padded or squashed from the original. The way back is
+[`map_boxes`], the same mapping that boxes take.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from ..image_processing_mlcak import area_resize, map_boxes
 # The longer side of a heatmap: large enough to read its legend, small enough to hold a batch of them.
 SMALLEST_DISPLAY_PX, LARGEST_DISPLAY_PX = 512, 1024
 
-# In multiples of uniform attention: below the first a map is not stretched to full colour, below the second it is
-# called nearly uniform.
-_LEAST_COLOUR_RANGE, _CLEARLY_UNEVEN = 1.1, 1.5
+# In multiples of uniform attention. The scale is the same for every heatmap, so that two of them can be compared.
+_FULL_COLOUR, _CLEARLY_UNEVEN = 16.0, 1.5
+_TICKS = (1, 2, 4, 8, 16)
 _STRONGEST_TINT = 0.65
 _COLOURS = "inferno"
 _FOOTER = "Attention of the class token, not a location of disease. Research use only; not for diagnosis."
 
 
 def resize_for_display(radiograph: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Bring the longer side of a radiograph of shape `(height, width)` to 512 to 1024 pixels; within that, do nothing.
+    """Resize a radiograph of shape `(height, width)` so that its longer side has 512 to 1024 pixels.
 
-    Large ones are area-averaged, small ones enlarged smoothly.
+    Large ones are area-averaged, small ones enlarged smoothly, and those within the range returned unchanged.
     """
     longer = max(radiograph.shape)
     factor = min(max(longer, SMALLEST_DISPLAY_PX), LARGEST_DISPLAY_PX) / longer
@@ -48,18 +48,22 @@ def attention_over_radiograph(
     fit: str,
     shown_size: tuple[int, int] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Lay attention over patches back on the original radiograph, blended smoothly between patch centres.
+    """Map attention over patches onto the original radiograph, blended smoothly between patch centres.
 
     Args:
-        attention: Attention per patch, of shape `(rows, columns)`.
-        original_size: Height and width of the radiograph in pixels.
-        model_size_px: Side of the square image that the model saw.
-        fit: How the radiograph was made square, `"pad"` or `"squash"`. Attention on padding lies outside the radiograph
-            and is left out.
-        shown_size: Height and width of the result; the original's by default.
+        attention (`np.ndarray` of shape `(rows, columns)`):
+            Attention per patch.
+        original_size (`tuple[int, int]`):
+            Height and width of the radiograph, in pixels.
+        model_size_px (`int`):
+            Side of the square image that the model saw, in pixels.
+        fit (`str`):
+            How the radiograph was made square, `"pad"` or `"squash"`. Attention on padding is left out.
+        shown_size (`tuple[int, int]`, *optional*, defaults to `original_size`):
+            Height and width of the result, in pixels.
 
     Returns:
-        The attention at each pixel, of shape `shown_size`, in the unit of `attention` (per patch, not per pixel).
+        `np.ndarray` of shape `shown_size`: the attention at each pixel, in the unit of `attention` (per patch).
     """
     shown_height, shown_width = shown_size or original_size
     rows, columns = attention.shape
@@ -101,41 +105,46 @@ def draw_heatmap(
 ) -> Image.Image:
     """Draw the attention in colour over the radiograph, with a legend and a research-use footer.
 
-    Colour is attention above uniform attention (1x = each patch the same); what gets less stays as it is. The scale
-    ends at the largest patch, but never below 1.1x, so that a flat map does not look as if it had a peak; up to 1.5x
-    the caption says that the attention is nearly uniform, as the mean over many heads and layers often is.
+    Colour shows attention above uniform attention (1x: every patch the same) on a logarithmic scale from 1x to 16x, the
+    same for every heatmap; patches with less keep their grey. If no patch exceeds 1.5x, the caption says that the
+    attention is nearly uniform, as the mean over many heads and layers often is.
 
     Args:
-        radiograph: The picture to draw on, of shape `(height, width)` in [0, 1]; it may be shrunk from the original.
-        attention: Attention per patch, of shape `(rows, columns)`.
-        original_size: Height and width of the original radiograph in pixels.
-        model_size_px: Side of the square image that the model saw.
-        fit: How the radiograph was made square, `"pad"` or `"squash"`.
-        caption: A line above the footer, such as the predicted label with its probability.
+        radiograph (`np.ndarray` of shape `(height, width)`):
+            The picture to draw on, in [0, 1]. It may be smaller than the original.
+        attention (`np.ndarray` of shape `(rows, columns)`):
+            Attention per patch.
+        original_size (`tuple[int, int]`):
+            Height and width of the original radiograph, in pixels.
+        model_size_px (`int`):
+            Side of the square image that the model saw, in pixels.
+        fit (`str`):
+            How the radiograph was made square, `"pad"` or `"squash"`.
+        caption (`str`, *optional*):
+            A line below the picture, such as the predicted label with its probability.
 
     Returns:
-        The picture in RGB: the radiograph in its own proportions with the overlay, a colour bar to its right and two
-        lines below.
+        `Image.Image` in RGB: the radiograph in its own proportions with the overlay, a colour bar at its right and two
+        lines of text below.
     """
     total = float(attention.sum())
     relative = attention * (attention.size / total) if total > 0 else np.zeros_like(attention)
-    limit = max(_LEAST_COLOUR_RANGE, float(relative.max()))
     shown_size = (radiograph.shape[0], radiograph.shape[1])
     over = attention_over_radiograph(relative, original_size, model_size_px, fit, shown_size)
-    strength = np.clip((over - 1.0) / (limit - 1.0), 0.0, 1.0)[..., None]
+    strength = (np.log(np.clip(over, 1.0, _FULL_COLOUR)) / np.log(_FULL_COLOUR))[..., None]
     tint = _STRONGEST_TINT * strength
     overlay = radiograph[..., None] * (1.0 - tint) + colormaps[_COLOURS](strength[..., 0])[..., :3] * tint
     explanation = f"{attention.shape[0]} x {attention.shape[1]} patches; 1x: as much as if all got the same"
     if relative.max() < _CLEARLY_UNEVEN:
         explanation += f"; nearly uniform, at most {relative.max():.2f}x"
-    return _with_legend(_to_rgb(overlay), limit, f"{caption} ({explanation})" if caption else explanation)
+    return _with_legend(_to_rgb(overlay), f"{caption} ({explanation})" if caption else explanation)
 
 
 def _to_rgb(values: npt.NDArray[np.floating]) -> Image.Image:
     return Image.fromarray(np.rint(np.clip(values, 0.0, 1.0) * 255).astype(np.uint8), mode="RGB")
 
 
-def _with_legend(overlay: Image.Image, limit: float, caption: str) -> Image.Image:
+def _with_legend(overlay: Image.Image, caption: str) -> Image.Image:
     """Frame the overlay: colour bar at its right, what it shows and the research-use line below."""
     text_px = min(22, max(11, overlay.width // 42))
     font = ImageFont.load_default(size=text_px)
@@ -152,9 +161,9 @@ def _with_legend(overlay: Image.Image, limit: float, caption: str) -> Image.Imag
     if bar_height > 0:
         shades = np.linspace(1.0, 0.0, bar_height)[:, None].repeat(bar_width, 1)
         canvas.paste(_to_rgb(colormaps[_COLOURS](shades)[..., :3]), (bar_left, bar_top))
-        for value in (1.0, (1.0 + limit) / 2, limit):
-            y = bar_top + (limit - value) / (limit - 1.0) * bar_height
-            draw.text((bar_left + bar_width + margin // 3, y), f"{value:.2f}x", "white", font, anchor="lm")
+        for value in _TICKS:
+            y = bar_top + (1 - np.log(value) / np.log(_FULL_COLOUR)) * bar_height
+            draw.text((bar_left + bar_width + margin // 3, y), f"{value}x", "white", font, anchor="lm")
     for index, text in enumerate(lines):
         y = overlay.height + margin + line * index
         draw.text((margin // 2, y), text, "white", font)
