@@ -22,11 +22,11 @@ demo: install  ## phantoms -> dataset -> teacher -> students -> comparison table
 # One thread per process: the two test processes already use both cores.
 test: export OMP_NUM_THREADS = 1
 test: install  ## run all tests, on two processes
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 core: export OMP_NUM_THREADS = 1
 core: install  ## run the tests that are not marked slow
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 
 check: install  ## run ruff and mypy, as CI does
 	$(BIN)/ruff check .

@@ -2,15 +2,19 @@
 
 import csv
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Each test process keeps its own cache of decoded images, so that no test finds what another one left.
+CACHE = tempfile.TemporaryDirectory(prefix="mlcak-tests-")
+os.environ["HF_DATASETS_CACHE"] = CACHE.name
 
-import pytest
-from vindr_factories import Votes, make_vindr, write_table
+import pytest  # noqa: E402
+from vindr_factories import Votes, make_vindr, write_table  # noqa: E402
 
 SHARED_DATA = Path(os.environ.get("MLCAK_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 

@@ -109,6 +109,7 @@ def test_no_map_of_a_head_is_kept_for_the_backward_pass(model_type):
     assert not [shape for shape in kept if shape[-3:] == (heads, tokens, tokens)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ["vit", "deit", "dinov2"])
 def test_compiles_into_one_graph_with_gradients(model_type):
     model, x = tiny_model(model_type), images()

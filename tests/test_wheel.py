@@ -1,4 +1,4 @@
-"""What a user installs: the built wheel alone, away from the checkout, does the whole job."""
+"""The installed wheel works without the checkout: it draws, prepares, trains and predicts."""
 
 import ast
 import os
@@ -57,6 +57,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return environment / "bin"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # CI downloads every dependency here
 def test_the_wheel_alone_draws_prepares_trains_and_predicts(installed: Path, tmp_path: Path) -> None:
     environment = {
         "PATH": f"{installed}:{os.environ['PATH']}",
@@ -69,7 +71,7 @@ def test_the_wheel_alone_draws_prepares_trains_and_predicts(installed: Path, tmp
     run(installed / "mlcak", "phantom", "phantoms", "--train", "24", "--test", "8", cwd=tmp_path, **environment)
     run(installed / "mlcak", "prepare", "phantoms", "dataset", cwd=tmp_path, **environment)
     launcher = installed / "accelerate"
-    if not launcher.exists():  # with borrowed dependencies the script lies in their environment
+    if not launcher.exists():  # with borrowed dependencies, the script is in their environment
         module = [installed / "python", "-m", "accelerate.commands.launch"]
     else:
         module = [launcher, "launch"]

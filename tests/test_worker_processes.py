@@ -62,6 +62,7 @@ def test_an_inspecting_process_that_dies_is_one_sentence(small_vindr, monkeypatc
         inspect_vindr_cxr(small_vindr, num_proc=2, progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("forkserver" not in get_all_start_methods(), reason="there is no fork server to die")
 @pytest.mark.parametrize("command", ["phantom", "prepare"])
 def test_a_fork_server_that_dies_is_one_sentence(small_vindr, tmp_path, command) -> None:
@@ -87,6 +88,7 @@ if __name__ == "__main__":
     assert done.stderr.strip().splitlines()[-1].startswith("error: No worker process could be started. ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at /proc")
 def test_processes_end_with_a_parent_that_is_killed(tmp_path) -> None:
     script = tmp_path / "parent.py"

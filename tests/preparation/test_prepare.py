@@ -262,6 +262,7 @@ def test_other_sizes(tmp_path) -> None:
     assert dataset["train"][0]["image"].mode == "L"
 
 
+@pytest.mark.slow
 def test_real_radiographs_end_to_end(shared_data, tmp_path) -> None:
     """The whole of the development data, with patients: counts, and no patient in two splits."""
     groups = shared_data / "nih-in-vindr-layout-groups.csv"

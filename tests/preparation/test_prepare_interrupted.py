@@ -118,6 +118,7 @@ def die_at(step: int, work: Callable[[], object]) -> bool:
     return code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("over_another", [False, True])
 def test_dead_before_any_step_the_next_call_ends_with_the_same_bytes(

@@ -310,6 +310,7 @@ def test_checkpointing_gives_the_same_gradients(tmp_path):
     assert_close(gradients[1], gradients[0])
 
 
+@pytest.mark.slow
 def test_a_compiled_student_is_taught_the_same(tmp_path):
     compiled = make_trainer(tmp_path, max_steps=2, torch_compile=True, torch_compile_backend="aot_eager")
     plain = make_trainer(tmp_path, max_steps=2)
