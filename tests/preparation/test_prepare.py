@@ -160,7 +160,7 @@ def test_left_out_images_are_listed_everywhere(prepare, small_vindr) -> None:
     report = prepare(on_error="skip", num_proc=2)
     assert [(r.folder, r.image_id) for r in report.left_out] == [("test", "t1"), ("train", "a1")]
     assert "without a file in test/" in report.left_out[0].reason
-    assert report.left_out[1].reason.startswith("a1.dicom: Cannot read the header")
+    assert report.left_out[1].reason.startswith("a1.dicom: The file is empty")
     assert report.sources["train"] == {"found": 6, "used": 5, "left_out": 1}
     assert report.sources["test"] == {"found": 2, "used": 1, "left_out": 1}
     recorded = read_preparation(report.output_dir)["left_out"]
@@ -170,7 +170,7 @@ def test_left_out_images_are_listed_everywhere(prepare, small_vindr) -> None:
     assert "1 image(s) of train/" in text
     terminal = io.StringIO()
     Console(file=terminal, width=300).print(report.table(), report.left_out_table())
-    assert "a1.dicom: Cannot read the header" in terminal.getvalue()
+    assert "a1.dicom: The file is empty" in terminal.getvalue()
     assert "validation" in terminal.getvalue()
 
 

@@ -158,11 +158,15 @@ def test_sixteen_bit_pictures_that_fill_little_of_their_range_are_told(tmp_path)
     assert not read_with_facts(make_dicom(tmp_path / "x.dicom", ramp, bits=12), 32).underfilled
 
 
-@pytest.mark.parametrize("size_px", [None, 32])
-def test_a_dicom_takes_no_value_range(tmp_path, size_px) -> None:
-    path = make_dicom(tmp_path / "x.dicom", chest(), bits=12)
-    with pytest.raises(DicomError, match=r"x\.dicom: value_range is for PNG and JPEG.*own window or `voi`"):
-        read_radiograph(path, size_px, value_range=(0, 4095))
+@pytest.mark.parametrize("size_px", [None, 64])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_value_range_applies_to_a_dicom_without_a_window(tmp_path, size_px, photometric) -> None:
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    path = make_dicom(tmp_path / "x.dicom", ramp, bits=16, photometric=photometric)
+    expected = ramp / 4095 if photometric == "MONOCHROME2" else 1 - ramp / 4095
+    np.testing.assert_allclose(read_radiograph(path, size_px, value_range=(0, 4095)), expected, atol=1e-6)
+    windowed = make_dicom(tmp_path / "w.dicom", ramp, bits=16, WindowCenter=1000, WindowWidth=500)
+    np.testing.assert_array_equal(read_radiograph(windowed, value_range=(0, 4095)), read_radiograph(windowed))
 
 
 @pytest.mark.parametrize("value_range", [(5, 5), (9, 0), (0, float("nan")), (0, float("inf")), (1,)])

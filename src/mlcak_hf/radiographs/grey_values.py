@@ -24,6 +24,9 @@ ValueRange = tuple[float, float]
 PERCENTILE_REFERENCE_PX = 256
 PERCENTILES = (1.0, 99.0)
 
+# Share of the stored range below which an image is underfilled: at most 13 of 16 bits are used.
+UNDERFILLED_BELOW = 1 / 8
+
 
 def check_value_range(value_range: ValueRange | None) -> None:
     """Check that a value range is `None` or two ascending finite numbers.

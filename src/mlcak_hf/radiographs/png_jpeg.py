@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from ..errors import DicomError
 from ..image_processing_mlcak import to_unit_range
 from .dicom.header import MAX_PIXELS
-from .grey_values import ValueRange, Voi, percentile_limits
+from .grey_values import UNDERFILLED_BELOW, ValueRange, Voi, percentile_limits
 
 # This many bytes at the beginning of a file are enough for `SIGNATURES` and [`lost_depth`].
 HEAD_BYTES = 26
@@ -20,7 +20,6 @@ SIGNATURES = (_PNG, b"\xff\xd8\xff")
 """How the content of a PNG or JPEG file begins."""
 _MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "P", "RGB", "RGBA")
 _PNG_COLOURS = {2: "RGB", 4: "grey with alpha", 6: "RGB with alpha"}  # colour types that may have 16 bits
-_UNDERFILLED_BELOW = 1 / 8  # of the range: at most 13 of 16 bits are used
 
 
 def lost_depth(head: bytes) -> str | None:
@@ -66,7 +65,7 @@ def read_png_jpeg(
         image = to_unit_range(picture.convert("RGBA") if picture.mode == "LA" else picture)
     # Percentiles adapt to the image, so they cannot leave it underfilled.
     underfilled = picture.mode.startswith("I") and value_range is None and voi != "percentile"
-    underfilled = underfilled and float(image.max()) < _UNDERFILLED_BELOW
+    underfilled = underfilled and float(image.max()) < UNDERFILLED_BELOW
     if value_range is not None:
         low, high = value_range
         stored = image.astype(np.float64) * (
@@ -100,7 +99,9 @@ def _decode(stream: BinaryIO) -> Image.Image:
             return ImageOps.exif_transpose(picture)
     except DicomError:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise DicomError(f"The image must have at most {MAX_PIXELS:,} pixels; it has far more. Reduce it.") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise DicomError(
             f"Cannot read this PNG or JPEG ({type(error).__name__}). The file may be damaged or cut off. Copy or"
             " download it again, or leave it out."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
@@ -11,12 +12,24 @@ import numpy.typing as npt
 
 from ..errors import DicomError
 from .dicom.image import read_dicom
-from .grey_values import VOI_MODES, ValueRange, Voi, check_value_range
-from .png_jpeg import HEAD_BYTES, SIGNATURES, lost_depth, read_png_jpeg
+from .grey_values import PERCENTILES, VOI_MODES, ValueRange, Voi, check_value_range
+from .png_jpeg import SIGNATURES, lost_depth, read_png_jpeg
 from .resampling import pixel_edges, resample, weights_onto_square
 
 Fit = Literal["pad", "squash"]
 FITS: tuple[str, ...] = get_args(Fit)
+
+_DICOM_HEAD_BYTES = 132  # preamble and "DICM"
+_LEAST_CONTRAST = 1 / 64  # between the percentiles 1 and 99; real radiographs of low contrast have 1/8 and more
+_OTHER_KINDS = {
+    b"%PDF": "PDF",
+    b"PK\x03\x04": "ZIP",
+    b"BM": "BMP",
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"RIFF": "WebP",
+}
 
 
 class RadiographNotFoundError(DicomError, FileNotFoundError):
@@ -33,14 +46,33 @@ class Radiograph:
         original_height, original_width (`int`):
             Size of the image in the file, in pixels.
         underfilled (`bool`, *optional*, defaults to `False`):
-            Whether a 16-bit image uses at most 1/8 of its range, typically 12 bits stored in 16. Never with
-            `voi="percentile"` or a `value_range`.
+            Whether the image has more than 12 bits, of which it uses at most 1/8 of the range, typically 12 bits stored
+            in 16. Never with a window, `voi="percentile"` or a `value_range`.
+        no_contrast (`bool`, *optional*, defaults to `False`):
+            Whether almost all pixels have the same grey value, typically because the window misses all pixels. Low
+            contrast does not count.
     """
 
     pixels: npt.NDArray[np.float32]
     original_height: int
     original_width: int
     underfilled: bool = False
+    no_contrast: bool = False
+
+    @property
+    def contrast_problem(self) -> str | None:
+        """Why the grey values cannot be used and what to do; `None` if they can."""
+        if self.underfilled:
+            return (
+                "The image uses at most an eighth of its 16-bit range, as 12 bits stored in 16 do. Give the values that"
+                " become black and white, 0 and 4095 for 12 bits: value_range=(0, 4095) (--value-range 0 4095)."
+            )
+        if self.no_contrast:
+            return (
+                "The image has no usable contrast: almost all pixels have the same grey value. Read it with"
+                ' voi="percentile" (--voi percentile) if the file\'s window is wrong, or leave it out.'
+            )
+        return None
 
 
 def read_radiograph(
@@ -69,8 +101,9 @@ def read_radiograph(
             at a reference size of 256 px without padding, hence the same for every `size_px`. `"none"`: the range of
             the stored bits.
         value_range (`tuple[float, float]`, *optional*):
-            For PNG and JPEG: the stored values that become 0 and 1, such as (0, 4095) for 12 bits in a 16-bit PNG;
-            values outside are clipped. Defaults to the range of the stored bits.
+            The values that become 0 and 1 in files without a window, such as (0, 4095) for 12 bits in a 16-bit PNG;
+            values outside are clipped. For DICOM, values after the modality transform, like Window Center. Defaults to
+            the range of the stored bits.
 
     Returns:
         `np.ndarray` of shape `(H, W)` or `(size_px, size_px)`: float32 in [0, 1] by area average. 0 is dark (air).
@@ -97,7 +130,7 @@ def read_with_facts(
     voi: Voi = "dicom",
     value_range: ValueRange | None = None,
 ) -> Radiograph:
-    """Read a radiograph like [`read_radiograph`], and also return its original size and whether it is underfilled.
+    """Read a radiograph like [`read_radiograph`], and also return its original size and whether it has contrast.
 
     Args:
         path, size_px, fit, voi, value_range: As in [`read_radiograph`].
@@ -130,22 +163,57 @@ def read_with_facts(
 
 
 def _read(stream: BinaryIO, size_px: int | None, fit: Fit, voi: Voi, value_range: ValueRange | None) -> Radiograph:
-    head = stream.read(HEAD_BYTES)
-    if not head.startswith(SIGNATURES):
-        if value_range is not None:
-            raise DicomError(
-                "value_range is for PNG and JPEG; a DICOM has its own window or `voi`. Leave value_range out."
-            )
-        pixels, (height, width) = read_dicom(stream, size_px, fit, voi)
-        return Radiograph(pixels, height, width)
-    problem = lost_depth(head)
-    if problem is not None:
-        raise DicomError(problem)
-    pixels, underfilled = read_png_jpeg(stream, voi, value_range)
-    height, width = pixels.shape
-    return Radiograph(
-        pixels if size_px is None else resize_radiograph(pixels, size_px, fit), height, width, underfilled
-    )
+    head = stream.read(_DICOM_HEAD_BYTES)
+    if head.startswith(SIGNATURES):
+        problem = lost_depth(head)
+        if problem is not None:
+            raise DicomError(problem)
+        pixels, underfilled = read_png_jpeg(stream, voi, value_range)
+        height, width = pixels.shape
+        flat = _has_no_contrast(pixels)
+        if size_px is not None:
+            pixels = resize_radiograph(pixels, size_px, fit)
+        return Radiograph(pixels, height, width, underfilled, flat)
+    if head[-4:] != b"DICM":
+        raise DicomError(why_not_dicom(head))
+    pixels, (height, width), underfilled = read_dicom(stream, size_px, fit, voi, value_range)
+    if size_px is None or fit != "pad":
+        return Radiograph(pixels, height, width, underfilled, _has_no_contrast(pixels))
+    longer = max(height, width)
+    top, left = (0 if n == longer else math.ceil(size_px * (longer - n + 1) / 2 / longer) for n in (height, width))
+    content = pixels[top : size_px - top, left : size_px - left]  # without the dark border
+    return Radiograph(pixels, height, width, underfilled, content.size > 0 and _has_no_contrast(content))
+
+
+def _has_no_contrast(pixels: npt.NDArray[np.float32]) -> bool:
+    sample = pixels[:: max(1, pixels.shape[0] // 256), :: max(1, pixels.shape[1] // 256)]
+    low, high = np.percentile(sample, PERCENTILES)
+    return bool(high - low < _LEAST_CONTRAST)
+
+
+def why_not_dicom(head: bytes) -> str:
+    """Explain why a file that is not a PNG or JPEG cannot be DICOM.
+
+    Args:
+        head (`bytes`):
+            The first 132 bytes of the file.
+
+    Returns:
+        `str`: What it is instead, and what to do.
+    """
+    if not head:
+        return "The file is empty. Copy or download it again."
+    start = head.lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "The file is an HTML page, not a radiograph: the download failed. Download it again."
+    for signature, kind in _OTHER_KINDS.items():
+        if head.startswith(signature):
+            return f"The file must be DICOM, PNG or JPEG; it is a {kind} file. Convert it, or leave it out."
+    if head[:2] in (b"\x02\0", b"\x08\0") and head[3:4] == b"\0":
+        return 'The file has no DICOM preamble (128 bytes and "DICM"). Export it again, or add one with dcmconv.'
+    if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
+        return "The file must be DICOM, PNG or JPEG; it is a text file. Leave it out."
+    return "The file is not DICOM, PNG or JPEG, or is damaged. Download or export it again, or leave it out."
 
 
 def resize_radiograph(image: npt.NDArray[np.float32], size_px: int, fit: Fit = "pad") -> npt.NDArray[np.float32]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.uid import (
     JPEG2000,
@@ -159,7 +160,14 @@ def test_look_up_tables_match_pydicom(tmp_path, syntax, dtype, first) -> None:
     dataset = pydicom.dcmread(plain)
     wide = apply_modality_lut(dataset.pixel_array.astype(np.int64), dataset).astype(np.int64)
     np.testing.assert_allclose(read_radiograph(path), apply_voi_lut(wide, dataset) / 1023, atol=1e-6)
-    np.testing.assert_allclose(read_radiograph(path, voi="none"), wide / 65535, atol=1e-6)
+    np.testing.assert_allclose(read_radiograph(path, voi="none"), wide / 4095, atol=1e-6)
+
+
+@pytest.mark.parametrize("keyword", ["ModalityLUTSequence", "VOILUTSequence"])
+def test_the_range_of_a_table_comes_from_its_entries_not_from_the_bits_it_declares(tmp_path, keyword) -> None:
+    pixels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    path = make_dicom(tmp_path / "x.dicom", pixels, bits=12, **{keyword: [look_up_table(list(range(4096)), 0, 16)]})
+    np.testing.assert_allclose(read_radiograph(path), pixels / 4095, atol=1e-6)
 
 
 def test_a_voi_table_is_preferred_to_a_window_and_packed_bytes_are_read(tmp_path) -> None:
@@ -233,7 +241,10 @@ def test_padding_is_background_and_leaves_the_percentiles_alone(tmp_path, photom
 
 
 CASES: dict[str, tuple[dict[str, Any], str]] = {
-    "frames": ({"NumberOfFrames": 2}, "one frame; the file has 2 frames"),
+    "frames": ({"NumberOfFrames": 2}, "one frame; Number of Frames is 2. Export a single frame"),
+    "no frames": ({"NumberOfFrames": 0}, "Number of Frames is 0. Export it again"),
+    "empty modality table": ({"ModalityLUTSequence": [Dataset()]}, "Modality LUT has no complete LUT Descriptor"),
+    "black table": ({"VOILUTSequence": [look_up_table([0, 0, 0], 0, 10)]}, "maps every value to 0"),
     "colour": ({"SamplesPerPixel": 3, "photometric": "RGB"}, "colour or palette image"),
     "palette": ({"photometric": "PALETTE COLOR"}, "colour or palette image"),
     "no pixels": ({"drop": ["PixelData"]}, "no pixel data"),

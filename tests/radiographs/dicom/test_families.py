@@ -249,6 +249,36 @@ def test_jpeg_of_a_kind_that_the_header_does_not_declare(tmp_path, frame, messag
         read_radiograph(path)
 
 
+def compressed_under_another_header(path, pixels, frame_bits, header_bits, syntax):
+    make_dicom(path, pixels, bits=16 if pixels.itemsize == 2 else 8, syntax=ExplicitVRLittleEndian)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    put_frame(dataset, encode_frame(pixels, frame_bits, syntax))
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, header_bits, header_bits - 1
+    dataset.save_as(path)
+    return path
+
+
+def test_an_8_bit_stream_under_a_12_bit_header_is_refused(tmp_path) -> None:
+    pixels = chest(bits=8, dtype=np.uint8)
+    path = compressed_under_another_header(tmp_path / "x.dicom", pixels, 8, 12, JPEGBaseline8Bit)
+    with pytest.raises(DicomError, match="declares 12 bits stored, the compressed data 8"):
+        read_radiograph(path)
+
+
+@pytest.mark.parametrize(("excess", "refused"), [(5, False), (200, True)])
+def test_a_small_overshoot_of_a_lossy_stream_is_clipped_and_a_gross_one_refused(tmp_path, excess, refused) -> None:
+    pixels = np.full((64, 64), 1023 + excess, np.uint16)
+    pixels[:32] = 100
+    path = compressed_under_another_header(tmp_path / "x.dicom", pixels, 12, 10, JPEGExtended12Bit)
+    if refused:
+        with pytest.raises(DicomError, match="do not fit into the 10 bits"):
+            read_radiograph(path)
+    else:
+        assert read_radiograph(path).max() == 1
+        assert (read_radiograph(path)[48:] == 1).mean() > 0.9
+
+
 def test_lossy_jpeg_has_no_signed_pixels(tmp_path) -> None:
     path = make_dicom(tmp_path / "x.dicom", chest(bits=8, dtype=np.int8), syntax=JPEGBaseline8Bit)
     with pytest.raises(DicomError, match="lossy JPEG of signed pixels"):

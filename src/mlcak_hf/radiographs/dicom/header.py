@@ -155,7 +155,8 @@ def check_layout(dataset: pydicom.Dataset) -> PixelLayout:
         )
     frames = dataset.get("NumberOfFrames")
     if frames is not None and int(frames) != 1:
-        raise DicomError(f"A radiograph must have one frame; the file has {int(frames)} frames. Export a single frame.")
+        remedy = "Export a single frame." if int(frames) > 1 else "Export it again."
+        raise DicomError(f"A radiograph must have one frame; Number of Frames is {int(frames)}. {remedy}")
     samples, photometric = _integer(dataset, "SamplesPerPixel"), str(dataset.get("PhotometricInterpretation", ""))
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise DicomError(

@@ -14,28 +14,32 @@ import numpy.typing as npt
 import pydicom
 
 from ...errors import DicomError
-from ..grey_values import Voi, percentile_limits
+from ..grey_values import UNDERFILLED_BELOW, ValueRange, Voi, percentile_limits
 from ..resampling import pixel_edges, resample, weights_onto_square
 from .header import DicomHeader, read_header
-from .lookup_tables import file_voi
+from .lookup_tables import file_voi, has_voi
 from .pixels import decode_pixels
 from .reduced import read_reduced
 
 
 def read_dicom(
-    stream: BinaryIO, size_px: int | None = None, fit: str = "pad", voi: Voi = "dicom"
-) -> tuple[npt.NDArray[np.float32], tuple[int, int]]:
+    stream: BinaryIO,
+    size_px: int | None = None,
+    fit: str = "pad",
+    voi: Voi = "dicom",
+    value_range: ValueRange | None = None,
+) -> tuple[npt.NDArray[np.float32], tuple[int, int], bool]:
     """Read a single-frame grayscale DICOM file with its polarity corrected.
 
     MONOCHROME1 is inverted after the VOI step. Pixels that the file marks as padding (Pixel Padding Value) are 0.
 
     Args:
         stream (`BinaryIO`): The open file.
-        size_px, fit, voi: As in [`read_radiograph`].
+        size_px, fit, voi, value_range: As in [`read_radiograph`].
 
     Returns:
-        `np.ndarray` of shape `(rows, columns)` or `(size_px, size_px)`: float32 in [0, 1]; and the file's own
-        `(rows, columns)`.
+        `tuple`: float32 of shape `(rows, columns)` or `(size_px, size_px)` in [0, 1]; the file's own `(rows, columns)`;
+        and whether the image is underfilled, see [`Radiograph`].
 
     Raises:
         [`DicomError`]: When the file cannot be read, or not without guessing. Never quotes patient data.
@@ -48,16 +52,17 @@ def read_dicom(
             header, step = read_header(stream), "decode the pixels"
             size = header.layout.rows, header.layout.columns
             if size_px is not None:
-                small = read_reduced(header, size_px, fit, voi)
-                if small is not None:
-                    return small, size
+                reduced = read_reduced(header, size_px, fit, voi, value_range)
+                if reduced is not None:
+                    return reduced[0], size, _is_underfilled(header, reduced[1], voi, value_range)
             codes = decode_pixels(header.dataset, header.layout)
             step = "apply the grey-value transforms"
-            grey = _grey_table(header, codes, voi)
+            grey = _grey_table(header, codes, voi, value_range)
+            underfilled = _is_underfilled(header, codes, voi, value_range)
             if size_px is None:
-                return np.asarray(grey[codes]), size
+                return np.asarray(grey[codes]), size, underfilled
             weights = weights_onto_square(pixel_edges(size[0]), pixel_edges(size[1]), size_px, fit)
-            return np.asarray(np.clip(resample(codes, *weights, grey=grey.__getitem__), 0.0, 1.0)), size
+            return np.clip(resample(codes, *weights, grey=grey.__getitem__), 0.0, 1.0), size, underfilled
     except (DicomError, MemoryError):
         raise
     except Exception as error:
@@ -69,9 +74,11 @@ def read_dicom(
         ) from (error if step == "decode the pixels" else None)
 
 
-def _grey_table(header: DicomHeader, codes: npt.NDArray[np.uint16], voi: Voi) -> npt.NDArray[np.float32]:
+def _grey_table(
+    header: DicomHeader, codes: npt.NDArray[np.uint16], voi: Voi, value_range: ValueRange | None
+) -> npt.NDArray[np.float32]:
     """Grey value of each stored value, shape `(2**bits,)`."""
-    values, (low, high), padded = header.values, header.stored_range, header.padded
+    values, (low, high), padded = header.values, value_range or header.stored_range, header.padded
     windowed = file_voi(header.dataset, values) if voi == "dicom" else None
     if voi == "percentile":
         low, high = percentile_limits(values.astype(np.float32)[codes], None if padded is None else ~padded[codes])
@@ -81,3 +88,20 @@ def _grey_table(header: DicomHeader, codes: npt.NDArray[np.uint16], voi: Voi) ->
     if padded is not None:
         grey[padded] = 0.0
     return grey.astype(np.float32)
+
+
+def _is_underfilled(
+    header: DicomHeader, stored: npt.NDArray[np.uint16] | float, voi: Voi, value_range: ValueRange | None
+) -> bool:
+    """Whether few of the stored bits are used though they set the limits; `stored`: codes, or the largest magnitude."""
+    dataset, bits = header.dataset, header.layout.bits
+    if bits <= 12 or voi == "percentile" or value_range is not None or dataset.get("ModalityLUTSequence"):
+        return False
+    if voi == "dicom" and has_voi(dataset):
+        return False
+    if not isinstance(stored, float):
+        codes = stored if header.padded is None else stored[~header.padded[stored]]
+        if header.layout.signed:
+            codes = np.where(codes >= 1 << (bits - 1), (1 << bits) - codes.astype(np.int32), codes)
+        stored = float(codes.max(initial=0))
+    return stored < (1 << bits) * UNDERFILLED_BELOW

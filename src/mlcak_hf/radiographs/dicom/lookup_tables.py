@@ -130,6 +130,11 @@ def apply_window(values: npt.NDArray[Any], center: float, width: float, function
     raise DicomError("The VOI LUT Function must be LINEAR, LINEAR_EXACT or SIGMOID.")  # not quoted: it may hold a name
 
 
+def has_voi(dataset: pydicom.Dataset) -> bool:
+    """Check whether the file has a VOI LUT or a window."""
+    return bool(dataset.get("VOILUTSequence")) or _window(dataset)[:2] != (None, None)
+
+
 def linear_modality(dataset: pydicom.Dataset) -> tuple[float, float] | None:
     """Slope and intercept of the modality transform; `None` if it is a look-up table."""
     if dataset.get("ModalityLUTSequence"):
@@ -138,13 +143,13 @@ def linear_modality(dataset: pydicom.Dataset) -> tuple[float, float] | None:
     return float(1 if slope is None else slope), float(0 if intercept is None else intercept)
 
 
-def linear_window(dataset: pydicom.Dataset, stored_range: tuple[float, float]) -> tuple[float, float] | None:
+def linear_window(dataset: pydicom.Dataset, default: tuple[float, float]) -> tuple[float, float] | None:
     """Values after the modality transform that become 0 and 1, if the file's own view is linear between them.
 
     Args:
         dataset (`pydicom.Dataset`):
             The image tags.
-        stored_range (`tuple[float, float]`):
+        default (`tuple[float, float]`):
             The result for a file without a window.
 
     Returns:
@@ -157,7 +162,7 @@ def linear_window(dataset: pydicom.Dataset, stored_range: tuple[float, float]) -
     except (ValueError, TypeError):
         return None
     if center is None and width is None:
-        return stored_range
+        return default
     if center is None or width is None or function not in ("LINEAR", "LINEAR_EXACT"):
         return None
     if function == "LINEAR":
@@ -202,4 +207,8 @@ def _apply_lut(
     if not 8 <= bits <= 16 or len(entries) != count or entries.max() >= 1 << bits:
         raise DicomError(f"The {what} declares {count} entries of {bits} bits, but its data does not match.")
     index = np.clip(np.floor(values) - first, 0, count - 1).astype(np.int64)
-    return entries[index], (0.0, float((1 << bits) - 1))
+    # Many writers declare 16 bits whatever the entries use, so the range is that of the bits of the largest entry.
+    largest = (1 << int(entries.max()).bit_length()) - 1
+    if largest == 0:
+        raise DicomError(f"The {what} maps every value to 0, which leaves no grey values.")
+    return entries[index], (0.0, float(largest))

@@ -81,6 +81,9 @@ _CODINGS: dict[str, tuple[Coding, ...]] = {
 # 33.
 _ISOLATED = (_JPEG, _JPEG_LS)
 
+_LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K)
+_LOSSY_MARGIN = 32  # values up to this fraction of the range beyond it are clipped; more contradicts the header
+
 _INSTALL = {"imagecodecs": "pip install imagecodecs", "openjpeg": "pip install pylibjpeg-openjpeg"}
 
 
@@ -165,6 +168,11 @@ def checked_frame(dataset: pydicom.Dataset, layout: PixelLayout) -> tuple[bytes,
             f" {header.components} component(s) of {header.precision} bits in {header.tiles} tile(s). Export the"
             " original radiograph again."
         )
+    if header.precision < layout.bits:
+        raise DicomError(
+            f"The header declares {layout.bits} bits stored, the compressed data {header.precision}. Export the file"
+            " again."
+        )
     if header.coding == "JPEG" and layout.signed:
         raise DicomError("DICOM does not allow lossy JPEG of signed pixels (PS3.5 8.2.1). Export the file again.")
     if _END_OF_IMAGE not in frame[-64:]:
@@ -214,8 +222,13 @@ def _stored_bits(values: npt.NDArray[np.integer], precision: int, layout: PixelL
     low, high = (
         (-(1 << (layout.bits - 1)), (1 << (layout.bits - 1)) - 1) if layout.signed else (0, (1 << layout.bits) - 1)
     )
-    if int(values.min()) < low or int(values.max()) > high:
+    # Lossy compression overshoots at sharp edges.
+    margin = (1 << layout.bits) // _LOSSY_MARGIN if layout.syntax in _LOSSY else 0
+    smallest, largest = int(values.min()), int(values.max())
+    if smallest < low - margin or largest > high + margin:
         raise DicomError(
             f"The pixels do not fit into the {layout.bits} bits that Bits Stored declares. Export the file again."
         )
+    if smallest < low or largest > high:
+        values = values.clip(low, high)
     return np.asarray(values.astype(np.uint16) & np.uint16((1 << layout.bits) - 1))

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.uid import JPEG2000, JPEG2000Lossless
 
-from ..grey_values import PERCENTILE_REFERENCE_PX, Voi, reference_limits
+from ..grey_values import PERCENTILE_REFERENCE_PX, ValueRange, Voi, reference_limits
 from ..resampling import Weights, low_pass_edges, resample, weights_onto_square
 from .header import DicomHeader
 from .lookup_tables import linear_modality, linear_window
@@ -75,24 +75,27 @@ IRREVERSIBLE = Wavelet(blur=0.19, ringing=(0.068, 0.055, 0.048), noise_left=0.52
 _SKIP_ABOVE = 1.1
 
 
-def read_reduced(header: DicomHeader, size_px: int, fit: str, voi: Voi) -> npt.NDArray[np.float32] | None:
+def read_reduced(
+    header: DicomHeader, size_px: int, fit: str, voi: Voi, value_range: ValueRange | None = None
+) -> tuple[npt.NDArray[np.float32], float] | None:
     """Read a small square image by reduced decoding.
 
     Args:
         header ([`DicomHeader`]):
             The header of the file.
-        size_px, fit, voi: As in [`read_radiograph`].
+        size_px, fit, voi, value_range: As in [`read_radiograph`].
 
     Returns:
-        `np.ndarray` of shape `(size_px, size_px)`: float32 in [0, 1], polarity corrected. `None` if the image has to be
-        decoded in full.
+        `tuple`: float32 of shape `(size_px, size_px)` in [0, 1], polarity corrected; and the largest magnitude of the
+        stored values. `None` if the image has to be decoded in full.
     """
     layout = header.layout
     if layout.syntax not in (JPEG2000Lossless, JPEG2000) or header.padded is not None:
         return None
     modality = linear_modality(header.dataset)
-    limits = linear_window(header.dataset, header.stored_range) if voi == "dicom" else header.stored_range
-    if modality is None or limits is None:
+    limits = value_range or header.stored_range
+    window = linear_window(header.dataset, limits) if voi == "dicom" else limits
+    if modality is None or window is None:
         return None
     frame, _ = checked_frame(header.dataset, layout)
     codestream = read_codestream(frame)
@@ -102,7 +105,7 @@ def read_reduced(header: DicomHeader, size_px: int, fit: str, voi: Voi) -> npt.N
         return None
     largest = _largest_reduction(codestream, size_px, voi)
     candidates = list(range(largest, 0, -1))
-    may_clip = voi == "percentile" or min(limits) > min(header.stored_range) or max(limits) < max(header.stored_range)
+    may_clip = voi == "percentile" or min(window) > min(header.stored_range) or max(window) < max(header.stored_range)
     wavelet = REVERSIBLE if codestream.reversible else IRREVERSIBLE
     may_blur = min(layout.rows, layout.columns) / 2 / size_px < wavelet.blur / _MAX_DIFFERENCE
     if largest and (may_clip or may_blur) and codestream.levels > largest:
@@ -117,7 +120,7 @@ def read_reduced(header: DicomHeader, size_px: int, fit: str, voi: Voi) -> npt.N
             return None
         values = samples * np.float32(modality[0]) + np.float32(modality[1])
         edges = (low_pass_edges(layout.rows, reduction), low_pass_edges(layout.columns, reduction))
-        low, high = reference_limits(values, *edges) if voi == "percentile" else limits
+        low, high = reference_limits(values, *edges) if voi == "percentile" else window
         grey = (values - np.float32(low)) / np.float32(high - low)
         weights = weights_onto_square(*edges, size_px, fit)
         reach = sorted((value - low) / (high - low) for value in header.stored_range)
@@ -131,7 +134,8 @@ def read_reduced(header: DicomHeader, size_px: int, fit: str, voi: Voi) -> npt.N
             if voi != "percentile":  # its limits have the same bias
                 grey -= np.float32(bias)
             np.clip(grey, *clipping(reach[0], reach[1]), out=grey)
-            return np.clip(resample(1 - grey if layout.inverted else grey, *weights), 0.0, 1.0)
+            small = resample(1 - grey if layout.inverted else grey, *weights)
+            return np.clip(small, 0.0, 1.0), float(np.abs(samples).max())
         expected = difference / 2.0**reduction  # the difference halves when the size doubles
     return None
 
