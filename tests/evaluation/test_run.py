@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -239,7 +240,7 @@ def test_models_that_cannot_be_evaluated_are_named(folder, tmp_path, monkeypatch
         ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     ).save_pretrained(tmp_path / "vit")
     refused(
-        RecipeError, "vit' cannot be loaded.*model_type is 'vit'", dataset, t=folder / "teacher", s=tmp_path / "vit"
+        RecipeError, "vit' cannot be loaded.*model_type must be 'mlcak'; got 'vit'", dataset, t=folder / "teacher", s=tmp_path / "vit"
     )
     shutil.copytree(folder / "student", tmp_path / "bare")
     (tmp_path / "bare" / "preprocessor_config.json").unlink()
@@ -248,6 +249,23 @@ def test_models_that_cannot_be_evaluated_are_named(folder, tmp_path, monkeypatch
     choices = {"format_version": 2, "choices": {"fit": "squash", "voi": "dicom"}}
     (tmp_path / "squashed" / "preparation.json").write_text(json.dumps(choices))
     refused(DatasetError, "model s .*'pad'.*prepared with 'squash'", tmp_path / "squashed", s=folder / "student")
+
+
+def test_thresholds_come_from_the_validation_rows_of_the_training(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "evaluate_model", lambda *args: pytest.fail("a model runs before the mistake is found"))
+    dataset = shutil.copytree(folder / "dataset", tmp_path / "no-validation")
+    next((dataset / "data").glob("validation*")).unlink()
+    student = shutil.copytree(folder / "student", tmp_path / "student")
+    content = {"data": {"dataset": "no-validation", "validation_fraction": 0.15, "split_seed": 3}}
+    monkeypatch.setattr(run.TrainingRecord, "load", lambda path: SimpleNamespace(content=content))
+    (student / "training.json").write_text("{}")
+    args = arguments(folder, tmp_path / "out")
+    args.dataset, args.models = str(dataset), [f"student={student}"]
+    with pytest.raises(DatasetError, match=r"Add --validation_fraction 0\.15 --split_seed 3\."):
+        run.run_evaluation(args)
+    args.split_seed = 3
+    with pytest.raises(pytest.fail.Exception):
+        run.run_evaluation(args)
 
 
 @pytest.mark.slow

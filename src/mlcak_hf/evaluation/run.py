@@ -26,6 +26,7 @@ from ..explanation.class_token import class_token_attention
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..pretrained import load_model, weights_digest
 from ..probabilities import probabilities
+from ..training.record import TRAINING_FILE, TrainingRecord
 from .arguments import NO_SPLIT, EvaluatedModel, EvaluationArguments, models_to_evaluate
 from .bootstrap import MIN_DRAWS
 from .calibration import operating_thresholds
@@ -150,6 +151,8 @@ def check_evaluation(models: Sequence[EvaluatedModel], data: EvaluationData) -> 
                 f"{model.role} ({model.folder}) makes squares with fit {processor.fit!r}, but {args.dataset} was "
                 f"prepared with {stored_fit!r}. Evaluate it on a dataset prepared like the one it was trained on."
             )
+        if args.threshold_split == "validation" and "validation" not in data.splits:
+            _check_split_rule(model, args)
     folder = Path(args.output) / "predictions"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -158,6 +161,21 @@ def check_evaluation(models: Sequence[EvaluatedModel], data: EvaluationData) -> 
         raise RecipeError(f"--output {args.output} cannot be created ({error}). Name another folder.") from error
     if not writable:
         raise RecipeError(f"--output {args.output} is not writable. Name another folder.")
+
+
+def _check_split_rule(model: EvaluatedModel, args: EvaluationArguments) -> None:
+    """Refuse thresholds from images that the model was trained on, because its validation rows were different ones."""
+    if not (Path(model.folder) / TRAINING_FILE).is_file():
+        return
+    trained = TrainingRecord.load(model.folder).content["data"]
+    used = {name: trained.get(name) for name in ("validation_fraction", "split_seed")}
+    same_dataset = Path(str(trained["dataset"])).name == Path(args.dataset).name
+    if same_dataset and used != {name: getattr(args, name) for name in used}:
+        options = " ".join(f"--{name} {value}" for name, value in used.items())
+        raise DatasetError(
+            f"The validation rows must be those of {model.role}, which was trained with {options}; with others, "
+            f"thresholds would come from training images. Add {options}."
+        )
 
 
 def evaluate_model(model: EvaluatedModel, data: EvaluationData, accelerator: Accelerator) -> ModelPredictions:
