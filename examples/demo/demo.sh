@@ -5,6 +5,11 @@ cd "$(dirname "$0")/../.."
 out="${1:-demo}"
 workers="${WORKERS:-$(getconf _NPROCESSORS_ONLN)}"
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+quiet=()
+if [ ! -t 2 ]; then  # no progress bars in a log file
+  export HF_DATASETS_DISABLE_PROGRESS_BARS=1 HF_HUB_DISABLE_PROGRESS_BARS=1
+  quiet=(--disable_tqdm true)
+fi
 start=$SECONDS
 
 step() { printf '\n\033[1m== %s (%d s)\033[0m\n' "$1" "$((SECONDS - start))"; }
@@ -25,13 +30,13 @@ run mlcak prepare "$out/phantoms" "$out/dataset" --groups "$out/phantoms/groups.
 # Only 7 of the 22 findings are drawn, so their loss weighs more; milder augmentation suits short training.
 short=(--local_loss_weight 10 --rotation_deg 6 --min_scale 0.94 --max_scale 1.1 --shift 0.04)
 step "3/6  Teacher at 224 px"
-train examples/distillation/train_teacher.py --config small-teacher --num_train_epochs 20 "${short[@]}" \
+train examples/distillation/train_teacher.py --config small-teacher --num_train_epochs 20 "${short[@]}" ${quiet[@]+"${quiet[@]}"} \
   --dataset "$out/dataset" --output_dir "$out/teacher"
 
 step "4/6  Students at 28 px: plain, and with MLCAK"
-train examples/distillation/distil_student.py --config small-student --num_train_epochs 10 "${short[@]}" \
+train examples/distillation/distil_student.py --config small-student --num_train_epochs 10 "${short[@]}" ${quiet[@]+"${quiet[@]}"} \
   --dataset "$out/dataset" --alpha 0 --beta 0 --gamma 0 --output_dir "$out/student-plain"
-train examples/distillation/distil_student.py --config small-student --num_train_epochs 10 "${short[@]}" \
+train examples/distillation/distil_student.py --config small-student --num_train_epochs 10 "${short[@]}" ${quiet[@]+"${quiet[@]}"} \
   --dataset "$out/dataset" --teacher "$out/teacher" --output_dir "$out/student-mlcak"
 
 step "5/6  Comparison on the test split"

@@ -221,5 +221,6 @@ def map_boxes(
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise a `ValueError` unless the value is one of the choices."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {choices}; got {value!r}.")

@@ -70,5 +70,6 @@ def resolve_recipe(name: str) -> Path:
 
 
 def close_name(name: str, known: Sequence[str]) -> str:
+    """Return a question that suggests the most similar known name, or an empty string."""
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f" Did you mean {matches[0]!r}?" if matches else ""

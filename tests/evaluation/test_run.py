@@ -240,7 +240,11 @@ def test_models_that_cannot_be_evaluated_are_named(folder, tmp_path, monkeypatch
         ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     ).save_pretrained(tmp_path / "vit")
     refused(
-        RecipeError, "vit' cannot be loaded.*model_type must be 'mlcak'; got 'vit'", dataset, t=folder / "teacher", s=tmp_path / "vit"
+        RecipeError,
+        "vit' cannot be loaded.*model_type must be 'mlcak'; got 'vit'",
+        dataset,
+        t=folder / "teacher",
+        s=tmp_path / "vit",
     )
     shutil.copytree(folder / "student", tmp_path / "bare")
     (tmp_path / "bare" / "preprocessor_config.json").unlink()
