@@ -7,6 +7,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from mlcak_hf.distillation.attention import AttentionOptions
 from mlcak_hf.distillation.compatibility import check_teachers, load_teacher
+from mlcak_hf.distillation.teachers import Teachers
 from mlcak_hf.errors import DistillationError
 
 
@@ -91,3 +92,13 @@ def test_levels_that_do_not_exist_are_refused():
         check_teacher(teacher, toy_model(layers=2, attention_levels=[1]), student_levels=[0])
     with pytest.raises(DistillationError, match=r"teacher's attention_levels must include layers \[1\]; got \[3\]"):
         check_teacher(toy_model(layers=4, attention_levels=[3]), student)
+
+
+def test_the_attention_of_several_teachers_is_averaged():
+    models = [toy_model(32, 4, layers=4, seed=seed) for seed in (2, 3)]
+    pixels = torch.rand(2, 1, 32, 32)
+    batch = {"teacher_pixel_values": pixels, "teacher_pixel_values_2": pixels}
+    both = Teachers(models, toy_model(seed=1))(batch).attention
+    alone = [Teachers(model, toy_model(seed=1))(batch).attention for model in models]
+    torch.testing.assert_close(both, (alone[0] + alone[1]) / 2)
+    assert not torch.allclose(alone[0], alone[1], atol=1e-4)

@@ -65,3 +65,36 @@ def test_fsdp_and_deepspeed_are_refused_with_what_to_use_instead(tmp_path, monke
             launched.setenv(f"ACCELERATE_USE_{name}", "true")
             with pytest.raises(RecipeError, match="is not supported"):
                 arguments(tmp_path)
+
+
+def test_persistent_workers_without_workers_are_switched_off(tmp_path):
+    args = arguments(tmp_path, dataloader_num_workers=0, dataloader_persistent_workers=True)
+    assert not args.dataloader_persistent_workers
+
+
+def test_no_more_workers_than_cores_are_started(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
+    assert arguments(tmp_path, dataloader_num_workers=4).dataloader_num_workers == 2
+    assert arguments(tmp_path, dataloader_num_workers=1).dataloader_num_workers == 1
+
+
+def test_a_missing_tensorboard_is_found_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlcak_hf.training.arguments.is_tensorboard_available", lambda: False)
+    with pytest.raises(RecipeError, match=r"mlcak-hf\[tensorboard\]"):
+        MLCAKTrainingArguments(str(tmp_path), use_cpu=True, report_to="tensorboard")
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"auto_find_batch_size": True},
+        {"accelerator_config": {"split_batches": True}},
+        {"accelerator_config": {"dispatch_batches": True}},
+        {"accelerator_config": {"even_batches": False}},
+    ],
+)
+def test_options_that_change_the_batches_of_several_processes_are_refused(tmp_path, monkeypatch, choices):
+    assert arguments(tmp_path, **choices).world_size == 1
+    monkeypatch.setattr(MLCAKTrainingArguments, "world_size", 2)
+    with pytest.raises(RecipeError, match=rf"{next(iter(choices))}.* with several processes"):
+        arguments(tmp_path, **choices)

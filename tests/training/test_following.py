@@ -1,6 +1,7 @@
 """What a person who follows a training sees: where the time goes, and which image broke it."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ import torch
 from toys import make_trainer, toy_collator, toy_model, toy_rows
 from transformers import TrainerCallback
 
+from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.distillation.finite_check import not_finite_message, rows_not_finite
 from mlcak_hf.errors import DistillationError
 from mlcak_hf.training import step_clock
+from mlcak_hf.training.trainer import EpochCallback
 
 
 class Named(list):
@@ -177,3 +180,23 @@ def test_tensorboard_gets_the_parts_where_it_is_installed(tmp_path, monkeypatch)
     events.Reload()
     for name in ("distil_attention", "teacher_share", "data_wait_share", "images_per_second", "learning_rate"):
         assert len(events.Scalars(f"train/{name}")) == 2
+
+
+def test_a_run_shorter_than_logging_steps_is_logged_all_the_same(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=4, logging_steps=50)
+    trainer.train()
+    assert len(training_logs(trainer)) == 4
+
+
+def test_the_epoch_of_the_views_is_the_whole_part_of_the_progress():
+    collator = toy_collator()
+    for progress, epoch in ((None, 0), (0.9, 0), (3.0, 3), (3.4, 3), (3.6, 3)):
+        EpochCallback(collator).on_epoch_begin(None, SimpleNamespace(epoch=progress), None)
+        assert collator.epoch == epoch
+
+
+def test_views_of_another_seed_are_not_those_of_another_epoch():
+    """Otherwise the runs of a comparison over seeds would share their views."""
+    views = ViewParameters()
+    assert views.draw(0, 1, 5) != views.draw(1, 0, 5)
+    assert views.draw(2, 3, 5) != views.draw(3, 2, 5)

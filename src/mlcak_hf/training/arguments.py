@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import is_tensorboard_available
 
 from ..distillation.attention import AttentionOptions
 from ..errors import RecipeError
@@ -107,7 +108,10 @@ class MLCAKTrainingArguments(TrainingArguments):
         if not torch.accelerator.is_available():
             # Several processes on a machine without accelerator connect only if told that they run on CPUs.
             self.use_cpu = True
+        _fit_workers(self)
         super().__post_init__()  # type: ignore[no-untyped-call]
+        _check_reports(self)
+        _refuse_other_batches(self)
         chosen = getattr(self, f"{checkpointing}_checkpointing_kwargs") or {}
         if getattr(self, f"{checkpointing}_checkpointing") and chosen.get("use_reentrant", True) and self.gamma > 0:
             raise RecipeError(
@@ -124,6 +128,40 @@ class MLCAKTrainingArguments(TrainingArguments):
     def attention_options(self) -> AttentionOptions:
         """Which attention is taught."""
         return AttentionOptions(self.student_levels, self.attention_aggregation, enabled=self.gamma > 0)
+
+
+def _fit_workers(args: MLCAKTrainingArguments) -> None:
+    """Start no more workers than there are cores, and none that outlive an epoch where there are none."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    args.dataloader_num_workers = min(args.dataloader_num_workers, cores)
+    if args.dataloader_num_workers == 0:
+        args.dataloader_persistent_workers = False
+
+
+def _check_reports(args: MLCAKTrainingArguments) -> None:
+    """Refuse a missing TensorBoard now: the Trainer would only after the images were decoded."""
+    if "tensorboard" in args.report_to and not is_tensorboard_available():
+        raise RecipeError(
+            "report_to must name an installed tool; got 'tensorboard'. Install it with "
+            "pip install 'mlcak-hf[tensorboard]', or use --report_to none."
+        )
+
+
+def _refuse_other_batches(args: MLCAKTrainingArguments) -> None:
+    """Refuse options by which several processes get other batches than the trainer counts images for."""
+    if args.world_size == 1:
+        return
+    config: Any = args.accelerator_config
+    chosen = {
+        "auto_find_batch_size": args.auto_find_batch_size,
+        "accelerator_config's split_batches": config.split_batches,
+        "accelerator_config's dispatch_batches": bool(config.dispatch_batches),
+    }
+    for name, value in chosen.items():
+        if value:
+            raise RecipeError(f"{name} must be false with several processes; got {value}. Leave it out.")
+    if not config.even_batches:
+        raise RecipeError("accelerator_config's even_batches must be true with several processes; got False.")
 
 
 def _refuse_sharding(args: MLCAKTrainingArguments) -> None:

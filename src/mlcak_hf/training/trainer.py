@@ -49,6 +49,15 @@ class EpochCallback(TrainerCallback):
         self.collator.set_epoch(int(state.epoch or 0))
 
 
+class ShortRunCallback(TrainerCallback):
+    """Log about ten times in a run that is shorter than `logging_steps`, which would leave no curves."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Adapt the interval."""
+        if state.logging_steps > state.max_steps:
+            state.logging_steps = max(1, state.max_steps // 10)
+
+
 class MLCAKTrainer(WholeCheckpointTrainer):
     r"""
     Trains a student on `L = L_classification + alpha * D(local) + beta * D(global) + gamma * D(attention)`.
@@ -131,6 +140,7 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         self._images_since_log = 0.0
         self._clock = StepClock(args.device)
         self.add_callback(self._clock)
+        self.add_callback(ShortRunCallback())
 
     @property
     def teacher(self) -> Any:
