@@ -40,7 +40,7 @@ def test_signed_12_bits_in_16_are_underfilled_and_padding_does_not_count(tmp_pat
 
 @SIZES
 @pytest.mark.parametrize("center", [2048, 60000])
-@pytest.mark.parametrize("shape", [(64, 64), (64, 32), (61, 40), (2, 64)])
+@pytest.mark.parametrize("shape", [(64, 64), (64, 32), (61, 40), (12, 64)])
 def test_a_window_that_misses_all_pixels_leaves_no_contrast(tmp_path, size_px, center, shape) -> None:
     pixels = RAMP[: shape[0], : shape[1]] + np.uint16(32768)
     path = make_dicom(tmp_path / "x.dicom", pixels, WindowCenter=center, WindowWidth=4096)
