@@ -79,7 +79,7 @@ def test_no_more_workers_than_cores_are_started(tmp_path, monkeypatch):
 
 
 def test_a_missing_tensorboard_is_found_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlcak_hf.training.arguments.is_tensorboard_available", lambda: False)
+    monkeypatch.setattr("mlcak_hf.training.arguments.find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"mlcak-hf\[tensorboard\]"):
         MLCAKTrainingArguments(str(tmp_path), use_cpu=True, report_to="tensorboard")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
-from transformers.integrations import is_tensorboard_available
 
 from ..distillation.attention import AttentionOptions
 from ..errors import RecipeError
@@ -140,7 +140,7 @@ def _fit_workers(args: MLCAKTrainingArguments) -> None:
 
 def _check_reports(args: MLCAKTrainingArguments) -> None:
     """Refuse a missing TensorBoard now: the Trainer would only after the images were decoded."""
-    if "tensorboard" in args.report_to and not is_tensorboard_available():
+    if "tensorboard" in (args.report_to or []) and not (find_spec("tensorboard") or find_spec("tensorboardX")):
         raise RecipeError(
             "report_to must name an installed tool; got 'tensorboard'. Install it with "
             "pip install 'mlcak-hf[tensorboard]', or use --report_to none."
