@@ -31,9 +31,11 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from mlcak_hf.preparation.rows import dataset_features
 from mlcak_hf.radiographs.read import read_radiograph
 from mlcak_hf.vindr_cxr.kaggle import KAGGLE_LABELS
 from mlcak_hf.vindr_cxr.labels import VINDR_CXR_LABELS
+from mlcak_hf.vindr_cxr.vindr_source import vindr_label_features
 
 PATIENT_TAGS = {
     "PatientName": "SECRET^Jane",
@@ -229,3 +231,8 @@ def to_pictures(root: Path, height: int, width: int, suffix: str = ".png") -> No
         grey = Image.fromarray(np.rint(255 * read_radiograph(path)).astype(np.uint8))
         grey.resize((width, height)).save(path.with_suffix(suffix))
         path.unlink()
+
+
+def vindr_features(aggregation: str = "majority") -> Any:
+    """Columns of a dataset made from VinDr-CXR."""
+    return dataset_features(vindr_label_features(aggregation))

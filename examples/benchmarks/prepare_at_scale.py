@@ -42,7 +42,7 @@ MIN_SPEED_RATIO = 1.7
 PREPARE = [sys.executable, "-c", "from mlcak_hf.cli.main import main; main()", "prepare"]
 TIMED = """
 import sys, time
-from mlcak_hf.data import prepare_vindr_cxr
+from mlcak_hf import prepare_vindr_cxr
 if __name__ == "__main__":
     start = time.perf_counter()
     prepare_vindr_cxr(sys.argv[1], sys.argv[2], size_px=int(sys.argv[3]), num_proc=int(sys.argv[4]), progress=False)

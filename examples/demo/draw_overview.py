@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from mlcak_hf import MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.sources import open_dataset
-from mlcak_hf.preparation.report import read_preparation
+from mlcak_hf.preparation.report import PreparationReport
 from mlcak_hf.explanation.class_token import class_token_attention
 from mlcak_hf.image_processing_mlcak import map_boxes
 from mlcak_hf.script import run_script
@@ -68,7 +68,7 @@ def look(folder: str, images: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def main() -> None:
     """Choose, look, draw."""
     (args,) = parse_recipe([OverviewArguments])
-    rows, fit = open_dataset(args.dataset)[args.split], read_preparation(args.dataset)["choices"]["fit"]
+    rows, fit = open_dataset(args.dataset)[args.split], PreparationReport.read(args.dataset).choices["fit"]
     chosen = choose_rows(rows, args.columns)
     images = [rows[place]["image"] for place, _ in chosen]
     seen_by_teacher, teacher_says, _ = look(args.teacher, images)

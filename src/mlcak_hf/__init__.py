@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .training.arguments import MLCAKTrainingArguments
     from .training.trainer import MLCAKTrainer
     from .vindr_cxr.builder import load_vindr_cxr
+    from .vindr_cxr.options import VinDrOptions
+    from .vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
 
 __version__ = "0.1.0"
 
@@ -39,8 +41,10 @@ __all__ = [
     "MLCAKTrainingArguments",
     "Prediction",
     "RadiographPredictor",
+    "VinDrOptions",
     "find_radiographs",
     "load_vindr_cxr",
+    "prepare_vindr_cxr",
     "read_radiograph",
 ]
 
@@ -55,8 +59,10 @@ _MODULES = {
     "MLCAKTrainingArguments": "training.arguments",
     "Prediction": "prediction.result",
     "RadiographPredictor": "prediction.predictor",
+    "VinDrOptions": "vindr_cxr.options",
     "find_radiographs": "radiographs.file_search",
     "load_vindr_cxr": "vindr_cxr.builder",
+    "prepare_vindr_cxr": "vindr_cxr.prepare_vindr_cxr",
     "read_radiograph": "radiographs.read",
 }
 

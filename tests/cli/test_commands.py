@@ -104,7 +104,7 @@ def test_prepare_lists_what_it_left_out(mlcak, phantoms, tmp_path):
     assert not (tmp_path / "d").exists()
     code, out, _ = mlcak("prepare", damaged, tmp_path / "d", "--size", 32, "--on-error", "skip")
     assert code == 0
-    assert "Left out: 1 image(s)" in out
+    assert "Skipped: 1 image(s)" in out
     assert first.stem in out
 
 
@@ -166,13 +166,13 @@ def test_pictures_that_seem_to_hold_12_bits_are_named_and_read_with_a_range(mlca
     code, out, _ = mlcak("prepare", folder, tmp_path / "d", "--size", 32)
     assert code == 0
     said = " ".join(out.split())
-    assert "Doubtful: 8 16-bit picture(s) have no value above an eighth of their range" in said
+    assert "Suspect images: 8 16-bit image(s) use less than an eighth of their value range" in said
     assert "(--value-range 0 4095)" in said
-    assert " and 3 more; all: preparation.json, doubts.crushed" in said
+    assert " and 3 more; all are in preparation.json, suspect_images.underfilled_range" in said
     again = ("prepare", folder, tmp_path / "d", "--size", 32, "--value-range", 0, 4095, "--overwrite")
     code, out, _ = mlcak(*again)
     assert code == 0
-    assert "Doubtful" not in out
+    assert "Suspect images" not in out
     assert json.loads((tmp_path / "d" / "preparation.json").read_text())["choices"]["value_range"] == [0, 4095]
 
 

@@ -7,10 +7,11 @@ import sys
 import time
 from typing import Any
 
-from mlcak_hf.preparation import plan, shards
-from mlcak_hf.preparation.prepare import prepare_vindr_cxr
+from mlcak_hf.preparation import rows as rows_module
+from mlcak_hf.preparation.shards import plan
+from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
 
-_image_rows = shards.image_rows
+_image_rows = rows_module.image_rows
 
 
 def _slow_image_rows(*args: Any) -> Any:
@@ -19,7 +20,7 @@ def _slow_image_rows(*args: Any) -> Any:
     return _image_rows(*args)
 
 
-shards.image_rows = _slow_image_rows  # in every process: the workers import this file as well
+rows_module.image_rows = _slow_image_rows  # in every process: the workers import this file as well
 
 if __name__ == "__main__":
     plan.IMAGES_PER_SHARD = 3

@@ -9,8 +9,8 @@ from datasets import Dataset
 from mlcak_hf.data.columns import DatasetColumns
 from mlcak_hf.data.sources import split_validation as split_rows
 from mlcak_hf.preparation.group_split import held_out_groups
-from mlcak_hf.vindr_cxr.source import ImageRecord
-from mlcak_hf.vindr_cxr.splits import split_validation as split_records
+from mlcak_hf.vindr_cxr.vindr_folder import VinDrRecord
+from mlcak_hf.vindr_cxr.vindr_source import split_validation as split_records
 
 
 def test_published_splits_stay_as_they_are() -> None:
@@ -26,7 +26,7 @@ def test_both_readers_of_datasets_set_the_same_patients_aside(seed, fraction) ->
     groups = [f"p{g}" for g in np.random.default_rng(seed).integers(0, 30, size=200)]
     rows = Dataset.from_dict({"patient": groups})
     train, validation = split_rows(rows, DatasetColumns(group="patient"), fraction, seed)
-    records = [ImageRecord(f"i{n}", "", (), (), group) for n, group in enumerate(groups)]
+    records = [VinDrRecord(f"i{n}", "", group) for n, group in enumerate(groups)]
     for ours, theirs in zip((train, validation), split_records(records, fraction, seed), strict=True):
         assert ours["patient"][:] == [record.group for record in theirs]
     assert len(train)

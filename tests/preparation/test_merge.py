@@ -9,9 +9,12 @@ import pytest
 from vindr_factories import make_vindr
 
 from mlcak_hf.errors import DatasetError, DicomError
-from mlcak_hf.preparation import plan
 from mlcak_hf.preparation.merge import merge_prepared
-from mlcak_hf.preparation.prepare import SOURCE_STATE_FILE, PartReport, prepare_vindr_cxr, prepare_vindr_cxr_part
+from mlcak_hf.preparation.prepare import SOURCE_STATE_FILE, PartReport, prepare_part
+from mlcak_hf.preparation.shards import plan
+from mlcak_hf.vindr_cxr.options import VinDrOptions
+from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
+from mlcak_hf.vindr_cxr.vindr_source import VinDrSource
 
 CHOICES = {"size_px": 32, "progress": False}
 
@@ -40,8 +43,9 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def part(vindr: Path, output: Path, index: int, count: int, **choices) -> PartReport:
-    return prepare_vindr_cxr_part(vindr, output, (index, count), **CHOICES | choices)
+def part(vindr: Path, output: Path, index: int, count: int, overwrite: bool = False, **choices) -> PartReport:
+    source = VinDrSource(vindr, VinDrOptions(**{"size_px": 32} | choices))
+    return prepare_part(source, output, (index, count), overwrite=overwrite, progress=False)
 
 
 def test_machines_that_share_a_folder(vindr, tmp_path, unsplit) -> None:
@@ -52,7 +56,7 @@ def test_machines_that_share_a_folder(vindr, tmp_path, unsplit) -> None:
     report = merge_prepared(out)
     assert content(out) == unsplit
     assert not (tmp_path / "out.partial").exists()
-    assert report.sources["train"] == {"found": 13, "used": 13, "left_out": 0}
+    assert report.sources["train"] == {"found": 13, "used": 13, "skipped": 0}
 
 
 def test_machines_of_their_own_whose_folders_are_copied_together(vindr, tmp_path, unsplit) -> None:
@@ -102,7 +106,7 @@ def test_merging_again_finds_it_done(vindr, tmp_path, unsplit, caplog) -> None:
     part(vindr, tmp_path / "out", 0, 1)
     first = merge_prepared(tmp_path / "out")
     assert merge_prepared(tmp_path / "out") == first
-    assert "is complete already; nothing to do" in caplog.text
+    assert "is already complete; nothing to do" in caplog.text
     assert content(tmp_path / "out") == unsplit
 
 
@@ -112,7 +116,7 @@ def test_parts_of_corrected_images_replace_a_complete_dataset_only_when_asked(vi
         image.write_bytes(image.read_bytes().replace(b"MONOCHROME2 ", b"MONOCHROME1 "))
     part(vindr, tmp_path / "corrected", 0, 1)
     parts = [tmp_path / "corrected"]
-    with pytest.raises(DatasetError, match=r"is complete, but .*corrected.* holds other images .*\(--overwrite\)"):
+    with pytest.raises(DatasetError, match=r"is complete, but .*corrected.* holds other images.*\(--overwrite\)"):
         merge_prepared(tmp_path / "unsplit", parts)
     assert content(tmp_path / "unsplit") == unsplit
     merge_prepared(tmp_path / "unsplit", parts, overwrite=True)
@@ -123,7 +127,7 @@ def test_parts_of_corrected_images_replace_a_complete_dataset_only_when_asked(vi
 def test_a_part_of_corrected_images_names_the_remedy_that_works(vindr, tmp_path) -> None:
     part(vindr, tmp_path / "out", 0, 2)
     (vindr / "train" / "a00.dicom").touch()
-    with pytest.raises(DatasetError, match=r"written anew since\. Remove that folder, and begin every part anew$"):
+    with pytest.raises(DatasetError, match=r"modified since\. Remove that folder, and start every part again\.$"):
         part(vindr, tmp_path / "out", 1, 2)
 
 
@@ -149,11 +153,15 @@ def test_missing_shards_are_named(vindr, tmp_path) -> None:
 def test_parts_of_different_datasets_are_refused(vindr, tmp_path) -> None:
     part(vindr, tmp_path / "a", 0, 2)
     part(vindr, tmp_path / "b", 1, 2, size_px=16)
-    with pytest.raises(DatasetError, match=r"no parts of one dataset: size_px is 32 in one and 16 in the other"):
+    with pytest.raises(
+        DatasetError, match=r"must be parts of the same dataset; but size_px is 32 in one and 16 in the other"
+    ):
         merge_prepared(tmp_path / "out", [tmp_path / "a.partial", tmp_path / "b.partial"])
     (vindr / "train" / "a00.dicom").write_bytes(b"another file")
     part(vindr, tmp_path / "c", 1, 2, on_error="skip")
-    with pytest.raises(DatasetError, match="no parts of one dataset: the tables or the images of the source differ"):
+    with pytest.raises(
+        DatasetError, match="must be parts of the same dataset; but the tables or the images of the source differ"
+    ):
         merge_prepared(tmp_path / "out", [tmp_path / "a.partial", tmp_path / "c.partial"])
     assert not list(tmp_path.glob("out*"))
 
@@ -167,7 +175,7 @@ def test_a_shard_there_twice_counts_once_if_it_is_the_same(vindr, tmp_path, unsp
     with pytest.raises(DatasetError, match="are the same shard but differ"):
         merge_prepared(tmp_path / "out", [tmp_path / "a.partial", tmp_path / "b.partial"])
     twice.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DatasetError, match="is no whole shard"):
+    with pytest.raises(DatasetError, match="is not a complete shard"):
         merge_prepared(tmp_path / "out", [tmp_path / "a.partial", tmp_path / "b.partial"])
     twice.write_bytes(whole)
     merge_prepared(tmp_path / "out", [tmp_path / "a.partial", tmp_path / "b.partial"])
@@ -188,7 +196,7 @@ def test_an_older_dataset_is_replaced_only_when_asked(vindr, tmp_path, unsplit) 
 
 def test_a_part_never_removes_what_others_may_be_writing(vindr, tmp_path) -> None:
     part(vindr, tmp_path / "out", 0, 2)
-    with pytest.raises(DatasetError, match="holds unfinished work that does not fit"):
+    with pytest.raises(DatasetError, match="holds unfinished work that does not match"):
         part(vindr, tmp_path / "out", 1, 2, size_px=16, overwrite=True)
     foreign = tmp_path / "out.partial" / "unfinished" / "train-00001-of-00004.0123"
     foreign.write_bytes(b"half of it")
@@ -201,13 +209,13 @@ def test_a_part_never_removes_what_others_may_be_writing(vindr, tmp_path) -> Non
 def test_a_stranger_among_the_shards_is_not_published(vindr, tmp_path) -> None:
     part(vindr, tmp_path / "out", 0, 1)
     (tmp_path / "out.partial" / "dataset" / "data" / "notes.txt").write_text("mine")
-    with pytest.raises(DatasetError, match=r"notes\.txt, which is no shard of this dataset"):
+    with pytest.raises(DatasetError, match=r"notes\.txt, which is not a shard of this dataset"):
         merge_prepared(tmp_path / "out")
 
 
 @pytest.mark.parametrize("wrong", [(2, 2), (-1, 2), (0, 0)])
 def test_parts_that_do_not_exist(vindr, tmp_path, wrong) -> None:
-    with pytest.raises(DatasetError, match=rf"0 <= I < N.*but {wrong[0]}/{wrong[1]} came"):
+    with pytest.raises(DatasetError, match=rf"0 <= I < N; got {wrong[0]}/{wrong[1]}"):
         part(vindr, tmp_path / "out", *wrong)
 
 
@@ -223,8 +231,8 @@ def test_left_out_images_of_all_parts_are_accounted_for(vindr, tmp_path) -> None
     for index in range(2):
         part(vindr, tmp_path / "out", index, 2, on_error="skip")
     report = merge_prepared(tmp_path / "out")
-    assert [(r.folder, r.image_id) for r in report.left_out] == [("test", "t3"), ("train", "a01")]
+    assert [(r.folder, r.image_id) for r in report.skipped] == [("test", "t3"), ("train", "a01")]
     assert report.sources == {
-        "train": {"found": 13, "used": 12, "left_out": 1},
-        "test": {"found": 4, "used": 3, "left_out": 1},
+        "train": {"found": 13, "used": 12, "skipped": 1},
+        "test": {"found": 4, "used": 3, "skipped": 1},
     }

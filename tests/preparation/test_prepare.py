@@ -16,20 +16,20 @@ import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
 from rich.console import Console
-from vindr_factories import PATIENT_TAGS, make_vindr
+from vindr_factories import PATIENT_TAGS, make_vindr, vindr_features
 
 from mlcak_hf import MLCAKConfig, MLCAKImageProcessor
 from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.columns import DatasetColumns, Targets
 from mlcak_hf.data.sources import RadiographDataset, open_dataset
 from mlcak_hf.errors import DatasetError, DicomError
-from mlcak_hf.preparation import plan
-from mlcak_hf.preparation.prepare import prepare_vindr_cxr
-from mlcak_hf.preparation.report import PreparationReport, read_preparation
-from mlcak_hf.preparation.rows import vindr_features
+from mlcak_hf.preparation.report import PreparationReport
+from mlcak_hf.preparation.rows import ImageNotes
+from mlcak_hf.preparation.shards import plan
+from mlcak_hf.preparation.source import SkippedImage
 from mlcak_hf.radiographs.read import read_radiograph
 from mlcak_hf.vindr_cxr.builder import load_vindr_cxr
-from mlcak_hf.vindr_cxr.layout import LeftOut
+from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
 
 
 @pytest.fixture
@@ -89,17 +89,17 @@ def test_what_the_report_and_the_record_say(prepare, tmp_path) -> None:
         assert summary.abnormal == sum(splits[name]["label"])
         assert summary.normal == summary.rows - summary.abnormal
     assert report.sources == {
-        "train": {"found": 6, "used": 6, "left_out": 0},
-        "test": {"found": 2, "used": 2, "left_out": 0},
+        "train": {"found": 6, "used": 6, "skipped": 0},
+        "test": {"found": 2, "used": 2, "skipped": 0},
     }
-    preparation = read_preparation(report.output_dir)
-    assert preparation["splits"]["validation"]["image_ids"] == report.splits["validation"].image_ids
-    assert preparation["choices"] == report.choices
-    assert preparation["choices"]["voi"] == "percentile"
-    assert preparation["choices"]["annotated"] == ["Cardiomegaly", "No finding"]
-    assert preparation["left_out"] == []
-    assert "pydicom" in preparation["software"]
-    assert str(tmp_path) not in json.dumps(preparation)
+    preparation = PreparationReport.read(report.output_dir)
+    assert preparation.splits["validation"].image_ids == report.splits["validation"].image_ids
+    assert preparation.choices == report.choices
+    assert preparation.choices["voi"] == "percentile"
+    assert preparation.choices["annotated"] == ["Cardiomegaly", "No finding"]
+    assert preparation.skipped == []
+    assert "pydicom" in preparation.software
+    assert str(tmp_path) not in (report.output_dir / "preparation.json").read_text()
 
 
 def test_half_of_the_readers_make_no_image_abnormal(tmp_path) -> None:
@@ -139,7 +139,7 @@ def test_no_patient_data_reaches_the_folder(prepare, small_vindr, tmp_path) -> N
         "image_id,group_id\n" + "".join(f"{i},SECRET-{i}\n" for i in ["a1", "a2", "a3", "a4", "a5", "a6", "t1", "t2"])
     )
     report = prepare(groups=groups, on_error="skip")
-    assert [record.image_id for record in report.left_out] == ["a4"]
+    assert [record.image_id for record in report.skipped] == ["a4"]
     secrets = [*PATIENT_TAGS.values(), "SECRET"]
     assert any(b"SECRET" in path.read_bytes() for path in (small_vindr / "train").iterdir())  # they are in the source
     for path in report.output_dir.rglob("*"):
@@ -158,27 +158,27 @@ def test_left_out_images_are_listed_everywhere(prepare, small_vindr) -> None:
     with pytest.raises(DatasetError, match="without a file in test/: t1"):
         prepare()
     report = prepare(on_error="skip", num_proc=2)
-    assert [(r.folder, r.image_id) for r in report.left_out] == [("test", "t1"), ("train", "a1")]
-    assert "without a file in test/" in report.left_out[0].reason
-    assert report.left_out[1].reason.startswith("a1.dicom: The file is empty")
-    assert report.sources["train"] == {"found": 6, "used": 5, "left_out": 1}
-    assert report.sources["test"] == {"found": 2, "used": 1, "left_out": 1}
-    recorded = read_preparation(report.output_dir)["left_out"]
-    assert recorded == [record._asdict() for record in report.left_out]
+    assert [(r.folder, r.image_id) for r in report.skipped] == [("test", "t1"), ("train", "a1")]
+    assert "without a file in test/" in report.skipped[0].reason
+    assert report.skipped[1].reason.startswith("a1.dicom: The file is empty")
+    assert report.sources["train"] == {"found": 6, "used": 5, "skipped": 1}
+    assert report.sources["test"] == {"found": 2, "used": 1, "skipped": 1}
+    recorded = PreparationReport.read(report.output_dir).skipped
+    assert recorded == report.skipped
     text = (report.output_dir / "README.md").read_text()
     assert "2 image(s) were left out" in text
     assert "1 image(s) of train/" in text
     terminal = io.StringIO()
-    Console(file=terminal, width=300).print(report.table(), report.left_out_table())
+    Console(file=terminal, width=300).print(report.table(), report.skipped_table())
     assert "a1.dicom: The file is empty" in terminal.getvalue()
     assert "validation" in terminal.getvalue()
 
 
 def test_brackets_in_a_reason_reach_the_terminal(tmp_path) -> None:
     reason = "no decoder for JPEG Lossless (Process 14 [Selection Value 1])"
-    report = PreparationReport(tmp_path, {}, {}, {}, [LeftOut("a1", reason, "train")])
+    report = PreparationReport(tmp_path, "", {}, {}, {}, {}, ImageNotes([SkippedImage("a1", reason, "train")]), [])
     terminal = io.StringIO()
-    Console(file=terminal, width=200).print(report.left_out_table())
+    Console(file=terminal, width=200).print(report.skipped_table())
     assert reason in terminal.getvalue()
 
 
@@ -192,7 +192,7 @@ def test_a_failure_leaves_no_dataset(prepare, small_vindr, tmp_path) -> None:
 def test_an_empty_split_is_an_error(prepare, small_vindr, tmp_path) -> None:
     for path in (small_vindr / "test").iterdir():
         path.write_bytes(b"cut off")
-    with pytest.raises(DatasetError, match="every image of the split test had to be left out"):
+    with pytest.raises(DatasetError, match="No image of the split test could be read"):
         prepare(on_error="skip")
     assert {path.name for path in tmp_path.iterdir()} == {"vindr", "out.partial"}
 
@@ -201,17 +201,17 @@ def test_only_a_prepared_dataset_is_overwritten(prepare, tmp_path) -> None:
     out = tmp_path / "out"
     out.mkdir()  # empty is fine
     prepare(seed=1)
-    with pytest.raises(DatasetError, match=r"is not empty; .*--overwrite"):
+    with pytest.raises(DatasetError, match=r"seed is 1 there and 0 now\. .*--overwrite"):
         prepare()
-    assert read_preparation(out)["choices"]["seed"] == 1
+    assert PreparationReport.read(out).choices["seed"] == 1
     prepare(seed=2, overwrite=True)
-    assert read_preparation(out)["choices"]["seed"] == 2
+    assert PreparationReport.read(out).choices["seed"] == 2
     (out / "preparation.json").unlink()
-    with pytest.raises(DatasetError, match="left alone"):
+    with pytest.raises(DatasetError, match="not a prepared dataset"):
         prepare(overwrite=True)
     assert (out / "README.md").exists()
     (tmp_path / "file").write_text("x")
-    with pytest.raises(DatasetError, match="is a file"):
+    with pytest.raises(DatasetError, match="must be a folder; got the file"):
         prepare_vindr_cxr(tmp_path / "vindr", tmp_path / "file")
 
 
@@ -227,28 +227,28 @@ def test_an_old_dataset_survives_a_failed_replacement(prepare, small_vindr, tmp_
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(DatasetError, match=r"cannot write .*disk went away.*the same command continues"):
         prepare(seed=2, overwrite=True)
-    assert read_preparation(tmp_path / "out")["choices"]["seed"] == 1
+    assert PreparationReport.read(tmp_path / "out").choices["seed"] == 1
     assert {path.name for path in tmp_path.iterdir()} == {"vindr", "out", "out.partial"}
     monkeypatch.undo()
     prepare(seed=2, overwrite=True)
-    assert read_preparation(tmp_path / "out")["choices"]["seed"] == 2
+    assert PreparationReport.read(tmp_path / "out").choices["seed"] == 2
 
 
 def test_missing_source_makes_no_output(tmp_path) -> None:
-    with pytest.raises(DatasetError, match="there is no folder"):
+    with pytest.raises(DatasetError, match="is not a folder"):
         prepare_vindr_cxr(tmp_path / "nowhere", tmp_path / "deep" / "out")
     assert not list(tmp_path.iterdir())
 
 
-def test_read_preparation_of_other_folders(tmp_path) -> None:
-    with pytest.raises(DatasetError, match="is not there; name a folder that `mlcak prepare` wrote"):
-        read_preparation(tmp_path)
+def test_a_report_is_not_read_from_other_folders(tmp_path) -> None:
+    with pytest.raises(DatasetError, match=r"does not exist\. Name a folder that `mlcak prepare` wrote"):
+        PreparationReport.read(tmp_path)
     (tmp_path / "preparation.json").write_text("{")
     with pytest.raises(DatasetError, match="is damaged"):
-        read_preparation(tmp_path)
+        PreparationReport.read(tmp_path)
     (tmp_path / "preparation.json").write_text('{"format_version": 99}')
-    with pytest.raises(DatasetError, match="format_version 99, not 2"):
-        read_preparation(tmp_path)
+    with pytest.raises(DatasetError, match="format_version 3; got 99"):
+        PreparationReport.read(tmp_path)
 
 
 def test_other_sizes(tmp_path) -> None:
@@ -309,7 +309,7 @@ def test_a_shard_without_a_readable_image_is_no_obstacle(prepare, small_vindr, t
 def test_stored_values_reach_the_processor_as_they_were_read(prepare, small_vindr, tmp_path, bits) -> None:
     """From the file to what a model is fed with, through dataset, collator and processor: half a level off at most."""
     report = prepare(size_px=24, bits=bits)
-    assert report.choices["bits"] == read_preparation(report.output_dir)["choices"]["bits"] == bits
+    assert report.choices["bits"] == PreparationReport.read(report.output_dir).choices["bits"] == bits
     assert f"24 x 24 px, {bits}-bit grey PNG" in (report.output_dir / "README.md").read_text()
     splits = open_dataset(report.output_dir)
     config = MLCAKConfig(local_labels=["Cardiomegaly"])
@@ -324,7 +324,7 @@ def test_stored_values_reach_the_processor_as_they_were_read(prepare, small_vind
 
 
 def test_other_bits_are_refused(prepare) -> None:
-    with pytest.raises(DatasetError, match="bits must be one of 8, 16, but 12 came"):
+    with pytest.raises(DatasetError, match="bits must be 8 or 16; got 12"):
         prepare(bits=12)
 
 
@@ -358,7 +358,7 @@ def test_images_corrected_in_place_are_prepared_again_only_when_asked(prepare, s
     for image in small_vindr.glob("train/*.dicom"):
         image.write_bytes(image.read_bytes().replace(b"MONOCHROME2 ", b"MONOCHROME1 "))
     os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1_000_000))
-    with pytest.raises(DatasetError, match=r"is complete, but images .* written anew since; .* \(--overwrite\)"):
+    with pytest.raises(DatasetError, match=r"is complete, but images .* modified since. .* \(--overwrite\)"):
         prepare()
     after = load(prepare(overwrite=True).output_dir, tmp_path)["train"]["image"][0]
     assert not np.array_equal(np.asarray(before), np.asarray(after))

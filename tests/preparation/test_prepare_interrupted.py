@@ -17,9 +17,10 @@ import pytest
 from vindr_factories import chest, make_dicom, make_vindr
 
 from mlcak_hf.errors import DatasetError, DicomError
-from mlcak_hf.preparation import plan, shards, work_folder
-from mlcak_hf.preparation.prepare import prepare_vindr_cxr
-from mlcak_hf.preparation.report import read_preparation
+from mlcak_hf.preparation import rows as rows_module
+from mlcak_hf.preparation.report import PreparationReport
+from mlcak_hf.preparation.shards import plan, work_folder
+from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
 
 SHARDS = 8
 
@@ -77,7 +78,7 @@ class Deadly(work_folder.WorkFolder):
 
 def stop_after(monkeypatch, count: int) -> None:
     """Let the shard after `count` others fail half-way."""
-    write, calls = shards.image_rows, []
+    write, calls = rows_module.image_rows, []
 
     def image_rows(record, *args):
         calls.append(record)
@@ -85,7 +86,7 @@ def stop_after(monkeypatch, count: int) -> None:
             raise Stopped
         return write(record, *args)
 
-    monkeypatch.setattr(shards, "image_rows", image_rows)
+    monkeypatch.setattr(rows_module, "image_rows", image_rows)
 
 
 def die_at(step: int, work: Callable[[], object]) -> bool:
@@ -189,7 +190,7 @@ def test_work_of_other_choices_or_files_is_refused_or_started_anew(vindr, prepar
     file = vindr / "train" / "a03.dicom"
     times = file.stat().st_mtime_ns
     os.utime(file, ns=(times + 1, times + 1))
-    remedy = r"images of the source were written anew since\. Remove that folder, or start anew with .*--overwrite"
+    remedy = r"images of the source were modified since\. Remove that folder, or start again with .*--overwrite"
     with pytest.raises(DatasetError, match=remedy):
         prepare()
     os.utime(file, ns=(times, times))
@@ -212,7 +213,7 @@ def test_work_in_which_nothing_was_finished_is_in_nobodys_way(prepare, tmp_path,
         with pytest.raises(Stopped):
             prepare(size_px=16)
     prepare()
-    assert read_preparation(tmp_path / "out")["choices"]["size_px"] == 32
+    assert PreparationReport.read(tmp_path / "out").choices["size_px"] == 32
 
 
 def test_a_complete_dataset_is_left_alone(prepare, tmp_path, caplog) -> None:
@@ -236,7 +237,7 @@ def test_images_corrected_after_a_kill_at_the_very_end(vindr, prepare, tmp_path,
     assert beside(tmp_path) == {"out", "out.partial"}
     for image in vindr.glob("train/*.dicom"):
         image.write_bytes(image.read_bytes().replace(b"MONOCHROME2 ", b"MONOCHROME1 "))
-    with pytest.raises(DatasetError, match=r"written anew since; .* \(--overwrite\)"):
+    with pytest.raises(DatasetError, match=r"modified since\. .* \(--overwrite\)"):
         prepare()
     prepare(overwrite=True)
     assert content(tmp_path / "out") == undisturbed(vindr, tmp_path)
@@ -272,8 +273,8 @@ def test_an_unreadable_image_found_late_loses_nothing(vindr, prepare, tmp_path) 
     data = tmp_path / "out.partial" / "dataset" / "data"
     assert len(list(data.iterdir())) >= SHARDS - 3
     report = prepare(on_error="skip")
-    assert [(r.folder, r.image_id) for r in report.left_out] == [("test", "t3")]
-    assert report.sources["test"] == {"found": 4, "used": 3, "left_out": 1}
+    assert [(r.folder, r.image_id) for r in report.skipped] == [("test", "t3")]
+    assert report.sources["test"] == {"found": 4, "used": 3, "skipped": 1}
     assert content(tmp_path / "out") == undisturbed(vindr, tmp_path, on_error="skip")
 
 
@@ -292,7 +293,7 @@ def test_what_was_left_out_before_is_not_forgotten_when_nothing_may_be(vindr, pr
 
 def test_a_process_that_dies_is_named_and_the_same_call_goes_on(vindr, prepare, tmp_path, monkeypatch) -> None:
     (tmp_path / "kill-one").touch()
-    monkeypatch.setattr("mlcak_hf.preparation.prepare.WorkFolder", Deadly)
+    monkeypatch.setattr("mlcak_hf.preparation.shards.job.WorkFolder", Deadly)
     match = r"died while writing test-00001-of-00002 \(SIGKILL\).*the same command continues"
     with pytest.raises(DatasetError, match=match):
         prepare(num_proc=2)

@@ -24,7 +24,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 from vindr_factories import chest, look_up_table, make_dicom, make_vindr, write_table
 
 from mlcak_hf.cli.main import main
-from mlcak_hf.preparation import plan, shards
+from mlcak_hf.preparation.shards import plan, shard_files
 
 # One for each way of writing text in a DICOM file; long enough to occur nowhere by chance.
 SECRETS = {
@@ -238,7 +238,7 @@ def test_nothing_of_it_comes_out(secretive, tmp_path, monkeypatch, capsys, caplo
 
     # Stopped half-way: what lies in the work folder meanwhile counts as well.
     with monkeypatch.context() as stopping:
-        put = shards.put
+        put = shard_files.put
 
         def stop(unfinished: Path, path: Path) -> None:
             if path.name.startswith("test"):
@@ -247,7 +247,7 @@ def test_nothing_of_it_comes_out(secretive, tmp_path, monkeypatch, capsys, caplo
                 raise KeyboardInterrupt
             put(unfinished, path)
 
-        stopping.setattr(shards, "put", stop)
+        stopping.setattr(shard_files, "put", stop)
         with pytest.raises(SystemExit):
             main()
         assert len(list((tmp_path / "out.partial").rglob("*.parquet"))) == 4
@@ -255,7 +255,7 @@ def test_nothing_of_it_comes_out(secretive, tmp_path, monkeypatch, capsys, caplo
     assert "Left out: 4 image(s)" in said
     assert not found_in(said.encode())
     record = json.loads((tmp_path / "out" / "preparation.json").read_text())
-    assert [entry["image_id"] for entry in record["left_out"]] == ["a4", "a5", "a6", "a7"]
+    assert [entry["image_id"] for entry in record["skipped"]] == ["a4", "a5", "a6", "a7"]
     assert record["splits"]["train"]["images"] + record["splits"]["validation"]["images"] == 4
     assert not leaks(tmp_path / "out")
     # Nor where the data lay on this machine.

@@ -12,10 +12,10 @@ from vindr_factories import make_dicom
 
 from mlcak_hf.cli.prepare import print_preparation
 from mlcak_hf.errors import DicomError
-from mlcak_hf.preparation.prepare import prepare_vindr_cxr
-from mlcak_hf.preparation.report import PreparationReport, read_preparation
+from mlcak_hf.preparation.report import PreparationReport
 from mlcak_hf.radiographs.read import read_radiograph
 from mlcak_hf.vindr_cxr.builder import load_vindr_cxr
+from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
 
 IMAGES = ("a1", "a2", "a3", "a4", "a5", "a6", "t1", "t2")
 
@@ -46,8 +46,8 @@ def test_images_that_seem_inverted_are_listed_and_left_as_they_are(prepare, smal
             small_vindr / "train" / f"{image_id}.dicom", upright if image_id != "a3" else 4095 - upright, bits=12
         )
     report = prepare(overwrite=True)
-    inverted = report.doubts.inverted
-    assert inverted == read_preparation(report.output_dir)["doubts"]["inverted"]
+    inverted = report.suspect_images.inverted
+    assert inverted == PreparationReport.read(report.output_dir).suspect_images.inverted
     assert [image_id for image_id in inverted if image_id.startswith("a")] == ["a3"]
     assert "seem to be inverted" in (report.output_dir / "README.md").read_text()
     assert len(plain) == len(load(report.output_dir, tmp_path)["train"])
@@ -69,9 +69,13 @@ def printed(report: PreparationReport, capsys) -> str:
 def test_boxes_that_reach_out_of_their_image_are_told(prepare, small_vindr, tmp_path, capsys) -> None:
     as_pictures(small_vindr, 24, 20)  # smaller than the boxes' images, which the user denies
     report = prepare(sizes="same")
-    assert report.doubts.boxes_outside == ["a2", "t2"] == read_preparation(tmp_path / "out")["doubts"]["boxes_outside"]
-    assert "- 2 image(s) have a box that reaches out of them" in (tmp_path / "out" / "README.md").read_text()
-    assert "Doubtful: 2 image(s) have a box that reaches out of them" in printed(report, capsys)
+    assert (
+        report.suspect_images.boxes_outside
+        == ["a2", "t2"]
+        == PreparationReport.read(tmp_path / "out").suspect_images.boxes_outside
+    )
+    assert "- 2 image(s) have a box that extends beyond the image" in (tmp_path / "out" / "README.md").read_text()
+    assert "Suspect images: 2 image(s) have a box that extends beyond the image" in printed(report, capsys)
 
 
 def test_pictures_of_other_proportions_are_told(prepare, small_vindr, tmp_path) -> None:
@@ -79,18 +83,18 @@ def test_pictures_of_other_proportions_are_told(prepare, small_vindr, tmp_path) 
     sizes = tmp_path / "sizes.csv"
     sizes.write_text("image_id,height,width\n" + "\n".join(f"{i},48,40" for i in IMAGES))
     report = prepare(sizes=sizes)
-    assert sorted(report.doubts.reshaped) == ["a2", "a3", "a4", "a5", "t2"]  # those with boxes
-    assert not report.doubts.boxes_outside
+    assert sorted(report.suspect_images.reshaped) == ["a2", "a3", "a4", "a5", "t2"]  # those with boxes
+    assert not report.suspect_images.boxes_outside
 
 
 def test_twelve_bits_in_sixteen_need_a_range(prepare, small_vindr, tmp_path, capsys) -> None:
     expected = load(prepare(bits=16).output_dir, tmp_path)
     as_pictures(small_vindr, 48, 40, bits=12)
-    crushed = prepare(bits=16, sizes="same", overwrite=True)
-    assert sorted(crushed.doubts.crushed) == sorted(IMAGES)
-    assert "--value-range 0 4095" in printed(crushed, capsys)
+    underfilled = prepare(bits=16, sizes="same", overwrite=True)
+    assert sorted(underfilled.suspect_images.underfilled_range) == sorted(IMAGES)
+    assert "--value-range 0 4095" in printed(underfilled, capsys)
     report = prepare(bits=16, sizes="same", value_range=(0, 4095), overwrite=True)
-    assert not report.doubts.crushed
+    assert not report.suspect_images.underfilled_range
     assert report.choices["value_range"] == [0, 4095]
     assert "stored values 0 to 4095\n" in (tmp_path / "out" / "README.md").read_text()
     found = load(report.output_dir, tmp_path)
@@ -118,6 +122,6 @@ def test_a_range_is_for_pictures_and_goes_up(prepare) -> None:
 def test_a_picture_named_as_a_dicom_file_is_refused(prepare, small_vindr) -> None:
     path = small_vindr / "train" / "a3.dicom"
     Image.fromarray(np.full((24, 20), 100, np.uint8)).save(path, format="PNG")
-    with pytest.raises(DicomError, match=r"a3\.dicom: it is a PNG or JPEG picture with the name of a DICOM file"):
+    with pytest.raises(DicomError, match=r"a3\.dicom: the file is a PNG or JPEG image with the name of a DICOM file"):
         prepare()
-    assert [record.image_id for record in prepare(on_error="skip").left_out] == ["a3"]
+    assert [record.image_id for record in prepare(on_error="skip").skipped] == ["a3"]

@@ -10,13 +10,13 @@ from vindr_factories import KAGGLE_HEADER, chest, kaggle_row, make_dicom, make_k
 
 from mlcak_hf.configuration_mlcak import VINDR_CXR_FINDINGS
 from mlcak_hf.errors import DatasetError, LabelError
-from mlcak_hf.preparation.prepare import prepare_vindr_cxr
-from mlcak_hf.preparation.report import read_preparation
-from mlcak_hf.preparation.rows import VinDrCXRConfig
+from mlcak_hf.preparation.report import PreparationReport
 from mlcak_hf.vindr_cxr.builder import load_vindr_cxr
 from mlcak_hf.vindr_cxr.kaggle import KAGGLE_LABELS
 from mlcak_hf.vindr_cxr.layout import detect_layout, layout_fingerprint, read_layout
-from mlcak_hf.vindr_cxr.splits import read_splits
+from mlcak_hf.vindr_cxr.options import VinDrOptions
+from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
+from mlcak_hf.vindr_cxr.vindr_source import VinDrSource
 
 NEVER_ON_KAGGLE = {
     "Clavicle fracture", "Edema", "Emphysema", "Enlarged PA", "Lung cavity", "Lung cyst", "Mediastinal shift",
@@ -67,7 +67,7 @@ def test_kaggle_rows_become_readings(kaggle, tmp_path) -> None:
 
 def test_kaggle_sets_a_test_split_aside_alike_for_every_seed(kaggle) -> None:
     def ids(**choices) -> dict[str, set[str]]:
-        images = read_splits(VinDrCXRConfig(data_dir=str(kaggle), **choices)).images
+        images = VinDrSource(kaggle, VinDrOptions(**choices)).read().splits
         return {name: {record.image_id for record in records} for name, records in images.items()}
 
     first, second = ids(seed=0, test_fraction=0.3), ids(seed=1, test_fraction=0.3)
@@ -77,7 +77,7 @@ def test_kaggle_sets_a_test_split_aside_alike_for_every_seed(kaggle) -> None:
     assert ids(validation_fraction=0.4, seed=0)["validation"] != ids(validation_fraction=0.4, seed=1)["validation"]
     assert len(ids()["test"]) == 2  # 0.15 of 12
     assert set(ids(test_fraction=0)) == {"train", "validation"}
-    choices = VinDrCXRConfig(data_dir=str(kaggle)).choices()
+    choices = VinDrSource(kaggle).choices()
     assert (choices["layout"], choices["test_fraction"]) == ("kaggle", 0.15)
     assert tuple(choices["annotated"]) == tuple(n for n in (*VINDR_CXR_FINDINGS, "No finding") if n in KAGGLE_LABELS)
 
@@ -85,21 +85,21 @@ def test_kaggle_sets_a_test_split_aside_alike_for_every_seed(kaggle) -> None:
 def test_kaggle_groups_stay_whole_in_the_test_split(kaggle, tmp_path) -> None:
     groups = tmp_path / "groups.csv"
     groups.write_text("image_id,group_id\n" + "".join(f"k{n:02},P{n // 2}\n" for n in range(12)))
-    config = VinDrCXRConfig(data_dir=str(kaggle), groups=str(groups), test_fraction=0.3, validation_fraction=0.3)
-    images = read_splits(config).images
+    options = VinDrOptions(groups=groups, test_fraction=0.3, validation_fraction=0.3)
+    images = VinDrSource(kaggle, options).read().splits
     seen = [{record.group for record in records} for records in images.values()]
     assert sum(map(len, seen)) == len(set().union(*seen)) == 6
     assert len(images["test"]) == 4
 
 
 def test_what_kaggle_and_physionet_leave_no_choice_about(kaggle, small_vindr) -> None:
-    with pytest.raises(DatasetError, match="test_fraction is for Kaggle's layout"):
-        VinDrCXRConfig(data_dir=str(small_vindr), test_fraction=0.1)
-    with pytest.raises(DatasetError, match="test_fraction must be at least 0 and below 1, but 1 came"):
-        VinDrCXRConfig(data_dir=str(kaggle), test_fraction=1)
+    with pytest.raises(DatasetError, match="test_fraction is only for Kaggle's layout"):
+        VinDrSource(small_vindr, VinDrOptions(test_fraction=0.1))
+    with pytest.raises(DatasetError, match="test_fraction must be at least 0 and less than 1; got 1"):
+        VinDrSource(kaggle, VinDrOptions(test_fraction=1))
     with pytest.raises(LabelError, match=r"train\.csv never annotated Edema, Pneumonia"):
-        VinDrCXRConfig(data_dir=str(kaggle), annotated=["Edema", "Pneumonia", "ILD"])
-    assert VinDrCXRConfig(data_dir=str(kaggle), annotated=["ILD"]).choices()["annotated"] == ["ILD", "No finding"]
+        VinDrSource(kaggle, VinDrOptions(annotated=["Edema", "Pneumonia", "ILD"]))
+    assert VinDrSource(kaggle, VinDrOptions(annotated=["ILD"])).choices()["annotated"] == ["ILD", "No finding"]
 
 
 def test_kaggle_prepared_with_an_exact_account(kaggle, tmp_path) -> None:
@@ -111,16 +111,20 @@ def test_kaggle_prepared_with_an_exact_account(kaggle, tmp_path) -> None:
     with pytest.raises(DatasetError, match=r"1 image\(s\) named in train\.csv, but without a file in train/: k01\."):
         prepare_vindr_cxr(kaggle, tmp_path / "out")
     report = prepare_vindr_cxr(kaggle, tmp_path / "out", on_error="skip", test_fraction=0.3)
-    assert report.sources == {"train": {"found": 12, "used": 10, "left_out": 2}}
+    assert report.sources == {"train": {"found": 12, "used": 10, "skipped": 2}}
     assert sum(split.images for split in report.splits.values()) == 10
-    assert [(r.folder, r.image_id) for r in report.left_out] == [("train", "k01"), ("train", "k02")]
-    remarks = ["3 file(s) of test/ have no labels on Kaggle and were not used"]
-    record = read_preparation(tmp_path / "out")
-    assert (record["choices"]["layout"], record["remarks"], report.remarks) == ("kaggle", remarks, remarks)
+    assert [(r.folder, r.image_id) for r in report.skipped] == [("train", "k01"), ("train", "k02")]
+    table_notes = ["3 file(s) of test/ have no labels on Kaggle and were not used"]
+    record = PreparationReport.read(tmp_path / "out")
+    assert (record.choices["layout"], record.table_notes, report.table_notes) == (
+        "kaggle",
+        table_notes,
+        table_notes,
+    )
     card = (tmp_path / "out" / "README.md").read_text()
     assert "set aside from Kaggle's training images" in card
     assert "own test set" not in card
-    assert f"- {remarks[0]}" in card
+    assert f"- {table_notes[0]}" in card
 
 
 KAGGLE_CASES = [
@@ -143,14 +147,14 @@ def test_kaggle_rows_that_are_wrong(tmp_path, row, message) -> None:
     write_table(root / "train.csv", KAGGLE_HEADER, [*rows, row])
     with pytest.raises(LabelError, match=message):
         read_layout(root)
-    layout = read_layout(root, on_error="skip")
-    assert len(layout.train) + len([r for r in layout.left_out if r.image_id]) == 12
+    layout = read_layout(root, VinDrOptions(on_error="skip"))
+    assert len(layout.train) + len([r for r in layout.skipped if r.image_id]) == 12
 
 
 def test_kaggle_images_that_a_reader_lacks_are_counted(tmp_path) -> None:
     rows = [kaggle_row(image_id, reader) for image_id in ("k1", "k2", "k3") for reader in ("R1", "R2", "R3")]
     layout = read_layout(make_kaggle(tmp_path / "k", rows[:-1]))
-    assert layout.remarks == ["1 image(s) of train/ were not read by 3 reader(s), as most were"]
+    assert layout.table_notes == ["1 image(s) of train/ were not read by 3 reader(s), as most were"]
 
 
 def test_kaggle_rows_that_can_be_put_right(tmp_path) -> None:
@@ -163,9 +167,9 @@ def test_kaggle_rows_that_can_be_put_right(tmp_path) -> None:
     ]
     write_table(root / "train.csv", KAGGLE_HEADER, [*kaggle_rows(), *extra])
     layout = read_layout(root)
-    assert set(layout.remarks) == {
-        "3 row(s) of train.csv repeat another one and were used once",
-        "1 box(es) of train.csv had swapped corners and were put in order",
+    assert set(layout.table_notes) == {
+        "3 row(s) of train.csv repeat another row and were used once",
+        "1 box(es) of train.csv had swapped corners, which were corrected",
     }
     boxes = {record.image_id: record.boxes for record in layout.train}
     assert len(boxes["k00"]) == 7
@@ -213,7 +217,7 @@ def test_pictures_in_physionets_layout(small_vindr, tmp_path) -> None:
 
 def test_nothing_is_guessed_about_sizes(kaggle, meta, tmp_path) -> None:
     with pytest.raises(DatasetError, match=r"sizes \(--sizes\) .* DICOM files alone"):
-        read_layout(kaggle, sizes="same")
+        read_layout(kaggle, VinDrOptions(sizes="same"))
     to_pictures(kaggle, 24, 20)
     lines = meta.read_text().splitlines()
     meta.write_text("\n".join(line for line in lines if not line.startswith(("k03", "k04"))))
@@ -221,13 +225,13 @@ def test_nothing_is_guessed_about_sizes(kaggle, meta, tmp_path) -> None:
         DatasetError, match=r"1 image\(s\) of train/ with boxes, but without a size .*train_meta.csv: k03"
     ):
         read_layout(kaggle)  # k04 has no boxes and needs none
-    assert [r.image_id for r in read_layout(kaggle, on_error="skip").left_out] == ["k03"]
+    assert [r.image_id for r in read_layout(kaggle, VinDrOptions(on_error="skip")).skipped] == ["k03"]
     meta.unlink()
     for on_error in ("raise", "skip"):  # leaving out all images with boxes would leave healthy ones alone
         with pytest.raises(DatasetError, match=r"4 PNG or JPEG file\(s\) have boxes .*--sizes FILE.*--sizes same"):
-            read_layout(kaggle, on_error=on_error)
+            read_layout(kaggle, VinDrOptions(on_error=on_error))
     with pytest.raises(DatasetError, match=r"there is no file .*nowhere"):
-        read_layout(kaggle, sizes=str(tmp_path / "nowhere.csv"))
+        read_layout(kaggle, VinDrOptions(sizes=str(tmp_path / "nowhere.csv")))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +247,7 @@ def test_size_tables_that_are_wrong(kaggle, tmp_path, text, message) -> None:
     to_pictures(kaggle, 24, 20)
     (tmp_path / "s.csv").write_text(text)
     with pytest.raises(DatasetError, match=message):
-        read_layout(kaggle, sizes=str(tmp_path / "s.csv"))
+        read_layout(kaggle, VinDrOptions(sizes=str(tmp_path / "s.csv")))
 
 
 def test_a_dicom_file_and_its_picture_cannot_both_be_meant(small_vindr) -> None:
@@ -254,7 +258,7 @@ def test_a_dicom_file_and_its_picture_cannot_both_be_meant(small_vindr) -> None:
         DatasetError, match=r"1 image\(s\) with more than one file in train/: a1 \(a1.dcm, a1.dicom, a1.png\)"
     ):
         read_layout(small_vindr)
-    assert [r.image_id for r in read_layout(small_vindr, on_error="skip").left_out] == ["a1"]
+    assert [r.image_id for r in read_layout(small_vindr, VinDrOptions(on_error="skip")).skipped] == ["a1"]
 
 
 def test_layouts_are_told_apart_by_their_tables(small_vindr, kaggle, tmp_path) -> None:
@@ -262,10 +266,10 @@ def test_layouts_are_told_apart_by_their_tables(small_vindr, kaggle, tmp_path) -
     assert detect_layout(kaggle) == "kaggle"
     with pytest.raises(DatasetError, match=r"not laid out as on PhysioNet: it lacks test/, annotations/image_labels"):
         detect_layout(kaggle, "physionet")
-    with pytest.raises(DatasetError, match=r"layout must be one of auto, physionet, kaggle, but 'Kaggle' came"):
-        detect_layout(kaggle, "Kaggle")
+    with pytest.raises(DatasetError, match=r"layout must be 'auto', 'physionet' or 'kaggle'; got 'Kaggle'"):
+        VinDrOptions(layout="Kaggle")
     (small_vindr / "train.csv").write_text("image_id\n")
-    with pytest.raises(DatasetError, match=r"tables of both layouts, annotations/ and train\.csv; .*--layout"):
+    with pytest.raises(DatasetError, match=r"tables of both layouts, annotations/ and train\.csv\. .*--layout"):
         detect_layout(small_vindr)
     assert detect_layout(small_vindr, "physionet") == "physionet"
 
@@ -273,16 +277,14 @@ def test_layouts_are_told_apart_by_their_tables(small_vindr, kaggle, tmp_path) -
 def test_a_folder_of_no_known_layout(small_vindr, tmp_path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(
-        DatasetError, match=r"has no layout that is known: PhysioNet's .* but it holds nothing; name the"
-    ):
+    with pytest.raises(DatasetError, match=r"must have a known layout; got nothing\. PhysioNet's .* Name the"):
         detect_layout(empty)
-    with pytest.raises(DatasetError, match=r"it holds a1\.dicom, .* and more|it holds a1\.dicom"):
+    with pytest.raises(DatasetError, match=r"got a1\.dicom"):
         detect_layout(small_vindr / "train")
     small_vindr.rename(tmp_path / "outer-1.0.0")
     (tmp_path / "outer").mkdir()
     (tmp_path / "outer-1.0.0").rename(tmp_path / "outer" / "1.0.0")
-    with pytest.raises(DatasetError, match=r"it holds 1\.0\.0/; name its folder 1\.0\.0/"):
+    with pytest.raises(DatasetError, match=r"got 1\.0\.0/\. .* Name its folder 1\.0\.0/"):
         detect_layout(tmp_path / "outer")
 
 
@@ -290,8 +292,8 @@ def test_a_train_folder_with_the_images_one_level_deeper(kaggle) -> None:
     (kaggle / "train").rename(kaggle / "images")
     (kaggle / "train").mkdir()
     (kaggle / "images").rename(kaggle / "train" / "train")
-    with pytest.raises(DatasetError, match=r"train/ holds no radiograph .* it holds train/\. Put the image files"):
-        read_layout(kaggle, on_error="skip")
+    with pytest.raises(DatasetError, match=r"train/ must hold radiographs .* got train/\. Put the image files"):
+        read_layout(kaggle, VinDrOptions(on_error="skip"))
 
 
 def test_links_in_circles_and_into_nothing(small_vindr) -> None:
@@ -302,13 +304,13 @@ def test_links_in_circles_and_into_nothing(small_vindr) -> None:
     (small_vindr / "train" / "circle").symlink_to(small_vindr)
     with pytest.raises(DatasetError, match=r"2 image\(s\) of train/ whose file is a broken link: a1, a2"):
         read_layout(small_vindr)
-    assert [r.image_id for r in read_layout(small_vindr, on_error="skip").left_out] == ["a1", "a2"]
-    assert layout_fingerprint(small_vindr, None)
+    assert [r.image_id for r in read_layout(small_vindr, VinDrOptions(on_error="skip")).skipped] == ["a1", "a2"]
+    assert layout_fingerprint(small_vindr)
     (small_vindr / "test" / "t1.dicom").rename(small_vindr / "t1.dicom")
     (small_vindr / "test" / "t1.dicom").symlink_to("../t1.dicom")  # a link that leads somewhere is as good as a file
-    assert {r.image_id for r in read_layout(small_vindr, on_error="skip").test} == {"t1", "t2"}
+    assert {r.image_id for r in read_layout(small_vindr, VinDrOptions(on_error="skip")).test} == {"t1", "t2"}
     (small_vindr / "loop").symlink_to("loop")
-    with pytest.raises(DatasetError, match="there is no folder"):
+    with pytest.raises(DatasetError, match="is not a folder"):
         detect_layout(small_vindr / "loop")
 
 
@@ -330,7 +332,7 @@ def test_no_permission(small_vindr, monkeypatch) -> None:
 
 def test_the_fingerprint_follows_tables_sizes_and_pictures(kaggle, meta, tmp_path) -> None:
     def fingerprint() -> str:
-        return layout_fingerprint(kaggle, None)
+        return layout_fingerprint(kaggle)
 
     seen = [fingerprint()]
     (kaggle / "test").mkdir()

@@ -7,8 +7,9 @@ import csv
 import pytest
 
 from mlcak_hf.errors import DatasetError, LabelError
+from mlcak_hf.preparation.tables import Table, bare_id, id_key, parse_number, read_groups
 from mlcak_hf.vindr_cxr.layout import read_layout
-from mlcak_hf.vindr_cxr.tables import Table, bare_id, id_key, parse_number, read_groups
+from mlcak_hf.vindr_cxr.options import VinDrOptions
 
 LABELS, BOXES = "annotations/image_labels_train.csv", "annotations/annotations_train.csv"
 
@@ -97,7 +98,7 @@ def test_a_box_of_a_reader_who_did_not_read_the_image(small_vindr) -> None:
     edit(small_vindr / BOXES, "a2,R2,Cardiomegaly", "a2,R99,Cardiomegaly")
     with pytest.raises(LabelError, match=r"a2 \(line \d+: reader R99 has no reading of the image in image"):
         read_layout(small_vindr)
-    assert [record.image_id for record in read_layout(small_vindr, on_error="skip").left_out] == ["a2"]
+    assert [record.image_id for record in read_layout(small_vindr, VinDrOptions(on_error="skip")).skipped] == ["a2"]
 
 
 def test_a_box_without_its_reader(small_vindr) -> None:
@@ -110,7 +111,7 @@ def test_disagreements_between_the_tables_are_counted(small_vindr) -> None:
     edit(small_vindr / BOXES, "a2,R2,Edema", "a2,R2,ILD")
     path = small_vindr / LABELS
     path.write_text("\n".join(line for line in path.read_text().splitlines() if not line.startswith("a1,R3")))
-    assert sorted(read_layout(small_vindr).remarks) == [
+    assert sorted(read_layout(small_vindr).table_notes) == [
         "1 box(es) of annotations_train.csv frame a finding that their reader did not mark in image_labels_train.csv",
         "1 finding(s) marked in image_labels_train.csv have no box in annotations_train.csv",
         "1 image(s) of train/ were not read by 3 reader(s), as most were",
@@ -120,7 +121,7 @@ def test_disagreements_between_the_tables_are_counted(small_vindr) -> None:
 def test_a_table_of_boxes_that_holds_its_header_alone_is_told(small_vindr) -> None:
     path = small_vindr / BOXES
     path.write_text(path.read_text().splitlines()[0])
-    assert read_layout(small_vindr).remarks == [
+    assert read_layout(small_vindr).table_notes == [
         "7 finding(s) marked in image_labels_train.csv have no box in annotations_train.csv"
     ]
 
@@ -128,7 +129,7 @@ def test_a_table_of_boxes_that_holds_its_header_alone_is_told(small_vindr) -> No
 def test_a_folder_in_the_place_of_an_image(small_vindr) -> None:
     (small_vindr / "train" / "a1.dicom").unlink()
     (small_vindr / "train" / "a1.dicom").mkdir()
-    with pytest.raises(DatasetError, match=r"of train/ in whose place a folder lies: a1\. Put the image file"):
+    with pytest.raises(DatasetError, match=r"of train/ with a folder in place of the file: a1\. Put the image file"):
         read_layout(small_vindr)
 
 
@@ -152,7 +153,7 @@ def test_ids_with_other_case_or_a_suffix_mean_the_same_image(small_vindr, tmp_pa
     (small_vindr / "train" / "a4.dicom").rename(small_vindr / "train" / "A4.DCM")
     groups = tmp_path / "g.csv"
     groups.write_text("image_id,group_id\n" + "".join(f"A{n}.dicom,PA{n}\nT{n},P\n" for n in range(1, 7)))
-    after = read_layout(small_vindr, groups)
+    after = read_layout(small_vindr, VinDrOptions(groups=groups))
     assert [r.image_id for r in after.train] == ["a1", "a2", "a3", "A4", "a5", "a6"]  # as the files spell them
     assert [(r.readings, r.boxes) for r in after.train] == [(r.readings, r.boxes) for r in before.train]
     assert [r.group for r in after.train] == [f"PA{n}" for n in range(1, 7)]
@@ -179,9 +180,9 @@ def test_repeated_rows_are_used_once_and_counted(small_vindr, caplog) -> None:
         (small_vindr / name).write_text("\n".join([*lines, lines[2], lines[3], lines[3]]))
     after = read_layout(small_vindr)
     assert after.train == before.train
-    assert sorted(after.remarks) == [
-        "3 row(s) of annotations_train.csv repeat another one and were used once",
-        "3 row(s) of image_labels_train.csv repeat another one and were used once",
+    assert sorted(after.table_notes) == [
+        "3 row(s) of annotations_train.csv repeat another row and were used once",
+        "3 row(s) of image_labels_train.csv repeat another row and were used once",
     ]
 
 
@@ -191,7 +192,7 @@ def test_swapped_corners_are_put_in_order_and_counted(small_vindr) -> None:
     edit(small_vindr / BOXES, "6,21,26,36", "26,36,6,21")
     after = read_layout(small_vindr)
     assert after.train == before.train
-    assert after.remarks == ["2 box(es) of annotations_train.csv had swapped corners and were put in order"]
+    assert after.table_notes == ["2 box(es) of annotations_train.csv had swapped corners, which were corrected"]
 
 
 @pytest.mark.parametrize("nan", ["NaN", "nan", "", "N/A"])
@@ -203,7 +204,7 @@ def test_labels_that_are_not_a_number_name_line_and_column(small_vindr, nan) -> 
     (small_vindr / LABELS).write_text("\n".join(lines))
     with pytest.raises(LabelError, match=rf"a2 \(line 5: column 'Edema' must hold 0 or 1, but holds '{nan}'\)"):
         read_layout(small_vindr)
-    assert [r.image_id for r in read_layout(small_vindr, on_error="skip").left_out] == ["a2"]
+    assert [r.image_id for r in read_layout(small_vindr, VinDrOptions(on_error="skip")).skipped] == ["a2"]
 
 
 def test_numbers() -> None:

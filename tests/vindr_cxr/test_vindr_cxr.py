@@ -7,16 +7,17 @@ import shutil
 
 import numpy as np
 import pytest
-from vindr_factories import chest, make_dicom, make_vindr
+from vindr_factories import chest, make_dicom, make_vindr, vindr_features
 
 from mlcak_hf.configuration_mlcak import VINDR_CXR_FINDINGS
 from mlcak_hf.errors import DatasetError, DicomError, LabelError
-from mlcak_hf.preparation.rows import vindr_features
 from mlcak_hf.radiographs.read import read_radiograph
 from mlcak_hf.vindr_cxr.builder import VinDrCXR, load_vindr_cxr
 from mlcak_hf.vindr_cxr.labels import VINDR_CXR_LABELS
-from mlcak_hf.vindr_cxr.layout import ImageRecord, read_layout
-from mlcak_hf.vindr_cxr.splits import split_validation
+from mlcak_hf.vindr_cxr.layout import read_layout
+from mlcak_hf.vindr_cxr.options import VinDrOptions
+from mlcak_hf.vindr_cxr.vindr_folder import VinDrRecord
+from mlcak_hf.vindr_cxr.vindr_source import split_validation
 
 
 @pytest.fixture
@@ -156,8 +157,8 @@ def test_choices_are_in_the_description(load) -> None:
     assert "vindr" in info.homepage
 
 
-def records(groups: list[str]) -> list[ImageRecord]:
-    return [ImageRecord(f"i{n}", "", (), (), group) for n, group in enumerate(groups)]
+def records(groups: list[str]) -> list[VinDrRecord]:
+    return [VinDrRecord(f"i{n}", "", group) for n, group in enumerate(groups)]
 
 
 def test_the_validation_split_keeps_groups_whole_and_ignores_order() -> None:
@@ -187,7 +188,7 @@ def test_fraction_zero_has_no_validation(load) -> None:
     assert set(load(validation_fraction=0)) == {"train", "test"}
     with pytest.raises(DatasetError, match="validation_fraction"):
         load(validation_fraction=1)
-    with pytest.raises(DatasetError, match="cannot be divided"):
+    with pytest.raises(DatasetError, match="at least two groups to divide"):
         split_validation(records(["one", "one"]), 0.5, 0)
 
 
@@ -234,7 +235,7 @@ def test_groups_file_without_column_or_absent(load, tmp_path) -> None:
 
 
 def test_missing_folder_url_and_incomplete_layout(tmp_path, small_vindr) -> None:
-    with pytest.raises(DatasetError, match="there is no folder"):
+    with pytest.raises(DatasetError, match="is not a folder"):
         load_vindr_cxr(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match=r"must be a local folder.*data use agreement"):
         load_vindr_cxr("https://physionet.org/files/vindr-cxr")
@@ -297,10 +298,10 @@ def test_tables_that_are_wrong(load, small_vindr, edit_table, table, change, err
         with pytest.raises(error, match=message):
             load(on_error="skip")
         return
-    layout = read_layout(small_vindr, on_error="skip")
-    assert 1 <= len(layout.left_out) <= 2
+    layout = read_layout(small_vindr, VinDrOptions(on_error="skip"))
+    assert 1 <= len(layout.skipped) <= 2
     names = {r.image_id for r in (*layout.train, *layout.test)}
-    assert not names & {record.image_id for record in layout.left_out}
+    assert not names & {record.image_id for record in layout.skipped}
     assert len(load(on_error="skip")["train"]) >= 4
 
 
@@ -320,10 +321,10 @@ def test_files_and_rows_that_do_not_match(load, small_vindr, tmp_path) -> None:
         match=r"7 image\(s\) in test/, but not named .*: extra0, extra1, .*, extra4 and 2 more",
     ):
         load()
-    builder = VinDrCXR(data_dir=str(small_vindr), on_error="skip", cache_dir=str(tmp_path / "c"))
+    builder = VinDrCXR(data_dir=str(small_vindr), options=VinDrOptions(on_error="skip"), cache_dir=str(tmp_path / "c"))
     builder.download_and_prepare()
-    assert [(r.image_id, r.folder) for r in builder.left_out] == [(f"extra{n}", "test") for n in range(7)]
-    assert all("not named in image_labels_test.csv" in r.reason for r in builder.left_out)
+    assert [(r.image_id, r.folder) for r in builder.skipped] == [(f"extra{n}", "test") for n in range(7)]
+    assert all("not named in image_labels_test.csv" in r.reason for r in builder.skipped)
 
 
 def test_an_image_in_train_and_test(load, small_vindr, edit_table) -> None:
@@ -339,20 +340,22 @@ def test_an_image_in_train_and_test(load, small_vindr, edit_table) -> None:
 def test_unreadable_radiographs(small_vindr, tmp_path, num_proc) -> None:
     for name in ("train/a1", "train/a3", "test/t2"):
         (small_vindr / f"{name}.dicom").write_bytes(b"cut off")
-    choices = {"data_dir": str(small_vindr), "cache_dir": str(tmp_path / "c"), "validation_fraction": 0.0}
+    folders = {"data_dir": str(small_vindr), "cache_dir": str(tmp_path / "c")}
     with pytest.raises(DicomError, match=r"^(a1|a3)\.dicom: .*on_error='skip' \(--on-error skip\)"):
-        VinDrCXR(**choices).download_and_prepare(num_proc=num_proc)
+        VinDrCXR(options=VinDrOptions(validation_fraction=0), **folders).download_and_prepare(num_proc=num_proc)
     for _ in range(2):  # the second time from the cache
-        builder = VinDrCXR(on_error="skip", **choices)
+        builder = VinDrCXR(options=VinDrOptions(validation_fraction=0, on_error="skip"), **folders)
         builder.download_and_prepare(num_proc=num_proc)
-        assert [(r.folder, r.image_id) for r in builder.left_out] == [("test", "t2"), ("train", "a1"), ("train", "a3")]
-        assert all("it is a text file" in r.reason for r in builder.left_out)
+        assert [(r.folder, r.image_id) for r in builder.skipped] == [("test", "t2"), ("train", "a1"), ("train", "a3")]
+        assert all("it is a text file" in r.reason for r in builder.skipped)
     assert builder.as_dataset(split="train")["image_id"][:] == ["a2", "a4", "a5", "a6"]
 
 
 def test_changed_choices_or_files_make_a_new_cache_entry(small_vindr, tmp_path) -> None:
     def cache(**choices) -> str:
-        return VinDrCXR(data_dir=str(small_vindr), cache_dir=str(tmp_path / "c"), **choices).cache_dir
+        return VinDrCXR(
+            data_dir=str(small_vindr), cache_dir=str(tmp_path / "c"), options=VinDrOptions(**choices)
+        ).cache_dir
 
     groups = write_groups(tmp_path, GROUPS)
     seen = [cache(**c) for c in (
@@ -382,10 +385,14 @@ def test_a_changed_radiograph_is_read_again(load, small_vindr) -> None:
 @pytest.mark.parametrize(
     ("choices", "error", "message"),
     [
-        ({"aggregation": "median"}, LabelError, "aggregation must be one of majority, any, all, mean, none"),
-        ({"voi": "minmax"}, DatasetError, "voi must be one of"),
-        ({"fit": "crop"}, DatasetError, "fit must be one of"),
-        ({"on_error": "ignore"}, DatasetError, "on_error must be one of raise, skip"),
+        (
+            {"aggregation": "median"},
+            LabelError,
+            "aggregation must be 'majority', 'any', 'all', 'mean' or 'none'; got 'median'",
+        ),
+        ({"voi": "minmax"}, DatasetError, "voi must be 'dicom'"),
+        ({"fit": "crop"}, DatasetError, "fit must be 'pad'"),
+        ({"on_error": "ignore"}, DatasetError, "on_error must be 'raise' or 'skip'"),
         ({"size_px": 0}, DatasetError, "size_px must be at least 1"),
         ({"annotated": "Edema"}, LabelError, "single string"),
     ],
@@ -397,5 +404,5 @@ def test_unknown_choices(load, choices, error, message) -> None:
 
 def test_a_split_without_images(tmp_path) -> None:
     root = make_vindr(tmp_path / "v", {"a1": {"R1": []}, "a2": {"R1": []}}, {})
-    with pytest.raises(DatasetError, match=r"test/ holds no radiograph .* it holds nothing"):
+    with pytest.raises(DatasetError, match=r"test/ must hold radiographs .* got nothing"):
         load_vindr_cxr(root, cache_dir=tmp_path / "c")

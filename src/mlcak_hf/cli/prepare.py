@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -54,30 +54,31 @@ def prepare(
 
     Run the same command again to resume after an interruption or an error.
     """
-    from ..preparation.prepare import prepare_vindr_cxr, prepare_vindr_cxr_part
+    from ..preparation.prepare import prepare_dataset, prepare_part
+    from ..vindr_cxr.options import VinDrOptions
+    from ..vindr_cxr.vindr_source import VinDrSource
 
-    choices: dict[str, Any] = {
-        "size_px": size_px,
-        "bits": int(bits),
-        "fit": fit,
-        "voi": voi,
-        "value_range": value_range,
-        "aggregation": aggregation,
-        "annotated": annotated,
-        "groups": groups,
-        "validation_fraction": validation_fraction,
-        "seed": seed,
-        "on_error": on_error,
-        "layout": layout,
-        "sizes": sizes,
-        "test_fraction": test_fraction,
-        "num_proc": workers,
-        "overwrite": overwrite,
-    }
+    options = VinDrOptions(
+        size_px=size_px,
+        bits=int(bits),
+        fit=fit,
+        voi=voi,
+        value_range=value_range,
+        aggregation=aggregation,
+        annotated=annotated,
+        groups=groups,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        on_error=on_error,
+        layout=layout,
+        sizes=sizes,
+        test_fraction=test_fraction,
+    )
+    source = VinDrSource(data_dir, options)
     if shard is None:
-        print_preparation(prepare_vindr_cxr(data_dir, output, **choices))
+        print_preparation(prepare_dataset(source, output, num_proc=workers, overwrite=overwrite))
         return
-    part = prepare_vindr_cxr_part(data_dir, output, _part(shard), **choices)
+    part = prepare_part(source, output, _part(shard), num_proc=workers, overwrite=overwrite)
     out = console()
     out.print(f"Part {shard}: {part.written} shard(s) written, {part.found} found. {part.work_dir} now holds")
     out.print(f"{part.finished} of {part.of} shards. When all parts are done: mlcak merge {output} [PART ...]")
@@ -95,11 +96,15 @@ def print_preparation(report: PreparationReport) -> None:
     """Print what a preparation wrote, left out and noticed."""
     out = console()
     out.print(report.table())
-    if report.left_out:
-        out.print(report.left_out_table())
-    for remark in report.remarks:
-        out.print(f"Tables: {remark}")
-    for kind, sentence, ids in report.doubts.sentences():
+    if report.skipped:
+        out.print(report.skipped_table())
+    for note in report.table_notes:
+        out.print(f"Tables: {note}.")
+    for kind, sentence, ids in report.suspect_images.sentences():
         named = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
-        out.print(f"Doubtful: {sentence}. They are {named}; all: preparation.json, doubts.{kind}")
-    out.print(f"Dataset ({report.choices['layout']}): {report.output_dir}")
+        out.print(f"Suspect images: {sentence}. They are {named}; all are in preparation.json, suspect_images.{kind}.")
+    if report.choices["groups"] == "image":
+        out.print(
+            "Splits are by image, as no groups of patients were given (--groups): a patient may be in two splits."
+        )
+    out.print(f"Dataset: {report.output_dir}")

@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from ..errors import DatasetError
 from ..image_processing_mlcak import MLCAKImageProcessor
-from ..preparation.report import read_preparation
+from ..preparation.report import PreparationReport
 from .columns import DatasetColumns, Targets, finding_names, global_label_names, has_several_labels, is_annotated
 from .decoded_images import decode_once
 from .sources import RadiographDataset, open_dataset, split_validation
@@ -229,7 +229,7 @@ def stored_choices(dataset: str) -> dict[str, Any]:
         [`DatasetError`]: If the record exists but is damaged.
     """
     try:
-        return dict(read_preparation(dataset)["choices"])
+        return dict(PreparationReport.read(dataset).choices)
     except DatasetError:
         if (Path(dataset) / "preparation.json").exists():
             raise

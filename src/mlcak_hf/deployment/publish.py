@@ -15,7 +15,7 @@ from transformers.utils import logging
 from ..errors import DeploymentError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification
-from ..preparation.report import read_preparation
+from ..preparation.report import PreparationReport
 from .model_card import card_for_folder
 
 logger = logging.get_logger(__name__)
@@ -136,7 +136,7 @@ def push_dataset_to_hub(
     >>> push_dataset_to_hub("phantoms-256", "your-name/phantoms", i_may_share_this_data=True)  # doctest: +SKIP
     ```
     """
-    read_preparation(folder)
+    PreparationReport.read(folder)
     if not i_may_share_this_data:
         raise DeploymentError(
             f"{folder} is a dataset of radiographs, and nothing was uploaded. {AGREEMENT} If you may upload it, "

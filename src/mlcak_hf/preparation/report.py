@@ -1,11 +1,11 @@
-"""What a prepared dataset holds, counted in its files, and the record of it beside them."""
+"""`preparation.json`: what a prepared dataset holds, counted in its files. Written and read here only."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import DatasetError
-from ..vindr_cxr.layout import LeftOut
-from .plan import PreparationPlan
-from .shards import read_notes
-from .suspect_images import Doubts
+from .rows import ImageNotes
+from .shards.plan import PreparationPlan
+from .shards.shard_files import read_shard_notes
+from .source import SkippedImage
+from .suspect_images import SuspectImages
 
 PREPARATION_FILE = "preparation.json"
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,18 @@ class SplitSummary:
     """What a written split holds.
 
     Args:
-        rows: Rows; more than images only with a row per reader.
-        images: Different images.
-        normal: Rows that are normal; with soft targets those up to one half.
-        abnormal: The other rows.
-        groups: Different groups (patients where known).
-        image_ids: The images, in the order of the rows.
+        rows (`int`):
+            Number of rows; greater than `images` only with a row per reader.
+        images (`int`):
+            Number of different images.
+        normal (`int`):
+            Rows whose label is at most 0.5.
+        abnormal (`int`):
+            The other rows.
+        groups (`int`):
+            Number of different groups (patients, if known).
+        image_ids (`list[str]`):
+            The images, in the order of the rows.
     """
 
     rows: int
@@ -47,74 +54,82 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class PreparationReport:
-    """What `prepare_vindr_cxr` or `merge_prepared` made.
+    """What a preparation wrote and what it left out.
 
     Args:
-        output_dir: The dataset's folder.
-        choices: Every choice that shaped it.
-        sources: For each source folder (train, test) the number of images found, used and left out.
-        splits: What each written split holds.
-        left_out: Every image that is not in the dataset: image id, reason, source folder.
-        software: Version by package.
-        fingerprint: Names what it was made of.
-        doubts: Images that are in the dataset as they are, though something about them seems wrong.
-        remarks: What was put right or passed over in the tables, one sentence each with its number.
+        output_dir (`Path`):
+            Folder of the dataset.
+        fingerprint (`str`):
+            Digest of everything that the dataset was made from.
+        software (`dict[str, str]`):
+            Version of each package.
+        choices (`dict`):
+            Every choice that determines the dataset.
+        sources (`dict[str, dict[str, int]]`):
+            For each source folder, the number of images `found`, `used` and `skipped`.
+        splits (`dict[str, SplitSummary]`):
+            What each split holds.
+        images (`ImageNotes`):
+            Skipped and suspect images.
+        table_notes (`list[str]`):
+            What was corrected or ignored in the tables.
     """
 
     output_dir: Path
+    fingerprint: str
+    software: dict[str, str]
     choices: dict[str, Any]
     sources: dict[str, dict[str, int]]
     splits: dict[str, SplitSummary]
-    left_out: list[LeftOut]
-    software: dict[str, str] = field(default_factory=dict)
-    fingerprint: str = ""
-    doubts: Doubts = field(default_factory=Doubts)
-    remarks: list[str] = field(default_factory=list)
+    images: ImageNotes
+    table_notes: list[str]
+
+    @property
+    def skipped(self) -> list[SkippedImage]:
+        """Every image that is not in the dataset."""
+        return self.images.skipped
+
+    @property
+    def suspect_images(self) -> SuspectImages:
+        """Images that look wrong but are kept."""
+        return self.images.suspect_images
 
     @classmethod
     def count(cls, plan: PreparationPlan, data: Path, output: Path) -> PreparationReport:
-        """Count what is really in the finished shards.
+        """Count what the finished shards hold.
 
         Args:
-            plan: What they were to be.
-            data: Their folder.
-            output: The folder that the dataset is for.
+            plan (`PreparationPlan`):
+                What they should hold.
+            data (`Path`):
+                Their folder.
+            output (`Path`):
+                Folder that the dataset is for.
 
         Returns:
-            The report.
+            `PreparationReport`: The report.
 
         Raises:
-            DatasetError: A shard is damaged, or a split has no image left.
+            [`DatasetError`]: When a shard is damaged, or a split has no image left.
         """
-        left_out, doubts, splits = list(plan.left_out), Doubts(), dict[str, SplitSummary]()
+        images, splits = ImageNotes(list(plan.skipped)), dict[str, SplitSummary]()
         for split in plan.shards:
             shards = [data / f"{name}.parquet" for name in plan.shard_names(split)]
-            notes = [read_notes(shard, plan.fingerprint) for shard in shards]
+            recorded = [read_shard_notes(shard, plan.fingerprint) for shard in shards]
             splits[split] = _summary(shards)
-            unread = [record for note in notes for record in note.left_out]
-            if splits[split].images + len(unread) != sum(note.images for note in notes):
-                raise DatasetError(f"the shards of {split} in {data} do not hold what they say; prepare them again")
+            unread = sum(len(notes.skipped) for _, notes in recorded)
+            if splits[split].images + unread != sum(number for number, _ in recorded):
+                raise DatasetError(f"The shards of {split} in {data} do not match their metadata. Prepare them again.")
             if not splits[split].images:
-                raise DatasetError(f"every image of the split {split} had to be left out; on_error='raise' says why")
-            left_out += unread
-            for note in notes:
-                doubts.add(note.doubts)
-        left_out.sort(key=lambda record: (record.folder, record.image_id))
-        sources = _sources(splits, left_out, plan.choices["layout"])
-        return cls(
-            output,
-            plan.choices,
-            sources,
-            splits,
-            left_out,
-            plan.software,
-            plan.fingerprint,
-            doubts,
-            plan.remarks,
-        )
+                raise DatasetError(f"No image of the split {split} could be read. Pass on_error='raise' to see why.")
+            for _, notes in recorded:
+                images.add(notes)
+        images.sort()
+        sources = _sources(plan, splits, images.skipped)
+        return cls(output, plan.fingerprint, plan.software, plan.choices, sources, splits, images, plan.table_notes)
 
     def table(self) -> Table:
-        """The splits as a table for the terminal."""
+        """Return the splits as a table for the terminal."""
         table = Table(title="Prepared dataset")
         table.add_column("split")
         for name in ("rows", "images", "normal", "abnormal", "groups"):
@@ -124,72 +139,49 @@ class PreparationReport:
             table.add_row(split, *map(str, counts))
         return table
 
-    def left_out_table(self) -> Table:
-        """The left-out images and the reason for each, as a table for the terminal."""
-        table = Table("folder", "image", "reason", title=f"Left out: {len(self.left_out)} image(s)")
-        for record in self.left_out:
-            table.add_row(record.folder, record.image_id, escape(record.reason))  # syntax names contain brackets
+    def skipped_table(self) -> Table:
+        """Return the skipped images and their reasons as a table for the terminal."""
+        table = Table("folder", "image", "reason", title=f"Skipped: {len(self.skipped)} image(s)")
+        for image in self.skipped:
+            table.add_row(image.folder, image.image_id, escape(image.reason))  # names of syntaxes contain brackets
         return table
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it but the folder, as plain values: what `preparation.json` holds."""
-        return {
-            "format_version": _FORMAT_VERSION,
-            "fingerprint": self.fingerprint,
-            "software": self.software,
-            "choices": self.choices,
-            "sources": self.sources,
-            "splits": {name: asdict(summary) for name, summary in self.splits.items()},
-            "left_out": [record._asdict() for record in self.left_out],
-            "doubts": asdict(self.doubts),
-            "remarks": self.remarks,
-        }
 
     def as_json(self) -> str:
         """Return the text of `preparation.json`."""
-        return json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n"
+        values = {name: value for name, value in vars(self).items() if name not in ("output_dir", "images")}
+        values["splits"] = {name: asdict(summary) for name, summary in self.splits.items()}
+        values = {"format_version": _FORMAT_VERSION} | values | self.images.as_dict()
+        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
-    def read(cls, folder: Path) -> PreparationReport:
-        """Read the report of a prepared dataset; as `read_preparation`."""
-        record = read_preparation(folder)
-        return cls(
-            folder,
-            record["choices"],
-            record["sources"],
-            {name: SplitSummary(**summary) for name, summary in record["splits"].items()},
-            [LeftOut(**entry) for entry in record["left_out"]],
-            record["software"],
-            record.get("fingerprint", ""),
-            Doubts(**record["doubts"]),
-            record.get("remarks", []),
+    def read(cls, folder: str | os.PathLike[str]) -> PreparationReport:
+        """Read the report of a prepared dataset.
+
+        Args:
+            folder (`str` or `os.PathLike`):
+                Folder that `mlcak prepare` wrote.
+
+        Returns:
+            `PreparationReport`: The report.
+
+        Raises:
+            [`DatasetError`]: When the folder holds no report, or one of another version.
+        """
+        path = Path(folder) / PREPARATION_FILE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            found = values.pop("format_version", None)
+            if found == _FORMAT_VERSION:
+                images = ImageNotes.from_dict({name: values.pop(name) for name in ("skipped", "suspect_images")})
+                values["splits"] = {name: SplitSummary(**summary) for name, summary in values["splits"].items()}
+                return cls(Path(folder), images=images, **values)
+        except OSError:
+            raise DatasetError(f"{path} does not exist. Name a folder that `mlcak prepare` wrote.") from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DatasetError(f"{path} is damaged ({error}). Prepare the dataset again.") from None
+        raise DatasetError(
+            f"{path} must have format_version {_FORMAT_VERSION}; got {found!r}. Prepare the dataset again."
         )
-
-
-def read_preparation(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read how a prepared dataset was made.
-
-    Args:
-        folder: What `prepare_vindr_cxr` wrote.
-
-    Returns:
-        `choices`, `sources` and `splits` (with the image ids of each), `left_out`, `doubts`, `remarks`,
-        `software`, `fingerprint`, `format_version`.
-
-    Raises:
-        DatasetError: The folder holds no such record, or one of another version.
-    """
-    path = Path(folder) / PREPARATION_FILE
-    try:
-        preparation = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise DatasetError(f"{path} is not there; name a folder that `mlcak prepare` wrote") from None
-    except ValueError as error:
-        raise DatasetError(f"{path} is damaged ({error}); prepare the dataset again") from None
-    found = preparation.get("format_version") if isinstance(preparation, dict) else None
-    if found != _FORMAT_VERSION:
-        raise DatasetError(f"{path} has format_version {found!r}, not {_FORMAT_VERSION}; prepare the dataset again")
-    return dict(preparation)
 
 
 def _summary(shards: Sequence[Path]) -> SplitSummary:
@@ -201,16 +193,13 @@ def _summary(shards: Sequence[Path]) -> SplitSummary:
     return SplitSummary(len(ids), len(images), len(ids) - abnormal, abnormal, groups, images)
 
 
-def source_folder(split: str, layout: str) -> str:
-    """Name the folder that a split's images come from: on Kaggle, every split comes from train/."""
-    return "test" if split == "test" and layout != "kaggle" else "train"
-
-
-def _sources(splits: dict[str, SplitSummary], left_out: Sequence[LeftOut], layout: str) -> dict[str, dict[str, int]]:
-    """Account for every image of a source folder: found = used + left out."""
+def _sources(
+    plan: PreparationPlan, splits: dict[str, SplitSummary], skipped: Sequence[SkippedImage]
+) -> dict[str, dict[str, int]]:
+    # Every image of a source folder is accounted for: found = used + skipped.
     sources = {}
-    for folder in dict.fromkeys(source_folder(split, layout) for split in ("train", "test")):
-        used = sum(summary.images for split, summary in splits.items() if source_folder(split, layout) == folder)
-        missing = sum(record.folder == folder for record in left_out)
-        sources[folder] = {"found": used + missing, "used": used, "left_out": missing}
+    for folder in dict.fromkeys(plan.folders.values()):
+        used = sum(summary.images for split, summary in splits.items() if plan.folders[split] == folder)
+        missing = sum(image.folder == folder for image in skipped)
+        sources[folder] = {"found": used + missing, "used": used, "skipped": missing}
     return sources

@@ -1,4 +1,4 @@
-"""Images that are used as they are, though something about them seems wrong: a person is told, and decides."""
+"""Images that look wrong but are kept: a person is told, and decides."""
 
 from __future__ import annotations
 
@@ -7,61 +7,72 @@ from dataclasses import dataclass, field, fields
 
 from ..radiographs.polarity import looks_inverted
 from ..radiographs.read import Radiograph
-from ..vindr_cxr.source import Box, ImageRecord
+from .source import Box, ImageRecord
 
 _SENTENCES = {
-    "inverted": "image(s) seem to be inverted (bones dark, air bright), although their header says otherwise. Look at"
-    " them; where the header is wrong, correct Photometric Interpretation and prepare anew",
-    "boxes_outside": "image(s) have a box that reaches out of them, so that their boxes may refer to another size."
-    " Check the tables, and the sizes of the originals where the files are pictures (--sizes)",
-    "reshaped": "picture(s) with boxes have other proportions than the original: scaled boxes fit where it was"
-    " squashed, not where it was padded or cropped",
-    "crushed": "16-bit picture(s) have no value above an eighth of their range, so that few grey levels are left. Say"
-    " what their values reach from and to, 0 and 4095 for 12 bits (--value-range 0 4095)",
+    "inverted": "image(s) seem to be inverted (bones dark, air bright), although the header says otherwise. Look at"
+    " them; if the header is wrong, correct its Photometric Interpretation and prepare again",
+    "boxes_outside": "image(s) have a box that extends beyond the image, so the boxes may refer to another size."
+    " Check the tables and, for PNG and JPEG files, the sizes of the originals (--sizes)",
+    "reshaped": "PNG or JPEG image(s) with boxes have other proportions than the original. Scaled boxes fit if the"
+    " image was squashed, but not if it was padded or cropped",
+    "underfilled_range": "16-bit image(s) use less than an eighth of their value range, so few grey levels are left."
+    " Name the range of the stored values, 0 and 4095 for 12 bits (--value-range 0 4095)",
 }
 
 
 @dataclass
-class Doubts:
-    """Ids of images by what seems to be wrong with them.
+class SuspectImages:
+    """Ids of images by what seems to be wrong.
 
     Args:
-        inverted: Those that look like the negative of a chest.
-        boxes_outside: Those with a box that reaches out of the image.
-        reshaped: Pictures with boxes whose proportions are not those of the original.
-        crushed: Pictures of 16 bits whose values keep to the lowest eighth of the range.
+        inverted (`list[str]`):
+            Images that look like the negative of a chest radiograph.
+        boxes_outside (`list[str]`):
+            Images with a box that extends beyond the image.
+        reshaped (`list[str]`):
+            PNG and JPEG images with boxes whose proportions are not those of the original.
+        underfilled_range (`list[str]`):
+            16-bit images whose values stay in the lowest eighth of the range.
     """
 
     inverted: list[str] = field(default_factory=list)
     boxes_outside: list[str] = field(default_factory=list)
     reshaped: list[str] = field(default_factory=list)
-    crushed: list[str] = field(default_factory=list)
+    underfilled_range: list[str] = field(default_factory=list)
 
-    def look_at(self, record: ImageRecord, radiograph: Radiograph) -> None:
-        """Look at one image.
+    def inspect(self, record: ImageRecord, radiograph: Radiograph) -> None:
+        """Add an image to every kind that applies.
 
         Args:
-            record: What the tables say about it, with boxes as they are there.
-            radiograph: The image as it is stored.
+            record (`ImageRecord`):
+                The image, with boxes as in the tables.
+            radiograph (`Radiograph`):
+                The image as it is stored.
         """
         size = radiograph.original_height, radiograph.original_width
-        seen = {
+        found = {
             "inverted": looks_inverted(radiograph.pixels),
             "boxes_outside": any(beyond_px(box, *(record.boxes_size or size)) > 0 for box in record.boxes),
             "reshaped": is_reshaped(record, *size),
-            "crushed": radiograph.underfilled,
+            "underfilled_range": radiograph.underfilled,
         }
-        for kind, doubtful in seen.items():
-            if doubtful:
+        for kind, suspect in found.items():
+            if suspect:
                 getattr(self, kind).append(record.image_id)
 
-    def add(self, other: Doubts) -> None:
+    def add(self, other: SuspectImages) -> None:
         """Append the images of another part of the dataset."""
         for kind in fields(self):
             getattr(self, kind.name).extend(getattr(other, kind.name))
 
+    def sort(self) -> None:
+        """Sort each kind by image id."""
+        for kind in fields(self):
+            getattr(self, kind.name).sort()
+
     def sentences(self) -> Iterator[tuple[str, str, list[str]]]:
-        """Yield kind, a sentence with its number, and the ids, of every kind that there is."""
+        """Yield kind, a sentence with the number of images, and their ids, for every kind that occurs."""
         for kind, text in _SENTENCES.items():
             ids = getattr(self, kind)
             if ids:
@@ -69,12 +80,12 @@ class Doubts:
 
 
 def beyond_px(box: Box, height: float, width: float) -> float:
-    """By how many pixels a box reaches out of an image of this size; 0 or less where it does not."""
+    """Return by how many pixels a box extends beyond an image of this size; 0 or less if it does not."""
     return max(-box.x_min, -box.y_min, box.x_max - width, box.y_max - height)
 
 
 def is_reshaped(record: ImageRecord, height: int, width: int) -> bool:
-    """Whether a picture of this size has boxes, and other proportions than the original that they refer to."""
+    """Return whether an image with boxes has other proportions than the original that the boxes refer to."""
     if not record.boxes or record.boxes_size is None:
         return False
     original_height, original_width = record.boxes_size

@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DatasetError
-from .source import SKIP, SourceFolder
-from .tables import PICTURE_SUFFIXES, id_key, read_sizes
+from ..preparation.image_folder import SKIP_OR
+from ..preparation.tables import PICTURE_SUFFIXES, Table, id_key, put_value
+from .options import SAME
+from .vindr_folder import VinDrFolder
 
-SAME = "same"
+# Original sizes as Kaggle's conversions call them (an array's dimensions), and as everybody else does.
+_SIZE_COLUMNS = (("dim0", "dim1"), ("height", "width"))
 
 
 def size_tables(root: Path, folders: Sequence[str], sizes: str | None) -> list[Path]:
@@ -34,7 +37,7 @@ def size_tables(root: Path, folders: Sequence[str], sizes: str | None) -> list[P
     return [path for name in folders if (path := root / f"{name}_meta.csv").is_file()]
 
 
-def original_sizes(root: Path, folders: Sequence[SourceFolder], sizes: str | None) -> Mapping[str, tuple[int, int]]:
+def original_sizes(root: Path, folders: Sequence[VinDrFolder], sizes: str | None) -> Mapping[str, tuple[int, int]]:
     """Find the size that the boxes of each picture refer to; refuse single pictures of unknown size that have boxes.
 
     Args:
@@ -77,5 +80,42 @@ def original_sizes(root: Path, folders: Sequence[SourceFolder], sizes: str | Non
             headline = (
                 f"of {folder.name}/ with boxes, but without a size in {' or '.join(path.name for path in tables)}"
             )
-            folder.refuse(image_id, headline, f"Add their rows, {SKIP}")
+            folder.refuse(image_id, headline, f"Add their rows, {SKIP_OR}")
     return {id_key(image_id): known[id_key(image_id)] for _, image_id in pictures if id_key(image_id) in known}
+
+
+def read_sizes(path: Path) -> dict[str, tuple[int, int]]:
+    """Read the sizes of the original radiographs, to which boxes refer.
+
+    Args:
+        path: CSV with image_id and dim0, dim1 (rows, columns) or height, width; other columns do not matter, and an
+            image may occur more than once.
+
+    Returns:
+        (rows, columns) by `id_key` of the image.
+
+    Raises:
+        DatasetError: No such file or column, no size in a cell, or an image with two sizes.
+    """
+    if not path.is_file():
+        raise DatasetError(f"there is no file {path.name} with the sizes; it is a CSV with image_id, height and width")
+    table = Table(path)
+    pair = next((pair for pair in _SIZE_COLUMNS if set(pair) <= set(table.header)), None)
+    if pair is None or "image_id" not in table.header:
+        raise DatasetError(
+            f"{path.name}: the columns image_id and dim0, dim1 (rows, columns) or height, width are needed; it has"
+            f" {', '.join(table.header)}"
+        )
+    sizes: dict[str, tuple[int, int]] = {}
+    for line, row in table.named_rows(("image_id", *pair)):
+        try:
+            height, width = (float(row[name]) for name in pair)
+        except ValueError:
+            height = width = 0.0
+        if not (height >= 1 and width >= 1 and height.is_integer() and width.is_integer()):
+            raise DatasetError(
+                f"{path.name}: line {line} needs whole numbers of pixels in {' and '.join(pair)}, but holds"
+                f" {row[pair[0]]!r} and {row[pair[1]]!r}"
+            )
+        put_value(sizes, row, (int(height), int(width)), f"{path.name}: line {line} gives image {{}} a second size")
+    return sizes

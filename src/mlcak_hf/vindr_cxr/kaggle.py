@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import LabelError
-from .cross_checks import remark_reader_counts
-from .labels import NO_FINDING, VINDR_CXR_LABELS, Reading, canonical_label
-from .source import BOX_EDGES, SKIP, SourceFolder, radiograph_files
-from .tables import Table, check_image_id, parse_reader
+from ..preparation.image_folder import SKIP_OR, radiograph_files
+from ..preparation.tables import Table, check_image_id
+from .labels import NO_FINDING, VINDR_CXR_LABELS, Reading, canonical_label, parse_reader
+from .vindr_folder import BOX_EDGES, VinDrFolder, note_reader_counts
 
 FOLDERS = ("train",)
 TABLES = ("train.csv",)
@@ -37,7 +37,7 @@ KAGGLE_LABELS: tuple[str, ...] = (
 """The labels of `train.csv` at their class_id; the other 13 of VinDr-CXR's 28 were left out of it."""
 
 
-def read_folders(root: Path) -> list[SourceFolder]:
+def read_folders(root: Path) -> list[VinDrFolder]:
     """Read the labelled folder with its table.
 
     Args:
@@ -49,17 +49,17 @@ def read_folders(root: Path) -> list[SourceFolder]:
     Raises:
         DatasetError: The folder is empty, the table no table, a column missing.
     """
-    folder = SourceFolder.scan(root, "train")
+    folder = VinDrFolder.scan(root / "train")
     _read_table(folder, root / "train.csv")
-    folder.match("train.csv")
-    remark_reader_counts(folder)
+    folder.match("train.csv", folder.readings)
+    note_reader_counts(folder)
     unlabelled = len(radiograph_files(root / "test")) if (root / "test").is_dir() else 0
     if unlabelled:
-        folder.remarks["file(s) of test/ have no labels on Kaggle and were not used"] += unlabelled
+        folder.table_notes["file(s) of test/ have no labels on Kaggle and were not used"] += unlabelled
     return [folder]
 
 
-def _read_table(folder: SourceFolder, path: Path) -> None:
+def _read_table(folder: VinDrFolder, path: Path) -> None:
     marked: dict[tuple[str, str], dict[str, int]] = {}  # label -> first line, for each reading
     seen: set[tuple[str, ...]] = set()
     for line, row in Table(path).named_rows(("image_id", "class_name", "rad_id", *BOX_EDGES)):
@@ -83,7 +83,7 @@ def _read_table(folder: SourceFolder, path: Path) -> None:
             seen.add((image_id, reader))
         except LabelError as error:
             headline = f"with unusable rows in {path.name}"
-            folder.refuse(image_id, headline, f"Correct the rows, {SKIP}", f"line {line}: {error}", LabelError)
+            folder.refuse(image_id, headline, f"Correct the rows, {SKIP_OR}", f"line {line}: {error}", LabelError)
     for (image_id, reader), labels in marked.items():
         reading = Reading(reader, tuple(int(name in labels) for name in VINDR_CXR_LABELS))
         folder.readings[image_id][reader] = reading

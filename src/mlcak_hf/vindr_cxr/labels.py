@@ -15,6 +15,7 @@ from typing import Literal, get_args
 
 from ..configuration_mlcak import VINDR_CXR_FINDINGS
 from ..errors import LabelError
+from ..preparation.tables import EMPTY_CELLS
 
 Aggregation = Literal["majority", "any", "all", "mean", "none"]
 AGGREGATIONS: tuple[str, ...] = get_args(Aggregation)
@@ -169,6 +170,17 @@ def parse_vote(text: str, column: str) -> int:
     if vote is None:
         raise LabelError(f"column {column!r} must hold 0 or 1, but holds {text.strip()!r}")
     return vote
+
+
+def parse_reader(text: str) -> str:
+    """Read the pseudonym of a reader.
+
+    Raises:
+        LabelError: The cell is empty, or NaN.
+    """
+    if text.lower() in EMPTY_CELLS:
+        raise LabelError("column 'rad_id' is empty")
+    return text
 
 
 def resolve_annotated(annotated: Iterable[str] | None) -> tuple[str, ...]:

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from ..configuration_mlcak import VINDR_CXR_FINDINGS
 from ..errors import LabelError
-from .cross_checks import remark_disagreements, remark_reader_counts
-from .labels import NO_FINDING, VINDR_CXR_LABELS, Reading, canonical_label, label_columns, parse_vote
-from .source import BOX_EDGES, SKIP, SourceFolder
-from .tables import Table, check_image_id, parse_reader
+from ..preparation.image_folder import SKIP_OR
+from ..preparation.tables import Table, check_image_id
+from .labels import NO_FINDING, VINDR_CXR_LABELS, Reading, canonical_label, label_columns, parse_reader, parse_vote
+from .vindr_folder import BOX_EDGES, VinDrFolder, note_disagreements, note_reader_counts
 
 FOLDERS = ("train", "test")
 TABLES = tuple(f"annotations/{kind}_{name}.csv" for name in FOLDERS for kind in ("image_labels", "annotations"))
 
 
-def read_folders(root: Path) -> list[SourceFolder]:
+def read_folders(root: Path) -> list[VinDrFolder]:
     """Read both folders with their tables.
 
     Args:
@@ -33,17 +33,17 @@ def read_folders(root: Path) -> list[SourceFolder]:
         DatasetError: A folder is empty, a table no table, a column missing.
         LabelError: An unknown label in a table's header.
     """
-    folders = [SourceFolder.scan(root, name) for name in FOLDERS]
+    folders = [VinDrFolder.scan(root / name) for name in FOLDERS]
     for folder in folders:
         _read_labels(folder, root / "annotations" / f"image_labels_{folder.name}.csv")
         _read_boxes(folder, root / "annotations" / f"annotations_{folder.name}.csv")
-        folder.match(f"image_labels_{folder.name}.csv")
-        remark_disagreements(folder, f"image_labels_{folder.name}.csv", f"annotations_{folder.name}.csv")
-        remark_reader_counts(folder)
+        folder.match(f"image_labels_{folder.name}.csv", folder.readings)
+        note_disagreements(folder, f"image_labels_{folder.name}.csv", f"annotations_{folder.name}.csv")
+        note_reader_counts(folder)
     return folders
 
 
-def _read_labels(folder: SourceFolder, path: Path) -> None:
+def _read_labels(folder: VinDrFolder, path: Path) -> None:
     table = Table(path)
     other = ("image_id", "rad_id") if folder.name == "train" else ("image_id",)
     columns = label_columns(table.header, other, path.name)
@@ -68,10 +68,10 @@ def _read_labels(folder: SourceFolder, path: Path) -> None:
                 folder.repeated(path.name)
         except LabelError as error:
             headline = f"with unusable labels in {path.name}"
-            folder.refuse(image_id, headline, f"Correct the rows, {SKIP}", f"line {line}: {error}", LabelError)
+            folder.refuse(image_id, headline, f"Correct the rows, {SKIP_OR}", f"line {line}: {error}", LabelError)
 
 
-def _read_boxes(folder: SourceFolder, path: Path) -> None:
+def _read_boxes(folder: VinDrFolder, path: Path) -> None:
     needed = ("image_id", *(("rad_id",) if folder.name == "train" else ()), "class_name", *BOX_EDGES)
     for line, row in Table(path).named_rows(needed):
         image_id = folder.identify(row["image_id"])
@@ -87,5 +87,5 @@ def _read_boxes(folder: SourceFolder, path: Path) -> None:
             folder.add_box(image_id, finding, reader, row, path.name)
         except LabelError as error:
             detail = f"line {line}: {str(error).split(' Known labels:')[0]}"
-            remedy = f"Correct the rows (labels are spelt as in image_labels_train.csv), {SKIP}"
+            remedy = f"Correct the rows (labels are spelt as in image_labels_train.csv), {SKIP_OR}"
             folder.refuse(image_id, f"with unusable boxes in {path.name}", remedy, detail, LabelError)

@@ -13,11 +13,11 @@ from rich.console import Console
 from vindr_factories import PATIENT_TAGS, chest, kaggle_row, make_dicom, make_kaggle, to_pictures, write_table
 
 from mlcak_hf.errors import DatasetError
-from mlcak_hf.preparation.prepare import prepare_vindr_cxr
 from mlcak_hf.vindr_cxr.inspection import inspect as module
 from mlcak_hf.vindr_cxr.inspection.file_facts import FileFacts
 from mlcak_hf.vindr_cxr.inspection.inspect import inspect_vindr_cxr
 from mlcak_hf.vindr_cxr.inspection.sample import SampledImage, choose_sample, estimate
+from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
 
 
 def inspect(folder, **options):
@@ -35,7 +35,7 @@ def test_a_sound_folder(small_vindr) -> None:
     report = inspect(small_vindr)
     assert before == {path: path.stat().st_mtime_ns for path in small_vindr.rglob("*")}
     assert (report.layout, len(report.files), report.tables_problem) == ("physionet", 8, None)
-    assert [report.left_out, report.damaged, report.missing_decoders, report.boxes_outside, report.remarks] == [
+    assert [report.skipped, report.damaged, report.missing_decoders, report.boxes_outside, report.table_notes] == [
         [], {}, {}, [], [],
     ]  # fmt: skip
     train, test = report.counts["train"], report.counts["test"]
@@ -71,7 +71,7 @@ def damage(folder) -> None:
 def test_a_damaged_folder_is_accounted_for(small_vindr, num_proc) -> None:
     damage(small_vindr)
     report = inspect(small_vindr, num_proc=num_proc)
-    assert [(r.image_id, r.reason.split(",")[0]) for r in report.left_out] == [
+    assert [(r.image_id, r.reason.split(",")[0]) for r in report.skipped] == [
         ("a1", "named in image_labels_train.csv"), ("extra", "in train/"),
     ]  # fmt: skip
     assert set(report.damaged) == {"train/a2.dicom", "train/a3.dicom"}
@@ -181,7 +181,7 @@ def test_kaggle_and_pictures(tmp_path) -> None:
     write_table(tmp_path / "t.csv", ("image_id", "height", "width"), [[f"k{n}", 48, 60] for n in range(12)])
     assert len(inspect(root, sizes=tmp_path / "t.csv").reshaped) == 12
     assert "not if it was cropped, padded or turned" in printed(inspect(root, sizes=tmp_path / "t.csv"))
-    assert report.remarks == ["1 file(s) of test/ have no labels on Kaggle and were not used"]
+    assert report.table_notes == ["1 file(s) of test/ have no labels on Kaggle and were not used"]
     assert "--sizes same" in str(inspect(root).tables_problem)
     assert len(inspect(root).files) == 12
 

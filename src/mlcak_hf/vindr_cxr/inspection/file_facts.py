@@ -13,11 +13,11 @@ from PIL import Image
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from ...errors import DicomError
+from ...preparation.tables import DICOM_SUFFIXES, PICTURE_SUFFIXES
 from ...radiographs.dicom.codestream import read_frame_header
 from ...radiographs.dicom.header import PixelLayout, check_layout, read_image_tags
 from ...radiographs.dicom.pixels import READABLE_SYNTAXES, missing_decoder
 from ...radiographs.png_jpeg import HEAD_BYTES, SIGNATURES, lost_depth
-from ..tables import DICOM_SUFFIXES, PICTURE_SUFFIXES
 
 _PICTURE_BITS = {"1": 1, "I": 16, "I;16": 16, "I;16B": 16, "I;16L": 16}
 _HEADER_TAGS: list[Any] = [

@@ -11,12 +11,14 @@ from typing import TypeVar
 from transformers.utils import logging
 
 from ...errors import DatasetError, MLCAKError
-from ...preparation.rows import VinDrCXRConfig
+from ...preparation.image_folder import radiograph_files
 from ...preparation.suspect_images import beyond_px, is_reshaped
 from ...worker_processes import map_in_processes
 from ..labels import VINDR_CXR_LABELS, resolve_annotated
-from ..layout import ImageRecord, Layout, VinDrLayout, read_layout, source_folders
-from ..source import radiograph_files
+from ..layout import VinDrLayout, read_layout, source_folders
+from ..options import Layout, VinDrOptions
+from ..vindr_folder import VinDrRecord
+from ..vindr_source import VinDrSource
 from .contact_sheet import draw_contact_sheet
 from .file_facts import FileFacts, file_facts, pixel_digest
 from .inspection_report import BoxOutside, InspectionReport, LabelCounts
@@ -66,18 +68,17 @@ def inspect_vindr_cxr(
     >>> report.damaged, report.agreement.labels["Cardiomegaly"].fleiss
     ```
     """
-    size_table = None if sizes is None else str(sizes)
-    config = VinDrCXRConfig(data_dir=str(data_dir), layout=layout, sizes=size_table, on_error="skip")
-    root = Path(str(config.data_dir))
+    source = VinDrSource(data_dir, VinDrOptions(layout=layout, sizes=sizes, on_error="skip"))
+    config, root = source.options, Path(source.data_dir)
     for target in (json_file, contact_sheet):
         if target is not None:
             _check_target(Path(target))
-    found, tables_problem = _read_tables(config)
+    found, tables_problem = _read_tables(source)
     run = partial(_in_processes, num_proc=num_proc or 1, progress=progress)
     paths = [path for name in source_folders(config.layout) for path in _files(root / name)]
     files = list(run(file_facts, paths, "headers"))
     chosen = choose_sample(files, SAMPLE_SIZE)
-    sample = list(run(partial(read_sampled, root, config), chosen, "sample"))
+    sample = list(run(partial(read_sampled, source), chosen, "sample"))
     if contact_sheet is not None:
         draw_contact_sheet(sample, Path(contact_sheet), len(files))
     labels = resolve_annotated(config.annotated)
@@ -89,8 +90,8 @@ def inspect_vindr_cxr(
         layout=config.layout,
         files=files,
         tables_problem=tables_problem,
-        left_out=found.left_out if found else [],
-        remarks=found.remarks if found else [],
+        left_out=found.skipped if found else [],
+        remarks=found.table_notes if found else [],
         duplicates=_duplicates(root, files, run),
         counts={name: _count(images, labels) for name, images in records.items() if images},
         agreement=reader_agreement([record.readings for record in records.get("train", ())], labels),
@@ -120,10 +121,10 @@ def _check_target(path: Path) -> None:
         ) from None
 
 
-def _read_tables(config: VinDrCXRConfig) -> tuple[VinDrLayout | None, str | None]:
+def _read_tables(source: VinDrSource) -> tuple[VinDrLayout | None, str | None]:
     """The tables, or the reason why they cannot be used at all."""
     try:
-        return read_layout(str(config.data_dir), None, "skip", config.layout, config.sizes), None
+        return read_layout(source.data_dir, source.options), None
     except MLCAKError as error:
         return None, str(error)
 
@@ -166,7 +167,7 @@ def _digest_or_none(root: Path, facts: FileFacts) -> str | None:
         return None
 
 
-def _count(images: Sequence[ImageRecord], labels: Sequence[str]) -> LabelCounts:
+def _count(images: Sequence[VinDrRecord], labels: Sequence[str]) -> LabelCounts:
     majority, some = dict.fromkeys(labels, 0), dict.fromkeys(labels, 0)
     columns = [(label, VINDR_CXR_LABELS.index(label)) for label in labels]
     for record in images:
@@ -177,7 +178,7 @@ def _count(images: Sequence[ImageRecord], labels: Sequence[str]) -> LabelCounts:
     return LabelCounts(len(images), majority, some)
 
 
-def _boxes_outside(images: Sequence[tuple[ImageRecord, FileFacts]]) -> list[BoxOutside]:
+def _boxes_outside(images: Sequence[tuple[VinDrRecord, FileFacts]]) -> list[BoxOutside]:
     outside = []
     for record, facts in images:
         height, width = record.boxes_size or (facts.rows, facts.columns)
@@ -190,7 +191,7 @@ def _boxes_outside(images: Sequence[tuple[ImageRecord, FileFacts]]) -> list[BoxO
     return outside
 
 
-def _reshaped(images: Sequence[tuple[ImageRecord, FileFacts]]) -> list[str]:
+def _reshaped(images: Sequence[tuple[VinDrRecord, FileFacts]]) -> list[str]:
     """Pictures with boxes whose proportions are not those of the original radiograph."""
     return [
         f"{facts.folder}/{facts.name}"

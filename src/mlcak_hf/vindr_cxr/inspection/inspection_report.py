@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...errors import DatasetError
-from ..source import LeftOut
+from ...preparation.source import SkippedImage
 from .file_facts import FileFacts
 from .reader_agreement import ReaderAgreement
 from .sample import Estimate, SampledImage
@@ -69,7 +69,7 @@ class InspectionReport:
     layout: str
     files: list[FileFacts]
     tables_problem: str | None
-    left_out: list[LeftOut]
+    left_out: list[SkippedImage]
     remarks: list[str]
     duplicates: list[list[str]]
     counts: dict[str, LabelCounts]

@@ -17,10 +17,11 @@ from PIL import Image
 
 from ...errors import DicomError
 from ...image_geometry_mlcak import map_boxes
-from ...preparation.rows import VinDrCXRConfig, image_rows
-from ...preparation.suspect_images import Doubts
+from ...preparation.rows import RowReader, image_rows
+from ...preparation.suspect_images import SuspectImages
 from ..labels import NO_FINDING, VINDR_CXR_LABELS, Reading
-from ..source import ImageRecord
+from ..vindr_folder import VinDrRecord
+from ..vindr_source import VinDrSource
 from .file_facts import FileFacts
 
 # Any reading does where only the image matters.
@@ -106,16 +107,19 @@ def choose_sample(files: Sequence[FileFacts], number: int) -> list[FileFacts]:
     return [kind[i * len(kind) // share] for kind, share in zip(ranked, shares, strict=True) for i in range(share)]
 
 
-def read_sampled(root: Path, config: VinDrCXRConfig, facts: FileFacts) -> SampledImage:
+def read_sampled(source: VinDrSource, facts: FileFacts) -> SampledImage:
     """Read one radiograph as a preparation with these choices would; what goes wrong is in `problem`."""
-    record = ImageRecord(facts.name, str(root / facts.folder / facts.name), (_READING,), (), facts.name)
+    root = Path(source.data_dir)
+    path = str(root / facts.folder / facts.name)
+    record = VinDrRecord(facts.name, path, facts.name, readings=(_READING,))
+    reader = RowReader(source, "test", None)
     try:
         if str(facts.syntax) not in _warm:  # a decoder's first call loads it
-            list(image_rows(record, config, False, None))
+            list(image_rows(record, reader, SuspectImages()))
             _warm.add(str(facts.syntax))
         start = time.perf_counter()
-        doubts = Doubts()
-        ((_, row),) = image_rows(record, config, False, None, doubts)
+        suspects = SuspectImages()
+        ((_, row),) = image_rows(record, reader, suspects)
         png = row["image"]["bytes"]
         duration_s = time.perf_counter() - start
     except DicomError as error:
@@ -123,7 +127,7 @@ def read_sampled(root: Path, config: VinDrCXRConfig, facts: FileFacts) -> Sample
         return SampledImage(facts, problem=reason.removeprefix(f"{facts.name}: "))
     except Exception as error:  # whatever one file does, the others are still to be told
         return SampledImage(facts, problem=f"it cannot be read ({type(error).__name__})")
-    return SampledImage(facts, png, duration_s, bool(doubts.inverted), bool(doubts.crushed))
+    return SampledImage(facts, png, duration_s, bool(suspects.inverted), bool(suspects.underfilled_range))
 
 
 def estimate(sample: Sequence[SampledImage], files: Sequence[FileFacts]) -> Estimate | None:

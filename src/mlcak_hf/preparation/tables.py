@@ -16,10 +16,7 @@ RADIOGRAPH_SUFFIXES = DICOM_SUFFIXES + PICTURE_SUFFIXES
 
 _DELIMITERS = ",;\t|"
 # How spreadsheets and data frames write that there is nothing.
-_EMPTY = frozenset({"", "nan", "na", "n/a", "null", "none", "<na>"})
-# Original sizes as Kaggle's conversions call them (an array's dimensions), and as everybody else does.
-_SIZE_COLUMNS = (("dim0", "dim1"), ("height", "width"))
-
+EMPTY_CELLS = frozenset({"", "nan", "na", "n/a", "null", "none", "<na>"})
 # An image id names a file, so it must not be able to name one elsewhere.
 _IMAGE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -77,7 +74,10 @@ class Table:
             )
         for line, cells in self:
             given = dict(zip(self.header, cells, strict=False))
-            yield line, {name: "" if (cell := given.get(name, "")).lower() in _EMPTY else cell for name in self.header}
+            yield (
+                line,
+                {name: "" if (cell := given.get(name, "")).lower() in EMPTY_CELLS else cell for name in self.header},
+            )
 
     def _read(self, path: Path) -> Iterator[tuple[int, list[str]]]:
         try:
@@ -135,48 +135,11 @@ def read_groups(path: Path) -> dict[str, str]:
     for line, row in table.named_rows(("image_id", "group_id")):
         if not row["image_id"] or not row["group_id"]:
             raise DatasetError(f"{path.name}: line {line} needs both an image_id and a group_id")
-        _put(groups, row, row["group_id"], f"{path.name}: line {line} puts image {{}} into a second group")
+        put_value(groups, row, row["group_id"], f"{path.name}: line {line} puts image {{}} into a second group")
     return groups
 
 
-def read_sizes(path: Path) -> dict[str, tuple[int, int]]:
-    """Read the sizes of the original radiographs, to which boxes refer.
-
-    Args:
-        path: CSV with image_id and dim0, dim1 (rows, columns) or height, width; other columns do not matter, and an
-            image may occur more than once.
-
-    Returns:
-        (rows, columns) by `id_key` of the image.
-
-    Raises:
-        DatasetError: No such file or column, no size in a cell, or an image with two sizes.
-    """
-    if not path.is_file():
-        raise DatasetError(f"there is no file {path.name} with the sizes; it is a CSV with image_id, height and width")
-    table = Table(path)
-    pair = next((pair for pair in _SIZE_COLUMNS if set(pair) <= set(table.header)), None)
-    if pair is None or "image_id" not in table.header:
-        raise DatasetError(
-            f"{path.name}: the columns image_id and dim0, dim1 (rows, columns) or height, width are needed; it has"
-            f" {', '.join(table.header)}"
-        )
-    sizes: dict[str, tuple[int, int]] = {}
-    for line, row in table.named_rows(("image_id", *pair)):
-        try:
-            height, width = (float(row[name]) for name in pair)
-        except ValueError:
-            height = width = 0.0
-        if not (height >= 1 and width >= 1 and height.is_integer() and width.is_integer()):
-            raise DatasetError(
-                f"{path.name}: line {line} needs whole numbers of pixels in {' and '.join(pair)}, but holds"
-                f" {row[pair[0]]!r} and {row[pair[1]]!r}"
-            )
-        _put(sizes, row, (int(height), int(width)), f"{path.name}: line {line} gives image {{}} a second size")
-    return sizes
-
-
-def _put(values: dict[str, Value], row: Mapping[str, str], value: Value, contradiction: str) -> None:
+def put_value(values: dict[str, Value], row: Mapping[str, str], value: Value, contradiction: str) -> None:
     """Remember an image's value; a second, other one is an error."""
     if values.setdefault(id_key(row["image_id"]), value) != value:
         raise DatasetError(f"{contradiction.format(row['image_id'])}; an image has one")
@@ -190,17 +153,6 @@ def check_image_id(text: str) -> None:
     """
     if not _IMAGE_ID.fullmatch(text):
         raise LabelError(f"{text!r} is no image id")
-
-
-def parse_reader(text: str) -> str:
-    """Read the pseudonym of a reader.
-
-    Raises:
-        LabelError: The cell is empty, or NaN.
-    """
-    if text.lower() in _EMPTY:
-        raise LabelError("column 'rad_id' is empty")
-    return text
 
 
 def parse_number(text: str, column: str) -> float:

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..errors import DatasetError, MLCAKError
+from ...errors import DatasetError, MLCAKError
 
 _PLAN_FILE = "plan.json"
 
