@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, ViTConfig, pipeline
 
-from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
+from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor, image_processing_mlcak
 from mlcak_hf.image_processing_mlcak import area_resize, fit_to_square, to_unit_range
 
 
@@ -342,3 +342,18 @@ def test_fit_to_square_centres_and_keeps_dtype():
     assert fit_to_square(np.zeros((3, 4, 7)), "pad").shape == (3, 7, 7)
     with pytest.raises(ValueError, match="fit must be one of"):
         fit_to_square(image, "stretch")
+
+
+def test_an_almost_white_image_is_warned_about_once(monkeypatch):
+    warnings = []
+    monkeypatch.setattr(image_processing_mlcak.logger, "warning", lambda text, *_: warnings.append(text))
+    image_processing_mlcak.logger.warning_once.__func__.cache_clear()
+    for value in (100, 255, 255):
+        MLCAKImageProcessor()(np.full((30, 30), value, np.uint8))
+    assert len(warnings) == 1
+    assert "almost entirely white" in warnings[0]
+
+
+def test_a_data_format_is_refused():
+    with pytest.raises(ValueError, match="data_format"):
+        MLCAKImageProcessor()(np.zeros((30, 30), np.uint8), data_format="channels_last")

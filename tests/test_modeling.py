@@ -270,3 +270,9 @@ def test_pipeline_gives_the_models_probabilities():
     expected = model(processor(picture, return_tensors="pt")["pixel_values"]).logits.softmax(dim=-1)[0]
     assert answers == pytest.approx({"Normal": expected[0].item(), "Abnormal": expected[1].item()}, abs=1e-6)
     assert len(classify([picture, picture.convert("RGB")])) == 2
+
+
+def test_saved_weights_follow_the_umask_like_the_configuration(tmp_path):
+    MLCAKForCXRClassification(MLCAKConfig()).save_pretrained(tmp_path)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]

@@ -13,6 +13,7 @@ from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_backends import PilBackend
 from transformers.processing_utils import ImagesKwargs
+from transformers.utils import logging
 
 from .image_geometry_mlcak import (
     FIT_CHOICES,
@@ -25,15 +26,19 @@ from .image_geometry_mlcak import (
     map_boxes,
 )
 
+logger = logging.get_logger(__name__)
+
 # ITU-R 601-2 luma, as PIL's own "L" conversion, but without its rounding to 8 bit.
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 # Float images may miss [0, 1] by rounding, not by more.
 _RANGE_TOLERANCE = 1e-5
+# A 16-bit radiograph clipped to 8 bits has 99.6 % white pixels.
+_WHITE_SHARE = 0.98
 _VOI_CHOICES = ("dicom", "percentile", "none")
 # Settings of the base class that have no place in this processor's fixed path: refused, not silently ignored.
 _REFUSED_SETTINGS = (
     *("do_convert_rgb", "do_resize", "resample", "do_rescale"),
-    *("do_center_crop", "crop_size", "do_pad", "pad_size"),
+    *("do_center_crop", "crop_size", "do_pad", "pad_size", "data_format"),
 )
 _OWN_SETTINGS = ("size", "fit", "lowres", "image_mean", "image_std", "value_range", "voi", "do_normalize")
 
@@ -285,7 +290,13 @@ class MLCAKImageProcessor(PilBackend):
         **kwargs: Any,
     ) -> np.ndarray:
         """Turn one image into grey float32 `(H, W)` in [0, 1]; see [`to_unit_range`]."""
-        return to_unit_range(image, value_range=value_range, input_data_format=input_data_format)
+        unit = to_unit_range(image, value_range=value_range, input_data_format=input_data_format)
+        if np.mean(unit == 1) > _WHITE_SHARE:
+            logger.warning_once(
+                "An image is almost entirely white. A pipeline clips 16-bit files to white: read them with "
+                "mlcak_hf.read_radiograph first."
+            )
+        return unit
 
     def _preprocess(self, images: list[np.ndarray], **kwargs: Any) -> BatchFeature:  # type: ignore[override]
         if not images:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -132,22 +133,20 @@ class MLCAKPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """
-        Save as every transformers model does, but with this model's own weight names.
+        Save with this model's own weight names and ordinary file permissions.
 
-        The names of older releases, which transformers would write for a ViT or DINOv2 backbone, are silently dropped
-        when the Trainer resumes or loads its best model.
+        The legacy names that transformers writes for ViT and DINOv2 are silently dropped when the Trainer resumes.
         """
         kwargs.setdefault("save_original_format", False)
-        return super().save_pretrained(*args, **kwargs)
+        saved = super().save_pretrained(*args, **kwargs)
+        folder = Path(kwargs.get("save_directory", args[0] if args else ""))
+        for weights in folder.glob("*.safetensors"):  # written with mode 0600, config.json by the umask
+            weights.chmod((folder / "config.json").stat().st_mode & 0o777)
+        return saved
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """
-        Load as every transformers model does, then move weights to where a new model's would lie.
-
-        A loaded tensor starts wherever the file put it, and matrix products round differently there: without this,
-        the same weights would give other logits, in the last bit, than the model that was saved.
-        """
+        """Load, then align the weights in memory: products of unaligned ones differ in the last bit of the logits."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         for parameter in model.parameters():
@@ -237,7 +236,7 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):  # type: ignore[no-untype
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Number of tokens before the patches: class token, DeiT's distillation token, registers."""
+        """Number of tokens before the patches."""
         return int(self.config.num_prefix_tokens)
 
     @property
@@ -373,7 +372,7 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):  # type: ignore[no-untype
 
 
 def _mean(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Mean of the maps of all levels, without a stack of them, which would double what they take."""
+    # Without a stack of the maps, which would double their memory.
     total = attentions[0]
     for attention in attentions[1:]:
         total = total + attention
@@ -381,7 +380,7 @@ def _mean(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _build_backbone(backbone_config: Any) -> Any:
-    """Build the backbone without parameters that this model never uses (they break DistributedDataParallel)."""
+    # Without parameters that this model never uses: they break DistributedDataParallel.
     model_class: Any = MODEL_MAPPING[type(backbone_config)]
     backbone = model_class(backbone_config)
     for owner, name in ((backbone, "pooler"), (backbone.embeddings, "mask_token")):

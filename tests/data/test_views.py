@@ -166,6 +166,21 @@ def test_draws_depend_on_seed_epoch_and_index_alone():
     assert len(others) == 5
 
 
+def test_another_seed_is_not_another_epoch():
+    parameters = ViewParameters()
+    first_seed = {parameters.draw(0, epoch, 5) for epoch in range(4)}
+    second_seed = {parameters.draw(1, epoch, 5) for epoch in range(4)}
+    assert not first_seed & second_seed
+
+
+def test_sharp_borders_at_the_teachers_size_are_within_two_grey_levels():
+    image = np.zeros((256, 256), np.float32)
+    image[60:200, 60:200] = 1.0
+    for view in (View(rotation_deg=9.0, scale=1.1), View(rotation_deg=-10.0, shift_x=0.03)):
+        (pixels,) = view_pixels(image, view, [224])
+        assert np.abs(pixels - slow_view(image, view, 224, samples=12)).max() < 2 / 255
+
+
 def test_draws_fill_their_ranges_and_stay_inside():
     parameters = ViewParameters(flip_probability=0.25)
     draws = [parameters.draw(0, 0, index) for index in range(2000)]

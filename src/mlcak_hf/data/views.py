@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import RecipeError
 
 #: Raised whenever the same numbers would make another view: teacher caches of the old one are then refused.
-VIEW_DEFINITION = 2
+VIEW_DEFINITION = 3
 
 
 @dataclass(frozen=True)
