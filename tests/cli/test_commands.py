@@ -229,7 +229,7 @@ def test_an_unreadable_file_is_named_and_the_exit_code_tells(mlcak, phantoms, mo
     assert code == 1
     first, second = json.loads(out)
     assert first["file"].endswith("bad [1].dicom")
-    assert "cannot read" in first["error"]
+    assert "cannot read" in first["error"].lower()
     assert second["error"] is None
 
 
@@ -325,7 +325,7 @@ def test_one_missing_path_is_a_row_and_the_others_are_predicted(mlcak, phantoms,
     code, out, err = mlcak("predict", model_folder, "gone.dcm", phantoms / "test", "--format", "json")
     assert code == 1
     assert [row["error"] is None for row in json.loads(out)] == [False, True, True, True, True]
-    assert "5 found: 4 predicted, 1 unreadable." in err
+    assert "5 found: 4 predicted, 0 refused, 1 unreadable." in err
 
 
 def test_another_range_of_grey_values_than_in_training_is_warned_of(mlcak, phantoms, model_folder):
@@ -342,4 +342,4 @@ def test_ctrl_c_says_what_is_done(mlcak, phantoms, model_folder, monkeypatch):
     monkeypatch.setattr("mlcak_hf.prediction.tables.write_predictions", interrupted)
     code, _, err = mlcak("predict", model_folder, phantoms / "test")
     assert code == 130
-    assert "Stopped. 4 found: 1 predicted, 0 unreadable." in err
+    assert "Stopped. 4 found: 1 predicted, 0 refused, 0 unreadable." in err

@@ -445,7 +445,7 @@ def test_example_script(
 def test_no_radiograph_is_written_over(tmp_path: Path, predictor: RadiographPredictor) -> None:
     """Neither by heatmaps into its own folder nor by a result of its name, whoever asks."""
     picture = tmp_path / "a.png"
-    Image.fromarray(np.zeros((40, 40), np.uint8)).save(picture)
+    Image.fromarray(np.arange(1600).reshape(40, 40).astype(np.uint8)).save(picture)
     before = picture.read_bytes()
     with pytest.raises(MLCAKError, match=r"holds the radiograph a\.png"):
         predictor.predict([picture], heatmaps_dir=tmp_path)
@@ -468,7 +468,7 @@ def test_no_radiograph_is_written_over_by_another_name(tmp_path: Path, predictor
         (tmp_path / folder).mkdir()
     first, last = tmp_path / "in" / "a.png", tmp_path / "maps" / "b.png"
     for picture in (first, last):
-        Image.fromarray(np.zeros((40, 40), np.uint8)).save(picture)
+        Image.fromarray(np.arange(1600).reshape(40, 40).astype(np.uint8)).save(picture)
     bare = tmp_path / "in" / "IM0001"
     shutil.copy(first, bare)
     before = first.read_bytes()

@@ -39,10 +39,14 @@ def predict(
             " of the training images."
         ),
     ] = None,
+    on_suspect: Annotated[
+        Literal["warn", "refuse"],
+        typer.Option(help="What to do with images that do not look like an upright frontal chest radiograph."),
+    ] = "warn",
 ) -> None:
     """Predict the global label and the local findings of radiographs.
 
-    Exit code 1 if a file cannot be read.
+    Exit code 1 if a file cannot be read or is refused.
     """
     import torch
 
@@ -54,14 +58,17 @@ def predict(
     check_outputs(paths, output, heatmaps)
     chosen = choose_format(table_format, output)
     torch.set_num_threads(threads)
-    predictor = RadiographPredictor.from_pretrained(model, device=device, value_range=value_range, voi=voi)
+    predictor = RadiographPredictor.from_pretrained(
+        model, device=device, value_range=value_range, voi=voi, on_suspect=on_suspect
+    )
     if predictor.voi != predictor.processor.voi:
         errors.print(f"Warning: the model was trained with --voi {predictor.processor.voi}, not {predictor.voi}.")
     counts: Counter[str] = Counter()
 
     def counted() -> Iterator[Prediction]:
         for prediction in predictor.stream(paths, batch_size, heatmaps_dir=heatmaps, progress=True, workers=workers):
-            counts["unreadable" if prediction.error else "predicted"] += 1
+            kind = "refused" if prediction.refused_because else "predicted"
+            counts["unreadable" if prediction.error else kind] += 1
             yield prediction
 
     try:
@@ -78,7 +85,7 @@ def predict(
         errors.print(f"Left empty, because the model never saw them in training: {names}.")
     errors.print(_summary(counts, len(paths)))
     errors.print("Research use only: not a medical device, not for diagnosis.")
-    if counts["unreadable"]:
+    if counts["unreadable"] or counts["refused"]:
         raise typer.Exit(1)
 
 
@@ -101,5 +108,5 @@ def _find(inputs: list[Path], heatmaps: Path | None) -> list[Path]:
 
 
 def _summary(counts: Counter[str], found: int) -> str:
-    kinds = ("predicted", "unreadable")
+    kinds = ("predicted", "refused", "unreadable")
     return f"{found} found: {', '.join(f'{counts[kind]} {kind}' for kind in kinds)}."

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -23,9 +23,12 @@ from ..probabilities import probabilities
 from ..radiographs.grey_values import ValueRange, Voi, check_value_range
 from ..radiographs.read import Fit
 from ..training.record import TRAINING_FILE, TrainingRecord
+from ..trust.image_checks import NO_CONTRAST, image_warnings
 from .outputs import OutputNames, check_outputs
 from .reading import ReadFile, ReadOptions, read_files
 from .result import Prediction
+
+OnSuspect = Literal["warn", "refuse"]
 
 # zlib level of the heatmaps: half the time of the default for a tenth more bytes.
 _PNG_COMPRESSION = 2
@@ -49,6 +52,9 @@ class RadiographPredictor:
             Without it, a 16-bit picture that uses at most an eighth of its range is refused.
         voi (`str`, *optional*):
             Range of grey values, as in [`read_radiograph`]. Defaults to the processor's.
+        on_suspect (`str`, *optional*, defaults to `"warn"`):
+            What to do with an image that does not look like an upright frontal chest radiograph: `"warn"` sets
+            `warning`, `"refuse"` also sets `refused_because` and predicts nothing.
 
     Raises:
         [`MLCAKError`]: When the processor does not fit the model, or the device cannot be used.
@@ -76,6 +82,7 @@ class RadiographPredictor:
         device: str | torch.device | None = None,
         value_range: ValueRange | None = None,
         voi: Voi | None = None,
+        on_suspect: OnSuspect = "warn",
     ) -> None:
         if value_range is not None:
             check_value_range(value_range)
@@ -92,6 +99,9 @@ class RadiographPredictor:
             ) from error
         self.processor = processor
         self.value_range = value_range
+        if on_suspect not in ("warn", "refuse"):
+            raise MLCAKError(f"on_suspect must be 'warn' or 'refuse'; got {on_suspect!r}.")
+        self.on_suspect = on_suspect
         self.voi = voi or cast(Voi, processor.voi)
 
     @classmethod
@@ -102,6 +112,7 @@ class RadiographPredictor:
         revision: str = "main",
         value_range: ValueRange | None = None,
         voi: Voi | None = None,
+        on_suspect: OnSuspect = "warn",
     ) -> RadiographPredictor:
         """Load a model and its processor from a folder or from the Hub.
 
@@ -116,6 +127,8 @@ class RadiographPredictor:
                 As in the class.
             voi (`str`, *optional*):
                 As in the class.
+            on_suspect (`str`, *optional*, defaults to `"warn"`):
+                As in the class.
 
         Raises:
             [`MLCAKError`]: When there is no such folder or repository, or it does not hold a complete MLCAK model.
@@ -123,7 +136,7 @@ class RadiographPredictor:
         source = str(path_or_id)
         model = load_model(source, error=MLCAKError, revision=revision)
         processor = load_processor(source, model.config, error=MLCAKError, revision=revision)
-        predictor = cls(model, processor, device, value_range, voi)
+        predictor = cls(model, processor, device, value_range, voi, on_suspect)
         predictor.model_name = Path(source).resolve().name if Path(source).is_dir() else source
         predictor.weights = weights_digest(source) or getattr(model.config, "_commit_hash", None)
         predictor.unlearned_findings = unlearned_findings(source)
@@ -204,8 +217,12 @@ class RadiographPredictor:
         return ReadOptions(size_px, cast(Fit, processor.fit), self.voi, self.value_range, with_picture)
 
     def _predict_batch(self, batch: Sequence[ReadFile], attention: bool, names: OutputNames | None) -> list[Prediction]:
-        predictions = [Prediction(read.file, error=read.error) for read in batch]
-        readable = [(read, made) for read, made in zip(batch, predictions, strict=True) if read.square is not None]
+        predictions = [self._checked(read) for read in batch]
+        readable = [
+            (read, made)
+            for read, made in zip(batch, predictions, strict=True)
+            if read.square is not None and made.refused_because is None
+        ]
         if readable:
             squares = np.stack([read.square for read, _ in readable if read.square is not None])
             # `reduce`, not `__call__`: values are in [0, 1] already, whatever range the processor expects of others.
@@ -215,6 +232,20 @@ class RadiographPredictor:
             for read, prediction in readable:
                 prediction.heatmap = self._draw(read, prediction, names.next(read.file))
         return predictions
+
+    def _checked(self, read: ReadFile) -> Prediction:
+        """Return an empty prediction with what was noticed about the file."""
+        prediction = Prediction(read.file, error=read.error)
+        warnings = [*read.warnings, *(image_warnings(read.checked) if read.checked is not None else ())]
+        if NO_CONTRAST in warnings:
+            prediction.refused_because = (
+                "The image has no usable contrast. Read it with another range of grey values, such as --voi percentile."
+            )
+        elif warnings:
+            prediction.warning = "; ".join(warnings)
+            if self.on_suspect == "refuse":
+                prediction.refused_because = prediction.warning
+        return prediction
 
     @torch.inference_mode()
     def _run_model(self, pixel_values: torch.Tensor, predictions: list[Prediction], attention: bool) -> None:

@@ -13,9 +13,11 @@ import numpy.typing as npt
 from ..errors import MLCAKError
 from ..radiographs.grey_values import ValueRange, Voi
 from ..radiographs.read import Fit, read_radiograph, read_with_facts
+from ..trust.file_checks import file_warnings
 from ..worker_processes import map_in_processes
 
-#: Longer side of a heatmap's picture, in pixels.
+#: Side of the image whose content is checked, and longer side of a heatmap's picture, in pixels.
+CHECKED_PX = 64
 DISPLAY_PX = 1024
 
 _UNDERFILLED = (
@@ -55,6 +57,10 @@ class ReadFile:
             The radiograph for the model, float32 in [0, 1].
         original_size (`tuple[int, int]`):
             Height and width in the file, in pixels.
+        checked (`np.ndarray` of shape `(64, 64)`, *optional*):
+            The radiograph squashed to a small square, to check its content.
+        warnings (`tuple[str, ...]`):
+            What is unusual about the file.
         picture (`np.ndarray` of shape `(height, width)`, *optional*):
             The radiograph in its own proportions, for a heatmap.
         error (`str`, *optional*):
@@ -64,6 +70,8 @@ class ReadFile:
     file: Path
     square: npt.NDArray[np.float32] | None = None
     original_size: tuple[int, int] = (0, 0)
+    checked: npt.NDArray[np.float32] | None = None
+    warnings: tuple[str, ...] = ()
     picture: npt.NDArray[np.float32] | None = None
     error: str | None = None
 
@@ -92,7 +100,14 @@ def read_file(file: Path, options: ReadOptions) -> ReadFile:
         if read.underfilled:
             return ReadFile(file, error=_UNDERFILLED)
         size = (read.original_height, read.original_width)
-        return ReadFile(file, read.pixels, size, _picture(file, size, options) if options.with_picture else None)
+        return ReadFile(
+            file,
+            read.pixels,
+            size,
+            checked=read_radiograph(file, CHECKED_PX, "squash", options.voi, options.value_range),
+            warnings=tuple(file_warnings(file, size)),
+            picture=_picture(file, size, options) if options.with_picture else None,
+        )
     except (MLCAKError, OSError) as error:
         # The message begins with the name of the file, which is beside it in every form of output.
         return ReadFile(file, error=str(error).removeprefix(f"{file}: ").removeprefix(f"{file.name}: "))

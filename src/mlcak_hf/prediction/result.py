@@ -25,6 +25,10 @@ class Prediction:
             The class token's row of the MLCAK map over the patches.
         heatmap (`Path`, *optional*):
             The heatmap that was written.
+        warning (`str`, *optional*):
+            Why the image may not be an upright frontal chest radiograph.
+        refused_because (`str`, *optional*):
+            Why there are no probabilities although the file could be read.
         error (`str`, *optional*):
             Why the file could not be read.
     """
@@ -34,6 +38,8 @@ class Prediction:
     findings: dict[str, float] = field(default_factory=dict)
     attention: npt.NDArray[np.float32] | None = None
     heatmap: Path | None = None
+    warning: str | None = None
+    refused_because: str | None = None
     error: str | None = None
 
     @property

@@ -61,9 +61,9 @@ def write_predictions(
     """Write predictions to a file or to the terminal.
 
     CSV and JSON are written as the predictions arrive, so that memory does not grow with the number of files. CSV has
-    the columns `file`, `image_id`, `global/<label>` and `finding/<name>` with probabilities, `heatmap`, `error`, and
-    those of `provenance`; JSON is a list of objects with the same content. The table shows each global label and the
-    three highest findings. A finding that the model never saw in training is left empty.
+    the columns `file`, `image_id`, `global/<label>` and `finding/<name>` with probabilities, `heatmap`, `warning`,
+    `refused_because`, `error`, and those of `provenance`; JSON is a list of objects with the same content. The table
+    shows each global label and the three highest findings. A finding that the model never saw in training is empty.
 
     Args:
         predictions (`Iterable` of [`Prediction`]):
@@ -79,7 +79,7 @@ def write_predictions(
             Further columns with the same value in each row, such as the model and its version.
 
     Returns:
-        `int`: the number of files that could not be read.
+        `int`: the number of files that could not be read or were refused.
 
     Raises:
         [`MLCAKError`]: When the format is unknown, or `output` is or may be a radiograph, or is a folder.
@@ -92,7 +92,7 @@ def write_predictions(
         nonlocal failed
         for prediction in predictions:
             check_outputs([prediction.file], output)
-            failed += prediction.error is not None
+            failed += prediction.error is not None or prediction.refused_because is not None
             yield prediction
 
     with ExitStack() as stack:
@@ -131,7 +131,7 @@ def _opened(output: Path) -> Iterator[IO[str]]:
 
 
 def _print_table(predictions: list[Prediction], console: Console) -> None:
-    readable = [prediction for prediction in predictions if prediction.error is None]
+    readable = [prediction for prediction in predictions if prediction.probabilities]
     if readable:
         labels = list(readable[0].probabilities)
         has_findings = any(prediction.findings for prediction in readable)
@@ -156,9 +156,15 @@ def _print_table(predictions: list[Prediction], console: Console) -> None:
                 cells.append(prediction.heatmap.name if prediction.heatmap else "")
             table.add_row(*map(Text, cells))  # Text: brackets in a file name are not markup.
         console.print(table)
+    _print_reasons(predictions, console)
+
+
+def _print_reasons(predictions: list[Prediction], console: Console) -> None:
+    notes = (("Not read", "error", "red"), ("Refused", "refused_because", "red"), ("Warning", "warning", "yellow"))
     for prediction in predictions:
-        if prediction.error is not None:
-            console.print(Text(f"Not read: {prediction.file}: {prediction.error}", style="red"))
+        for kind, attribute, style in notes:
+            if reason := getattr(prediction, attribute):
+                console.print(Text(f"{kind}: {prediction.file}: {reason}", style=style))
 
 
 def _common_folder(predictions: list[Prediction]) -> str:
@@ -175,7 +181,7 @@ def _write_csv(predictions: Iterable[Prediction], file: IO[str], provenance: Map
     waiting: list[dict[str, Any]] = []  # Failures before the first success, which defines the columns.
     for prediction in predictions:
         waiting.append(_csv_row(prediction, provenance))
-        if prediction.error is not None and writer is None:
+        if not prediction.probabilities and writer is None:
             continue
         if writer is None:
             writer = csv.DictWriter(file, list(waiting[-1]), restval="")
@@ -183,7 +189,9 @@ def _write_csv(predictions: Iterable[Prediction], file: IO[str], provenance: Map
         writer.writerows(waiting)
         waiting.clear()
     if writer is None:
-        writer = csv.DictWriter(file, ["file", "image_id", "heatmap", "error", *provenance], restval="")
+        writer = csv.DictWriter(
+            file, ["file", "image_id", "heatmap", "warning", "refused_because", "error", *provenance], restval=""
+        )
         writer.writeheader()
         writer.writerows(waiting)
 
@@ -198,6 +206,8 @@ def _csv_row(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str,
             for name, value in prediction.findings.items()
         },
         "heatmap": str(prediction.heatmap or ""),
+        "warning": prediction.warning or "",
+        "refused_because": prediction.refused_because or "",
         "error": prediction.error or "",
         **provenance,
     }
@@ -219,6 +229,8 @@ def _json_object(prediction: Prediction, provenance: Mapping[str, str]) -> dict[
         "findings": {name: None if math.isnan(value) else value for name, value in prediction.findings.items()},
         "attention": None if prediction.attention is None else prediction.attention.tolist(),
         "heatmap": None if prediction.heatmap is None else str(prediction.heatmap),
+        "warning": prediction.warning,
+        "refused_because": prediction.refused_because,
         "error": prediction.error,
         **provenance,
     }

@@ -1,0 +1,1 @@
+"""Whether an input may be predicted at all."""
