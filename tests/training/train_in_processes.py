@@ -27,10 +27,10 @@ def main(output: str, images: int, batch: int, steps: int, cached: int = 0, stop
     choices = {
         "teacher_cache": cache,
         "rows": toy_rows(images, seed=5),
-        "evaluate": toy_rows(8, seed=6),
+        "evaluate": toy_rows(7, seed=6),
         "num_train_epochs": 3,
         "per_device_train_batch_size": batch,
-        "per_device_eval_batch_size": 2,
+        "per_device_eval_batch_size": 3,
         "gradient_accumulation_steps": steps,
     }
     if stop_after:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -294,7 +295,8 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         taught = {name: inputs.pop(name) for name in list(inputs) if name.startswith(TEACHER_PREFIX)}
         if not model.training:
             outputs = model(**inputs)
-            return (outputs.loss, outputs) if return_outputs else outputs.loss
+            loss = self._evaluation_loss(outputs, inputs)
+            return (loss, outputs) if return_outputs else loss
         labels = {name: inputs.pop(name, None) for name in _LABELS}
         outputs = model(**inputs, output_attentions=self._alignment is not None)
         num_items = outputs.logits.shape[0] if num_items_in_batch is None else num_items_in_batch
@@ -313,6 +315,22 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         # DDP averages gradients over processes; each already holds its share of the sum.
         loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _evaluation_loss(self, outputs: Any, inputs: dict[str, Any]) -> Any:
+        """Average over the images, without those that accelerate repeats to fill the last batch of every process."""
+        state, size = self.accelerator.gradient_state, outputs.logits.shape[0]
+        if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return outputs.loss
+        real = min(max(state.remainder - self.args.process_index * size, 0), size)
+        if outputs.loss is None or real in (0, size):
+            return outputs.loss  # Without a real image, the loss is not gathered.
+        targets = [inputs[name][:real] if inputs.get(name) is not None else None for name in _LABELS]
+        own = SimpleNamespace(
+            logits=outputs.logits[:real],
+            local_logits=None if outputs.local_logits is None else outputs.local_logits[:real],
+        )
+        parts = self._classification(own, dict(zip(_LABELS, targets, strict=True)), real)
+        return sum(self._weight(name) * part for name, part in parts.items())
 
     def _classification(self, outputs: Any, labels: dict[str, Any], num_items: Any) -> dict[str, Tensor]:
         config = self.model.config
