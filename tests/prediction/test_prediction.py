@@ -69,7 +69,7 @@ def test_twelve_bits_in_sixteen_are_refused_without_a_range_and_right_with_one(p
     Image.fromarray(values).save(tmp_path / "twelve.png")
     Image.fromarray(np.rint(values * (65535 / 4095)).astype(np.uint16)).save(tmp_path / "sixteen.png")
     (refused,) = predictor.predict([tmp_path / "twelve.png"])
-    assert refused.error.startswith("It is a 16-bit picture with no value above an eighth of its range")
+    assert refused.error.startswith("The image uses at most an eighth of its 16-bit range")
     assert "--value-range 0 4095" in refused.error
     ranged = RadiographPredictor(predictor.model, predictor.processor, device="cpu", value_range=(0, 4095))
     ((twelve,), (sixteen,)) = ranged.predict([tmp_path / "twelve.png"]), predictor.predict([tmp_path / "sixteen.png"])

@@ -20,11 +20,6 @@ from ..worker_processes import map_in_processes
 CHECKED_PX = 64
 DISPLAY_PX = 1024
 
-_UNDERFILLED = (
-    "It is a 16-bit picture with no value above an eighth of its range. Name the stored values that are black and"
-    " white, such as --value-range 0 4095 (value_range=(0, 4095)) for 12 bits."
-)
-
 
 @dataclass(frozen=True)
 class ReadOptions:
@@ -97,8 +92,8 @@ def read_file(file: Path, options: ReadOptions) -> ReadFile:
     """Read one file; an unreadable one gives a [`ReadFile`] with `error`."""
     try:
         read = read_with_facts(file, options.size_px, options.fit, options.voi, options.value_range)
-        if read.underfilled:
-            return ReadFile(file, error=_UNDERFILLED)
+        if read.contrast_problem is not None:
+            return ReadFile(file, error=read.contrast_problem)
         size = (read.original_height, read.original_width)
         return ReadFile(
             file,
