@@ -19,12 +19,11 @@ from matplotlib.patches import Rectangle
 from mlcak_hf import MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.sources import open_dataset
-from mlcak_hf.preparation.report import PreparationReport
 from mlcak_hf.explanation.class_token import class_token_attention
-from mlcak_hf.image_processing_mlcak import map_boxes
-from mlcak_hf.script import run_script
 from mlcak_hf.explanation.overlay import attention_over_radiograph
-from mlcak_hf.script import parse_recipe
+from mlcak_hf.image_processing_mlcak import map_boxes
+from mlcak_hf.preparation.report import PreparationReport
+from mlcak_hf.script import parse_recipe, run_script
 
 
 @dataclass
