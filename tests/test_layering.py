@@ -45,21 +45,17 @@ WITHOUT_FUTURE: set[str] = {
 LONG_FILES: set[str] = {
     "data.columns",
     "training.trainer",
-    "vindr_cxr.inspection.inspection_report",
 }
 LONG_PARAMETER_LISTS: set[str] = set()
 REPEATED_MODULES: set[str] = set()
 REPEATED_NAMES: set[str] = {
     "Aggregation",
-    "Estimate",
     "FOLDERS",
     "FORMAT",
     "Fit",
-    "Job",
     "Layout",
     "NO_FINDING",
     "RADIOGRAPH_SUFFIXES",
-    "Result",
     "SKIP",
     "TABLES",
     "Voi",

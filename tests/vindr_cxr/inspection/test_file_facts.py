@@ -1,4 +1,4 @@
-"""One file at a time: what its header tells, and every kind of damage that can be seen without decoding."""
+"""Properties of single files, and every kind of damage that can be detected without decoding."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def path(tmp_path):
 
 @pytest.mark.parametrize("syntax", [*NATIVE, *COMPRESSED])
 @pytest.mark.parametrize("bits", [8, 12])
-def test_what_a_sound_file_tells(path, syntax, bits) -> None:
+def test_properties_of_a_sound_file(path, syntax, bits) -> None:
     make_dicom(path, chest(bits=bits, dtype=np.uint8 if bits == 8 else np.uint16), bits=bits, syntax=syntax)
     facts = file_facts(path)
     assert facts.problem is None
@@ -45,7 +45,7 @@ def test_what_a_sound_file_tells(path, syntax, bits) -> None:
 
 @pytest.mark.parametrize("syntax", [*NATIVE, *COMPRESSED])
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.97])
-def test_a_cut_off_file(path, syntax, share) -> None:
+def test_a_truncated_file(path, syntax, share) -> None:
     make_dicom(path, chest(), bits=12, syntax=syntax)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
@@ -76,7 +76,7 @@ def test_deflated_files_are_read_whole(path) -> None:
         ({"Rows": 49, "syntax": JPEG2000Lossless}, "declares 49 x 40 pixels, its compressed data 48 x 40"),
         ({"photometric": "PALETTE COLOR"}, "colour or palette image"),
         ({"NumberOfFrames": 3}, "3 frames"),
-        ({"syntax": MPEG2MPML}, "no still radiograph"),
+        ({"syntax": MPEG2MPML}, "not one of a readable still image"),
     ],
 )
 def test_headers_that_contradict_or_are_refused(path, options, message) -> None:
@@ -90,7 +90,7 @@ def test_headers_that_contradict_or_are_refused(path, options, message) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\0" * 4000, b"\xff\xd8" * 60])
-def test_files_that_are_no_images(path, content) -> None:
+def test_files_that_are_not_images(path, content) -> None:
     path.write_bytes(content)
     assert "header cannot be read" in str(file_facts(path).problem)
 
@@ -112,14 +112,14 @@ def test_links_permissions_and_folders(path, monkeypatch) -> None:
     assert file_facts(path).problem == "it cannot be opened (Permission denied)"
 
 
-def test_a_picture_in_colours_of_16_bits(path) -> None:
+def test_a_16_bit_colour_png(path) -> None:
     facts = file_facts(png_of_16_bits(path.with_suffix(".png"), 2))
     assert "Save it as 16-bit grey" in str(facts.problem)
     assert (facts.syntax, facts.bits, facts.rows, facts.columns) == ("PNG", 16, 4, 5)
 
 
 @pytest.mark.parametrize(("suffix", "mode"), [(".png", "L"), (".png", "I;16"), (".jpg", "L"), (".png", "RGB")])
-def test_pictures(path, suffix, mode) -> None:
+def test_png_and_jpeg(path, suffix, mode) -> None:
     path = path.with_suffix(suffix)
     grey = Image.fromarray(chest(bits=16 if mode == "I;16" else 8, dtype=np.uint16 if mode == "I;16" else np.uint8))
     (grey if mode != "RGB" else grey.convert("RGB")).save(path)
@@ -154,7 +154,7 @@ def test_a_missing_decoder_is_named_with_its_pip_line(path, monkeypatch) -> None
     assert not facts.usable
 
 
-def test_no_patient_is_in_what_is_told(path) -> None:
+def test_facts_contain_no_patient_data(path) -> None:
     make_dicom(path, chest(), bits=12)
     damaged = path.with_name("d.dicom")
     data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""`mlcak inspect`: an account of folders in every state, and never a stop at a bad file."""
+"""`mlcak inspect` reports on folders in any state, and no damaged file stops it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def damage(folder) -> None:
 
 
 @pytest.mark.parametrize("num_proc", [1, 2])
-def test_a_damaged_folder_is_accounted_for(small_vindr, num_proc) -> None:
+def test_a_damaged_folder_is_reported(small_vindr, num_proc) -> None:
     damage(small_vindr)
     report = inspect(small_vindr, num_proc=num_proc)
     assert [(r.image_id, r.reason.split(",")[0]) for r in report.skipped] == [
@@ -80,11 +80,11 @@ def test_a_damaged_folder_is_accounted_for(small_vindr, num_proc) -> None:
     assert report.estimate is not None
     assert report.estimate.images == 5  # a4, a5, a6, t1, t2
     text = printed(report)
-    for said in ("files with the same pixels, in train/ and in test/", "reach out of their image, by up to 3.5 px"):
+    for said in ("files with the same pixels, in train/ and in test/", "extend beyond their image, by up to 3.5 px"):
         assert said in text
 
 
-def test_the_json_holds_everything_and_neither_paths_nor_patients(small_vindr, tmp_path) -> None:
+def test_the_json_contains_everything_but_no_paths_or_patients(small_vindr, tmp_path) -> None:
     damage(small_vindr)
     report = inspect(small_vindr)
     report.write_json(tmp_path / "r.json")
@@ -108,14 +108,16 @@ def test_the_json_holds_everything_and_neither_paths_nor_patients(small_vindr, t
 
 
 @pytest.mark.parametrize("option", ["json_file", "contact_sheet"])
-def test_files_that_cannot_be_written_are_told_before_the_long_work(small_vindr, tmp_path, monkeypatch, option) -> None:
+def test_output_files_that_cannot_be_written_are_reported_before_the_long_work(
+    small_vindr, tmp_path, monkeypatch, option
+) -> None:
     target = tmp_path / "out"
     inspect(small_vindr, **{option: target})
     assert target.stat().st_size > 0
     kept = target.read_bytes()
-    monkeypatch.setattr(module, "file_facts", lambda path: pytest.fail("the folder was looked at before"))
+    monkeypatch.setattr(module, "file_facts", lambda path: pytest.fail("the folder was read before"))
     for wrong in (tmp_path, tmp_path / "nowhere" / "out", target / "out"):
-        with pytest.raises(DatasetError, match=r"cannot be written \(.+\); name a file in a folder that exists"):
+        with pytest.raises(DatasetError, match=r"cannot be written \(.+\)\. Name a file in a folder that exists\."):
             inspect(small_vindr, **{option: wrong})
     with pytest.raises(DatasetError, match="nowhere"):
         inspect(small_vindr, json_file=target, contact_sheet=tmp_path / "nowhere" / "out")
@@ -125,7 +127,7 @@ def test_files_that_cannot_be_written_are_told_before_the_long_work(small_vindr,
     assert not (tmp_path / "new").exists()
 
 
-def test_tables_that_cannot_be_used_do_not_keep_the_files_from_being_told(small_vindr) -> None:
+def test_files_are_reported_even_if_the_tables_cannot_be_used(small_vindr) -> None:
     table = small_vindr / "annotations" / "image_labels_train.csv"
     table.write_text(table.read_text().replace("Edema", "Edemma"))
     report = inspect(small_vindr)
@@ -142,8 +144,8 @@ def test_a_folder_where_nothing_can_be_read(small_vindr, tmp_path) -> None:
     report = inspect(small_vindr)
     assert len(report.damaged) == 8
     assert report.estimate is None
-    assert "no estimate" in printed(report)
-    with pytest.raises(DatasetError, match="no image that a contact sheet could show"):
+    assert "cannot be estimated" in printed(report)
+    with pytest.raises(DatasetError, match="A contact sheet needs at least one image"):
         inspect(small_vindr, contact_sheet=tmp_path / "sheet.png")
     for path in small_vindr.glob("*/*.dicom"):
         path.unlink()
@@ -154,7 +156,7 @@ def test_a_folder_where_nothing_can_be_read(small_vindr, tmp_path) -> None:
         inspect(tmp_path)
 
 
-def test_a_file_that_only_decoding_finds_out(small_vindr, tmp_path) -> None:
+def test_damage_that_only_decoding_detects(small_vindr, tmp_path) -> None:
     path = small_vindr / "train" / "a1.dicom"
     make_dicom(path, chest(), bits=12, WindowCenter=100, WindowWidth=0)
     report = inspect(small_vindr, contact_sheet=tmp_path / "sheet.png")
@@ -180,7 +182,7 @@ def test_kaggle_and_pictures(tmp_path) -> None:
     to_pictures(root, 24, 24)
     write_table(tmp_path / "t.csv", ("image_id", "height", "width"), [[f"k{n}", 48, 60] for n in range(12)])
     assert len(inspect(root, sizes=tmp_path / "t.csv").reshaped) == 12
-    assert "not if it was cropped, padded or turned" in printed(inspect(root, sizes=tmp_path / "t.csv"))
+    assert "but not if it was padded or cropped" in printed(inspect(root, sizes=tmp_path / "t.csv"))
     assert report.table_notes == ["1 file(s) of test/ have no labels on Kaggle and were not used"]
     assert "--sizes same" in str(inspect(root).tables_problem)
     assert len(inspect(root).files) == 12
@@ -199,8 +201,8 @@ def test_radiographs_that_look_inverted_are_named_and_marked(small_vindr, tmp_pa
     for path in small_vindr.glob("*/*.dicom"):
         make_dicom(path, chest_like(inverted=path.stem == "a3"), bits=12)
     report = inspect(small_vindr, contact_sheet=tmp_path / "sheet.png")
-    assert report.inverted == ["train/a3.dicom"]
-    assert "look inverted, of the 8 that were read" in printed(report)
+    assert report.suspect_images.inverted == ["train/a3.dicom"]
+    assert "of the 8 sampled: image(s) seem to be inverted" in printed(report)
     with Image.open(tmp_path / "sheet.png") as sheet:
         pixels = np.asarray(sheet.convert("RGB")).astype(int)
     red = (np.abs(pixels - [0xC6, 0x28, 0x28]).max(axis=2) < 20).sum()
@@ -209,14 +211,14 @@ def test_radiographs_that_look_inverted_are_named_and_marked(small_vindr, tmp_pa
         inspect(small_vindr, contact_sheet=tmp_path / "nowhere" / "sheet.png")
 
 
-def test_pictures_with_12_bits_in_16_are_told_with_the_remedy(tmp_path) -> None:
+def test_12_bits_in_16_are_reported_with_the_remedy(tmp_path) -> None:
     rows = [kaggle_row(f"k{n}", "R1") for n in range(3)]
     root = make_kaggle(tmp_path / "k", rows)
     to_pictures(root, 48, 40)
     Image.fromarray(chest()).save(root / "train" / "k1.png")
     report = inspect(root, sizes="same")
-    assert report.crushed == ["train/k1.png"]
-    assert [image["crushed"] for image in report.as_dict()["sample"]].count(True) == 1
+    assert report.suspect_images.underfilled_range == ["train/k1.png"]
+    assert [image["suspicions"] for image in report.as_dict()["sample"]].count(["underfilled_range"]) == 1
     assert "--value-range 0 4095" in printed(report)
     Image.fromarray(chest(bits=16)).save(root / "train" / "k1.png")
     assert "--value-range" not in printed(inspect(root, sizes="same"))
@@ -251,7 +253,7 @@ def test_the_estimate_takes_each_syntax_from_its_own_images() -> None:
 
 
 def test_the_estimated_disk_is_what_prepare_writes(small_vindr, tmp_path) -> None:
-    """The sample holds all eight images here, so that nothing is extrapolated."""
+    """The sample contains all eight images here, so that nothing is extrapolated."""
     estimated = inspect(small_vindr).estimate
     assert estimated is not None
     report = prepare_vindr_cxr(small_vindr, tmp_path / "out")

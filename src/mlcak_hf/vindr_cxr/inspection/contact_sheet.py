@@ -1,4 +1,4 @@
-"""A picture of a few radiographs as they would be stored, on which a person sees polarity and windowing at a glance."""
+"""Contact sheet: a figure of sampled radiographs as `prepare` would store them, to check polarity and windowing."""
 
 from __future__ import annotations
 
@@ -18,25 +18,28 @@ _INK, _PAPER, _WARNING = "#1a1a1a", "white", "#c62828"
 
 
 def draw_contact_sheet(sample: Sequence[SampledImage], path: Path, num_files: int) -> None:
-    """Draw the radiographs with their main facts; those that look inverted or cannot be read are marked in red.
+    """Draw sampled radiographs with their main properties; suspicious and unreadable ones are marked in red.
 
     Args:
-        sample: The images.
-        path: PNG file to write.
-        num_files: Number of files that they are chosen from, for the title.
+        sample (`Sequence[SampledImage]`):
+            Radiographs to draw.
+        path (`Path`):
+            PNG file to write.
+        num_files (`int`):
+            Number of files that they were sampled from, for the title.
 
     Raises:
-        DatasetError: There is no image, or the file cannot be written.
+        [`DatasetError`]: When there is no image, or the file cannot be written.
     """
-    from matplotlib.figure import Figure  # without pyplot: no window, no state
+    from matplotlib.figure import Figure  # not pyplot, which keeps global state
 
     if not sample:
-        raise DatasetError("there is no image that a contact sheet could show; see the problems of the files")
+        raise DatasetError("A contact sheet needs at least one image; got none. See the problems of the files.")
     lines = -(-len(sample) // _COLUMNS)
     figure = Figure(figsize=(2.3 * _COLUMNS, 2.95 * lines + 0.9), dpi=110, facecolor=_PAPER, layout="constrained")
     figure.suptitle(
-        f"{len(sample)} of {num_files:,} radiographs as mlcak prepare stores them (voi=dicom): air must be dark, bone"
-        " bright, and neither washed out",
+        f"{len(sample)} of {num_files:,} radiographs as mlcak prepare stores them (voi=dicom): air should be dark and"
+        " bone bright, with detail in both",
         fontsize=11,
         color=_INK,
     )
@@ -48,14 +51,14 @@ def draw_contact_sheet(sample: Sequence[SampledImage], path: Path, num_files: in
     try:
         figure.savefig(path, format="png")
     except OSError as error:
-        raise DatasetError(f"{path} cannot be written ({error.strerror}); name a PNG file in a folder") from None
+        raise DatasetError(f"{path} cannot be written ({error.strerror}). Name a PNG file in a folder.") from None
 
 
 def _draw(axes: Axes, image: SampledImage) -> None:
     facts = image.facts
     axes.axis("on")
     axes.set(xticks=[], yticks=[])
-    marked = image.inverted or image.problem is not None
+    marked = bool(image.suspicions) or image.problem is not None
     for spine in axes.spines.values():
         spine.set(color=_WARNING if marked else "#9e9e9e", linewidth=3 if marked else 0.8)
     if image.problem is None:
@@ -67,7 +70,9 @@ def _draw(axes: Axes, image: SampledImage) -> None:
         axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=6, color=_WARNING, wrap=True)
         saturation = ""
     name = facts.name if len(facts.name) <= 24 else f"{facts.name[:12]}...{facts.name[-9:]}"
-    title = "LOOKS INVERTED" if image.inverted else "CANNOT BE READ" if image.problem else f"{facts.folder}/{name}"
+    title = "CANNOT BE READ" if image.problem else f"{facts.folder}/{name}"
+    if image.suspicions:
+        title = "LOOKS INVERTED" if "inverted" in image.suspicions else "SUSPECT"
     axes.set_title(title, fontsize=7.5, color=_WARNING if marked else _INK, fontweight="bold" if marked else "normal")
     below = f"{facts.folder}/{name}\n" if marked else ""
     syntax = textwrap.shorten(str(facts.syntax), 40, placeholder="...")

@@ -1,4 +1,4 @@
-"""What can be told of an image file without decoding it: how it is stored, and whether it seems whole."""
+"""Properties of an image file that can be read without decoding it, and damage that can be detected."""
 
 from __future__ import annotations
 
@@ -37,21 +37,33 @@ _CUT_OFF = "it ends too early; this is often a cut-off download. Download it aga
 
 @dataclass(frozen=True)
 class FileFacts:
-    """How one file is stored. None where it cannot be told.
+    """Properties of a file; `None` where unknown.
 
     Args:
-        folder: train, test.
-        name: Of the file.
-        num_bytes: Its size.
-        syntax: DICOM's keyword of the transfer syntax, such as JPEG2000Lossless; "PNG" or "JPEG".
-        bits: Bits stored per pixel.
-        photometric: Photometric interpretation; the colour mode of a picture.
-        rows: Height in pixels.
-        columns: Width in pixels.
-        problem: Why it cannot be used; None if its header says that it can.
-        install: The pip line of the decoder that it needs and that is missing.
-        pixels_at: Where its pixel data begins.
-        tail: Digest of the last bytes of its pixel data, to find candidates for duplicates.
+        folder (`str`):
+            Source folder, train or test.
+        name (`str`):
+            File name.
+        num_bytes (`int`):
+            File size.
+        syntax (`str`, *optional*):
+            DICOM keyword of the transfer syntax, such as `"JPEG2000Lossless"`; `"PNG"` or `"JPEG"`.
+        bits (`int`, *optional*):
+            Bits stored per pixel.
+        photometric (`str`, *optional*):
+            Photometric interpretation; the colour mode of a PNG or JPEG file.
+        rows (`int`, *optional*):
+            Height in pixels.
+        columns (`int`, *optional*):
+            Width in pixels.
+        problem (`str`, *optional*):
+            Why the file cannot be used.
+        install (`str`, *optional*):
+            Command that installs the missing decoder.
+        pixels_at (`int`):
+            Position of the pixel data in the file.
+        tail (`str`):
+            Digest of the last bytes of the pixel data, to find candidates for duplicates.
     """
 
     folder: str
@@ -69,20 +81,16 @@ class FileFacts:
 
     @property
     def usable(self) -> bool:
-        """Whether it can be read, as far as its header tells."""
+        """Whether the header shows no obstacle to reading the file."""
         return self.problem is None and self.install is None
 
 
 def file_facts(path: Path) -> FileFacts:
-    """Look at one file's header and at the lengths that it declares. Never raises: what is wrong is in `problem`.
-
-    Args:
-        path: The file, in its source folder.
-    """
+    """Read the header of a file and check the lengths it declares; errors become the `problem`."""
     facts = FileFacts(path.parent.name, path.name)
     try:
         with path.open("rb") as stream, warnings.catch_warnings(), pydicom.config.disable_value_validation():
-            # pydicom's warnings quote the file, which may hold a name.
+            # pydicom's warnings quote the file, which may contain a name.
             warnings.simplefilter("ignore")
             stream.seek(0, 2)
             facts = replace(facts, num_bytes=stream.tell())
@@ -101,12 +109,14 @@ def file_facts(path: Path) -> FileFacts:
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:  # Pillow's own errors are OSErrors without one
             return replace(facts, problem=f"it cannot be opened ({error.strerror})")
-        # The error's own text may quote the file; its type says enough and can hold nobody's name.
-        return replace(facts, problem=f"its header cannot be read ({type(error).__name__}); it is damaged or no image")
+        # The text of the error may quote the file, which may contain a name; its type cannot.
+        return replace(
+            facts, problem=f"its header cannot be read ({type(error).__name__}); it is damaged or not an image"
+        )
 
 
 def pixel_digest(path: Path, facts: FileFacts) -> str:
-    """Digest of all pixel data of a file: equal for the same image under another header."""
+    """Digest of the pixel data of a file, independent of its header."""
     with path.open("rb") as stream:
         return _digest(stream, facts.pixels_at)
 
@@ -144,7 +154,7 @@ def _dicom(facts: FileFacts, path: Path, stream: BinaryIO) -> FileFacts:
     syntax, photometric = dataset.file_meta.get("TransferSyntaxUID"), dataset.get("PhotometricInterpretation")
     facts = replace(
         facts,
-        # Text is told only if it is a term of DICOM: in a damaged file, anything may stand in its place.
+        # Only DICOM terms are reported: a damaged file may have any text in their place.
         syntax=None if syntax is None else UID(syntax).keyword or "unknown UID",
         bits=_whole(dataset, "BitsStored"),
         photometric=photometric if photometric in _PHOTOMETRIC else None,
@@ -152,17 +162,17 @@ def _dicom(facts: FileFacts, path: Path, stream: BinaryIO) -> FileFacts:
         columns=_whole(dataset, "Columns"),
     )
     try:
-        if syntax is None or syntax == DeflatedExplicitVRLittleEndian:  # refused there; or all of it is compressed
+        if syntax is None or syntax == DeflatedExplicitVRLittleEndian:  # refused there, or compressed as a whole
             check_layout(read_image_tags(stream))
         else:
             facts = replace(facts, pixels_at=stream.tell())
             if stream.read(4) in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"):
-                dataset.add_new("PixelData", "OB", b"\0\0")  # the reader's own checks, without the pixels
+                dataset.add_new("PixelData", "OB", b"\0\0")  # `check_layout` requires it
             layout = check_layout(dataset)
             if syntax in READABLE_SYNTAXES:
                 _check_lengths(stream, facts, layout)
         if syntax not in READABLE_SYNTAXES:
-            raise DicomError("its transfer syntax holds no still radiograph that can be read; convert it")
+            raise DicomError("its transfer syntax is not one of a readable still image; convert it")
     except DicomError as error:
         return replace(facts, problem=str(error))
     return replace(facts, install=missing_decoder(syntax))
@@ -176,7 +186,7 @@ def _whole(dataset: pydicom.Dataset, keyword: str) -> int | None:
 
 
 def _check_lengths(stream: BinaryIO, facts: FileFacts, layout: PixelLayout) -> None:
-    """Follow the declared lengths of the pixel data through the file, and compare the sizes that it declares."""
+    """Check that the pixel data has the declared length and size."""
     order = "little" if layout.syntax.is_little_endian else "big"
     stream.seek(facts.pixels_at + 4)
     start = stream.read(4)
@@ -198,17 +208,17 @@ def _check_lengths(stream: BinaryIO, facts: FileFacts, layout: PixelLayout) -> N
 
 
 def _check_fragments(stream: BinaryIO, facts: FileFacts, layout: PixelLayout) -> None:
-    """Go from one piece of compressed pixel data to the next; the first lists offsets."""
+    """Check the fragments of compressed pixel data; the first one is the offset table."""
     pieces = 0
     while (tag := stream.read(4)) == _ITEM:
         length = int.from_bytes(stream.read(4), "little")
         start, end = stream.tell(), stream.tell() + length
         if end > facts.num_bytes:
             raise DicomError(_CUT_OFF)
-        if pieces == 1 and layout.syntax != RLELossless:  # which has no header of its own
+        if pieces == 1 and layout.syntax != RLELossless:  # which has no header
             header = read_frame_header(stream.read(min(1 << 16, length)))
             if header is None:
-                raise DicomError("its compressed data is nothing that can be read; download or export it again")
+                raise DicomError("its compressed data cannot be read; download or export it again")
             if (header.rows, header.columns) != (layout.rows, layout.columns):
                 raise DicomError(
                     f"its header declares {layout.rows} x {layout.columns} pixels, its compressed data {header.rows} x"

@@ -1,4 +1,4 @@
-"""A data folder looked at before anything is built of it: what is there, what is wrong, how long it will take."""
+"""Inspection of a VinDr-CXR folder before preparing it: files, damage, labels, readers, time and disk space."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from transformers.utils import logging
 
@@ -14,19 +14,17 @@ from ...errors import DatasetError, MLCAKError
 from ...preparation.image_folder import radiograph_files
 from ...preparation.suspect_images import beyond_px, is_reshaped
 from ...worker_processes import map_in_processes
-from ..labels import VINDR_CXR_LABELS, resolve_annotated
+from ..labels import resolve_annotated
 from ..layout import VinDrLayout, read_layout, source_folders
 from ..options import Layout, VinDrOptions
 from ..vindr_folder import VinDrRecord
 from ..vindr_source import VinDrSource
 from .contact_sheet import draw_contact_sheet
 from .file_facts import FileFacts, file_facts, pixel_digest
-from .inspection_report import BoxOutside, InspectionReport, LabelCounts
-from .reader_agreement import reader_agreement
+from .inspection_report import BoxOutside, InspectionReport
+from .reader_agreement import count_labels, reader_agreement
 from .sample import choose_sample, estimate, read_sampled
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
 SAMPLE_SIZE = 24
 
 
@@ -37,36 +35,43 @@ def inspect_vindr_cxr(
     sizes: str | os.PathLike[str] | None = None,
     json_file: str | os.PathLike[str] | None = None,
     contact_sheet: str | os.PathLike[str] | None = None,
-    num_proc: int | None = None,
+    num_proc: int = 1,
     progress: bool = True,
 ) -> InspectionReport:
-    """Look at a folder of radiographs and tables before a dataset is prepared from it; nothing there is changed.
+    """Check a folder of radiographs and tables before preparing a dataset from it. The folder is not changed.
 
-    Only headers are read, and a sample of 24 radiographs. One bad file, or all of them, is no reason to stop.
+    All headers and a sample of 24 radiographs are read. Damaged files are reported and do not stop the inspection.
 
     Args:
-        data_dir: Folder in PhysioNet's or Kaggle's layout, as in `load_vindr_cxr`.
-        layout: As in `load_vindr_cxr`.
-        sizes: As in `load_vindr_cxr`.
-        json_file: File for everything found, as JSON.
-        contact_sheet: PNG file to draw the sample on.
-        num_proc: Processes at the same time; None for one.
-        progress: Whether to show progress bars.
+        data_dir (`str` or `os.PathLike`):
+            Folder in the layout of PhysioNet or Kaggle.
+        layout (`str`, *optional*, defaults to `"auto"`):
+            As in [`VinDrOptions`].
+        sizes (`str` or `os.PathLike`, *optional*):
+            As in [`VinDrOptions`].
+        json_file (`str` or `os.PathLike`, *optional*):
+            JSON file to write with everything found.
+        contact_sheet (`str` or `os.PathLike`, *optional*):
+            PNG file to write with the sampled radiographs.
+        num_proc (`int`, *optional*, defaults to 1):
+            Number of processes.
+        progress (`bool`, *optional*, defaults to `True`):
+            Whether to show progress bars.
 
     Returns:
-        The findings, with tables for the terminal and all of it as plain values.
+        [`InspectionReport`]: Everything found, as values and as tables for the terminal.
 
     Raises:
-        DatasetError: The folder has no known layout, a process died, or one of the two files cannot be written, which
-            is tried before the folder is looked at.
+        [`DatasetError`]: When the folder has no known layout, a process dies, or an output file cannot be written
+            (checked first).
 
     Example:
+        ```python
+        >>> from mlcak_hf import inspect_vindr_cxr
 
-    ```python
-    >>> from mlcak_hf.data import inspect_vindr_cxr
-    >>> report = inspect_vindr_cxr("vindr-cxr/1.0.0", contact_sheet="sheet.png", num_proc=4)
-    >>> report.damaged, report.agreement.labels["Cardiomegaly"].fleiss
-    ```
+        >>> report = inspect_vindr_cxr("vindr-cxr/1.0.0", contact_sheet="sheet.png")  # doctest: +SKIP
+        >>> report.damaged, report.agreement.labels["Cardiomegaly"].fleiss  # doctest: +SKIP
+        ```
     """
     source = VinDrSource(data_dir, VinDrOptions(layout=layout, sizes=sizes, on_error="skip"))
     config, root = source.options, Path(source.data_dir)
@@ -74,7 +79,7 @@ def inspect_vindr_cxr(
         if target is not None:
             _check_target(Path(target))
     found, tables_problem = _read_tables(source)
-    run = partial(_in_processes, num_proc=num_proc or 1, progress=progress)
+    run = partial(_in_processes, num_proc=num_proc, progress=progress)
     paths = [path for name in source_folders(config.layout) for path in _files(root / name)]
     files = list(run(file_facts, paths, "headers"))
     chosen = choose_sample(files, SAMPLE_SIZE)
@@ -83,6 +88,7 @@ def inspect_vindr_cxr(
         draw_contact_sheet(sample, Path(contact_sheet), len(files))
     labels = resolve_annotated(config.annotated)
     records = {"train": found.train, "test": found.test} if found else {}
+    readings = {name: [record.readings for record in images] for name, images in records.items()}
     by_path = {str(root / facts.folder / facts.name): facts for facts in files}
     pairs = [(record, by_path[record.path]) for images in records.values() for record in images]
     to_prepare = [facts for _, facts in pairs] if found else files
@@ -90,16 +96,16 @@ def inspect_vindr_cxr(
         layout=config.layout,
         files=files,
         tables_problem=tables_problem,
-        left_out=found.skipped if found else [],
-        remarks=found.table_notes if found else [],
+        skipped=found.skipped if found else [],
+        table_notes=found.table_notes if found else [],
         duplicates=_duplicates(root, files, run),
-        counts={name: _count(images, labels) for name, images in records.items() if images},
-        agreement=reader_agreement([record.readings for record in records.get("train", ())], labels),
+        counts={name: count_labels(images, labels) for name, images in readings.items() if images},
+        agreement=reader_agreement(readings.get("train", []), labels),
         boxes_outside=_boxes_outside(pairs),
         reshaped=_reshaped(pairs),
         sample=sample,
         estimate=estimate(sample, [facts for facts in to_prepare if facts.usable]),
-        num_proc=num_proc or 1,
+        num_proc=num_proc,
         size_px=config.size_px,
     )
     if json_file is not None:
@@ -108,21 +114,19 @@ def inspect_vindr_cxr(
 
 
 def _check_target(path: Path) -> None:
-    """Try whether a file can be written; it is left as it is."""
     try:
-        there = path.exists()
+        existed = path.exists()
         with path.open("ab"):
             pass
-        if not there:
+        if not existed:
             path.unlink()
     except OSError as error:
         raise DatasetError(
-            f"{path} cannot be written ({error.strerror}); name a file in a folder that exists"
+            f"{path} cannot be written ({error.strerror}). Name a file in a folder that exists."
         ) from None
 
 
 def _read_tables(source: VinDrSource) -> tuple[VinDrLayout | None, str | None]:
-    """The tables, or the reason why they cannot be used at all."""
     try:
         return read_layout(source.data_dir, source.options), None
     except MLCAKError as error:
@@ -132,19 +136,19 @@ def _read_tables(source: VinDrSource) -> tuple[VinDrLayout | None, str | None]:
 def _files(folder: Path) -> list[Path]:
     try:
         return radiograph_files(folder)
-    except MLCAKError:  # reading the tables has said so already
+    except MLCAKError:  # reported when the tables were read
         return []
 
 
 def _in_processes(
-    function: Callable[[Job], Result], jobs: Sequence[Job], doing: str, num_proc: int, progress: bool
-) -> Iterator[Result]:
+    function: Callable[..., Any], jobs: Sequence[Any], doing: str, num_proc: int, progress: bool
+) -> Iterator[Any]:
     results = map_in_processes(function, jobs, num_proc, doing="reading radiographs", preload=__name__)
     return iter(logging.tqdm(results, total=len(jobs), desc=doing, unit="file", disable=not progress))
 
 
 def _duplicates(root: Path, files: Sequence[FileFacts], run: Callable[..., Iterator[str | None]]) -> list[list[str]]:
-    """Groups of files with the same pixel data; only those of equal length and ending are read as a whole."""
+    """Groups of files with the same pixel data; only files of equal length and ending are read completely."""
     alike: dict[tuple[int, str], list[FileFacts]] = {}
     for facts in files:
         if facts.tail:
@@ -165,17 +169,6 @@ def _digest_or_none(root: Path, facts: FileFacts) -> str | None:
         return pixel_digest(root / facts.folder / facts.name, facts)
     except OSError:
         return None
-
-
-def _count(images: Sequence[VinDrRecord], labels: Sequence[str]) -> LabelCounts:
-    majority, some = dict.fromkeys(labels, 0), dict.fromkeys(labels, 0)
-    columns = [(label, VINDR_CXR_LABELS.index(label)) for label in labels]
-    for record in images:
-        for label, column in columns:
-            yes = sum(reading.votes[column] for reading in record.readings)
-            majority[label] += 2 * yes > len(record.readings)
-            some[label] += yes > 0
-    return LabelCounts(len(images), majority, some)
 
 
 def _boxes_outside(images: Sequence[tuple[VinDrRecord, FileFacts]]) -> list[BoxOutside]:

@@ -1,4 +1,4 @@
-"""How far readers of the same radiographs agree. Pure statistics: no files here."""
+"""Label counts and agreement between readers of the same radiographs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +17,19 @@ from ..labels import VINDR_CXR_LABELS, Reading
 
 @dataclass(frozen=True)
 class LabelAgreement:
-    """Agreement of the readers about one label.
+    """Agreement of the readers on one label.
 
     Args:
-        some: Images that at least one reader marked.
-        unanimous: Images that every reader marked.
-        cohen: Cohen's kappa, the mean over the pairs of readers for whom it is defined; None where there are none.
-        cohen_pairs: Number of those pairs.
-        fleiss: Fleiss' kappa; None where all votes are the same.
+        some (`int`):
+            Images marked by at least one reader.
+        unanimous (`int`):
+            Images marked by every reader.
+        cohen (`float`, *optional*):
+            Mean of Cohen's kappa over the pairs of readers for which it is defined.
+        cohen_pairs (`int`):
+            Number of these pairs.
+        fleiss (`float`, *optional*):
+            Fleiss' kappa; undefined when all votes are the same.
     """
 
     some: int
@@ -38,13 +44,18 @@ class ReaderAgreement:
     """Agreement of the readers of a set of images.
 
     Args:
-        images: Images with at least two readers; the others say nothing about agreement.
-        readers: Different readers.
-        readers_per_image: Number of images by their number of readers.
-        same_readers: Whether the same readers read every image. If not, each pair's Cohen's kappa is that of the images
-            that both read, and Fleiss' kappa, which does not ask who gave a vote, compares readers in general.
-        fleiss_images: Images in Fleiss' kappa: those with the commonest number of readers, as it needs a fixed one.
-        labels: By label.
+        images (`int`):
+            Images with at least two readers.
+        readers (`int`):
+            Number of different readers.
+        readers_per_image (`dict[int, int]`):
+            Number of images by their number of readers.
+        same_readers (`bool`):
+            Whether the same readers read every image. If not, Cohen's kappa of a pair covers the images read by both.
+        fleiss_images (`int`):
+            Images used for Fleiss' kappa: those with the most common number of readers, as it needs a fixed one.
+        labels (`dict[str, LabelAgreement]`):
+            Agreement on each label.
     """
 
     images: int
@@ -54,16 +65,56 @@ class ReaderAgreement:
     fleiss_images: int
     labels: dict[str, LabelAgreement]
 
+    def summary(self) -> str:
+        """Sentences for the terminal."""
+        numbers = ", ".join(f"{number:,} image(s) by {count}" for count, number in self.readers_per_image.items())
+        who = "the same for every image" if self.same_readers else "not the same for every image"
+        excluded = self.images - self.fleiss_images
+        return (
+            f"{self.readers} readers, {who}; {numbers}. Cohen's kappa is the mean over all pairs of readers for which"
+            " it is defined, each from the images read by both. Fleiss' kappa treats readers as interchangeable"
+            + (f" and excludes {excluded:,} image(s) with another number of readers." if excluded else ".")
+        )
 
-def reader_agreement(images: Sequence[Sequence[Reading]], labels: Sequence[str]) -> ReaderAgreement | None:
-    """Measure how far readers agree about each label.
+
+class LabelCounts(NamedTuple):
+    """Number of images of a source folder, and for each label those marked by most, or by any, of their readers."""
+
+    images: int
+    majority: dict[str, int]
+    some: dict[str, int]
+
+
+def count_labels(images: Sequence[Sequence[Reading]], labels: Sequence[str]) -> LabelCounts:
+    """Count the labels of a source folder.
 
     Args:
-        images: The readings of each image.
-        labels: Names of the labels that were annotated.
+        images (`Sequence[Sequence[Reading]]`):
+            Readings of each image.
+        labels (`Sequence[str]`):
+            Labels that were annotated.
+    """
+    majority, some = dict.fromkeys(labels, 0), dict.fromkeys(labels, 0)
+    for label in labels:
+        column = VINDR_CXR_LABELS.index(label)
+        for readings in images:
+            yes = sum(reading.votes[column] for reading in readings)
+            majority[label] += 2 * yes > len(readings)
+            some[label] += yes > 0
+    return LabelCounts(len(images), majority, some)
+
+
+def reader_agreement(images: Sequence[Sequence[Reading]], labels: Sequence[str]) -> ReaderAgreement | None:
+    """Measure the agreement between readers on each label.
+
+    Args:
+        images (`Sequence[Sequence[Reading]]`):
+            Readings of each image.
+        labels (`Sequence[str]`):
+            Labels that were annotated.
 
     Returns:
-        The agreement; None where no image has two readers.
+        [`ReaderAgreement`] or `None`: The agreement; `None` if no image has two readers.
     """
     several = [readings for readings in images if len(readings) > 1]
     if not several:
@@ -96,14 +147,15 @@ def reader_agreement(images: Sequence[Sequence[Reading]], labels: Sequence[str])
 
 
 def mean_cohen_kappa(votes: Sequence[Mapping[str, int]]) -> tuple[float | None, int]:
-    """Average Cohen's kappa over all pairs of readers, each from the images that both of them read.
+    """Average Cohen's kappa over all pairs of readers, each from the images read by both.
 
     Args:
-        votes: 0 or 1 by reader, for each image.
+        votes (`Sequence[Mapping[str, int]]`):
+            For each image, the vote (0 or 1) of each reader.
 
     Returns:
-        The mean, and the number of pairs in it. A pair whose votes are all the same has no kappa and does not count;
-        None if there is no other.
+        `tuple`: The mean, or `None` without pairs, and the number of pairs. A pair whose votes are all the same has no
+        kappa and is not counted.
     """
     by_pair: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for image in votes:
@@ -118,19 +170,17 @@ def mean_cohen_kappa(votes: Sequence[Mapping[str, int]]) -> tuple[float | None, 
 
 
 def fleiss_kappa(counts: npt.NDArray[np.int64]) -> float | None:
-    """Fleiss' kappa: agreement of a fixed number of readers per image, who need not be the same, beyond chance.
+    """Fleiss' kappa: agreement beyond chance of a fixed number of readers per image, who need not be the same.
 
-    `kappa = (P - P_e) / (1 - P_e)`, with P the mean share of agreeing pairs of votes per image and P_e the sum of the
-    squared shares of the categories.
+    `kappa = (P - P_e) / (1 - P_e)`, where P is the mean share of agreeing pairs of votes per image and P_e the sum of
+    the squared shares of the categories (Fleiss, Psychological Bulletin 76, 1971).
 
     Args:
-        counts: Votes of each image for each category, of shape (images, categories); all rows have the same sum n >= 2.
+        counts (`np.ndarray` of shape `(images, categories)`):
+            Votes for each category; all rows have the same sum n >= 2.
 
     Returns:
-        Kappa, 1 for full agreement; None where all votes are for one category, as chance alone explains that.
-
-    References:
-        Fleiss, "Measuring nominal scale agreement among many raters", Psychological Bulletin 76, 1971.
+        `float` or `None`: Kappa, 1 for full agreement; `None` if all votes are for one category.
     """
     n = counts[0].sum()
     agreeing = (counts * (counts - 1)).sum(axis=1) / (n * (n - 1))

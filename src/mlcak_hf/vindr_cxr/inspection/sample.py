@@ -1,4 +1,4 @@
-"""A few radiographs read as `mlcak prepare` would read them: how they look, how long it takes, how large they get."""
+"""A sample of radiographs, read as `mlcak prepare` would read them, to check them and to estimate time and size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -24,53 +24,61 @@ from ..vindr_folder import VinDrRecord
 from ..vindr_source import VinDrSource
 from .file_facts import FileFacts
 
-# Any reading does where only the image matters.
+# Only the image matters here, so that any reading will do.
 _READING = Reading("", tuple(int(name == NO_FINDING) for name in VINDR_CXR_LABELS))
 _warm: set[str] = set()
 
 
 @dataclass(frozen=True)
 class SampledImage:
-    """One radiograph as it would be stored.
+    """A radiograph as `prepare` would store it.
 
     Args:
-        facts: Its file.
-        png: The stored image; empty if it cannot be read.
-        duration_s: Seconds of work on it in one process.
-        inverted: Whether it looks like the negative of a chest.
-        crushed: Whether it is a 16-bit picture that seems to hold 12 bits, of which few grey levels are left.
-        problem: Why it cannot be read.
+        facts (`FileFacts`):
+            The file.
+        png (`bytes`):
+            The stored image; empty if it cannot be read.
+        duration_s (`float`):
+            Time to read it in one process.
+        suspicions (`tuple[str, ...]`):
+            Kinds of `SuspectImages` that it belongs to.
+        problem (`str`, *optional*):
+            Why it cannot be read.
     """
 
     facts: FileFacts
     png: bytes = b""
     duration_s: float = 0.0
-    inverted: bool = False
-    crushed: bool = False
+    suspicions: tuple[str, ...] = ()
     problem: str | None = None
 
     @property
     def pixels(self) -> npt.NDArray[np.float32]:
-        """The stored image in [0, 1], shape (size_px, size_px)."""
-        return stored_pixels(self.png)
+        """Stored image in [0, 1] of shape (size_px, size_px)."""
+        with Image.open(io.BytesIO(self.png)) as picture:
+            return np.asarray(np.asarray(picture, dtype=np.float32) / np.float32(255))
 
     @property
     def inner(self) -> npt.NDArray[np.float32]:
-        """The stored image without the padding that made it square."""
+        """Stored image without its padding."""
         pixels, size = self.pixels, (self.facts.rows or 1, self.facts.columns or 1)
         x0, y0, x1, y1 = map_boxes([[0, 0, size[1], size[0]]], size, pixels.shape, "pad")[0]
         return pixels[math.ceil(y0) : math.floor(y1), math.ceil(x0) : math.floor(x1)]
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Time and disk that a preparation takes, from a sample.
+class PreparationEstimate:
+    """Estimated time and disk space of a preparation.
 
     Args:
-        images: Images that would be prepared.
-        sampled: Images really read for it.
-        duration_s: Seconds of work, all processes together.
-        num_bytes: Size of the stored images.
+        images (`int`):
+            Images that would be prepared.
+        sampled (`int`):
+            Images read for the estimate.
+        duration_s (`float`):
+            Total time of all processes.
+        num_bytes (`int`):
+            Size of the stored images.
     """
 
     images: int
@@ -78,22 +86,41 @@ class Estimate:
     duration_s: float
     num_bytes: int
 
+    def summary(self, size_px: int, num_proc: int) -> str:
+        """Sentence for the terminal, for images of this size and this number of processes."""
+        return (
+            f"Estimate for mlcak prepare --size {size_px} --workers {num_proc}: about"
+            f" {_time_text(self.duration_s / num_proc)} and {bytes_text(self.num_bytes)} for {self.images:,} images,"
+            f" from {self.sampled} sampled radiographs read with as many processes."
+        )
 
-def stored_pixels(png: bytes) -> npt.NDArray[np.float32]:
-    """Read a stored image back to [0, 1], shape (size_px, size_px)."""
-    with Image.open(io.BytesIO(png)) as picture:
-        return np.asarray(np.asarray(picture, dtype=np.float32) / np.float32(255))
+
+def bytes_text(number: float) -> str:
+    """Size in B, kB, MB, GB or TB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}" if unit != "B" else f"{number:.0f} B"
+        number /= 1000
+    return f"{number:.3g} TB"
+
+
+def _time_text(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def choose_sample(files: Sequence[FileFacts], number: int) -> list[FileFacts]:
     """Choose usable files, spread over transfer syntaxes, photometric interpretations and bit depths.
 
     Args:
-        files: All files.
-        number: How many to choose, if there are as many.
+        files (`Sequence[FileFacts]`):
+            All files.
+        number (`int`):
+            Number of files to choose.
 
     Returns:
-        The chosen ones: in turn one of each kind, the commonest kind first, and evenly spaced within a kind.
+        `list[FileFacts]`: Files of each kind in turn, the most common kind first, evenly spaced within a kind.
     """
     kinds: dict[tuple[object, ...], list[FileFacts]] = {}
     for facts in files:
@@ -108,13 +135,13 @@ def choose_sample(files: Sequence[FileFacts], number: int) -> list[FileFacts]:
 
 
 def read_sampled(source: VinDrSource, facts: FileFacts) -> SampledImage:
-    """Read one radiograph as a preparation with these choices would; what goes wrong is in `problem`."""
+    """Read one radiograph as `prepare` would; an error becomes its `problem`."""
     root = Path(source.data_dir)
     path = str(root / facts.folder / facts.name)
     record = VinDrRecord(facts.name, path, facts.name, readings=(_READING,))
     reader = RowReader(source, "test", None)
     try:
-        if str(facts.syntax) not in _warm:  # a decoder's first call loads it
+        if str(facts.syntax) not in _warm:  # the first call loads the decoder
             list(image_rows(record, reader, SuspectImages()))
             _warm.add(str(facts.syntax))
         start = time.perf_counter()
@@ -123,22 +150,25 @@ def read_sampled(source: VinDrSource, facts: FileFacts) -> SampledImage:
         png = row["image"]["bytes"]
         duration_s = time.perf_counter() - start
     except DicomError as error:
-        reason = str(error).replace(f"{root}{os.sep}", "")  # a path may name a person
+        reason = str(error).replace(f"{root}{os.sep}", "")  # a path may contain a name
         return SampledImage(facts, problem=reason.removeprefix(f"{facts.name}: "))
-    except Exception as error:  # whatever one file does, the others are still to be told
+    except Exception as error:  # one file must not hide the others
         return SampledImage(facts, problem=f"it cannot be read ({type(error).__name__})")
-    return SampledImage(facts, png, duration_s, bool(suspects.inverted), bool(suspects.underfilled_range))
+    found = tuple(kind.name for kind in fields(suspects) if getattr(suspects, kind.name))
+    return SampledImage(facts, png, duration_s, found)
 
 
-def estimate(sample: Sequence[SampledImage], files: Sequence[FileFacts]) -> Estimate | None:
-    """Extrapolate a sample to the files to prepare, each transfer syntax from its own images.
+def estimate(sample: Sequence[SampledImage], files: Sequence[FileFacts]) -> PreparationEstimate | None:
+    """Extrapolate from a sample to all files, separately for each transfer syntax.
 
     Args:
-        sample: The images read.
-        files: The files to prepare.
+        sample (`Sequence[SampledImage]`):
+            Sampled images.
+        files (`Sequence[FileFacts]`):
+            Files that would be prepared.
 
     Returns:
-        The estimate; None if no image could be read.
+        [`PreparationEstimate`] or `None`: The estimate; `None` if no image could be read.
     """
     good = [image for image in sample if image.problem is None]
     if not good:
@@ -148,4 +178,4 @@ def estimate(sample: Sequence[SampledImage], files: Sequence[FileFacts]) -> Esti
         like = [image for image in good if image.facts.syntax == syntax] or good
         duration_s += number * float(np.mean([image.duration_s for image in like]))
         num_bytes += number * float(np.mean([len(image.png) for image in like]))
-    return Estimate(len(files), len(good), duration_s, round(num_bytes))
+    return PreparationEstimate(len(files), len(good), duration_s, round(num_bytes))
