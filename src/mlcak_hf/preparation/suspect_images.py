@@ -18,6 +18,8 @@ _SENTENCES = {
     " image was squashed, but not if it was padded or cropped",
     "underfilled_range": "16-bit image(s) use less than an eighth of their value range, so few grey levels are left."
     " Name the range of the stored values, 0 and 4095 for 12 bits (--value-range 0 4095)",
+    "no_contrast": "image(s) have no usable contrast: almost all pixels have the same grey value. Check the window of"
+    " the file, or ignore it (--voi percentile)",
 }
 
 
@@ -34,12 +36,15 @@ class SuspectImages:
             PNG and JPEG images with boxes whose proportions are not those of the original.
         underfilled_range (`list[str]`):
             16-bit images whose values stay in the lowest eighth of the range.
+        no_contrast (`list[str]`):
+            Images whose pixels have almost all the same grey value.
     """
 
     inverted: list[str] = field(default_factory=list)
     boxes_outside: list[str] = field(default_factory=list)
     reshaped: list[str] = field(default_factory=list)
     underfilled_range: list[str] = field(default_factory=list)
+    no_contrast: list[str] = field(default_factory=list)
 
     def inspect(self, record: ImageRecord, radiograph: Radiograph) -> None:
         """Add an image to every kind that applies.
@@ -56,6 +61,7 @@ class SuspectImages:
             "boxes_outside": any(beyond_px(box, *(record.boxes_size or size)) > 0 for box in record.boxes),
             "reshaped": is_reshaped(record, *size),
             "underfilled_range": radiograph.underfilled,
+            "no_contrast": radiograph.no_contrast,
         }
         for kind, suspect in found.items():
             if suspect:

@@ -19,7 +19,7 @@ from .resampling import pixel_edges, resample, weights_onto_square
 Fit = Literal["pad", "squash"]
 FITS: tuple[str, ...] = get_args(Fit)
 
-_DICOM_HEAD_BYTES = 132  # preamble and "DICM"
+DICOM_HEAD_BYTES = 132  # preamble and "DICM"
 _LEAST_CONTRAST = 1 / 64  # between the percentiles 1 and 99; real radiographs of low contrast have 1/8 and more
 _OTHER_KINDS = {
     b"%PDF": "PDF",
@@ -163,7 +163,7 @@ def read_with_facts(
 
 
 def _read(stream: BinaryIO, size_px: int | None, fit: Fit, voi: Voi, value_range: ValueRange | None) -> Radiograph:
-    head = stream.read(_DICOM_HEAD_BYTES)
+    head = stream.read(DICOM_HEAD_BYTES)
     if head.startswith(SIGNATURES):
         problem = lost_depth(head)
         if problem is not None:

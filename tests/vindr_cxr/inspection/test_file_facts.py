@@ -75,7 +75,7 @@ def test_deflated_files_are_read_whole(path) -> None:
         ({"Rows": 46}, "declares 46 x 40 pixels of 16 bits, 3,680 bytes, but holds 3,840"),
         ({"Rows": 49, "syntax": JPEG2000Lossless}, "declares 49 x 40 pixels, its compressed data 48 x 40"),
         ({"photometric": "PALETTE COLOR"}, "colour or palette image"),
-        ({"NumberOfFrames": 3}, "3 frames"),
+        ({"NumberOfFrames": 3}, "Number of Frames is 3"),
         ({"syntax": MPEG2MPML}, "not one of a readable still image"),
     ],
 )
@@ -89,10 +89,21 @@ def test_headers_that_contradict_or_are_refused(path, options, message) -> None:
     assert message in str(file_facts(path).problem)
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\0" * 4000, b"\xff\xd8" * 60])
-def test_files_that_are_not_images(path, content) -> None:
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"<html>not found</html>", "HTML page"),
+        (b"%PDF-1.7\n", "it is a PDF file"),
+        (b"PK\x03\x04", "it is a ZIP file"),
+        (b"image_id,label\n", "it is a text file"),
+        (b"\0" * 4000, "is damaged"),
+        (b"\xff\xd8" * 60, "is damaged"),
+    ],
+)
+def test_files_that_are_not_images(path, content, reason) -> None:
     path.write_bytes(content)
-    assert "header cannot be read" in str(file_facts(path).problem)
+    assert reason in str(file_facts(path).problem)
 
 
 def test_links_permissions_and_folders(path, monkeypatch) -> None:

@@ -224,6 +224,13 @@ def test_12_bits_in_16_are_reported_with_the_remedy(tmp_path) -> None:
     assert "--value-range" not in printed(inspect(root, sizes="same"))
 
 
+def test_a_window_that_misses_all_pixels_is_reported(small_vindr) -> None:
+    make_dicom(small_vindr / "train" / "a3.dicom", chest_like(), bits=12, WindowCenter=60000, WindowWidth=10)
+    report = inspect(small_vindr)
+    assert report.suspect_images.no_contrast == ["train/a3.dicom"]
+    assert "of the 8 sampled: image(s) have no usable contrast" in printed(report)
+
+
 def facts(name: str, syntax: str, **others) -> FileFacts:
     return FileFacts("train", name, syntax=syntax, bits=12, photometric="MONOCHROME2", **others)
 

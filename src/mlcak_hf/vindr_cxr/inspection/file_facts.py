@@ -18,6 +18,7 @@ from ...radiographs.dicom.codestream import read_frame_header
 from ...radiographs.dicom.header import PixelLayout, check_layout, read_image_tags
 from ...radiographs.dicom.pixels import READABLE_SYNTAXES, missing_decoder
 from ...radiographs.png_jpeg import HEAD_BYTES, SIGNATURES, lost_depth
+from ...radiographs.read import DICOM_HEAD_BYTES, why_not_dicom
 
 _PICTURE_BITS = {"1": 1, "I": 16, "I;16": 16, "I;16B": 16, "I;16L": 16}
 _HEADER_TAGS: list[Any] = [
@@ -95,8 +96,10 @@ def file_facts(path: Path) -> FileFacts:
             stream.seek(0, 2)
             facts = replace(facts, num_bytes=stream.tell())
             stream.seek(0)
-            head = stream.read(HEAD_BYTES)
+            head = stream.read(max(HEAD_BYTES, DICOM_HEAD_BYTES))
             picture = head.startswith(SIGNATURES)
+            if not picture and head[DICOM_HEAD_BYTES - 4 : DICOM_HEAD_BYTES] != b"DICM":
+                return replace(facts, problem=why_not_dicom(head[:DICOM_HEAD_BYTES]))
             facts = _picture(facts, head, stream) if picture else _dicom(facts, path, stream)
             if facts.problem is not None:
                 return facts
