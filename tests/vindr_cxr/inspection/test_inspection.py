@@ -150,9 +150,9 @@ def test_a_folder_where_nothing_can_be_read(small_vindr, tmp_path) -> None:
     for path in small_vindr.glob("*/*.dicom"):
         path.unlink()
     report = inspect(small_vindr)
-    assert "train/ holds no radiograph" in str(report.tables_problem)
+    assert "train/ must hold radiographs" in str(report.tables_problem)
     assert "0 image files" in printed(report)
-    with pytest.raises(DatasetError, match="has no layout that is known"):
+    with pytest.raises(DatasetError, match="must have a known layout"):
         inspect(tmp_path)
 
 
@@ -182,7 +182,7 @@ def test_kaggle_and_pictures(tmp_path) -> None:
     to_pictures(root, 24, 24)
     write_table(tmp_path / "t.csv", ("image_id", "height", "width"), [[f"k{n}", 48, 60] for n in range(12)])
     assert len(inspect(root, sizes=tmp_path / "t.csv").reshaped) == 12
-    assert "but not if it was padded or cropped" in printed(inspect(root, sizes=tmp_path / "t.csv"))
+    assert "PNG or JPEG image(s) with boxes have other proportions" in printed(inspect(root, sizes=tmp_path / "t.csv"))
     assert report.table_notes == ["1 file(s) of test/ have no labels on Kaggle and were not used"]
     assert "--sizes same" in str(inspect(root).tables_problem)
     assert len(inspect(root).files) == 12
@@ -218,7 +218,7 @@ def test_12_bits_in_16_are_reported_with_the_remedy(tmp_path) -> None:
     Image.fromarray(chest()).save(root / "train" / "k1.png")
     report = inspect(root, sizes="same")
     assert report.suspect_images.underfilled_range == ["train/k1.png"]
-    assert [image["suspicions"] for image in report.as_dict()["sample"]].count(["underfilled_range"]) == 1
+    assert sum("underfilled_range" in image["suspicions"] for image in report.as_dict()["sample"]) == 1
     assert "--value-range 0 4095" in printed(report)
     Image.fromarray(chest(bits=16)).save(root / "train" / "k1.png")
     assert "--value-range" not in printed(inspect(root, sizes="same"))
