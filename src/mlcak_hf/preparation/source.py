@@ -102,7 +102,7 @@ class SourceCard:
             First paragraph: what may be done with the data.
         made_from (`str`):
             What the dataset was prepared from.
-        license (`dict[str, str]`):
+        license (`dict[str, Any]`):
             Licence entries of the card's metadata; empty if the licence is unknown.
         splits (`list[str]`):
             How the splits were made.
@@ -117,7 +117,7 @@ class SourceCard:
     title: str
     notice: str
     made_from: str
-    license: dict[str, str] = field(default_factory=dict)
+    license: dict[str, Any] = field(default_factory=dict)
     splits: list[str] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
     labels: list[str] = field(default_factory=list)
