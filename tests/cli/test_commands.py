@@ -180,7 +180,7 @@ def test_pictures_that_seem_to_hold_12_bits_are_named_and_read_with_a_range(mlca
     ("arguments", "said"),
     [
         (("inspect", "nowhere"), "nowhere"),
-        (("inspect", "{model}"), "no layout that is known"),
+        (("inspect", "{model}"), "must have a known layout"),
         (("prepare", "nowhere", "out"), "nowhere"),
         (("prepare", "{phantoms}", "/"), "name a new folder in it"),
         (("prepare", "{phantoms}", "out", "--annotated", "Pneumotorax"), "Pneumothorax"),
@@ -229,7 +229,7 @@ def test_an_unreadable_file_is_named_and_the_exit_code_tells(mlcak, phantoms, mo
     assert code == 1
     first, second = json.loads(out)
     assert first["file"].endswith("bad [1].dicom")
-    assert "cannot read" in first["error"].lower()
+    assert "must be DICOM, PNG or JPEG" in first["error"]
     assert second["error"] is None
 
 

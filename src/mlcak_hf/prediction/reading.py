@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..errors import MLCAKError
 from ..radiographs.grey_values import ValueRange, Voi
-from ..radiographs.read import Fit, read_radiograph, read_with_facts
+from ..radiographs.read import Fit, read_radiograph, read_with_facts, resize_radiograph
 from ..trust.file_checks import file_warnings
 from ..worker_processes import map_in_processes
 
@@ -91,15 +91,17 @@ def read_files(files: Iterable[Path], options: ReadOptions, workers: int = 1) ->
 def read_file(file: Path, options: ReadOptions) -> ReadFile:
     """Read one file; an unreadable one gives a [`ReadFile`] with `error`."""
     try:
-        read = read_with_facts(file, options.size_px, options.fit, options.voi, options.value_range)
+        # One read serves the model and the checks: area averages over whole blocks are those of the smaller square.
+        blocks = -(-CHECKED_PX // options.size_px)
+        read = read_with_facts(file, blocks * options.size_px, options.fit, options.voi, options.value_range)
         if read.contrast_problem is not None:
             return ReadFile(file, error=read.contrast_problem)
         size = (read.original_height, read.original_width)
         return ReadFile(
             file,
-            read.pixels,
+            resize_radiograph(read.pixels, options.size_px, "squash"),
             size,
-            checked=read_radiograph(file, CHECKED_PX, "squash", options.voi, options.value_range),
+            checked=resize_radiograph(_without_padding(read.pixels, size, options.fit), CHECKED_PX, "squash"),
             warnings=tuple(file_warnings(file, size)),
             picture=_picture(file, size, options) if options.with_picture else None,
         )
@@ -108,12 +110,19 @@ def read_file(file: Path, options: ReadOptions) -> ReadFile:
         return ReadFile(file, error=str(error).removeprefix(f"{file}: ").removeprefix(f"{file.name}: "))
 
 
+def _without_padding(square: npt.NDArray[np.float32], size: tuple[int, int], fit: Fit) -> npt.NDArray[np.float32]:
+    if fit == "squash":
+        return square
+    side = len(square)
+    height, width = (max(1, round(edge * side / max(size))) for edge in size)
+    top, left = (side - height) // 2, (side - width) // 2
+    return square[top : top + height, left : left + width]
+
+
 def _picture(file: Path, size: tuple[int, int], options: ReadOptions) -> npt.NDArray[np.float32]:
     longer = max(size)
     if longer <= DISPLAY_PX:
         return read_radiograph(file, voi=options.voi, value_range=options.value_range)
     # Reading a square of the display size can use the reduced resolutions of JPEG 2000; its padding is cut off.
     square = read_radiograph(file, DISPLAY_PX, "pad", options.voi, options.value_range)
-    height, width = (max(1, round(side * DISPLAY_PX / longer)) for side in size)
-    top, left = (DISPLAY_PX - height) // 2, (DISPLAY_PX - width) // 2
-    return square[top : top + height, left : left + width]
+    return _without_padding(square, size, "pad")
