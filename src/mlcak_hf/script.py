@@ -17,7 +17,7 @@ from transformers import HfArgumentParser
 from .errors import MLCAKError, RecipeError
 from .shipped import close_name, resolve_recipe
 
-Result = TypeVar("Result")
+Returned = TypeVar("Returned")
 
 
 def read_recipe(path: str | Path, known: Sequence[str]) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _as_arguments(path: Path, key: str, value: Any) -> list[str]:
     return [f"--{key}={value}"]
 
 
-def run_script(main: Callable[[], Result]) -> Result:
+def run_script(main: Callable[[], Returned]) -> Returned:
     """Run the main function of a script, in one process or in several.
 
     Several processes wait for each other and close their connections before they end: one whose connections are still
