@@ -45,7 +45,7 @@ def test_class_token_row_leaves_prefix_tokens_out():
     grid = class_token_attention(attention, 2, (2, 3))
     assert grid.shape == (2, 2, 3)
     assert grid[1].ravel().tolist() == attention[1, 0, 2:].tolist()
-    with pytest.raises(MLCAKError, match="1 \\+ 2 x 3 tokens"):
+    with pytest.raises(MLCAKError, match="1 \\+ 2 \\* 3 tokens"):
         class_token_attention(attention, 1, (2, 3))
 
 

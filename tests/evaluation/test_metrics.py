@@ -215,6 +215,7 @@ def config():
     return SimpleNamespace(
         problem_type="single_label_classification",
         id2label={0: "Normal", 1: "Abnormal"},
+        global_labels=["Normal", "Abnormal"],
         local_labels=list(FINDINGS),
     )
 

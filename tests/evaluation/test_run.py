@@ -250,7 +250,9 @@ def test_models_that_cannot_be_evaluated_are_named(folder, tmp_path, monkeypatch
     (tmp_path / "bare" / "preprocessor_config.json").unlink()
     refused(RecipeError, "bare' cannot be loaded.*preprocessor", dataset, t=folder / "teacher", s=tmp_path / "bare")
     shutil.copytree(dataset, tmp_path / "squashed")
-    choices = {"format_version": 2, "choices": {"fit": "squash", "voi": "dicom"}}
+    choices = {"format_version": 3, "choices": {"fit": "squash", "voi": "dicom"}}
+    choices |= {"sources": {}, "splits": {}, "skipped": [], "suspect_images": {}, "fingerprint": ""}
+    choices |= {"software": {}, "table_notes": []}
     (tmp_path / "squashed" / "preparation.json").write_text(json.dumps(choices))
     refused(DatasetError, "model s .*'pad'.*prepared with 'squash'", tmp_path / "squashed", s=folder / "student")
 

@@ -89,7 +89,9 @@ def made(tmp_path_factory) -> Path:
         columns = {name: [row[name] for row in chosen] for name in chosen[0]}
         table = Dataset.from_dict(columns | {"image": [PIL.Image.fromarray(image) for image in images]})
         table.to_parquet(folder / "dataset" / "data" / f"{split}-00000-of-00001.parquet")
-    preparation = {"format_version": 2, "choices": {"fit": "squash", "voi": "percentile"}}
+    preparation = {"format_version": 3, "choices": {"fit": "squash", "voi": "percentile"}}
+    preparation |= {"sources": {}, "splits": {}, "skipped": [], "suspect_images": {}, "fingerprint": ""}
+    preparation |= {"software": {}, "table_notes": []}
     (folder / "dataset" / "preparation.json").write_text(json.dumps(preparation))
     size(folder / "large", 32, 4, layers=4)
     size(folder / "small", 16, 4, layers=2)
