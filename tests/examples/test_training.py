@@ -335,7 +335,7 @@ def test_models_that_cannot_be_loaded_are_named_with_a_remedy(made, teacher, mon
         with pytest.raises(error, match=message):
             run(monkeypatch, script, *arguments, *changes)
 
-    refused(DistillationError, "teacher .*vit' cannot be loaded.*model_type is 'vit'", "--teacher", teacher, vit)
+    refused(DistillationError, "teacher .*vit' cannot be loaded.*model_type must be 'mlcak'; got 'vit'", "--teacher", teacher, vit)
     refused(
         DistillationError,
         "nowhere' cannot be loaded: there is no such folder",
@@ -360,7 +360,7 @@ def test_models_that_cannot_be_loaded_are_named_with_a_remedy(made, teacher, mon
 
     refused(RecipeError, "'a/b/c' cannot be loaded: there is no such folder", *PLAIN, "--model", "a/b/c")
     refused(RecipeError, "'runs/studnt' cannot be loaded: it is neither", *PLAIN, "--model", "runs/studnt")
-    refused(RecipeError, "vit' cannot be loaded.*model_type is 'vit'", *PLAIN, "--model", vit)
+    refused(RecipeError, "vit' cannot be loaded.*model_type must be 'mlcak'; got 'vit'", *PLAIN, "--model", vit)
     refused(RecipeError, "backbone 'runs/none' cannot be loaded: it is neither", *PLAIN, "--backbone", "runs/none")
     refused(RecipeError, "backbone .*teacher' cannot be loaded.*--model", *PLAIN, "--backbone", teacher)
     refused(RecipeError, "local_loss_weight must be a finite number >= 0; got -1", "--local_loss_weight", "-1")
