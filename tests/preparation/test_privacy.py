@@ -252,7 +252,7 @@ def test_nothing_of_it_comes_out(secretive, tmp_path, monkeypatch, capsys, caplo
             main()
         assert len(list((tmp_path / "out.partial").rglob("*.parquet"))) == 4
     said = run()
-    assert "Left out: 4 image(s)" in said
+    assert "Skipped: 4 image(s)" in said
     assert not found_in(said.encode())
     record = json.loads((tmp_path / "out" / "preparation.json").read_text())
     assert [entry["image_id"] for entry in record["skipped"]] == ["a4", "a5", "a6", "a7"]
