@@ -335,7 +335,13 @@ def test_models_that_cannot_be_loaded_are_named_with_a_remedy(made, teacher, mon
         with pytest.raises(error, match=message):
             run(monkeypatch, script, *arguments, *changes)
 
-    refused(DistillationError, "teacher .*vit' cannot be loaded.*model_type must be 'mlcak'; got 'vit'", "--teacher", teacher, vit)
+    refused(
+        DistillationError,
+        "teacher .*vit' cannot be loaded.*model_type must be 'mlcak'; got 'vit'",
+        "--teacher",
+        teacher,
+        vit,
+    )
     refused(
         DistillationError,
         "nowhere' cannot be loaded: there is no such folder",
