@@ -67,7 +67,7 @@ def test_an_inspecting_process_that_dies_is_one_sentence(small_vindr, monkeypatc
 @pytest.mark.parametrize("command", ["phantom", "prepare"])
 def test_a_fork_server_that_dies_is_one_sentence(small_vindr, tmp_path, command) -> None:
     (tmp_path / "deadly.py").write_text("import os; os._exit(3)")
-    module = "phantoms.writer" if command == "phantom" else "preparation.shards"
+    module = "phantoms.writer" if command == "phantom" else "preparation.shards.shard_files"
     options = ["--train", 2, "--test", 1, "--size", 64] if command == "phantom" else ["--size", 32]
     source = [] if command == "phantom" else [small_vindr]
     script = tmp_path / "run.py"
