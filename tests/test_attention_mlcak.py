@@ -174,7 +174,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(model_type):
         model = tiny_model(model_type, attention_levels=[0, 2]).train()
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        outputs = model(x, labels=labels, local_labels=torch.ones(2, 3), output_attentions=True)
+        outputs = model(x, labels=labels, local_targets=torch.ones(2, 3), output_attentions=True)
         (outputs.loss + 50 * outputs.mlcak.square().sum()).backward()
         return {name: parameter.grad for name, parameter in model.named_parameters()}
 
@@ -199,7 +199,7 @@ def test_bf16(model_type):
     model, x = tiny_model(model_type), images()
     reference = model(x, output_attentions=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        outputs = model(x, labels=torch.tensor([0, 1]), local_labels=torch.ones(2, 3), output_attentions=True)
+        outputs = model(x, labels=torch.tensor([0, 1]), local_targets=torch.ones(2, 3), output_attentions=True)
     assert outputs.loss.dtype == outputs.mlcak.dtype == torch.float32
     torch.testing.assert_close(outputs.mlcak, reference.mlcak, rtol=0, atol=0.1)
     outputs.loss.backward()

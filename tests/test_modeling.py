@@ -42,7 +42,7 @@ def test_tokens_are_prefix_plus_grid(model_type, prefix):
 
 def test_plain_tuple_and_no_local_head():
     model = tiny_model(local_labels=[])
-    outputs = model(images(), labels=torch.tensor([0, 1]), local_labels=torch.empty(2, 0))
+    outputs = model(images(), labels=torch.tensor([0, 1]), local_targets=torch.empty(2, 0))
     assert outputs.local_logits is None
     assert outputs.local_loss is None
     assert torch.equal(outputs.loss, outputs.global_loss)
@@ -51,7 +51,7 @@ def test_plain_tuple_and_no_local_head():
     assert torch.equal(as_tuple[0], outputs.loss)
     assert not any("local" in name for name, _ in model.named_parameters())
     with pytest.raises(ValueError, match="no local head"):
-        model(images(), local_labels=torch.zeros(2, 3))
+        model(images(), local_targets=torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 16, 16), (2, 1, 32, 32), (1, 16, 16), (2, 1, 16, 12)])
@@ -109,26 +109,26 @@ def test_soft_targets_that_are_hard_equal_classes():
 
 def test_model_loss_is_global_plus_weighted_local():
     model = tiny_model(local_loss_weight=0.5)
-    labels, local_labels = torch.tensor([1, -1]), torch.tensor([[1.0, 0, -1], [0, -1, -1]])
-    outputs = model(images(), labels=labels, local_labels=local_labels)
+    labels, local_targets = torch.tensor([1, -1]), torch.tensor([[1.0, 0, -1], [0, -1, -1]])
+    outputs = model(images(), labels=labels, local_targets=local_targets)
     assert torch.equal(outputs.global_loss, global_classification_loss(outputs.logits, labels))
-    assert torch.equal(outputs.local_loss, local_classification_loss(outputs.local_logits, local_labels))
+    assert torch.equal(outputs.local_loss, local_classification_loss(outputs.local_logits, local_targets))
     torch.testing.assert_close(outputs.loss, outputs.global_loss + 0.5 * outputs.local_loss)
-    only_local = model(images(), local_labels=local_labels)
+    only_local = model(images(), local_targets=local_targets)
     torch.testing.assert_close(only_local.loss, 0.5 * outputs.local_loss)
     assert only_local.global_loss is None
 
 
 def test_masked_sums_add_up_over_micro_batches():
     model, x = tiny_model(), images(5)
-    labels, local_labels = torch.tensor([1, -1, 0, 0, -1]), torch.randint(-1, 2, (5, 3)).float()
-    local_labels[3:] = -1
-    whole = model(x, labels=labels, local_labels=local_labels)
+    labels, local_targets = torch.tensor([1, -1, 0, 0, -1]), torch.randint(-1, 2, (5, 3)).float()
+    local_targets[3:] = -1
+    whole = model(x, labels=labels, local_targets=local_targets)
     parts = [slice(0, 3), slice(3, 5)]
     outputs = [model(x[part]) for part in parts]
     split = sum(
         global_classification_loss(out.logits, labels[part], num_items=5)
-        + local_classification_loss(out.local_logits, local_labels[part], num_items=5)
+        + local_classification_loss(out.local_logits, local_targets[part], num_items=5)
         for out, part in zip(outputs, parts, strict=True)
     )
     torch.testing.assert_close(split, whole.loss)
@@ -137,7 +137,7 @@ def test_masked_sums_add_up_over_micro_batches():
 @pytest.mark.parametrize("labels", [torch.full((2,), -1), torch.full((2, 2), -1.0)])
 def test_batch_without_labels_has_zero_differentiable_loss(labels):
     model = tiny_model()
-    loss = model(images(), labels=labels, local_labels=torch.full((2, 3), -1.0)).loss
+    loss = model(images(), labels=labels, local_targets=torch.full((2, 3), -1.0)).loss
     assert loss.item() == 0
     loss.backward()
     for name, parameter in model.named_parameters():
@@ -159,7 +159,7 @@ def test_missing_labels_keep_gradients_finite_at_extreme_logits():
 def test_wrong_label_shapes_are_explained(labels):
     with pytest.raises(ValueError, match=r"labels must be integer classes of shape \(2,\) or float soft"):
         global_classification_loss(torch.zeros(2, 2), labels)
-    with pytest.raises(ValueError, match=r"local_labels must have shape \(2, 3\); got \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"local_targets must have shape \(2, 3\); got \(2, 2\)"):
         local_classification_loss(torch.zeros(2, 3), torch.zeros(2, 2))
 
 
@@ -167,7 +167,7 @@ def test_wrong_label_shapes_are_explained(labels):
 @pytest.mark.parametrize("local_labels", [FINDINGS, []])
 def test_every_parameter_gets_a_gradient(model_type, local_labels):
     model = tiny_model(model_type, local_labels=local_labels).train()
-    model(images(), labels=torch.tensor([0, 1]), local_labels=torch.ones(2, len(local_labels))).loss.backward()
+    model(images(), labels=torch.tensor([0, 1]), local_targets=torch.ones(2, len(local_labels))).loss.backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 

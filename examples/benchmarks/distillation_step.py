@@ -107,7 +107,7 @@ def make_rows(count: int) -> list[dict]:
         {
             "image": rng.integers(0, 256, (256, 256), dtype=np.uint8),
             "labels": int(rng.integers(2)),
-            "local_labels": rng.integers(0, 2, 22).astype(np.float32),
+            "local_targets": rng.integers(0, 2, 22).astype(np.float32),
             "index": index,
         }
         for index in range(count)

@@ -50,7 +50,7 @@ def batch_for(model: MLCAKForCXRClassification, size: int, device: torch.device)
     return {
         "pixel_values": pixels,
         "labels": torch.randint(0, 2, (size,), device=device),
-        "local_labels": torch.randint(0, 2, (size, config.num_local_labels), device=device).float(),
+        "local_targets": torch.randint(0, 2, (size, config.num_local_labels), device=device).float(),
     }
 
 

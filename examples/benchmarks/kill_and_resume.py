@@ -73,7 +73,7 @@ def rows(count: int) -> list[dict]:
         {
             "image": np.kron(rng.integers(0, 256, (8, 8)), np.ones((8, 8))).astype(np.uint8),
             "labels": int(rng.integers(0, 2)),
-            "local_labels": rng.integers(-1, 2, 2).astype(np.float32),
+            "local_targets": rng.integers(-1, 2, 2).astype(np.float32),
             "index": index,
         }
         for index in range(count)

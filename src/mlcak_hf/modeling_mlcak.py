@@ -92,14 +92,14 @@ def global_classification_loss(
 
 
 def local_classification_loss(
-    local_logits: torch.Tensor, local_labels: torch.Tensor, num_items: int | float | torch.Tensor | None = None
+    local_logits: torch.Tensor, local_targets: torch.Tensor, num_items: int | float | torch.Tensor | None = None
 ) -> torch.Tensor:
     """
     Loss of the local findings: masked binary cross-entropy, `sum / (images * findings)`.
 
     Args:
         local_logits (`torch.Tensor` of shape `(B, F)`): Local logits.
-        local_labels (`torch.Tensor` of shape `(B, F)`): Targets in [0, 1], negative = missing.
+        local_targets (`torch.Tensor` of shape `(B, F)`): Targets in [0, 1], negative = missing.
         num_items (`int` or `torch.Tensor`, *optional*): Number of images to divide by; the batch's own if not given.
 
     Returns:
@@ -109,7 +109,7 @@ def local_classification_loss(
         ValueError: If the shapes differ.
     """
     count = local_logits.shape[0] if num_items is None else num_items
-    return _masked_bce_sum(local_logits, local_labels, "local_labels") / count / local_logits.shape[1]
+    return _masked_bce_sum(local_logits, local_targets, "local_targets") / count / local_logits.shape[1]
 
 
 def _masked_bce_sum(logits: torch.Tensor, labels: torch.Tensor, name: str) -> torch.Tensor:
@@ -272,7 +272,7 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):  # type: ignore[no-untype
         self,
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
-        local_labels: torch.Tensor | None = None,
+        local_targets: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -283,7 +283,7 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):  # type: ignore[no-untype
         Args:
             pixel_values (`torch.Tensor` of shape `(B, C, H, W)`): From [`MLCAKImageProcessor`].
             labels (`torch.Tensor`, *optional*): Global labels; see [`global_classification_loss`].
-            local_labels (`torch.Tensor` of shape `(B, num_local_labels)`, *optional*): Findings in [0, 1], -1 missing.
+            local_targets (`torch.Tensor` of shape `(B, num_local_labels)`, *optional*): Findings in [0, 1], -1 missing.
             output_attentions (`bool`, *optional*): Return `attentions` and `mlcak`. Before `torch.compile`, call the
                 model once so: transformers installs its hooks on the first call, which a compiled graph cannot hold.
             output_hidden_states (`bool`, *optional*): Return `hidden_states`.
@@ -318,13 +318,13 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):  # type: ignore[no-untype
         global_loss = local_loss = loss = None
         if labels is not None:
             loss = global_loss = global_classification_loss(logits, labels, str(config.problem_type))
-        if local_labels is not None and local_logits is not None:
-            local_loss = local_classification_loss(local_logits, local_labels)
+        if local_targets is not None and local_logits is not None:
+            local_loss = local_classification_loss(local_logits, local_targets)
             loss = config.local_loss_weight * local_loss + (0.0 if global_loss is None else global_loss)
-        elif local_labels is not None and local_labels.numel() > 0:
+        elif local_targets is not None and local_targets.numel() > 0:
             raise ValueError(
-                f"This model has no local head (local_labels=[]), but got local_labels of shape "
-                f"{tuple(local_labels.shape)}."
+                f"This model has no local head (local_labels=[]), but got local_targets of shape "
+                f"{tuple(local_targets.shape)}."
             )
 
         attentions = self._captured_attentions(outputs.attentions) if output_attentions else None

@@ -23,7 +23,7 @@ def rows(count: int = 3, shape=(64, 64), seed: int = 0) -> list[dict]:
         {
             "image": rng.integers(0, 256, shape).astype(np.uint8),
             "labels": i % 2,
-            "local_labels": [0.0, -1.0],
+            "local_targets": [0.0, -1.0],
             "index": i,
         }
         for i in range(count)
@@ -35,7 +35,7 @@ def test_evaluation_gives_the_processors_own_pixels(shape):
     batch = MLCAKCollator(processor(16), processor(32), ViewParameters()).for_evaluation()(rows(shape=shape))
     expected = processor(16)([row["image"] for row in rows(shape=shape)], return_tensors="pt")["pixel_values"]
     assert torch.equal(batch["pixel_values"], expected)
-    assert sorted(batch) == ["labels", "local_labels", "pixel_values"]
+    assert sorted(batch) == ["labels", "local_targets", "pixel_values"]
 
 
 def test_views_that_change_nothing_give_the_evaluations_pixels_bit_for_bit():
@@ -91,7 +91,7 @@ def test_labels_keep_their_kind():
     batch = MLCAKCollator(processor(16))(rows())
     assert batch["labels"].dtype == torch.int64
     assert batch["labels"].tolist() == [0, 1, 0]
-    assert batch["local_labels"].dtype == torch.float32
+    assert batch["local_targets"].dtype == torch.float32
     soft = MLCAKCollator(processor(16))([row | {"labels": np.array([0.3, 0.7])} for row in rows()])
     assert soft["labels"].shape == (3, 2)
     assert soft["labels"].dtype == torch.float32

@@ -54,7 +54,7 @@ def test_a_global_label_is_found_by_name(column, names, expected):
     targets = encoded(dataset(label=column), NO_FINDINGS, labels=names, findings=())
     assert targets["labels"].dtype == np.int64
     assert targets["labels"].tolist() == expected
-    assert "local_labels" not in targets
+    assert "local_targets" not in targets
 
 
 def test_a_probability_becomes_soft_targets():
@@ -78,13 +78,13 @@ def test_labels_may_all_be_missing_where_a_teacher_teaches():
     columns = DatasetColumns(label="none", findings="none", unlabelled=True)
     targets = encoded(dataset(other=[0, 1]), columns)
     assert targets["labels"].tolist() == [-1, -1]
-    assert targets["local_labels"].tolist() == [[-1, -1], [-1, -1]]
+    assert targets["local_targets"].tolist() == [[-1, -1], [-1, -1]]
     multi = {"labels": ("COPD", "Pneumonia"), "problem_type": "multi_label_classification"}
     assert encoded(dataset(other=[0, 1]), columns, **multi)["labels"].tolist() == [[-1, -1], [-1, -1]]
     only_global = DatasetColumns(findings=None, unlabelled=True)
     targets = encoded(dataset(label=[0, 1]), only_global)
     assert targets["labels"].tolist() == [0, 1]
-    assert (targets["local_labels"] == -1).all()
+    assert (targets["local_targets"] == -1).all()
     findings = dataset(findings=[{"Oedema": 1}])
     with pytest.raises(LabelError, match="none of the model's findings"):
         encoded(findings, DatasetColumns(label=None, unlabelled=True))
@@ -145,7 +145,7 @@ def test_the_names_of_global_labels_follow_from_the_column(column, expected):
 )
 def test_findings_are_found_by_name(column, expected):
     targets = encoded(dataset(label=[0, 1], findings=column), COLUMNS)
-    np.testing.assert_array_equal(targets["local_labels"], np.float32(expected))
+    np.testing.assert_array_equal(targets["local_targets"], np.float32(expected))
 
 
 def test_the_names_of_findings_follow_from_the_column():
@@ -201,7 +201,7 @@ def test_rows_carry_image_targets_and_place():
     assert len(radiographs) == 2
     assert row["index"] == 1
     assert row["labels"] == 0
-    assert row["local_labels"].tolist() == [0, 1]
+    assert row["local_targets"].tolist() == [0, 1]
     assert np.array_equal(np.asarray(row["image"]), np.asarray(PICTURE))
     counts = describe_targets(radiographs, config())
     assert counts == {

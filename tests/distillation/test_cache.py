@@ -316,7 +316,7 @@ def test_every_part_of_the_key_is_checked_by_the_trainer(tmp_path, built):
 
 
 def test_labels_and_what_changes_nothing_are_not_in_the_key(tmp_path, whole):
-    relabelled = [row | {"labels": 1, "local_labels": np.ones(3, np.float32)} for row in ROWS]
+    relabelled = [row | {"labels": 1, "local_targets": np.ones(3, np.float32)} for row in ROWS]
     make_trainer(tmp_path, toy_model(seed=8, local_loss_weight=3.0), rows=relabelled, teacher_cache=whole)
     assert build(whole, rows=relabelled, teacher=toy_teacher(local_loss_weight=2.0)).num_views == 2
 

@@ -262,10 +262,10 @@ def trainer(tmp_path):
     findings = rng.integers(0, 2, (count, 3)).astype(np.float32)
     findings[:, 2] = 0
     pixels = images(count)
-    rows = [{"pixel_values": pixels[i], "labels": i % 2, "local_labels": findings[i]} for i in range(count)]
+    rows = [{"pixel_values": pixels[i], "labels": i % 2, "local_targets": findings[i]} for i in range(count)]
     model = tiny_model()
     args = TrainingArguments(
-        tmp_path, label_names=["labels", "local_labels"], remove_unused_columns=False, report_to="none", max_steps=1,
+        tmp_path, label_names=["labels", "local_targets"], remove_unused_columns=False, report_to="none", max_steps=1,
         use_cpu=True, per_device_eval_batch_size=5, eval_strategy="steps", eval_steps=1, save_strategy="steps",
         save_steps=1, load_best_model_at_end=True, metric_for_best_model="auroc_global", disable_tqdm=True,
     )  # fmt: skip
@@ -280,7 +280,7 @@ def test_the_trainer_gets_metrics_of_both_tasks(trainer):
     scores = output.logits.softmax(-1)[:, 1].double().numpy()
     labels = np.array([row["labels"] for row in trainer.eval_dataset])
     assert metrics["eval_auroc_global"] == pytest.approx(slow_auroc(scores, labels))
-    local = np.stack([row["local_labels"] for row in trainer.eval_dataset])
+    local = np.stack([row["local_targets"] for row in trainer.eval_dataset])
     first = slow_auroc(output.local_logits[:, 0].numpy(), local[:, 0])
     assert metrics[f"eval_auroc/{MODEL_FINDINGS[0]}"] == pytest.approx(first)
     assert f"eval_auroc/{MODEL_FINDINGS[2]}" not in metrics

@@ -19,7 +19,7 @@ def test_the_defaults_keep_what_the_trainer_needs(tmp_path):
     args = arguments(tmp_path)
     assert (args.alpha, args.beta, args.gamma) == (1.0, 1.0, 1.0)
     assert args.remove_unused_columns is False
-    assert args.label_names == ["labels", "local_labels"]
+    assert args.label_names == ["labels", "local_targets"]
     assert args.ddp_find_unused_parameters is False
     assert args.gradient_checkpointing_kwargs == {"use_reentrant": False}
     assert args.distils

@@ -28,8 +28,8 @@ def loss_by_hand(student, teacher, batch, alpha, beta, gamma):
     images = len(batch["labels"])
     known = [i for i in range(images) if batch["labels"][i] >= 0]
     parts = {"loss_global": sum(F.cross_entropy(ours.logits[i], batch["labels"][i]) for i in known) / images}
-    bce = F.binary_cross_entropy_with_logits(ours.local_logits, batch["local_labels"].clamp(0, 1), reduction="none")
-    parts["loss_local"] = bce[batch["local_labels"] >= 0].sum() / images / len(FINDINGS)
+    bce = F.binary_cross_entropy_with_logits(ours.local_logits, batch["local_targets"].clamp(0, 1), reduction="none")
+    parts["loss_local"] = bce[batch["local_targets"] >= 0].sum() / images / len(FINDINGS)
     parts["distil_global"] = F.mse_loss(ours.logits, theirs.logits)
     parts["distil_local"] = F.mse_loss(ours.local_logits, theirs.local_logits)
     student_map = sum(ours.attentions) / 2
@@ -127,7 +127,7 @@ def test_accumulation_with_unequal_masks_and_a_short_last_micro_batch_equals_one
 
 
 def test_a_batch_without_labels_trains_by_distillation_alone(tmp_path):
-    rows = [row | {"labels": -1, "local_labels": np.full(3, -1, np.float32)} for row in toy_rows(4)]
+    rows = [row | {"labels": -1, "local_targets": np.full(3, -1, np.float32)} for row in toy_rows(4)]
     keep = KeepGradients()
     trainer = make_trainer(tmp_path, rows=rows, callbacks=[keep], max_steps=1)
     trainer.train()
@@ -216,7 +216,7 @@ def test_all_weights_zero_is_a_plain_student_without_teacher(tmp_path):
 
 
 def test_a_student_without_local_head_is_taught_by_a_teacher_with_one(tmp_path):
-    rows = [{key: value for key, value in row.items() if key != "local_labels"} for row in toy_rows()]
+    rows = [{key: value for key, value in row.items() if key != "local_targets"} for row in toy_rows()]
     student = toy_model(seed=1, findings=[])
     trainer = make_trainer(tmp_path, student, rows=rows, evaluate=rows[:3], max_steps=2)
     trainer.train()
@@ -275,7 +275,7 @@ def test_evaluation_is_classification_of_the_stored_images(tmp_path):
     np.testing.assert_allclose(prediction.predictions[0], expected.logits, atol=1e-6)
     np.testing.assert_allclose(prediction.predictions[1], expected.local_logits, atol=1e-6)
     assert len(prediction.label_ids) == 2
-    np.testing.assert_array_equal(prediction.label_ids[1], batch["local_labels"])
+    np.testing.assert_array_equal(prediction.label_ids[1], batch["local_targets"])
     assert trainer.data_collator.teacher_processor is not None, "training keeps its collator"
 
 
@@ -329,9 +329,9 @@ def test_a_dataset_without_a_label_and_without_a_teacher_is_refused(tmp_path, ch
     class Unlabelled(list):
         @property
         def targets(self):
-            return {"labels": np.full(4, -1), "local_labels": np.full((4, 3), -1.0)}
+            return {"labels": np.full(4, -1), "local_targets": np.full((4, 3), -1.0)}
 
-    rows = Unlabelled(row | {"labels": -1, "local_labels": np.full(3, -1, np.float32)} for row in toy_rows(4))
+    rows = Unlabelled(row | {"labels": -1, "local_targets": np.full(3, -1, np.float32)} for row in toy_rows(4))
     with pytest.raises(DistillationError, match="no image of the dataset has a label"):
         make_trainer(tmp_path, rows=rows, **choices)
     make_trainer(tmp_path, rows=rows)
@@ -345,15 +345,15 @@ def test_a_teacher_whose_attention_cannot_be_read_is_refused(tmp_path):
     make_trainer(tmp_path, teacher=teacher, gamma=0.0)
 
 
-@pytest.mark.parametrize("kept", ["labels", "local_labels"])
+@pytest.mark.parametrize("kept", ["labels", "local_targets"])
 def test_rows_with_labels_of_one_kind_are_evaluated_by_them(tmp_path, kept):
     """The Trainer alone would return neither loss nor metrics, and say nothing."""
     rows = [row for row in toy_rows(8, seed=9) if (np.asarray(row[kept]) >= 0).any()]
     one_kind = [
-        {name: value for name, value in row.items() if name not in ("labels", "local_labels") or name == kept}
+        {name: value for name, value in row.items() if name not in ("labels", "local_targets") or name == kept}
         for row in rows
     ]
-    missing = {"labels": -1, "local_labels": np.full(3, -1.0, np.float32)}
+    missing = {"labels": -1, "local_targets": np.full(3, -1.0, np.float32)}
     marked = [missing | row for row in one_kind]
     trainer = make_trainer(tmp_path, compute_metrics=lambda predicted: {"rows": len(predicted.predictions[0])})
     found, expected = trainer.evaluate(one_kind), trainer.evaluate(marked)

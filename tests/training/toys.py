@@ -52,8 +52,8 @@ def toy_rows(count=10, seed=0, side=32, findings=3) -> list[dict]:
     for index in range(count):
         image = np.kron(rng.integers(0, 255, (4, 4)), np.ones((side // 4, side // 4))).astype(np.uint8)
         labels = rng.integers(-1, 2)
-        local_labels = rng.integers(-1, 2, findings).astype(np.float32)
-        rows.append({"image": image, "labels": labels, "local_labels": local_labels, "index": index})
+        local_targets = rng.integers(-1, 2, findings).astype(np.float32)
+        rows.append({"image": image, "labels": labels, "local_targets": local_targets, "index": index})
     return rows
 
 

@@ -120,7 +120,7 @@ class MLCAKCollator:
         Args:
             rows (`Sequence[Mapping]`):
                 Each with `image` (PIL image or array) or `decoded` (from [`DecodedImages`]); with views `index`, its
-                place in the dataset; and optionally `labels` (an integer or a vector) and `local_labels` (a vector).
+                place in the dataset; and optionally `labels` (an integer or a vector) and `local_targets` (a vector).
 
         Returns:
             `dict[str, torch.Tensor]`: `pixel_values` of shape `(B, C, S, S)`; for teachers `teacher_pixel_values`,
@@ -133,7 +133,7 @@ class MLCAKCollator:
         pixels = self._stored_pixels(rows) if self.views is None else self._view_pixels(rows, self.views)
         batch = {name: torch.from_numpy(values) for name, values in pixels.items()}
         # With the index, the trainer can name an image.
-        for name in ("labels", "local_labels") if self.views is None else ("index", "labels", "local_labels"):
+        for name in ("labels", "local_targets") if self.views is None else ("index", "labels", "local_targets"):
             if name in rows[0]:
                 values = np.stack([np.asarray(row[name]) for row in rows])
                 is_class = values.dtype.kind in "iu" and values.ndim == 1

@@ -226,7 +226,7 @@ class Targets:
             return np.full(2, _MISSING, np.float32) if share < 0 else np.array([1 - share, share], np.float32)
         return np.asarray(self._label_id(value), dtype=np.int64)
 
-    def local_labels(self, row: Mapping[str, Any]) -> np.ndarray:
+    def local_targets(self, row: Mapping[str, Any]) -> np.ndarray:
         """
         Local findings of a row.
 
@@ -247,7 +247,7 @@ class Targets:
 
         Returns:
             `dict[str, np.ndarray]`: `labels` of shape `(n,)` or `(n, num_labels)` and, if the model has findings,
-            `local_labels` of shape `(n, num_local_labels)`.
+            `local_targets` of shape `(n, num_local_labels)`.
 
         Raises:
             [`DatasetError`]: If a column is missing.
@@ -257,13 +257,13 @@ class Targets:
         named = [name for name in (self.columns.label, self.columns.findings) if name is not None]
         targets: dict[str, list[np.ndarray]] = {"labels": []}
         if self.finding_names:
-            targets["local_labels"] = []
+            targets["local_targets"] = []
         rows = dataset.select_columns(named).with_format(None) if named else ({} for _ in range(len(dataset)))
         for number, row in enumerate(rows):
             try:
                 targets["labels"].append(self.labels(row))
                 if self.finding_names:
-                    targets["local_labels"].append(self.local_labels(row))
+                    targets["local_targets"].append(self.local_targets(row))
             except LabelError as error:
                 raise LabelError(f"Row {number}: {error}") from None
         return {name: np.stack(values) for name, values in targets.items()}

@@ -132,7 +132,7 @@ class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
     ```python
     >>> train = RadiographDataset(splits["train"], Targets(model.config, splits["train"], columns))  # doctest: +SKIP
     >>> sorted(train[0])  # doctest: +SKIP
-    ['image', 'index', 'labels', 'local_labels']
+    ['image', 'index', 'labels', 'local_targets']
     ```
     """
 
@@ -155,8 +155,8 @@ class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
         Return one row.
 
         Returns:
-            `dict`: `decoded` (array) or `image` (PIL image), `index` (`int`), `labels`, and `local_labels` if the model
-            has findings.
+            `dict`: `decoded` (array) or `image` (PIL image), `index` (`int`), `labels`, and `local_targets` if the
+            model has findings.
         """
         row = {"index": int(index)} | {name: values[index] for name, values in self.targets.items()}
         if self.decoded_images is not None:
@@ -203,8 +203,8 @@ def describe_targets(dataset: RadiographDataset, config: MLCAKConfig) -> dict[st
         "rows": len(dataset),
         "global": {name: int((columns[:, i] > 0.5).sum()) for i, name in enumerate(names)},
     }
-    if "local_labels" in dataset.targets:
-        local = dataset.targets["local_labels"]
+    if "local_targets" in dataset.targets:
+        local = dataset.targets["local_targets"]
         counts["local"] = {
             name: [int((local[:, i] > 0.5).sum()), int((local[:, i] >= 0).sum())]
             for i, name in enumerate(config.local_labels)

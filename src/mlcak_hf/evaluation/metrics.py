@@ -230,7 +230,7 @@ class MLCAKMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
 def make_compute_metrics(config: Any) -> Callable[[Any], dict[str, float]]:
     """Make the `compute_metrics` of a Trainer, on top of [`MLCAKMetric`].
 
-    Predictions are `(logits, local_logits)` or `logits` alone, label ids `(labels, local_labels)` or `labels` alone.
+    Predictions are `(logits, local_logits)` or `logits` alone, label ids `(labels, local_targets)` or `labels` alone.
     Soft labels count as present above one half ([`hard_labels`]).
 
     An undefined metric (its label has one class only) is left out and named in a warning. As NaN,

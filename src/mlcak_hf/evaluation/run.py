@@ -266,7 +266,7 @@ def _outputs(
     local = attention = None
     if "local_logits" in arrays:
         scores_local = probabilities(arrays["local_logits"])
-        local = local_scores(scores_local, dataset.targets["local_labels"], config.local_labels)
+        local = local_scores(scores_local, dataset.targets["local_targets"], config.local_labels)
     if with_attention:
         attention = class_token_attention(arrays["attention"], model.num_prefix_tokens, model.grid_size)
     return _Outputs(global_scores(scores, dataset.targets["labels"], names, problem_type), local, attention)

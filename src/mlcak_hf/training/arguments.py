@@ -73,7 +73,7 @@ class MLCAKTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Keep it off: the collator needs every column of a row."}
     )
     label_names: list[str] | None = field(
-        default_factory=lambda: ["labels", "local_labels"], metadata={"help": "Inputs that are labels."}
+        default_factory=lambda: ["labels", "local_targets"], metadata={"help": "Inputs that are labels."}
     )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Every parameter is used, so DDP need not search."}

@@ -68,7 +68,7 @@ def _has_labels(dataset: RadiographDataset) -> bool:
 
 def _defined_metrics(config: MLCAKConfig, dataset: RadiographDataset, metrics_of: MetricsOf) -> dict[str, float]:
     """The metrics that a model which knows nothing has on these rows: the same names as any other model's."""
-    widths = {"labels": len(config.global_labels), "local_labels": len(config.local_labels)}
+    widths = {"labels": len(config.global_labels), "local_targets": len(config.local_labels)}
     tasks = [name for name in widths if name in dataset.targets]
     logits: Any = tuple(np.zeros((len(dataset), widths[name]), np.float32) for name in tasks)
     labels: Any = tuple(dataset.targets[name] for name in tasks)

@@ -30,7 +30,7 @@ from .step_clock import StepClock
 
 logger = logging.get_logger(__name__)
 
-_LABELS = ("labels", "local_labels")
+_LABELS = ("labels", "local_targets")
 _PARTS = ("loss_global", "loss_local", "distil_global", "distil_local", "distil_attention")
 
 
@@ -75,7 +75,7 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         teacher: a trained model, its folder or Hub id, or several of them, whose mean then teaches; None trains a plain
             student (or a teacher).
         args: [`MLCAKTrainingArguments`].
-        data_collator: gives `pixel_values`, `labels`, `local_labels` and, for distillation, `teacher_pixel_values`.
+        data_collator: gives `pixel_values`, `labels`, `local_targets` and, for distillation, `teacher_pixel_values`.
         teacher_cache: a [`TeacherCache`] or its folder: what the teacher knows is read from there and no teacher runs.
             Of a `teacher` given too only the fingerprint is compared. Epoch e sees view e modulo V of every image.
         eval_data_collator: the collator of evaluation; None means `data_collator.for_evaluation()` where it exists,
@@ -118,7 +118,7 @@ class MLCAKTrainer(WholeCheckpointTrainer):
             args = MLCAKTrainingArguments()
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         if not self.model.config.local_labels:
-            self.label_names = [name for name in self.label_names if name != "local_labels"]
+            self.label_names = [name for name in self.label_names if name != "local_targets"]
         if eval_data_collator is None and hasattr(self.data_collator, "for_evaluation"):
             eval_data_collator = self.data_collator.for_evaluation()
         self.eval_data_collator = self.data_collator if eval_data_collator is None else eval_data_collator
@@ -244,7 +244,7 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         if not absent or len(absent) == len(self.label_names):
             return inputs
         config, pixels = self.model.config, inputs["pixel_values"]
-        missing = {"local_labels": pixels.new_full((len(pixels), len(config.local_labels)), -1.0)}
+        missing = {"local_targets": pixels.new_full((len(pixels), len(config.local_labels)), -1.0)}
         several = config.problem_type == "multi_label_classification"
         missing["labels"] = pixels.new_full((len(pixels), config.num_labels) if several else (len(pixels),), -1.0)
         if not several:
@@ -339,8 +339,8 @@ class MLCAKTrainer(WholeCheckpointTrainer):
             parts["loss_global"] = global_classification_loss(
                 outputs.logits, labels["labels"], config.problem_type, num_items
             )
-        if outputs.local_logits is not None and labels["local_labels"] is not None:
-            parts["loss_local"] = local_classification_loss(outputs.local_logits, labels["local_labels"], num_items)
+        if outputs.local_logits is not None and labels["local_targets"] is not None:
+            parts["loss_local"] = local_classification_loss(outputs.local_logits, labels["local_targets"], num_items)
         return parts
 
     def _distillation(self, outputs: Any, known: TeacherOutputs, num_items: Any, weights: Any) -> dict[str, Tensor]:
