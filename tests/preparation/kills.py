@@ -7,11 +7,10 @@ import sys
 import time
 from typing import Any
 
-from mlcak_hf.preparation import rows as rows_module
-from mlcak_hf.preparation.shards import plan
+from mlcak_hf.preparation.shards import plan, shard_files
 from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
 
-_image_rows = rows_module.image_rows
+_image_rows = shard_files.image_rows
 
 
 def _slow_image_rows(*args: Any) -> Any:
@@ -20,7 +19,7 @@ def _slow_image_rows(*args: Any) -> Any:
     return _image_rows(*args)
 
 
-rows_module.image_rows = _slow_image_rows  # in every process: the workers import this file as well
+shard_files.image_rows = _slow_image_rows  # in every process: the workers import this file as well
 
 if __name__ == "__main__":
     plan.IMAGES_PER_SHARD = 3

@@ -24,7 +24,6 @@ from mlcak_hf.data.columns import DatasetColumns, Targets
 from mlcak_hf.data.sources import RadiographDataset, open_dataset
 from mlcak_hf.errors import DatasetError, DicomError
 from mlcak_hf.preparation.report import PreparationReport
-from mlcak_hf.preparation.rows import ImageNotes
 from mlcak_hf.preparation.shards import plan
 from mlcak_hf.preparation.source import SkippedImage
 from mlcak_hf.radiographs.read import read_radiograph
@@ -176,7 +175,7 @@ def test_left_out_images_are_listed_everywhere(prepare, small_vindr) -> None:
 
 def test_brackets_in_a_reason_reach_the_terminal(tmp_path) -> None:
     reason = "no decoder for JPEG Lossless (Process 14 [Selection Value 1])"
-    report = PreparationReport(tmp_path, "", {}, {}, {}, {}, ImageNotes([SkippedImage("a1", reason, "train")]), [])
+    report = PreparationReport(tmp_path, "", {}, {}, {}, {}, [], [SkippedImage("a1", reason, "train")], {})
     terminal = io.StringIO()
     Console(file=terminal, width=200).print(report.skipped_table())
     assert reason in terminal.getvalue()

@@ -17,9 +17,8 @@ import pytest
 from vindr_factories import chest, make_dicom, make_vindr
 
 from mlcak_hf.errors import DatasetError, DicomError
-from mlcak_hf.preparation import rows as rows_module
 from mlcak_hf.preparation.report import PreparationReport
-from mlcak_hf.preparation.shards import plan, work_folder
+from mlcak_hf.preparation.shards import plan, shard_files, work_folder
 from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
 
 SHARDS = 8
@@ -78,15 +77,15 @@ class Deadly(work_folder.WorkFolder):
 
 def stop_after(monkeypatch, count: int) -> None:
     """Let the shard after `count` others fail half-way."""
-    write, calls = rows_module.image_rows, []
+    write, calls = shard_files.image_rows, []
 
-    def image_rows(record, *args):
-        calls.append(record)
+    def image_rows(*args):
+        calls.append(args)
         if len(calls) > 3 * count + 1:
             raise Stopped
-        return write(record, *args)
+        return write(*args)
 
-    monkeypatch.setattr(rows_module, "image_rows", image_rows)
+    monkeypatch.setattr(shard_files, "image_rows", image_rows)
 
 
 def die_at(step: int, work: Callable[[], object]) -> bool:

@@ -46,8 +46,8 @@ def test_images_that_seem_inverted_are_listed_and_left_as_they_are(prepare, smal
             small_vindr / "train" / f"{image_id}.dicom", upright if image_id != "a3" else 4095 - upright, bits=12
         )
     report = prepare(overwrite=True)
-    inverted = report.suspect_images.inverted
-    assert inverted == PreparationReport.read(report.output_dir).suspect_images.inverted
+    inverted = report.suspect_images["inverted"]
+    assert inverted == PreparationReport.read(report.output_dir).suspect_images["inverted"]
     assert [image_id for image_id in inverted if image_id.startswith("a")] == ["a3"]
     assert "seem to be inverted" in (report.output_dir / "README.md").read_text()
     assert len(plain) == len(load(report.output_dir, tmp_path)["train"])
@@ -70,9 +70,9 @@ def test_boxes_that_reach_out_of_their_image_are_told(prepare, small_vindr, tmp_
     as_pictures(small_vindr, 24, 20)  # smaller than the boxes' images, which the user denies
     report = prepare(sizes="same")
     assert (
-        report.suspect_images.boxes_outside
+        report.suspect_images["boxes_outside"]
         == ["a2", "t2"]
-        == PreparationReport.read(tmp_path / "out").suspect_images.boxes_outside
+        == PreparationReport.read(tmp_path / "out").suspect_images["boxes_outside"]
     )
     assert "- 2 image(s) have a box that extends beyond the image" in (tmp_path / "out" / "README.md").read_text()
     assert "Suspect images: 2 image(s) have a box that extends beyond the image" in printed(report, capsys)
@@ -83,18 +83,18 @@ def test_pictures_of_other_proportions_are_told(prepare, small_vindr, tmp_path) 
     sizes = tmp_path / "sizes.csv"
     sizes.write_text("image_id,height,width\n" + "\n".join(f"{i},48,40" for i in IMAGES))
     report = prepare(sizes=sizes)
-    assert sorted(report.suspect_images.reshaped) == ["a2", "a3", "a4", "a5", "t2"]  # those with boxes
-    assert not report.suspect_images.boxes_outside
+    assert sorted(report.suspect_images["reshaped"]) == ["a2", "a3", "a4", "a5", "t2"]  # those with boxes
+    assert not report.suspect_images["boxes_outside"]
 
 
 def test_twelve_bits_in_sixteen_need_a_range(prepare, small_vindr, tmp_path, capsys) -> None:
     expected = load(prepare(bits=16).output_dir, tmp_path)
     as_pictures(small_vindr, 48, 40, bits=12)
     underfilled = prepare(bits=16, sizes="same", overwrite=True)
-    assert sorted(underfilled.suspect_images.underfilled_range) == sorted(IMAGES)
+    assert sorted(underfilled.suspect_images["underfilled_range"]) == sorted(IMAGES)
     assert "--value-range 0 4095" in printed(underfilled, capsys)
     report = prepare(bits=16, sizes="same", value_range=(0, 4095), overwrite=True)
-    assert not report.suspect_images.underfilled_range
+    assert not report.suspect_images["underfilled_range"]
     assert report.choices["value_range"] == [0, 4095]
     assert "stored values 0 to 4095\n" in (tmp_path / "out" / "README.md").read_text()
     found = load(report.output_dir, tmp_path)

@@ -77,7 +77,7 @@ def test_kaggle_sets_a_test_split_aside_alike_for_every_seed(kaggle) -> None:
     assert ids(validation_fraction=0.4, seed=0)["validation"] != ids(validation_fraction=0.4, seed=1)["validation"]
     assert len(ids()["test"]) == 2  # 0.15 of 12
     assert set(ids(test_fraction=0)) == {"train", "validation"}
-    choices = VinDrSource(kaggle).choices()
+    choices = VinDrSource(kaggle).options.choices()
     assert (choices["layout"], choices["test_fraction"]) == ("kaggle", 0.15)
     assert tuple(choices["annotated"]) == tuple(n for n in (*VINDR_CXR_FINDINGS, "No finding") if n in KAGGLE_LABELS)
 
@@ -99,7 +99,7 @@ def test_what_kaggle_and_physionet_leave_no_choice_about(kaggle, small_vindr) ->
         VinDrSource(kaggle, VinDrOptions(test_fraction=1))
     with pytest.raises(LabelError, match=r"train\.csv never annotated Edema, Pneumonia"):
         VinDrSource(kaggle, VinDrOptions(annotated=["Edema", "Pneumonia", "ILD"]))
-    assert VinDrSource(kaggle, VinDrOptions(annotated=["ILD"])).choices()["annotated"] == ["ILD", "No finding"]
+    assert VinDrSource(kaggle, VinDrOptions(annotated=["ILD"])).options.choices()["annotated"] == ["ILD", "No finding"]
 
 
 def test_kaggle_prepared_with_an_exact_account(kaggle, tmp_path) -> None:

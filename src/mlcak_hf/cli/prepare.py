@@ -94,13 +94,15 @@ def _part(given: str) -> tuple[int, int]:
 
 def print_preparation(report: PreparationReport) -> None:
     """Print what a preparation wrote, left out and noticed."""
+    from ..preparation.suspect_images import suspect_sentences
+
     out = console()
     out.print(report.table())
     if report.skipped:
         out.print(report.skipped_table())
     for note in report.table_notes:
         out.print(f"Tables: {note}.")
-    for kind, sentence, ids in report.suspect_images.sentences():
+    for kind, sentence, ids in suspect_sentences(report.suspect_images):
         named = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
         out.print(f"Suspect images: {sentence}. They are {named}; all are in preparation.json, suspect_images.{kind}.")
     if report.choices["groups"] == "image":

@@ -12,6 +12,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from ..shipped import hub_configs_dir
 from .report import PreparationReport
 from .source import SourceCard
+from .suspect_images import suspect_sentences
 
 _VOI_TEXT = {
     "dicom": "the limits of the file's VOI LUT or window become 0 and {highest}, or those of the stored bit range if"
@@ -58,7 +59,7 @@ def dataset_card(report: PreparationReport, source: SourceCard, data: Path) -> D
         num_skipped=len(report.skipped),
         reasons=[{"reason": reason, "count": count} for reason, count in reasons.items()],
         table_notes=report.table_notes,
-        suspect_images=[{"kind": kind, "sentence": text} for kind, text, _ in report.suspect_images.sentences()],
+        suspect_images=[{"kind": kind, "sentence": text} for kind, text, _ in suspect_sentences(report.suspect_images)],
         voi_text=_VOI_TEXT[report.choices["voi"]].format(highest=2 ** report.choices["bits"] - 1, **report.choices),
     )
     return card

@@ -1,28 +1,38 @@
-"""Which groups of images (patients) a split sets aside: one rule for every dataset."""
+"""Split a dataset by groups of images (patients): one rule for every dataset."""
 
 from __future__ import annotations
 
 import hashlib
+import uuid
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from ..errors import DatasetError
+from .source import ImageRecord
+
+Record = TypeVar("Record", bound=ImageRecord)
 
 
 def held_out_groups(groups: Sequence[str], fraction: float, salt: str) -> set[str]:
     """Choose whole groups that together hold about a share of the images.
 
-    The groups are ranked by a hash of salt and group, so the choice depends neither on the order of the images nor on
-    the machine, and leaving an image out moves no other group except at the border.
+    The groups are ranked by a hash of salt and group. So the choice depends neither on the order of the images nor on
+    the machine, and a missing image changes it only at the border.
 
     Args:
-        groups: The group of every image.
-        fraction: Share of the images to aim at, 0 < fraction < 1; whole groups come as close as they can.
-        salt: Another salt, another choice.
+        groups (`Sequence[str]`):
+            The group of every image.
+        fraction (`float`):
+            Share of the images to aim at, 0 < fraction < 1. Whole groups come as close to it as they can.
+        salt (`str`):
+            Another salt gives another choice.
 
     Returns:
-        The groups: at least one and never all of them; none if there are fewer than two.
+        `set[str]`: At least one group and never all of them; empty if there are fewer than two.
     """
-    sizes: dict[str, int] = {}
-    for group in groups:
-        sizes[group] = sizes.get(group, 0) + 1
+    sizes = Counter(groups)
     ranked = sorted(sizes, key=lambda group: hashlib.sha256(f"{salt}:{group}".encode()).digest())
     target, held, chosen = fraction * len(groups), 0, set[str]()
     for group in ranked[:-1]:
@@ -31,3 +41,44 @@ def held_out_groups(groups: Sequence[str], fraction: float, salt: str) -> set[st
         chosen.add(group)
         held += sizes[group]
     return chosen
+
+
+def split_by_group(
+    records: Sequence[Record], fraction: float, salt: str, name: str
+) -> tuple[list[Record], list[Record]]:
+    """Set whole groups aside with [`held_out_groups`].
+
+    Args:
+        records (`Sequence[ImageRecord]`):
+            Images to divide.
+        fraction (`float`):
+            Share of the images to set aside, 0 <= fraction < 1.
+        salt (`str`):
+            Another salt gives another choice of groups.
+        name (`str`):
+            Name of the fraction, for the message.
+
+    Returns:
+        `tuple[list[ImageRecord], list[ImageRecord]]`: The remaining images and those set aside, in the original order.
+
+    Raises:
+        [`DatasetError`]: When there are fewer than two groups.
+    """
+    if fraction == 0:
+        return list(records), []
+    groups = [record.group for record in records]
+    chosen = held_out_groups(groups, fraction, salt)
+    if not chosen:
+        raise DatasetError(f"{name} needs at least two groups to divide; got {len(set(groups))}. Set it to 0.")
+    rest = [record for record in records if record.group not in chosen]
+    return rest, [record for record in records if record.group in chosen]
+
+
+def number_groups(splits: dict[str, list[Record]]) -> dict[str, list[Record]]:
+    """Replace the groups by numbers, as their ids may name a patient. The order is a hash, so it reveals no id."""
+    groups = {record.group for records in splits.values() for record in records}
+    ranked = sorted(groups, key=lambda group: uuid.uuid5(uuid.NAMESPACE_OID, group).hex)
+    numbers = {group: f"group-{number:06d}" for number, group in enumerate(ranked)}
+    return {
+        split: [replace(record, group=numbers[record.group]) for record in records] for split, records in splits.items()
+    }

@@ -19,6 +19,7 @@ from .shards.job import PreparationJob
 from .shards.plan import PreparationPlan, choice_differences
 from .shards.work_folder import WorkFolder, explained_write
 from .source import PreparationSource
+from .suspect_images import suspect_sentences
 
 logger = logging.get_logger(__name__)
 
@@ -239,6 +240,6 @@ def finish(work: WorkFolder, plan: PreparationPlan, files_state: str | None) -> 
     if files_state is not None:
         work.write_whole(work.dataset / SOURCE_STATE_FILE, files_state + "\n")
     work.publish()
-    for _, sentence, ids in report.suspect_images.sentences():
+    for _, sentence, ids in suspect_sentences(report.suspect_images):
         logger.warning(f"{sentence}. The first: {ids[0]}.")
     return report

@@ -19,7 +19,6 @@ from .rows import ImageNotes
 from .shards.plan import PreparationPlan
 from .shards.shard_files import read_shard_notes
 from .source import SkippedImage
-from .suspect_images import SuspectImages
 
 PREPARATION_FILE = "preparation.json"
 _FORMAT_VERSION = 3
@@ -69,10 +68,12 @@ class PreparationReport:
             For each source folder, the number of images `found`, `used` and `skipped`.
         splits (`dict[str, SplitSummary]`):
             What each split holds.
-        images (`ImageNotes`):
-            Skipped and suspect images.
         table_notes (`list[str]`):
             What was corrected or ignored in the tables.
+        skipped (`list[SkippedImage]`):
+            Every image that is not in the dataset.
+        suspect_images (`dict[str, list[str]]`):
+            Ids of the images that look wrong but are kept, by kind.
     """
 
     output_dir: Path
@@ -81,18 +82,9 @@ class PreparationReport:
     choices: dict[str, Any]
     sources: dict[str, dict[str, int]]
     splits: dict[str, SplitSummary]
-    images: ImageNotes
     table_notes: list[str]
-
-    @property
-    def skipped(self) -> list[SkippedImage]:
-        """Every image that is not in the dataset."""
-        return self.images.skipped
-
-    @property
-    def suspect_images(self) -> SuspectImages:
-        """Images that look wrong but are kept."""
-        return self.images.suspect_images
+    skipped: list[SkippedImage]
+    suspect_images: dict[str, list[str]]
 
     @classmethod
     def count(cls, plan: PreparationPlan, data: Path, output: Path) -> PreparationReport:
@@ -112,7 +104,7 @@ class PreparationReport:
         Raises:
             [`DatasetError`]: When a shard is damaged, or a split has no image left.
         """
-        images, splits = ImageNotes(list(plan.skipped)), dict[str, SplitSummary]()
+        parts, splits = [ImageNotes(plan.skipped)], dict[str, SplitSummary]()
         for split in plan.shards:
             shards = [data / f"{name}.parquet" for name in plan.shard_names(split)]
             recorded = [read_shard_notes(shard, plan.fingerprint) for shard in shards]
@@ -122,11 +114,18 @@ class PreparationReport:
                 raise DatasetError(f"The shards of {split} in {data} do not match their metadata. Prepare them again.")
             if not splits[split].images:
                 raise DatasetError(f"No image of the split {split} could be read. Pass on_error='raise' to see why.")
-            for _, notes in recorded:
-                images.add(notes)
-        images.sort()
-        sources = _sources(plan, splits, images.skipped)
-        return cls(output, plan.fingerprint, plan.software, plan.choices, sources, splits, images, plan.table_notes)
+            parts += [notes for _, notes in recorded]
+        images = ImageNotes.merge(parts)
+        return cls(
+            output,
+            plan.fingerprint,
+            plan.software,
+            plan.choices,
+            _sources(plan, splits, images.skipped),
+            splits,
+            plan.table_notes,
+            **vars(images),
+        )
 
     def table(self) -> Table:
         """Return the splits as a table for the terminal."""
@@ -148,9 +147,8 @@ class PreparationReport:
 
     def as_json(self) -> str:
         """Return the text of `preparation.json`."""
-        values = {name: value for name, value in vars(self).items() if name not in ("output_dir", "images")}
-        values["splits"] = {name: asdict(summary) for name, summary in self.splits.items()}
-        values = {"format_version": _FORMAT_VERSION} | values | self.images.as_dict()
+        values = {"format_version": _FORMAT_VERSION} | asdict(self)
+        del values["output_dir"]
         return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -172,9 +170,8 @@ class PreparationReport:
             values = json.loads(path.read_text(encoding="utf-8"))
             found = values.pop("format_version", None)
             if found == _FORMAT_VERSION:
-                images = ImageNotes.from_dict({name: values.pop(name) for name in ("skipped", "suspect_images")})
                 values["splits"] = {name: SplitSummary(**summary) for name, summary in values["splits"].items()}
-                return cls(Path(folder), images=images, **values)
+                return cls(Path(folder), **values | vars(ImageNotes.from_dict(values)))
         except OSError:
             raise DatasetError(f"{path} does not exist. Name a folder that `mlcak prepare` wrote.") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:

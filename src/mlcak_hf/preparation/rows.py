@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..errors import DicomError
 from ..radiographs.png_jpeg import HEAD_BYTES, SIGNATURES
 from ..radiographs.read import read_with_facts
 from .source import SKIP, ImageRecord, PreparationSource, SkippedImage
-from .suspect_images import SuspectImages
+from .suspect_images import SUSPICIONS, suspicions
 from .tables import DICOM_SUFFIXES
 
 
@@ -27,33 +27,26 @@ class ImageNotes:
     Args:
         skipped (`list[SkippedImage]`):
             Images that could not be read.
-        suspect_images (`SuspectImages`):
-            Images that look wrong but are kept.
+        suspect_images (`dict[str, list[str]]`):
+            Ids of the images that look wrong but are kept, by kind.
     """
 
     skipped: list[SkippedImage] = field(default_factory=list)
-    suspect_images: SuspectImages = field(default_factory=SuspectImages)
+    suspect_images: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in SUSPICIONS})
 
-    def add(self, other: ImageNotes) -> None:
-        """Append the notes of another part of the dataset."""
-        self.skipped += other.skipped
-        self.suspect_images.add(other.suspect_images)
-
-    def sort(self) -> None:
-        """Sort by folder and image id, so that the order does not depend on the processes."""
-        self.skipped.sort(key=lambda image: (image.folder, image.image_id))
-        self.suspect_images.sort()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values that JSON can hold."""
-        skipped = [image._asdict() for image in self.skipped]
-        return {"skipped": skipped, "suspect_images": asdict(self.suspect_images)}
+    @classmethod
+    def merge(cls, parts: Sequence[ImageNotes]) -> ImageNotes:
+        """Join the notes of several parts, sorted so that the order does not depend on the processes."""
+        skipped = sorted(
+            (image for part in parts for image in part.skipped), key=lambda image: (image.folder, image.image_id)
+        )
+        suspects = {kind: sorted(i for part in parts for i in part.suspect_images[kind]) for kind in SUSPICIONS}
+        return cls(skipped, suspects)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ImageNotes:
-        """Return what `as_dict` returned."""
-        skipped = [SkippedImage(**image) for image in values["skipped"]]
-        return cls(skipped, SuspectImages(**values["suspect_images"]))
+        """Return what `dataclasses.asdict` made a dictionary of."""
+        return cls([SkippedImage(**image) for image in values["skipped"]], values["suspect_images"])
 
 
 def dataset_features(label_features: tuple[dict[str, Any], dict[str, Any]]) -> datasets.Features:
@@ -82,82 +75,53 @@ def dataset_features(label_features: tuple[dict[str, Any], dict[str, Any]]) -> d
     )
 
 
-@dataclass(frozen=True)
-class RowReader:
-    """Reads images of one split and makes their rows. It is pickled to worker processes.
+def image_rows(
+    source: PreparationSource, split: str, record: ImageRecord, notes: ImageNotes
+) -> list[tuple[str, dict[str, Any]]]:
+    """Read one image and make its rows.
 
     Args:
         source (`PreparationSource`):
             Where images and labels come from.
         split (`str`):
-            Split of the images.
-        pseudonyms (`Mapping[str, str]`, *optional*):
-            Name in the dataset of each group. `None` keeps the names.
-    """
-
-    source: PreparationSource
-    split: str
-    pseudonyms: Mapping[str, str] | None
-
-    def rows(self, images: Sequence[ImageRecord], notes: ImageNotes) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-        """Yield the keys and rows of each image, an empty list for a skipped one.
-
-        Args:
-            images (`Sequence[ImageRecord]`):
-                Images in the order of the rows.
-            notes (`ImageNotes`):
-                Receives skipped and suspect images.
-
-        Raises:
-            [`DicomError`]: When an image cannot be read, with `on_error="raise"`.
-        """
-        for record in images:
-            rows = []
-            try:
-                rows = list(image_rows(record, self, notes.suspect_images))
-            except DicomError as error:
-                if self.source.options.on_error == "raise":
-                    raise unreadable(str(error)) from None
-                notes.skipped.append(SkippedImage(record.image_id, str(error), self.source.folder_of(self.split)))
-            yield rows
-
-
-def unreadable(reason: str) -> DicomError:
-    """Return the error for an image that must not be skipped."""
-    return DicomError(f"{reason.rstrip('.')}. To leave such images out, pass {SKIP}.")
-
-
-def image_rows(record: ImageRecord, reader: RowReader, suspects: SuspectImages) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read one image and make its rows.
-
-    Args:
+            Split of the image.
         record (`ImageRecord`):
             The image and its labels.
-        reader (`RowReader`):
-            Source, split and names of the groups.
-        suspects (`SuspectImages`):
-            Receives the image's id if it looks wrong.
+        notes (`ImageNotes`):
+            Receives the image if it is skipped or looks wrong.
 
-    Yields:
-        Key and row, with the columns of [`dataset_features`].
+    Returns:
+        `list`: Key and row, with the columns of [`dataset_features`]. Empty for a skipped image.
 
     Raises:
-        [`DicomError`]: When the file cannot be read, or is a PNG or JPEG named as a DICOM file.
+        [`DicomError`]: When the image cannot be read, or is a PNG or JPEG named as a DICOM file, with
+            `on_error="raise"`.
     """
-    options = reader.source.options
-    radiograph = read_with_facts(record.path, options.size_px, options.fit, options.voi, options.value_range)
-    _refuse_disguised(Path(record.path))
-    suspects.inspect(record, radiograph)
+    options = source.options
+    try:
+        radiograph = read_with_facts(record.path, options.size_px, options.fit, options.voi, options.value_range)
+        _refuse_disguised(Path(record.path))
+    except DicomError as error:
+        if options.on_error == "raise":
+            raise unreadable(str(error)) from None
+        notes.skipped.append(SkippedImage(record.image_id, str(error), source.folder_of(split)))
+        return []
+    for kind in suspicions(record, radiograph):
+        notes.suspect_images[kind].append(record.image_id)
     record = replace(record, boxes=record.boxes_in(radiograph.original_height, radiograph.original_width))
     common = {
         "image_id": record.image_id,
         "image": {"bytes": _png(radiograph.pixels, options.bits), "path": None},
         "original_height": radiograph.original_height,
         "original_width": radiograph.original_width,
-        "group": record.group if reader.pseudonyms is None else reader.pseudonyms[record.group],
+        "group": record.group,
     }
-    for key, labels in reader.source.label_rows(record, reader.split):
-        yield key, common | labels
+    return [(key, common | labels) for key, labels in source.label_rows(record, split)]
+
+
+def unreadable(reason: str) -> DicomError:
+    """Return the error for an image that must not be skipped."""
+    return DicomError(f"{reason.rstrip('.')}. To leave such images out, pass {SKIP}.")
 
 
 def _refuse_disguised(path: Path) -> None:

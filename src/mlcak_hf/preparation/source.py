@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from ..errors import DatasetError
-from .group_split import held_out_groups
 from .options import PreparationOptions
 
 SKIP = "on_error='skip' (--on-error skip)"
 
-Record = TypeVar("Record", bound="ImageRecord")
 
-
-class SkippedImage(NamedTuple):
+@dataclass(frozen=True)
+class SkippedImage:
     """An image that is not in the dataset, and why."""
 
     image_id: str
@@ -46,7 +42,8 @@ class ImageRecord:
         path (`str`):
             Its file.
         group (`str`):
-            Images of one patient share a group. The image id where patients are unknown.
+            Images of one patient share a group. It goes into the dataset, so a source replaces the ids of patients
+            by running numbers ([`number_groups`]). The image id where patients are unknown.
         boxes (`tuple[Box, ...]`, *optional*, defaults to `()`):
             Boxes of all readers.
         boxes_size (`tuple[int, int]`, *optional*):
@@ -77,8 +74,6 @@ class SourceImages:
     Args:
         splits (`dict[str, list[ImageRecord]]`):
             Images of each split, in the order of the tables.
-        pseudonyms (`dict[str, str]`, *optional*):
-            Name in the dataset of each group. `None` if the groups are the image ids.
         skipped (`list[SkippedImage]`):
             Images that cannot be used, found before any image is read.
         table_notes (`list[str]`):
@@ -86,7 +81,6 @@ class SourceImages:
     """
 
     splits: dict[str, list[Any]]
-    pseudonyms: dict[str, str] | None
     skipped: list[SkippedImage]
     table_notes: list[str]
 
@@ -127,16 +121,11 @@ class SourceCard:
 class PreparationSource(ABC):
     """A local source of radiographs and labels. It is pickled to worker processes, so it holds no images."""
 
-    name: ClassVar[str]
     options: PreparationOptions
 
     @abstractmethod
     def read(self) -> SourceImages:
         """Read the tables and divide the images into splits; no image is opened."""
-
-    @abstractmethod
-    def choices(self) -> dict[str, Any]:
-        """Return every choice that determines the dataset, as plain values without paths."""
 
     @abstractmethod
     def label_features(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -153,40 +142,3 @@ class PreparationSource(ABC):
     @abstractmethod
     def card(self) -> SourceCard:
         """Return the sentences of the dataset card that depend on this source."""
-
-
-def split_by_group(
-    records: Sequence[Record], fraction: float, salt: str, name: str
-) -> tuple[list[Record], list[Record]]:
-    """Set whole groups aside with [`held_out_groups`].
-
-    Args:
-        records (`Sequence[ImageRecord]`):
-            Images to divide.
-        fraction (`float`):
-            Share of the images to set aside, 0 <= fraction < 1.
-        salt (`str`):
-            Another salt gives another choice of groups.
-        name (`str`):
-            Name of the fraction, for the message.
-
-    Returns:
-        `tuple[list[ImageRecord], list[ImageRecord]]`: The remaining images and those set aside, in the original order.
-
-    Raises:
-        [`DatasetError`]: When there are fewer than two groups.
-    """
-    if fraction == 0:
-        return list(records), []
-    groups = [record.group for record in records]
-    chosen = held_out_groups(groups, fraction, salt)
-    if not chosen:
-        raise DatasetError(f"{name} needs at least two groups to divide; got {len(set(groups))}. Set it to 0.")
-    rest = [record for record in records if record.group not in chosen]
-    return rest, [record for record in records if record.group in chosen]
-
-
-def group_pseudonyms(records: Sequence[ImageRecord]) -> dict[str, str]:
-    """Number the groups, as their ids may name a patient. The order is a hash, so it tells nothing about the ids."""
-    ranked = sorted({record.group for record in records}, key=lambda group: uuid.uuid5(uuid.NAMESPACE_OID, group).hex)
-    return {group: f"group-{number:06d}" for number, group in enumerate(ranked)}

@@ -1,15 +1,14 @@
-"""Images that look wrong but are kept: a person is told, and decides."""
+"""Images that look wrong but are kept: they are listed, and a person decides."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
 
 from ..radiographs.polarity import looks_inverted
 from ..radiographs.read import Radiograph
 from .source import Box, ImageRecord
 
-_SENTENCES = {
+SUSPICIONS = {
     "inverted": "image(s) seem to be inverted (bones dark, air bright), although the header says otherwise. Look at"
     " them; if the header is wrong, correct its Photometric Interpretation and prepare again",
     "boxes_outside": "image(s) have a box that extends beyond the image, so the boxes may refer to another size."
@@ -23,66 +22,31 @@ _SENTENCES = {
 }
 
 
-@dataclass
-class SuspectImages:
-    """Ids of images by what seems to be wrong.
+def suspicions(record: ImageRecord, radiograph: Radiograph) -> list[str]:
+    """Return every kind of [`SUSPICIONS`] that applies to an image.
 
     Args:
-        inverted (`list[str]`):
-            Images that look like the negative of a chest radiograph.
-        boxes_outside (`list[str]`):
-            Images with a box that extends beyond the image.
-        reshaped (`list[str]`):
-            PNG and JPEG images with boxes whose proportions are not those of the original.
-        underfilled_range (`list[str]`):
-            16-bit images whose values stay in the lowest eighth of the range.
-        no_contrast (`list[str]`):
-            Images whose pixels have almost all the same grey value.
+        record (`ImageRecord`):
+            The image, with boxes as in the tables.
+        radiograph (`Radiograph`):
+            The image as it is stored.
     """
+    size = radiograph.original_height, radiograph.original_width
+    found = {
+        "inverted": looks_inverted(radiograph.pixels),
+        "boxes_outside": any(beyond_px(box, *(record.boxes_size or size)) > 0 for box in record.boxes),
+        "reshaped": is_reshaped(record, *size),
+        "underfilled_range": radiograph.underfilled,
+        "no_contrast": radiograph.no_contrast,
+    }
+    return [kind for kind, suspect in found.items() if suspect]
 
-    inverted: list[str] = field(default_factory=list)
-    boxes_outside: list[str] = field(default_factory=list)
-    reshaped: list[str] = field(default_factory=list)
-    underfilled_range: list[str] = field(default_factory=list)
-    no_contrast: list[str] = field(default_factory=list)
 
-    def inspect(self, record: ImageRecord, radiograph: Radiograph) -> None:
-        """Add an image to every kind that applies.
-
-        Args:
-            record (`ImageRecord`):
-                The image, with boxes as in the tables.
-            radiograph (`Radiograph`):
-                The image as it is stored.
-        """
-        size = radiograph.original_height, radiograph.original_width
-        found = {
-            "inverted": looks_inverted(radiograph.pixels),
-            "boxes_outside": any(beyond_px(box, *(record.boxes_size or size)) > 0 for box in record.boxes),
-            "reshaped": is_reshaped(record, *size),
-            "underfilled_range": radiograph.underfilled,
-            "no_contrast": radiograph.no_contrast,
-        }
-        for kind, suspect in found.items():
-            if suspect:
-                getattr(self, kind).append(record.image_id)
-
-    def add(self, other: SuspectImages) -> None:
-        """Append the images of another part of the dataset."""
-        for kind in fields(self):
-            getattr(self, kind.name).extend(getattr(other, kind.name))
-
-    def sort(self) -> None:
-        """Sort each kind by image id."""
-        for kind in fields(self):
-            getattr(self, kind.name).sort()
-
-    def sentences(self) -> Iterator[tuple[str, str, list[str]]]:
-        """Yield kind, a sentence with the number of images, and their ids, for every kind that occurs."""
-        for kind, text in _SENTENCES.items():
-            ids = getattr(self, kind)
-            if ids:
-                yield kind, f"{len(ids)} {text}", ids
+def suspect_sentences(images: Mapping[str, list[str]]) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield kind, a sentence with the number of images, and their ids, for every kind that occurs."""
+    for kind, text in SUSPICIONS.items():
+        if ids := images.get(kind):
+            yield kind, f"{len(ids)} {text}", ids
 
 
 def beyond_px(box: Box, height: float, width: float) -> float:

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from datasets.exceptions import DatasetGenerationError
 from transformers.utils import logging
 
 from ..errors import DatasetError, DicomError
-from ..preparation.rows import ImageNotes, RowReader, dataset_features
+from ..preparation.rows import ImageNotes, dataset_features, image_rows
 from ..preparation.source import SkippedImage
+from ..preparation.suspect_images import suspect_sentences
 from .layout import layout_fingerprint
 from .options import VinDrOptions
 from .vindr_card import CITATION
@@ -64,11 +65,11 @@ class ProcessNotes:
         if self.folder is None:
             for image in notes.skipped:
                 logger.warning(f"Skipped {image.folder}/{image.image_id}: {image.reason}")
-            for _, sentence, ids in notes.suspect_images.sentences():
+            for _, sentence, ids in suspect_sentences(notes.suspect_images):
                 logger.warning(f"{ids[0]}: {sentence}")
         elif notes != ImageNotes():
             with (self.folder / f"images-{os.getpid()}.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(notes.as_dict()) + "\n")
+                stream.write(json.dumps(asdict(notes)) + "\n")
 
     def stop(self, reason: str) -> None:
         """Record why a process stopped: `datasets` passes on only the text of an error."""
@@ -77,12 +78,8 @@ class ProcessNotes:
 
     def read(self) -> ImageNotes:
         """Return the notes of all processes."""
-        notes = ImageNotes()
-        for text in self._texts("images-*"):
-            for line in text.splitlines():
-                notes.add(ImageNotes.from_dict(json.loads(line)))
-        notes.sort()
-        return notes
+        lines = [line for text in self._texts("images-*") for line in text.splitlines()]
+        return ImageNotes.merge([ImageNotes.from_dict(json.loads(line)) for line in lines])
 
     @property
     def stopped_by(self) -> str | None:
@@ -111,7 +108,7 @@ class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: Any = None) -> str:
         """Name the cache folder by the choices and the content of the data folder, so that no stale one is reused."""
         identity = {
-            "choices": json.dumps(self.source.choices(), sort_keys=True),
+            "choices": json.dumps(self.source.options.choices(), sort_keys=True),
             "content": layout_fingerprint(self.source.data_dir, self.source.options),
             "software": f"{version('mlcak-hf')} {self.version} {pydicom.__version__} {PIL.__version__}",
         }
@@ -138,7 +135,7 @@ class VinDrCXR(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
-            description=json.dumps({"description": _DESCRIPTION, "choices": self.config.source.choices()}),
+            description=json.dumps({"description": _DESCRIPTION, "choices": self.config.source.options.choices()}),
             features=dataset_features(self.config.source.label_features()),
             homepage=_HOMEPAGE,
             license=_LICENSE,
@@ -169,7 +166,7 @@ class VinDrCXR(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
         if notes.skipped:
             first = notes.skipped[0]
             logger.warning(f"{len(notes.skipped)} image(s) skipped. The first: {first.image_id} ({first.reason})")
-        for _, sentence, ids in notes.suspect_images.sentences():
+        for _, sentence, ids in suspect_sentences(notes.suspect_images):
             logger.warning(f"{sentence}. The first: {ids[0]}")
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
@@ -180,9 +177,8 @@ class VinDrCXR(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
         notes.add(ImageNotes(images.skipped))
         generators = []
         for name, records in images.splits.items():
-            reader = RowReader(source, name, images.pseudonyms)
             generator = datasets.SplitGenerator(
-                name=name, gen_kwargs={"records": records, "reader": reader, "notes": notes}
+                name=name, gen_kwargs={"records": records, "split": name, "notes": notes}
             )
             # The progress bar takes its total from here; the true number replaces it at the end.
             per_reader = source.per_reader(name)
@@ -191,13 +187,12 @@ class VinDrCXR(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
         return generators
 
     def _generate_examples(
-        self, records: list[VinDrRecord], reader: RowReader, notes: ProcessNotes
+        self, records: list[VinDrRecord], split: str, notes: ProcessNotes
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for record in records:
             found = ImageNotes()
             try:
-                for rows in reader.rows([record], found):
-                    yield from rows
+                yield from image_rows(self.config.source, split, record, found)
             except DicomError as error:
                 notes.stop(str(error))
                 raise

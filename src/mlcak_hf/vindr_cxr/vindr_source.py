@@ -6,14 +6,15 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import datasets
 from transformers.utils import logging
 
 from ..configuration_mlcak import VINDR_CXR_FINDINGS
 from ..errors import DatasetError, LabelError
-from ..preparation.source import PreparationSource, SourceCard, SourceImages, group_pseudonyms, split_by_group
+from ..preparation.group_split import number_groups, split_by_group
+from ..preparation.source import PreparationSource, SourceCard, SourceImages
 from .kaggle import KAGGLE_LABELS
 from .labels import (
     GLOBAL_CLASS_NAMES,
@@ -46,8 +47,6 @@ class VinDrSource(PreparationSource):
         [`DatasetError`]: When the folder has no known layout, or a choice does not suit its layout.
         [`LabelError`]: When a label is named that Kaggle never annotated.
     """
-
-    name: ClassVar[str] = "vindr_cxr"
 
     data_dir: str | os.PathLike[str]
     options: VinDrOptions = field(default_factory=VinDrOptions)
@@ -89,12 +88,7 @@ class VinDrSource(PreparationSource):
                     f"The split {name} must hold at least one usable image of {self.data_dir}; got none."
                     " Complete the download."
                 )
-        pseudonyms = group_pseudonyms([*layout.train, *layout.test]) if options.groups else None
-        return SourceImages(images, pseudonyms, layout.skipped, layout.table_notes)
-
-    def choices(self) -> dict[str, Any]:
-        """Return every choice that determines the dataset, as plain values without paths."""
-        return self.options.choices()
+        return SourceImages(number_groups(images) if options.groups else images, layout.skipped, layout.table_notes)
 
     def label_features(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the label columns before and after the boxes."""

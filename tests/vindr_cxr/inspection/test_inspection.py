@@ -201,7 +201,7 @@ def test_radiographs_that_look_inverted_are_named_and_marked(small_vindr, tmp_pa
     for path in small_vindr.glob("*/*.dicom"):
         make_dicom(path, chest_like(inverted=path.stem == "a3"), bits=12)
     report = inspect(small_vindr, contact_sheet=tmp_path / "sheet.png")
-    assert report.suspect_images.inverted == ["train/a3.dicom"]
+    assert report.suspect_images["inverted"] == ["train/a3.dicom"]
     assert "of the 8 sampled: image(s) seem to be inverted" in printed(report)
     with Image.open(tmp_path / "sheet.png") as sheet:
         pixels = np.asarray(sheet.convert("RGB")).astype(int)
@@ -217,7 +217,7 @@ def test_12_bits_in_16_are_reported_with_the_remedy(tmp_path) -> None:
     to_pictures(root, 48, 40)
     Image.fromarray(chest()).save(root / "train" / "k1.png")
     report = inspect(root, sizes="same")
-    assert report.suspect_images.underfilled_range == ["train/k1.png"]
+    assert report.suspect_images["underfilled_range"] == ["train/k1.png"]
     assert sum("underfilled_range" in image["suspicions"] for image in report.as_dict()["sample"]) == 1
     assert "--value-range 0 4095" in printed(report)
     Image.fromarray(chest(bits=16)).save(root / "train" / "k1.png")
@@ -227,7 +227,7 @@ def test_12_bits_in_16_are_reported_with_the_remedy(tmp_path) -> None:
 def test_a_window_that_misses_all_pixels_is_reported(small_vindr) -> None:
     make_dicom(small_vindr / "train" / "a3.dicom", chest_like(), bits=12, WindowCenter=60000, WindowWidth=10)
     report = inspect(small_vindr)
-    assert report.suspect_images.no_contrast == ["train/a3.dicom"]
+    assert report.suspect_images["no_contrast"] == ["train/a3.dicom"]
     assert "of the 8 sampled: image(s) have no usable contrast" in printed(report)
 
 

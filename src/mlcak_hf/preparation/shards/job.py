@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from ...errors import DatasetError
 from ...worker_processes import stream_from_processes
-from ..rows import RowReader, unreadable
+from ..rows import unreadable
 from ..source import PreparationSource, SourceImages
 from . import shard_files
 from .plan import PreparationPlan
@@ -39,13 +39,12 @@ class PreparationJob:
 
     def tasks(self) -> list[ShardTask]:
         """Return the task of every shard."""
-        tasks, pseudonyms = [], self.images.pseudonyms
+        tasks = []
         for split, records in self.images.splits.items():
             for number, name in enumerate(self.plan.shard_names(split)):
                 of_shard = records[number * self.plan.images_per_shard : (number + 1) * self.plan.images_per_shard]
-                names = None if pseudonyms is None else {r.group: pseudonyms[r.group] for r in of_shard}
-                reader = RowReader(self.source, split, names)
-                tasks.append(ShardTask(name, of_shard, reader, self.plan.identity | {"shard": name}, self.work))
+                identity = self.plan.identity | {"shard": name}
+                tasks.append(ShardTask(name, split, of_shard, self.source, identity, self.work))
         return tasks
 
     def start(self, may_restart: bool, restart: str) -> None:

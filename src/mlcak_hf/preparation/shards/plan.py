@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -72,15 +72,20 @@ class PreparationPlan:
             `PreparationPlan`: The plan.
         """
         # on_error does not change a shard: one with an unreadable image is never finished with "raise".
-        choices = {name: value for name, value in source.choices().items() if name != "on_error"}
+        choices = {name: value for name, value in source.options.choices().items() if name != "on_error"}
         software = _installed_versions()
-        made_of = {"choices": choices, "software": software, "skipped": images.skipped, "per_shard": IMAGES_PER_SHARD}
+        made_of = {
+            "choices": choices,
+            "software": software,
+            "skipped": [astuple(image) for image in images.skipped],
+            "per_shard": IMAGES_PER_SHARD,
+        }
         content = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode())
         state = hashlib.sha256()
         for split, records in images.splits.items():
             for record in records:
                 size, changed_ns = _file_state(Path(record.path))
-                content.update(repr((split, *_described(record, images.pseudonyms), size)).encode())
+                content.update(repr((split, *_described(record), size)).encode())
                 state.update(repr((record.image_id, size, changed_ns)).encode())
         return cls(
             fingerprint=content.hexdigest(),
@@ -111,8 +116,7 @@ class PreparationPlan:
 
     def as_json(self) -> str:
         """Return the plan as text, for `read`."""
-        values = asdict(self) | {"skipped": [image._asdict() for image in self.skipped]}
-        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def read(cls, path: Path) -> PreparationPlan:
@@ -175,8 +179,8 @@ def _file_state(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _described(record: ImageRecord, pseudonyms: dict[str, str] | None) -> Iterator[object]:
-    # Everything known about an image except where it is and who its patient is.
+def _described(record: ImageRecord) -> Iterator[object]:
+    # Everything known about an image except its folder, which differs between machines.
     yield from (getattr(record, entry.name) for entry in fields(record) if entry.name not in ("path", "group"))
     yield Path(record.path).name
-    yield record.group if pseudonyms is None else pseudonyms[record.group]
+    yield record.group

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...errors import DatasetError
-from ..rows import ImageNotes, RowReader, dataset_features
-from ..source import ImageRecord
+from ..rows import ImageNotes, dataset_features, image_rows
+from ..source import ImageRecord, PreparationSource
 from .work_folder import WorkFolder, explained_write, put
 
 _ROWS_PER_GROUP = 64  # the most that a writing or streaming process holds at once
@@ -27,10 +27,12 @@ class ShardTask:
     Args:
         name (`str`):
             Name of the file, without its suffix.
+        split (`str`):
+            Split of its images.
         images (`Sequence[ImageRecord]`):
             Images in the order of the rows.
-        reader (`RowReader`):
-            Makes their rows.
+        source (`PreparationSource`):
+            Where images and labels come from.
         identity (`Mapping[str, Any]`):
             Fingerprint, choices and software of the dataset that the shard belongs to.
         work (`WorkFolder`):
@@ -38,8 +40,9 @@ class ShardTask:
     """
 
     name: str
+    split: str
     images: Sequence[ImageRecord]
-    reader: RowReader
+    source: PreparationSource
     identity: Mapping[str, Any]
     work: WorkFolder
 
@@ -56,7 +59,7 @@ def write_shard(task: ShardTask) -> Iterator[None]:
         [`DatasetError`]: When the file cannot be written, as on a full disk.
     """
     notes = ImageNotes()
-    schema = dataset_features(task.reader.source.label_features()).arrow_schema
+    schema = dataset_features(task.source.label_features()).arrow_schema
     waiting: list[dict[str, Any]] = []
     path, unfinished = task.work.data / f"{task.name}.parquet", task.work.begin(task.name)
     with explained_write(path):
@@ -64,15 +67,15 @@ def write_shard(task: ShardTask) -> Iterator[None]:
             # Statistics would hold a second copy of small images, and PNG does not profit from a dictionary.
             parquet = {"use_dictionary": False, "write_statistics": False}
             with unfinished.open("xb") as stream, pq.ParquetWriter(stream, schema, **parquet) as writer:
-                for rows in task.reader.rows(task.images, notes):
-                    waiting += [row for _, row in rows]
+                for record in task.images:
+                    waiting += [row for _, row in image_rows(task.source, task.split, record, notes)]
                     while len(waiting) >= _ROWS_PER_GROUP:
                         writer.write_table(pa.Table.from_pylist(waiting[:_ROWS_PER_GROUP], schema=schema))
                         del waiting[:_ROWS_PER_GROUP]
                     yield
                 if waiting:
                     writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
-                recorded = {**task.identity, "images": len(task.images), **notes.as_dict()}
+                recorded = {**task.identity, "images": len(task.images), **asdict(notes)}
                 writer.add_key_value_metadata({_METADATA_KEY: json.dumps(recorded)})
             put(unfinished, path)
         finally:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ...errors import DatasetError
 from ...preparation.source import SkippedImage
-from ...preparation.suspect_images import SuspectImages
+from ...preparation.suspect_images import SUSPICIONS, suspect_sentences
 from .file_facts import FileFacts
 from .reader_agreement import LabelCounts, ReaderAgreement
 from .sample import PreparationEstimate, SampledImage, bytes_text
@@ -100,12 +100,12 @@ class InspectionReport:
         return dict(Counter(facts.install for facts in self.files if facts.install is not None))
 
     @property
-    def suspect_images(self) -> SuspectImages:
+    def suspect_images(self) -> dict[str, list[str]]:
         """Images that look wrong but would be kept, by kind."""
-        suspects = SuspectImages(reshaped=self.reshaped)
+        suspects = {kind: list(self.reshaped) if kind == "reshaped" else [] for kind in SUSPICIONS}
         for image in self.sample:
             for kind in image.suspicions:
-                getattr(suspects, kind).append(_name(image.facts))
+                suspects[kind].append(_name(image.facts))
         return suspects
 
     def renderables(self) -> Iterator[RenderableType]:
@@ -132,7 +132,7 @@ class InspectionReport:
             "layout": self.layout,
             "kinds": kinds,
             "tables_problem": self.tables_problem,
-            "skipped": [image._asdict() for image in self.skipped],
+            "skipped": [asdict(image) for image in self.skipped],
             "table_notes": self.table_notes,
             "damaged": self.damaged,
             "missing_decoders": self.missing_decoders,
@@ -216,7 +216,7 @@ class InspectionReport:
             worst = max(box.beyond_px for box in self.boxes_outside)
             names = list(dict.fromkeys(box.file for box in self.boxes_outside))
             yield f"box(es) that extend beyond their image, by up to {worst:g} px", names, len(self.boxes_outside)
-        for kind, sentence, names in self.suspect_images.sentences():
+        for kind, sentence, names in suspect_sentences(self.suspect_images):
             sampled = "" if kind == "reshaped" else f"of the {len(self.sample)} sampled: "
             yield sampled + sentence.partition(" ")[2], names, len(names)
         for note in self.table_notes:

@@ -8,17 +8,15 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ...errors import DicomError
 from ...image_geometry_mlcak import map_boxes
-from ...preparation.rows import RowReader, image_rows
-from ...preparation.suspect_images import SuspectImages
+from ...preparation.rows import ImageNotes, image_rows
 from ..labels import NO_FINDING, VINDR_CXR_LABELS, Reading
 from ..vindr_folder import VinDrRecord
 from ..vindr_source import VinDrSource
@@ -41,7 +39,7 @@ class SampledImage:
         duration_s (`float`):
             Time to read it in one process.
         suspicions (`tuple[str, ...]`):
-            Kinds of `SuspectImages` that it belongs to.
+            Kinds of `SUSPICIONS` that it belongs to.
         problem (`str`, *optional*):
             Why it cannot be read.
     """
@@ -139,23 +137,21 @@ def read_sampled(source: VinDrSource, facts: FileFacts) -> SampledImage:
     root = Path(source.data_dir)
     path = str(root / facts.folder / facts.name)
     record = VinDrRecord(facts.name, path, facts.name, readings=(_READING,))
-    reader = RowReader(source, "test", None)
+    notes = ImageNotes()
     try:
         if str(facts.syntax) not in _warm:  # the first call loads the decoder
-            list(image_rows(record, reader, SuspectImages()))
+            image_rows(source, "test", record, ImageNotes())
             _warm.add(str(facts.syntax))
         start = time.perf_counter()
-        suspects = SuspectImages()
-        ((_, row),) = image_rows(record, reader, suspects)
-        png = row["image"]["bytes"]
+        rows = image_rows(source, "test", record, notes)
         duration_s = time.perf_counter() - start
-    except DicomError as error:
-        reason = str(error).replace(f"{root}{os.sep}", "")  # a path may contain a name
-        return SampledImage(facts, problem=reason.removeprefix(f"{facts.name}: "))
     except Exception as error:  # one file must not hide the others
         return SampledImage(facts, problem=f"it cannot be read ({type(error).__name__})")
-    found = tuple(kind.name for kind in fields(suspects) if getattr(suspects, kind.name))
-    return SampledImage(facts, png, duration_s, found)
+    if notes.skipped:
+        reason = notes.skipped[0].reason.replace(f"{root}{os.sep}", "")  # a path may contain a name
+        return SampledImage(facts, problem=reason.removeprefix(f"{facts.name}: "))
+    found = tuple(kind for kind, images in notes.suspect_images.items() if images)
+    return SampledImage(facts, rows[0][1]["image"]["bytes"], duration_s, found)
 
 
 def estimate(sample: Sequence[SampledImage], files: Sequence[FileFacts]) -> PreparationEstimate | None:
