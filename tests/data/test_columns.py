@@ -8,8 +8,8 @@ from datasets import ClassLabel, Dataset, Features, Image, Sequence, Value
 from PIL import Image as PILImage
 
 from mlcak_hf import MLCAKConfig
-from mlcak_hf.data.columns import DatasetColumns, Targets, finding_names, global_label_names
-from mlcak_hf.data.sources import RadiographDataset, describe_targets, open_dataset, split_validation
+from mlcak_hf.data.columns import DatasetColumns, Targets, finding_names, global_labels
+from mlcak_hf.data.sources import RadiographDataset, describe_targets, open_dataset, split_rows
 from mlcak_hf.data.training_data import DataArguments, open_training_data
 from mlcak_hf.errors import DatasetError, LabelError
 
@@ -71,7 +71,7 @@ def test_several_global_labels_by_struct_or_list():
     np.testing.assert_array_equal(encoded(struct, NO_FINDINGS, **multi)["labels"], [[0, 1], [-1, -1]])
     lists = dataset(label=[["Pneumonia"], ["COPD", "Other"], []])
     np.testing.assert_array_equal(encoded(lists, NO_FINDINGS, **multi)["labels"], [[0, 1], [1, 0], [0, 0]])
-    assert global_label_names(lists, NO_FINDINGS) == ["COPD", "Other", "Pneumonia"]
+    assert global_labels(lists, NO_FINDINGS)[1] == ["COPD", "Other", "Pneumonia"]
 
 
 def test_labels_may_all_be_missing_where_a_teacher_teaches():
@@ -125,7 +125,7 @@ def test_without_a_label_column_any_finding_is_abnormal():
     ],
 )
 def test_the_names_of_global_labels_follow_from_the_column(column, expected):
-    assert global_label_names(dataset(label=column), NO_FINDINGS) == expected
+    assert global_labels(dataset(label=column), NO_FINDINGS)[1] == expected
 
 
 # Findings
@@ -215,22 +215,22 @@ def test_a_split_keeps_patients_together_and_does_not_depend_on_the_order():
     patients = [f"p{i % 40}" for i in range(200)]
     rows = dataset(label=[0, 1] * 100, patient=patients, number=list(range(200)))
     columns = DatasetColumns(findings=None, group="patient")
-    train, validation = split_validation(rows, columns, 0.2, seed=1)
+    train, validation = split_rows(rows, columns, 0.2, seed=1)
     assert set(train["patient"]).isdisjoint(validation["patient"])
     assert len(train) + len(validation) == 200
     assert len(validation) == 40
-    _, again = split_validation(rows.select(range(199, -1, -1)), columns, 0.2, seed=1)
+    _, again = split_rows(rows.select(range(199, -1, -1)), columns, 0.2, seed=1)
     assert set(again["number"]) == set(validation["number"])
-    _, other = split_validation(rows, columns, 0.2, seed=2)
+    _, other = split_rows(rows, columns, 0.2, seed=2)
     assert set(other["number"]) != set(validation["number"])
 
 
 def test_a_split_that_cannot_be_made_is_refused():
     rows = dataset(label=[0, 1], patient=["p", "p"])
     with pytest.raises(DatasetError, match="between 0 and 1"):
-        split_validation(rows, NO_FINDINGS, 1.0)
+        split_rows(rows, NO_FINDINGS, 1.0)
     with pytest.raises(DatasetError, match="have 1"):
-        split_validation(rows, DatasetColumns(findings=None, group="patient"), 0.5)
+        split_rows(rows, DatasetColumns(findings=None, group="patient"), 0.5)
 
 
 def test_a_parquet_file_with_images_as_bytes_is_opened(tmp_path):
@@ -255,14 +255,14 @@ def test_text_labels_and_relative_paths_in_a_file_are_read(tmp_path, suffix):
     (tmp_path / f"rows.{suffix}").write_text(text)
     opened = open_dataset(tmp_path / f"rows.{suffix}")["train"]
     assert opened[0]["image"].size == (8, 8)
-    assert global_label_names(opened, NO_FINDINGS) == ["normal", "pneumonia"]
+    assert global_labels(opened, NO_FINDINGS)[1] == ["normal", "pneumonia"]
     assert encoded(opened, NO_FINDINGS, labels=("normal", "pneumonia"), findings=())["labels"].tolist() == [1, 0, 0]
 
 
 def test_rows_without_a_patient_are_each_a_group_of_their_own():
     rows = dataset(label=[0] * 40, patient=["p", "p", *[None] * 19, *[""] * 19], number=list(range(40)))
     columns = DatasetColumns(findings=None, group="patient")
-    _, validation = split_validation(rows, columns, 0.5)
+    _, validation = split_rows(rows, columns, 0.5)
     assert len(validation) == pytest.approx(20, abs=1)
     assert len({0, 1} & set(validation["number"])) in (0, 2)
 

@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 
 from mlcak_hf.data.columns import DatasetColumns
-from mlcak_hf.data.sources import split_validation as split_rows
+from mlcak_hf.data.sources import split_rows
 from mlcak_hf.preparation.group_split import held_out_groups
 from mlcak_hf.vindr_cxr.vindr_folder import VinDrRecord
 from mlcak_hf.vindr_cxr.vindr_source import split_validation as split_records

@@ -15,10 +15,10 @@ from ..errors import DatasetError, LabelError
 if TYPE_CHECKING:
     from ..configuration_mlcak import MLCAKConfig
 
-#: Entries of a list of findings that mean "no finding".
-NO_FINDING = frozenset({"", "no finding", "no findings", "normal"})
-#: Names of the labels 0 and 1 if the dataset does not name them.
-DERIVED_LABELS = ["Normal", "Abnormal"]
+# Entries of a list of findings that mean "no finding".
+_NO_FINDING = frozenset({"", "no finding", "no findings", "normal"})
+# Names of the labels 0 and 1 if the dataset does not name them.
+_DERIVED_LABELS = ["Normal", "Abnormal"]
 _MISSING = -1.0
 
 
@@ -79,9 +79,9 @@ class DatasetColumns:
             )
 
 
-def global_label_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
+def global_labels(dataset: Dataset, columns: DatasetColumns) -> tuple[str, list[str]]:
     """
-    Names of the global labels, in the order of their ids.
+    Find out how a dataset gives the global label.
 
     Args:
         dataset (`Dataset`):
@@ -90,39 +90,32 @@ def global_label_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
             Which column holds what.
 
     Returns:
-        `list[str]`: The names of a ClassLabel; the sorted texts of a text column; the fields of a struct; and
-        `["Normal", "Abnormal"]` for 0 and 1, for probabilities, and if abnormal is derived from the findings.
+        `tuple[str, list[str]]`: The kind of label: `"several"` per image, `"name"`, `"integer"`, `"probability"` of
+        label 1, or `"derived"` from the findings. And the labels in the order of their ids: the fields of a struct, the
+        names of a ClassLabel, the sorted texts of a text column, `"0"` to the largest integer, else
+        `["Normal", "Abnormal"]`.
 
     Raises:
-        [`DatasetError`]: If the column is missing or has an unsupported type.
-        [`LabelError`]: If there are fewer than two labels.
+        [`DatasetError`]: If the column has an unsupported type.
     """
-    columns.check(dataset)
     if columns.label is None:
-        return list(DERIVED_LABELS)
+        return "derived", _DERIVED_LABELS
+    names = _names_in(dataset, columns.label)
+    if names is not None:
+        return "several", names
     feature = dataset.features[columns.label]
-    if has_several_labels(dataset, columns) or isinstance(feature, ClassLabel):
-        names = _names_in(dataset, columns.label)
-    else:
-        labels = dataset.select_columns([columns.label]).unique(columns.label)
-        values = [value for value in labels if value is not None and value != ""]
-        if _is_text(feature):
-            names = sorted(values)
-        elif "int" in feature.dtype and max(values, default=0) > 1:
-            names = [str(i) for i in range(max(values) + 1)]
-        else:
-            names = list(DERIVED_LABELS)
-    if len(names) < 2:
-        raise LabelError(f"The label column {columns.label!r} must hold at least two labels; got {names}.")
-    return names
-
-
-def has_several_labels(dataset: Dataset, columns: DatasetColumns) -> bool:
-    """Whether the label column holds several labels per image (a struct or a list), for a multi-label head."""
-    if columns.label is None:
-        return False
-    feature = dataset.features[columns.label]
-    return isinstance(feature, dict) or _element(feature) is not feature
+    if isinstance(feature, ClassLabel):
+        return "name", list(feature.names)
+    values = [value for value in dataset.unique(columns.label) if value not in (None, "")]
+    kind = str(getattr(feature, "dtype", feature))
+    if kind.endswith("string"):
+        return "name", sorted(values)
+    if kind.startswith("float"):
+        return "probability", _DERIVED_LABELS
+    if "int" not in kind and kind != "bool":
+        raise DatasetError(f"The label column {columns.label!r} must hold names or numbers; it is {feature}.")
+    largest = int(max(values, default=0))
+    return "integer", [str(i) for i in range(largest + 1)] if largest > 1 else _DERIVED_LABELS
 
 
 def finding_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
@@ -140,24 +133,22 @@ def finding_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
         of names; entries such as "No finding" are left out. Empty without findings.
 
     Raises:
-        [`DatasetError`]: If the column is missing or has an unsupported type.
+        [`DatasetError`]: If the column has an unsupported type.
     """
-    columns.check(dataset)
     if columns.findings is None:
         return []
-    return [name for name in _names_in(dataset, columns.findings) if name.strip().lower() not in NO_FINDING]
-
-
-def is_annotated(value: Any, name: str) -> bool:
-    """Whether a row says if a finding is present: a list always does, a struct unless it holds -1 or nothing."""
-    if isinstance(value, Mapping):
-        return _share(value.get(name)) >= 0
-    return value is not None
+    names = _names_in(dataset, columns.findings)
+    if names is None:
+        raise DatasetError(
+            f"The column {columns.findings!r} must be a struct of numbers or a list of names; "
+            f"it is {dataset.features[columns.findings]}."
+        )
+    return [name for name in names if _is_finding(name)]
 
 
 class Targets:
     """
-    Make the labels that a model's `forward` takes from the rows of a dataset.
+    Make the targets that a model's `forward` takes from the rows of a dataset.
 
     Args:
         config ([`MLCAKConfig`]):
@@ -168,74 +159,33 @@ class Targets:
             Which column holds what.
 
     Raises:
-        [`DatasetError`]: If a column is missing or has an unsupported type.
+        [`DatasetError`]: If a column has an unsupported type.
         [`LabelError`]: If the dataset has none of the model's findings, or labels of another kind than its head.
     """
 
     def __init__(self, config: MLCAKConfig, dataset: Dataset, columns: DatasetColumns) -> None:
         self.columns = columns
-        self.label_names = config.global_labels
-        self.finding_names = list(config.local_labels)
-        self.multi_label = config.problem_type == "multi_label_classification"
+        self._labels, self._findings = config.global_labels, list(config.local_labels)
+        self._kind, self._label_ids = global_labels(dataset, columns)
+        self._finding_ids = [] if columns.findings is None else _names_in(dataset, columns.findings)
         known = finding_names(dataset, columns)
-        without_findings = columns.unlabelled and not known
-        if self.finding_names and not set(self.finding_names) & set(known) and not without_findings:
+        if self._findings and not set(self._findings) & set(known) and (known or not columns.unlabelled):
             raise LabelError(
-                f"The dataset has none of the model's findings {self.finding_names}; it has {known}. "
+                f"The dataset has none of the model's findings {self._findings}; it has {known}. "
                 "Name the findings to train on, or a model without local findings."
             )
-        self._finding_ids = [] if columns.findings is None else _names_in(dataset, columns.findings)
-        feature = None if columns.label is None else dataset.features[columns.label]
-        several = has_several_labels(dataset, columns)
-        named = columns.label is not None and (several or isinstance(feature, ClassLabel))
-        self._label_ids = _names_in(dataset, str(columns.label)) if named else None
-        self.soft_labels = feature is not None and str(getattr(feature, "dtype", "")).startswith("float")
-        if self.soft_labels and len(self.label_names) != 2:
+        if self._kind == "probability" and len(self._labels) != 2:
             raise LabelError(
                 f"The label column {columns.label!r} holds probabilities of label 1, so the model must have two global "
-                f"labels; it has {self.label_names}."
+                f"labels; it has {self._labels}."
             )
-        if several != self.multi_label and not (columns.unlabelled and columns.label is None):
+        several = self._kind == "several"
+        self._multi_label = config.problem_type == "multi_label_classification"
+        if several != self._multi_label and not (columns.unlabelled and columns.label is None):
             raise LabelError(
                 f"The label column {columns.label!r} holds {'several labels' if several else 'one label'} per image, "
                 f"but the model's problem_type is {config.problem_type!r}: name another column, or use another model."
             )
-
-    def labels(self, row: Mapping[str, Any]) -> np.ndarray:
-        """
-        Global label of a row.
-
-        Returns:
-            `np.ndarray`: int64 of shape `()`, -1 if missing; or float32 of shape `(num_labels,)` for probabilities and
-            multi-label heads.
-
-        Raises:
-            [`LabelError`]: If the model does not have the label.
-        """
-        if self.multi_label:
-            value = None if self.columns.label is None else row[self.columns.label]
-            return _several(value, self.label_names, self._label_ids or ())
-        if self.columns.label is None:
-            findings = None if self.columns.findings is None else row[self.columns.findings]
-            # A teacher may know other labels, which cannot be derived from the findings.
-            known = self.label_names == DERIVED_LABELS
-            return np.asarray(self._abnormal(findings) if known else -1, dtype=np.int64)
-        value = row[self.columns.label]
-        if self.soft_labels:
-            share = _share(value)
-            return np.full(2, _MISSING, np.float32) if share < 0 else np.array([1 - share, share], np.float32)
-        return np.asarray(self._label_id(value), dtype=np.int64)
-
-    def local_targets(self, row: Mapping[str, Any]) -> np.ndarray:
-        """
-        Local findings of a row.
-
-        Returns:
-            `np.ndarray` of shape `(num_local_labels,)`: float32 in [0, 1], or -1 if missing. A finding that the dataset
-            never names is missing, not absent.
-        """
-        value = row[self.columns.findings] if self.columns.findings is not None else None
-        return _several(value, self.finding_names, self._finding_ids)
 
     def encode(self, dataset: Dataset) -> dict[str, np.ndarray]:
         """
@@ -246,57 +196,76 @@ class Targets:
                 Rows with the columns of the training rows.
 
         Returns:
-            `dict[str, np.ndarray]`: `labels` of shape `(n,)` or `(n, num_labels)` and, if the model has findings,
-            `local_targets` of shape `(n, num_local_labels)`.
+            `dict[str, np.ndarray]`: `labels`, int64 of shape `(n,)` (-1 if missing), or float32 of shape
+            `(n, num_labels)` for probabilities and multi-label heads; and, if the model has findings, `local_targets`,
+            float32 of shape `(n, num_local_labels)` in [0, 1], or -1 if missing. A finding that the dataset never names
+            is missing, not absent.
 
         Raises:
             [`DatasetError`]: If a column is missing.
             [`LabelError`]: If the model does not have a row's label; the row is named.
         """
         self.columns.check(dataset)
-        named = [name for name in (self.columns.label, self.columns.findings) if name is not None]
-        targets: dict[str, list[np.ndarray]] = {"labels": []}
-        if self.finding_names:
-            targets["local_targets"] = []
-        rows = dataset.select_columns(named).with_format(None) if named else ({} for _ in range(len(dataset)))
-        for number, row in enumerate(rows):
+        targets: dict[str, list[Any]] = {"labels": [], "local_targets": []}
+        rows = zip(
+            column_values(dataset, self.columns.label), column_values(dataset, self.columns.findings), strict=True
+        )
+        for number, (label, findings) in enumerate(rows):
             try:
-                targets["labels"].append(self.labels(row))
-                if self.finding_names:
-                    targets["local_targets"].append(self.local_targets(row))
+                findings = _by_name(findings, self._finding_ids or ())
+                targets["labels"].append(self._encode_label(label, findings))
+                targets["local_targets"].append(_ordered(findings, self._findings))
             except LabelError as error:
                 raise LabelError(f"Row {number}: {error}") from None
-        return {name: np.stack(values) for name, values in targets.items()}
+        return {name: np.stack(values) for name, values in targets.items() if name == "labels" or self._findings}
 
-    def _label_id(self, value: Any) -> int:
-        if value is None or value == "" or value == -1:
-            return -1
-        if isinstance(value, str):
-            name = value
-        elif self._label_ids is not None:
-            name = self._label_ids[value]
-        elif 0 <= int(value) < len(self.label_names):
-            return int(value)
-        else:
-            name = str(value)
-        if name not in self.label_names:
-            close = difflib.get_close_matches(name, self.label_names, n=1)
+    def _encode_label(self, value: Any, findings: Mapping[str, Any]) -> Any:
+        if self._multi_label:
+            return _ordered(_by_name(value, self._label_ids), self._labels)
+        if self._kind == "probability":
+            share = _share(value)
+            return np.full(2, _MISSING, np.float32) if share < 0 else np.array([1 - share, share], np.float32)
+        if self._kind == "derived":
+            known = [n for name, n in findings.items() if n is not None and n >= 0 and _is_finding(name)]
+            # A teacher may know other labels, which cannot be derived from the findings.
+            return np.int64(max(known) > 0.5 if known and self._labels == _DERIVED_LABELS else -1)
+        if value in (None, "", -1):
+            return np.int64(-1)
+        if self._kind == "integer" and 0 <= value < len(self._labels):
+            return np.int64(value)
+        name = self._label_ids[value] if self._kind == "name" and not isinstance(value, str) else str(value)
+        if name not in self._labels:
+            close = difflib.get_close_matches(name, self._labels, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise LabelError(f"The global label {name!r} is not one of the model's {self.label_names}.{hint}")
-        return self.label_names.index(name)
+            raise LabelError(f"The global label {name!r} is not one of the model's {self._labels}.{hint}")
+        return np.int64(self._labels.index(name))
 
-    def _abnormal(self, value: Any) -> int:
-        """1 if the row has any finding (the model's or not), 0 if none, -1 if nothing was annotated."""
-        if value is None:
-            return -1
-        if isinstance(value, Mapping):
-            numbers = [number for number in value.values() if number is not None and number >= 0]
-            return int(max(numbers) > 0.5) if numbers else -1
-        return int(any(isinstance(entry, int) or entry.strip().lower() not in NO_FINDING for entry in value))
+
+def column_values(dataset: Dataset, column: str | None) -> list[Any]:
+    """All values of a column; `None` for every row if there is no such column."""
+    if column is None:
+        return [None] * len(dataset)
+    return list(dataset.select_columns([column]).with_format(None)[column])
+
+
+def is_annotated(value: Any, name: str) -> bool:
+    """Whether a row says if a finding is present: a list always does, a struct unless it holds -1 or nothing."""
+    return _share(value.get(name)) >= 0 if isinstance(value, Mapping) else value is not None
+
+
+def _by_name(value: Any, known: Sequence[str]) -> Mapping[str, Any]:
+    """A struct as it is, or a list of names or of indices into `known` as 0 and 1."""
+    if value is None or isinstance(value, Mapping):
+        return value or {}
+    present = {known[entry] if isinstance(entry, int) else entry for entry in value}
+    return {name: int(name in present) for name in {*known, *present}}
+
+
+def _ordered(numbers: Mapping[str, Any], names: Sequence[str]) -> np.ndarray:
+    return np.array([_share(numbers.get(name)) for name in names], np.float32)
 
 
 def _share(value: Any) -> float:
-    """Return a number in [0, 1], or -1 if it is missing (None, NaN or negative)."""
     if value is None or value != value or value < 0:
         return _MISSING
     if value > 1:
@@ -304,37 +273,19 @@ def _share(value: Any) -> float:
     return float(value)
 
 
-def _several(value: Any, names: Sequence[str], known: Sequence[str]) -> np.ndarray:
-    """Return a vector of labels from a struct of numbers, or from a list of names or of indices into `known`."""
-    if value is None:
-        return np.full(len(names), _MISSING, np.float32)
-    if isinstance(value, Mapping):
-        return np.array([_share(value.get(name)) for name in names], np.float32)
-    present = {known[entry] if isinstance(entry, int) else str(entry) for entry in value}
-    return np.array([float(name in present) if name in known else _MISSING for name in names], np.float32)
+def _is_finding(name: str) -> bool:
+    return name.strip().lower() not in _NO_FINDING
 
 
-def _names_in(dataset: Dataset, column: str) -> list[str]:
-    """Names in a column of several labels or of ClassLabel ids."""
+def _names_in(dataset: Dataset, column: str) -> list[str] | None:
+    """Names in a column of structs, or of lists of names or ClassLabel ids; `None` for other columns."""
     feature = dataset.features[column]
     if isinstance(feature, dict):
         return list(feature)
-    element = _element(feature)
+    element = getattr(feature, "feature", None)
     if isinstance(element, ClassLabel):
         return list(element.names)
-    if element is feature or not _is_text(element):
-        raise DatasetError(f"The column {column!r} must be a struct of numbers or a list of names; it is {feature}.")
-    lists = dataset.select_columns([column]).with_format(None)[column]
-    return sorted({name for row in lists for name in row or () if name is not None})
-
-
-def _is_text(feature: Any) -> bool:
     # Columns of a CSV file are "large_string".
-    return str(getattr(feature, "dtype", "")).endswith("string")
-
-
-def _element(feature: Any) -> Any:
-    """Type of a list's entries, or the feature itself if it is not a list."""
-    if isinstance(feature, list):
-        return feature[0]
-    return getattr(feature, "feature", feature)
+    if not str(getattr(element, "dtype", "")).endswith("string"):
+        return None
+    return sorted({name for row in column_values(dataset, column) for name in row or () if name is not None})

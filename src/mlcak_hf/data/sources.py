@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict, Image, load_dataset
 
 from ..errors import DatasetError
 from ..preparation.group_split import held_out_groups
-from .columns import DatasetColumns, Targets
+from .columns import DatasetColumns, Targets, column_values
 from .decoded_images import DecodedImages
 
 if TYPE_CHECKING:
@@ -38,21 +38,14 @@ def open_dataset(source: str | Path, image_column: str = "image") -> DatasetDict
         [`DatasetError`]: If it cannot be opened or has no such column.
     """
     path = Path(source)
-    looks_local = path.exists() or path.is_absolute() or path.suffix in _FILE_BUILDERS or str(source).count("/") > 1
-    if looks_local and not path.exists():
+    if not path.exists() and (path.is_absolute() or path.suffix in _FILE_BUILDERS or str(source).count("/") > 1):
         raise DatasetError(f"There is no dataset at {source}. Name a folder, a Parquet, CSV or JSON file, or a Hub id.")
+    if path.is_file() and path.suffix not in _FILE_BUILDERS:
+        raise DatasetError(f"{source} must be one of {', '.join(_FILE_BUILDERS)}. Convert it, or name its folder.")
+    file = {"path": _FILE_BUILDERS[path.suffix], "data_files": str(path)} if path.is_file() else {"path": str(source)}
     try:
-        if path.is_file():
-            if path.suffix not in _FILE_BUILDERS:
-                raise DatasetError(
-                    f"{source} must be one of {', '.join(_FILE_BUILDERS)}. Convert it, or name its folder."
-                )
-            splits = load_dataset(_FILE_BUILDERS[path.suffix], data_files=str(path))
-        else:
-            splits = load_dataset(str(source))
+        splits = load_dataset(**file)
     except (OSError, ValueError) as error:
-        if isinstance(error, DatasetError):
-            raise
         raise DatasetError(f"The dataset {source} cannot be opened: {error}") from error
     for name, split in splits.items():
         if image_column not in split.column_names:
@@ -69,7 +62,7 @@ def _resolve_path(row: dict[str, Any], column: str, folder: str) -> dict[str, An
     return {column: str(Path(folder) / row[column]) if is_local else row[column]}
 
 
-def split_validation(
+def split_rows(
     dataset: Dataset, columns: DatasetColumns, fraction: float = 0.15, seed: int = 0
 ) -> tuple[Dataset, Dataset]:
     """
@@ -97,9 +90,8 @@ def split_validation(
     """
     if not 0 < fraction < 1:
         raise DatasetError(f"validation_fraction must lie between 0 and 1, both excluded; got {fraction}.")
-    column = columns.group or columns.image_id
-    named = dataset[column] if column else [None] * len(dataset)
-    groups = [f"row {row}" if group in (None, "") else str(group) for row, group in enumerate(named)]
+    named = enumerate(column_values(dataset, columns.group or columns.image_id))
+    groups = [f"row {row}" if group in (None, "") else str(group) for row, group in named]
     chosen = held_out_groups(groups, fraction, str(seed))
     if not chosen:
         raise DatasetError(
@@ -197,16 +189,15 @@ def describe_targets(dataset: RadiographDataset, config: MLCAKConfig) -> dict[st
         `dict`: `{"rows": n, "global": {name: positives}, "local": {name: [positives, known]}}`.
     """
     labels = dataset.targets["labels"]
-    names = config.global_labels
-    columns = labels if labels.ndim == 2 else np.stack([labels == i for i in range(len(names))], axis=1)
+    if labels.ndim == 1:
+        labels = labels[:, None] == np.arange(len(config.global_labels))
+    positives = (labels > 0.5).sum(axis=0).tolist()
     counts: dict[str, Any] = {
         "rows": len(dataset),
-        "global": {name: int((columns[:, i] > 0.5).sum()) for i, name in enumerate(names)},
+        "global": dict(zip(config.global_labels, positives, strict=True)),
     }
     if "local_targets" in dataset.targets:
         local = dataset.targets["local_targets"]
-        counts["local"] = {
-            name: [int((local[:, i] > 0.5).sum()), int((local[:, i] >= 0).sum())]
-            for i, name in enumerate(config.local_labels)
-        }
+        positives_and_known = np.stack([(local > 0.5).sum(axis=0), (local >= 0).sum(axis=0)], axis=1).tolist()
+        counts["local"] = dict(zip(config.local_labels, positives_and_known, strict=True))
     return counts

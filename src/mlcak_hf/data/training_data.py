@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 from transformers.utils import logging
 
-from ..errors import DatasetError
+from ..errors import DatasetError, LabelError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..preparation.report import PreparationReport
-from .columns import DatasetColumns, Targets, finding_names, global_label_names, has_several_labels, is_annotated
+from .columns import DatasetColumns, Targets, column_values, finding_names, global_labels, is_annotated
 from .decoded_images import decode_once
-from .sources import RadiographDataset, open_dataset, split_validation
+from .sources import RadiographDataset, open_dataset, split_rows
 
 if TYPE_CHECKING:
     from ..configuration_mlcak import MLCAKConfig
@@ -53,11 +53,10 @@ class DatasetArguments:
         Returns:
             [`DatasetColumns`]: Not checked yet.
         """
-        label, findings = self.label_column, self.findings_column
-        if unlabelled:
-            usual = {entry.name: entry.default for entry in fields(DatasetArguments)}
-            label = "none" if label == usual["label_column"] and label not in available else label
-            findings = "none" if findings == usual["findings_column"] and findings not in available else findings
+        label, findings = (
+            None if unlabelled and name == default and name not in available else name
+            for name, default in ((self.label_column, "label"), (self.findings_column, "findings"))
+        )
         return DatasetColumns(
             image=self.image_column,
             label=label,
@@ -198,19 +197,18 @@ def open_training_data(args: DataArguments, taught: dict[str, Any] | None = None
     if "validation" in splits:
         train, validation = splits["train"], splits["validation"]
     else:
-        train, validation = split_validation(splits["train"], columns, args.validation_fraction, args.split_seed)
+        train, validation = split_rows(splits["train"], columns, args.validation_fraction, args.split_seed)
         by = columns.group or "image: name a group column if patients have several images"
         logger.warning(f"No validation split: {len(validation)} of {len(splits['train'])} rows split off by {by}.")
+    labels = dict(taught or {})
     if taught is None:
-        several = has_several_labels(train, columns)
-        labels = {
-            "id2label": dict(enumerate(global_label_names(train, columns))),
-            "local_labels": _local_labels(train, columns, args.findings),
-            "problem_type": "multi_label_classification" if several else "single_label_classification",
-        }
-    else:
-        own = {} if args.findings is None else {"local_labels": _local_labels(train, columns, args.findings)}
-        labels = taught | own
+        kind, names = global_labels(train, columns)
+        if len(names) < 2:
+            raise LabelError(f"The label column {columns.label!r} must hold at least two labels; got {names}.")
+        labels["id2label"] = dict(enumerate(names))
+        labels["problem_type"] = f"{'multi' if kind == 'several' else 'single'}_label_classification"
+    if taught is None or args.findings is not None:
+        labels["local_labels"] = _findings_to_learn(train, columns, args.findings)
     return TrainingData(train, validation, columns, labels, stored_choices(args.dataset))
 
 
@@ -228,25 +226,19 @@ def stored_choices(dataset: str) -> dict[str, Any]:
     Raises:
         [`DatasetError`]: If the record exists but is damaged.
     """
-    try:
-        return dict(PreparationReport.read(dataset).choices)
-    except DatasetError:
-        if (Path(dataset) / "preparation.json").exists():
-            raise
-        return {}
+    exists = (Path(dataset) / "preparation.json").exists()
+    return dict(PreparationReport.read(dataset).choices) if exists else {}
 
 
-def _local_labels(train: Dataset, columns: DatasetColumns, wanted: list[str] | None) -> list[str]:
+def _findings_to_learn(train: Dataset, columns: DatasetColumns, wanted: list[str] | None) -> list[str]:
     known = finding_names(train, columns)
-    unknown = [name for name in wanted or () if name not in known and name.lower() != "none"]
+    names = known if wanted is None else [name for name in wanted if name.lower() != "none"]
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise DatasetError(f"The dataset has no findings {unknown}; it has {known}. Correct --findings.")
-    names = known if wanted is None else [name for name in wanted if name in known]
-    if not names:
-        return []
-    rows = train.select_columns([str(columns.findings)]).with_format(None)[columns.findings]
+    rows = column_values(train, columns.findings) if names else []
     annotated = [name for name in names if any(is_annotated(row, name) for row in rows)]
-    left_out = [name for name in names if name not in annotated]
+    left_out = ", ".join(name for name in names if name not in annotated)
     if left_out:
-        logger.warning(f"Findings that nobody annotated in the training rows are left out: {', '.join(left_out)}.")
+        logger.warning(f"Findings that nobody annotated in the training rows are left out: {left_out}.")
     return annotated

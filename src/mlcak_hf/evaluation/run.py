@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ..configuration_mlcak import MLCAKConfig
 from ..data.collator import MLCAKCollator
 from ..data.columns import DatasetColumns, Targets
-from ..data.sources import RadiographDataset, open_dataset, split_validation
+from ..data.sources import RadiographDataset, open_dataset, split_rows
 from ..data.training_data import stored_choices
 from ..errors import DatasetError, MLCAKError, RecipeError
 from ..explanation.class_token import class_token_attention
@@ -57,7 +57,7 @@ class EvaluationData:
             return self.splits[name]
         if name == "validation" and "train" in self.splits:
             args = self.args
-            return split_validation(self.splits["train"], self.columns, args.validation_fraction, args.split_seed)[1]
+            return split_rows(self.splits["train"], self.columns, args.validation_fraction, args.split_seed)[1]
         raise DatasetError(
             f"{self.args.dataset} has no split {name!r}; it has {', '.join(self.splits)}. Name one of them."
         )
