@@ -39,11 +39,8 @@ UPWARD_IMPORTS: set[str] = set()
 CIRCLES: set[str] = {"training.record"}
 LOCAL_IMPORTS: set[str] = set()
 ABSOLUTE_IMPORTS: set[str] = {"preparation.rows"}
-WITHOUT_FUTURE: set[str] = {
-    "errors",
-}
+WITHOUT_FUTURE: set[str] = set()
 LONG_FILES: set[str] = {
-    "data.columns",
     "training.trainer",
 }
 LONG_PARAMETER_LISTS: set[str] = set()
@@ -61,7 +58,6 @@ REPEATED_NAMES: set[str] = {
     "Voi",
     "Weights",
     "read_folders",
-    "split_validation",
 }
 
 

@@ -1,5 +1,7 @@
 """The errors that the package raises for input that the user can correct."""
 
+from __future__ import annotations
+
 
 class MLCAKError(Exception):
     """Base class of all errors raised by mlcak-hf."""

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import numpy as np
@@ -13,6 +15,7 @@ import PIL.Image
 import pytest
 import torch
 from datasets import Dataset, Features, Image, Value
+from filelock import FileLock
 from torch.utils.data import DataLoader
 
 from mlcak_hf import MLCAKConfig, MLCAKImageProcessor
@@ -24,6 +27,10 @@ from mlcak_hf.data.sources import RadiographDataset
 from mlcak_hf.data.training_data import DataArguments, TrainingData
 from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.errors import DatasetError
+
+
+def folders(parent) -> list:
+    return [path for path in parent.iterdir() if path.is_dir()]
 
 
 def processor(side: int = 28, **settings) -> MLCAKImageProcessor:
@@ -97,7 +104,7 @@ def test_a_second_run_decodes_nothing_and_another_dataset_is_another_file(tmp_pa
         (rows, processor(value_range=[0, 300])),
     ]:
         assert decode_once(other_rows, other_processor, folder=tmp_path).folder != again.folder
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(folders(tmp_path)) == 4
     assert np.array_equal(decode_once(rows.select([2, 1]), processor(), folder=tmp_path)[0], again[2])
 
 
@@ -111,17 +118,15 @@ def test_what_was_not_finished_is_not_there(tmp_path, monkeypatch):
         patch.setattr(decoded_images_module, "_append", full_disk)
         with pytest.raises(DatasetError, match=r"No space left.*decode_once=false"):
             decode_once(rows, processor(), folder=tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert not folders(tmp_path)
     assert len(decode_once(rows, processor(), folder=tmp_path)) == 4
 
 
-@pytest.mark.skipif(os.name != "posix", reason="whether a process lives can only be asked there")
-def test_what_a_killed_process_left_is_removed_and_what_others_write_is_not(tmp_path, monkeypatch):
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+def test_what_a_killed_process_left_is_removed(tmp_path):
     dataset_of([stored("8 bits", 0)]).save_to_disk(tmp_path / "rows")
-    rows = datasets.load_from_disk(tmp_path / "rows")
-    target = decode_once(rows, processor(), folder=tmp_path / "elsewhere").folder.name
     script = f"""
-import os, signal, sys
+import os, signal
 from datasets import load_from_disk
 from mlcak_hf import MLCAKImageProcessor
 from mlcak_hf.data import decoded_images
@@ -131,26 +136,26 @@ decoded_images.decode_once(load_from_disk({str(tmp_path / "rows")!r}), processor
 """
     killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    (left,) = (tmp_path / "cache").iterdir()
-    assert left.name.startswith(f"{target}-unfinished-")
-    gone = left.name.rpartition("-")[2]
-    kept = [
-        left.with_name(left.name.replace(f"-{gone}", f"-{os.getppid()}")),  # alive
-        left.with_name(f"{target}-unfinished-0123abcd-{gone}"),  # of another machine
-        left.with_name(f"{target}-unfinished-{gone}"),  # as an earlier version named it
-        left.with_name(left.name.replace(target, "f" * 24)),  # of other images
-    ]
-    for folder in kept:
-        shutil.copytree(left, folder)
-    assert decode_once(rows, processor(), folder=tmp_path / "cache").folder.name == target
-    assert set((tmp_path / "cache").iterdir()) == {left.with_name(target), *kept}
-    monkeypatch.setattr(decoded_images_module, "_ABANDONED_AFTER_S", -1)  # a day later
-    decode_once(rows, processor(), folder=tmp_path / "cache")
-    assert set((tmp_path / "cache").iterdir()) == {left.with_name(target), kept[3]}
+    assert list((tmp_path / "cache").glob("*.unfinished"))
+    decoded_images = decode_once(datasets.load_from_disk(tmp_path / "rows"), processor(), folder=tmp_path / "cache")
+    assert np.array_equal(decoded_images[0], np.asarray(stored("8 bits", 0)))
+    assert folders(tmp_path / "cache") == [decoded_images.folder]
+
+
+def test_a_second_process_waits_for_the_first(tmp_path):
+    rows = dataset_of([stored("8 bits", 0)])
+    folder = tmp_path / decode_once(rows, processor(), folder=tmp_path / "first").folder.name
+    with ThreadPoolExecutor() as pool:
+        with FileLock(folder.with_suffix(".lock")):
+            second = pool.submit(decode_once, rows, processor(), folder=tmp_path)
+            time.sleep(0.3)
+            assert not second.done()
+            shutil.copytree(tmp_path / "first" / folder.name, folder)
+        assert second.result().folder == folder
 
 
 def test_bad_rows_and_files_are_named(tmp_path):
-    with pytest.raises(DatasetError, match="Row 1 has no image"):
+    with pytest.raises(DatasetError, match=r"row 1 cannot be decoded: .*NoneType"):
         decode_once(dataset_of([stored("8 bits", 0), None]), processor(), folder=tmp_path)
     broken = {"bytes": b"no image", "path": None}
     with pytest.raises(DatasetError, match="row 1 cannot be decoded"):
@@ -162,7 +167,7 @@ def test_bad_rows_and_files_are_named(tmp_path):
     pixels = decoded_images.folder / "pixels.bin"
     pixels.write_bytes(pixels.read_bytes()[:-1])
     assert decoded_images[0].shape == (64, 64)
-    with pytest.raises(DatasetError, match="is truncated"):
+    with pytest.raises(DatasetError, match="must hold the decoded image of row 1"):
         decoded_images[1]
 
 

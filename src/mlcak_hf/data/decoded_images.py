@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
 import shutil
-import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import datasets
 import numpy as np
 from datasets import Dataset
+from filelock import FileLock
 from transformers.utils import logging
 
 from ..errors import DatasetError
@@ -23,10 +21,8 @@ logger = logging.get_logger(__name__)
 
 #: Larger images are reduced to this side before a view is made of them. Prepared datasets store this size.
 MAX_DECODED_PX = 256
-_FORMAT = 1
-_PIXELS, _INDEX, _ABOUT = "pixels.bin", "index.npy", "about.json"
-_UNFINISHED = "-unfinished-"
-_ABANDONED_AFTER_S = 24 * 3600
+_FORMAT = 2
+_PIXELS, _INDEX = "pixels.bin", "index.npy"
 
 
 def to_square(image: Any, processor: MLCAKImageProcessor, max_px: int = MAX_DECODED_PX) -> np.ndarray:
@@ -79,9 +75,9 @@ class DecodedImages:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.exact = bool(json.loads((self.folder / _ABOUT).read_text(encoding="utf-8"))["exact"])
-        # Per image: offset in the file, side, bytes per pixel.
+        # Per image: offset in the file, side, bytes per pixel, and whether these are exactly the image.
         self._index = np.load(self.folder / _INDEX)
+        self.exact = bool(self._index[:, 3].all())
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -97,21 +93,17 @@ class DecodedImages:
         Raises:
             [`DatasetError`]: If the file is missing or truncated.
         """
-        offset, side, width = self._index[position].tolist()
+        offset, side, width, _ = self._index[position].tolist()
         # Opened for every read (10 microseconds), so that processes share no file handle and none has to be closed.
         try:
             with (self.folder / _PIXELS).open("rb", buffering=0) as file:
                 file.seek(offset)
-                data = file.read(side * side * width)
-        except OSError as error:
+                return np.frombuffer(file.read(side * side * width), f"u{width}").reshape(side, side)
+        except (OSError, ValueError) as error:
             raise DatasetError(
-                f"The decoded images cannot be read: {error}. Start again; they will be decoded again."
+                f"{self.folder / _PIXELS} must hold the decoded image of row {position}; got: {error}. "
+                f"Delete {self.folder}; the images will be decoded again."
             ) from error
-        if len(data) < side * side * width:
-            raise DatasetError(
-                f"{self.folder / _PIXELS} is truncated. Delete {self.folder}; the images will be decoded again."
-            )
-        return np.frombuffer(data, dtype=np.uint8 if width == 1 else np.uint16).reshape(side, side)
 
 
 def decode_once(
@@ -125,9 +117,9 @@ def decode_once(
     Decode the images of a dataset into a file, or open the file that an earlier run wrote.
 
     The folder's name is a hash of the rows' fingerprint and of the arguments, so another dataset, split or `fit` has
-    its own folder. It is written atomically and never deleted: like the other caches of `datasets`, it may be deleted
-    whenever no training runs. What a killed process left behind is removed by the next run on the same images: at once
-    on the same machine, or after a day without a write if another machine may still be writing it.
+    its own folder. It is written atomically, under a lock: of several processes one decodes and the others wait. What a
+    killed process left behind is removed by the next run on the same images. Like the other caches of `datasets`, the
+    folder may be deleted whenever no training runs.
 
     Args:
         rows (`Dataset`):
@@ -152,94 +144,45 @@ def decode_once(
     limits = None if processor.value_range is None else [float(value) for value in processor.value_range]
     made_from = [_FORMAT, rows._fingerprint, image_column, max_px, processor.fit, limits]
     target = parent / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:24]
-    _remove_abandoned(target)
-    if not target.is_dir():
-        unfinished = target.with_name(f"{target.name}{_UNFINISHED}{_machine()}-{os.getpid()}")
-        try:
-            unfinished.mkdir(parents=True, exist_ok=True)
-            _write(unfinished, rows.select_columns([image_column]), processor, image_column, max_px)
-            _publish(unfinished, target)
-        except OSError as error:
-            raise DatasetError(
-                f"The decoded images cannot be written to {parent}: {error}. Free some space, set HF_DATASETS_CACHE "
-                "to a folder with enough space, or decode the images in every epoch (decode_once=false)."
-            ) from error
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished = target.with_suffix(".unfinished")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_suffix(".lock")):
+            if not target.is_dir():
+                _write(unfinished, rows.select_columns([image_column]), processor, max_px)
+                unfinished.rename(target)
+    except OSError as error:
+        raise DatasetError(
+            f"The decoded images cannot be written to {parent}: {error}. Free some space, set HF_DATASETS_CACHE "
+            "to a folder with enough space, or decode the images in every epoch (decode_once=false)."
+        ) from error
     return DecodedImages(target)
 
 
-def _write(folder: Path, rows: Dataset, processor: MLCAKImageProcessor, image_column: str, max_px: int) -> None:
-    index, exact = np.zeros((len(rows), 3), dtype=np.int64), True
-    with (folder / _PIXELS).open("wb") as file:
-        for position in logging.tqdm(range(len(rows)), desc="Decoding images once", unit="image"):
-            image = _image(rows, position, image_column)
-            try:
-                square = to_square(image, processor, max_px)
-            except ValueError as error:
-                raise DatasetError(f"The image of row {position} cannot be used: {error}") from error
-            offset = file.tell()
-            width, same = _append(file, square)
-            index[position] = offset, len(square), width
-            kept = max(image.size) <= max_px and (processor.fit == "pad" or image.width == image.height)
-            exact = exact and same and kept
-    np.save(folder / _INDEX, index)
-    (folder / _ABOUT).write_text(json.dumps({"format": _FORMAT, "exact": exact}), encoding="utf-8")
-
-
-def _remove_abandoned(target: Path) -> None:
-    for folder in target.parent.glob(f"{target.name}{_UNFINISHED}*"):
-        machine, _, pid = folder.name.partition(_UNFINISHED)[2].rpartition("-")
-        # A process of this machine that still runs may be writing it.
-        killed = machine == _machine() and _is_gone(int(pid))
-        if killed or time.time() - _last_write(folder) > _ABANDONED_AFTER_S:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_gone(pid: int) -> bool:
-    if os.name != "posix":  # elsewhere os.kill would end the process
-        return False
+def _write(folder: Path, rows: Dataset, processor: MLCAKImageProcessor, max_px: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    index = np.zeros((len(rows), 4), dtype=np.int64)
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # the process of another user
-        return False
-    return False
+        with (folder / _PIXELS).open("wb") as file:
+            for position in logging.tqdm(range(len(rows)), desc="Decoding images once", unit="image"):
+                image, square = _decode(rows, position, processor, max_px)
+                kept = max(image.size) <= max_px and (processor.fit == "pad" or image.width == image.height)
+                offset = file.tell()
+                width, same = _append(file, square)
+                index[position] = offset, len(square), width, kept and same
+        np.save(folder / _INDEX, index)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
-def _machine() -> str:
-    # Process ids are unique within a machine or a container, and a container can have its host's name. Hashed, because
-    # folder names may be shared.
-    numbers = Path("/proc/self/ns/pid")
-    named = [platform.node(), str(numbers.readlink()) if numbers.is_symlink() else ""]
-    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:8]
-
-
-def _last_write(folder: Path) -> float:
+def _decode(rows: Dataset, position: int, processor: MLCAKImageProcessor, max_px: int) -> tuple[Any, np.ndarray]:
     try:
-        return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-    except OSError:  # its process has just renamed or removed it
-        return time.time()
-
-
-def _publish(unfinished: Path, target: Path) -> None:
-    try:
-        unfinished.rename(target)
-    except OSError:
-        # Another process may have published the same images in the meantime.
-        if not target.is_dir():
-            raise
-
-
-def _image(rows: Dataset, position: int, image_column: str) -> Any:
-    try:
-        image = rows[position][image_column]  # a PIL image
+        (image,) = rows[position].values()  # a PIL image
+        return image, to_square(image, processor, max_px)
     except Exception as error:
         raise DatasetError(f"The image of row {position} cannot be decoded: {error}") from error
-    if image is None:
-        raise DatasetError(f"Row {position} has no image in column {image_column!r}.")
-    return image
 
 
 def _append(file: BinaryIO, square: np.ndarray) -> tuple[int, bool]:
