@@ -5,7 +5,7 @@ from tiny_models import tiny_model
 from transformers import ViTConfig
 
 from mlcak_hf import MLCAKImageProcessor
-from mlcak_hf.distillation.compatibility import load_teacher, load_teacher_config
+from mlcak_hf.distillation.teachers import load_teacher, teacher_config
 from mlcak_hf.errors import DistillationError, RecipeError
 from mlcak_hf.pretrained import load_model, load_processor
 
@@ -14,7 +14,7 @@ def test_errors_of_other_libraries_become_one_sentence(tmp_path):
     tiny_model().save_pretrained(tmp_path / "cut")
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    for load in (load_teacher, load_teacher_config):
+    for load in (load_teacher, teacher_config):
         with pytest.raises(DistillationError, match="cut' cannot be loaded"):
             load(tmp_path / "cut")
     ViTConfig().save_pretrained(tmp_path / "vit")

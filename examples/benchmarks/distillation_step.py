@@ -36,10 +36,8 @@ from transformers import Trainer, TrainingArguments
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.views import ViewParameters
-from mlcak_hf.distillation.cache import build as cache_build
-from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache
+from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache, describe_cache, fill_shards
 from mlcak_hf.distillation.cache.store import CacheFiles
-from mlcak_hf.distillation.compatibility import check_teachers
 from mlcak_hf.distillation.losses import AttentionDistillationLoss
 from mlcak_hf.distillation.teachers import Teachers
 from mlcak_hf.script import parse_recipe
@@ -80,7 +78,7 @@ class RecipeTrainer(Trainer):
     def __init__(self, model, teacher, *args, **kwargs):
         super().__init__(model, *args, **kwargs)
         self.teacher = teacher.to(self.args.device).eval()
-        self.alignment = check_teachers([teacher], model)[0].to(self.args.device)
+        self.alignment = Teachers(teacher, model).alignments[0].to(self.args.device)
         self.distance = AttentionDistillationLoss()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -199,17 +197,10 @@ def measure_building(teacher, student, rows: list[dict], collator, rounds: int, 
                 teacher(batch)
 
     def build() -> None:
-        description = {
-            "key": {"number of images": len(rows), "number of views": 1},
-            "record": cache_build._record(teacher.config, teachers.alignments[0]),
-            "images per shard": len(rows),
-            "teachers": [],
-        }
-        files = CacheFiles(folder, description)
-        batches = cache_build._batches(files, [0], rows, collator, CacheOptions(1))
-        with transformers.utils.logging.tqdm(disable=True) as bar:
-            cache_build._fill(files, teachers, batches, device, half, bar, str)
+        fill_shards(files, range(files.num_shards), teachers, rows, collator, options)
 
+    options = CacheOptions(1, autocast=half, progress_bar=False)
+    files = CacheFiles(folder, describe_cache(teachers, rows, collator, options))
     folder.mkdir()
     times: dict[str, list[float]] = {"bare": [], "build": []}
     for turn in range(rounds):
@@ -268,7 +259,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         student = untrained(sizes.students[0])
         options = CacheOptions(1, progress_bar=False)
-        cache = build_teacher_cache(Path(folder, "cache"), teacher, student, rows, collator, options)
+        cache = build_teacher_cache(Path(folder, "cache"), Teachers(teacher, student), rows, collator, options)
         bytes_per_view = cache.num_bytes / cache.num_images
         size = 15_000 * 8 * bytes_per_view
         print(f"cache: {bytes_per_view:.0f} bytes per view, {size / 1e9:.2f} GB for 15,000 images x 8 views (computed)")

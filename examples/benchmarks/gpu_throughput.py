@@ -29,8 +29,8 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification
-from mlcak_hf.distillation.compatibility import check_teachers
 from mlcak_hf.distillation.losses import AttentionDistillationLoss, LogitDistillationLoss
+from mlcak_hf.distillation.teachers import Teachers
 from mlcak_hf.shipped import resolve_model
 
 Step = Callable[[], Any]
@@ -75,7 +75,7 @@ def teacher_training(teacher: Any, batch: dict[str, torch.Tensor], autocast: Cal
 
 def cache_building(teacher: Any, student: Any, batch: dict[str, torch.Tensor], autocast: Callable[[], Any]) -> Step:
     """One pass of the teacher, its attention pooled to the student's grid, in half precision."""
-    (alignment,) = check_teachers([getattr(teacher, "_orig_mod", teacher)], student)
+    (alignment,) = Teachers(getattr(teacher, "_orig_mod", teacher), student).alignments
     assert alignment is not None
     alignment = alignment.to(batch["pixel_values"].device)
 

@@ -30,6 +30,7 @@ from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache
+from mlcak_hf.distillation.teachers import Teachers
 from mlcak_hf.training.arguments import MLCAKTrainingArguments
 from mlcak_hf.training.checkpoints import find_defect
 from mlcak_hf.training.trainer import MLCAKTrainer
@@ -106,7 +107,8 @@ def train(choices: Choices) -> None:
     collator = MLCAKCollator(processors[0], None if teacher is None else processors[1], ViewParameters(), seed=1)
     if choices.teacher == "cached":
         folder = Path(str(choices.run)).parent / "cache"
-        cache = build_teacher_cache(folder, teacher, student, dataset, collator, CacheOptions(2, progress_bar=False))
+        options = CacheOptions(2, progress_bar=False)
+        cache = build_teacher_cache(folder, Teachers(teacher, student), dataset, collator, options)
     MLCAKTrainer(
         student,
         teacher,

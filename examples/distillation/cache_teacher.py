@@ -1,28 +1,25 @@
-"""Build the cache of what a teacher knows, and train nothing: the first part of a cached distil_student.py.
+"""Build a teacher cache without training: the first part of distil_student.py with --teacher_cache.
 
     accelerate launch examples/distillation/cache_teacher.py --config student --dataset vindr-256 \
         --teacher runs/teacher \
         --teacher_cache runs/teacher-cache --cache_views 4
 
-Takes the arguments of distil_student.py (views, seed, the student's grid of patches and levels decide what is kept), so
-that the same line with the other script's name trains from it; so do other students with the same grid, levels,
-aggregation and seed, without the teacher. Several processes share the work:
+Takes the options of distil_student.py, because views, seed, and the student's grid of patches and levels decide what is
+stored. The same options then train from the cache; so do other students with the same grid, levels, aggregation and
+seed, without the teacher. Several processes share the work:
 
     accelerate launch --multi_gpu --num_processes 4 examples/distillation/cache_teacher.py ...
 
-Stopped or killed, the same line goes on. --per_device_train_batch_size images are shown to the teacher at once, made by
+After an interruption, the same command resumes. The teacher gets --per_device_train_batch_size images at once, made by
 --dataloader_num_workers processes; --bf16 runs it in mixed precision.
 """
-
-import transformers
-from transformers import set_seed
 
 from mlcak_hf.data.training_data import DataArguments
 from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.errors import RecipeError
 from mlcak_hf.script import parse_recipe, run_script
 from mlcak_hf.training.arguments import MLCAKTrainingArguments
-from mlcak_hf.training.setup import StudentArguments, open_teacher_cache, set_up_student
+from mlcak_hf.training.setup import StudentArguments, open_teacher_cache, set_up_training
 
 
 def main() -> None:
@@ -30,14 +27,11 @@ def main() -> None:
     model_args, data_args, views, args = parse_recipe(
         [StudentArguments, DataArguments, ViewParameters, MLCAKTrainingArguments]
     )
-    transformers.utils.logging.set_verbosity(args.get_process_log_level())
-    set_seed(args.seed)
     if model_args.teacher is None or model_args.teacher_cache is None or not args.distils:
         raise RecipeError(
-            "--teacher and --teacher_cache are needed, and a recipe that distils (alpha, beta or gamma > 0)."
+            "--teacher and --teacher_cache must be given, with a recipe that distils (alpha, beta or gamma above 0)."
         )
-
-    cache = open_teacher_cache(set_up_student(model_args, data_args, views, args), model_args, args)
+    cache = open_teacher_cache(set_up_training(model_args, data_args, views, args), model_args, args)
     assert cache is not None
     if args.process_index == 0:
         print(

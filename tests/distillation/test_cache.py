@@ -31,13 +31,13 @@ def toy_teacher(seed=2, **kwargs):
 def build(
     folder, teacher=None, student=None, rows=ROWS, collator=None, num_views=2, attention=None, **options
 ) -> TeacherCache:
+    student = toy_model(seed=1) if student is None else student
     return build_teacher_cache(
         folder,
-        toy_teacher() if teacher is None else teacher,
-        toy_model(seed=1) if student is None else student,
+        Teachers(toy_teacher() if teacher is None else teacher, student, attention),
         rows,
         toy_collator() if collator is None else collator,
-        CacheOptions(num_views, attention or AttentionOptions(), batch_size=3, progress_bar=False, **options),
+        CacheOptions(num_views, batch_size=3, progress_bar=False, **options),
     )
 
 
@@ -113,13 +113,13 @@ def test_the_size_is_as_announced(whole):
     assert record.itemsize * 15_000 * 8 < 1e9
     kept = TeacherCache(whole)
     size = sum(path.stat().st_size for path in whole.glob("shard-*"))
-    assert 0 < size - 10 * 2 * kept.files.record.itemsize < 3 * 1024, "besides the records, a header and a checksum"
+    assert 0 < size - 10 * 2 * kept.record.itemsize < 3 * 1024, "besides the records, a header and a checksum"
 
 
 def test_a_cache_without_attention_is_small(tmp_path):
     kept = build(tmp_path, attention=AttentionOptions(enabled=False))
     assert kept.read([0], 0).attention is None
-    assert kept.files.record.itemsize == 4 * (2 + len(FINDINGS))
+    assert kept.record.itemsize == 4 * (2 + len(FINDINGS))
 
 
 def test_the_mean_of_several_teachers_with_their_own_grids_and_processors(tmp_path):
@@ -240,7 +240,6 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(tmp_path, bu
 def test_a_whole_cache_is_opened_without_asking_the_teacher(tmp_path, whole, monkeypatch):
     toy_teacher().save_pretrained(tmp_path / "teacher")
     monkeypatch.setattr("mlcak_hf.distillation.teachers.load_teacher", lambda teacher: pytest.fail("loaded"))
-    monkeypatch.setattr("mlcak_hf.distillation.cache.key.load_teacher", lambda teacher: pytest.fail("loaded"))
     kept = build(whole, teacher=str(tmp_path / "teacher"))
     assert kept.num_views == 2, "a folder and the model saved there have one fingerprint"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mlcak_hf.distillation.losses import AttentionDistillationLoss, LogitDistillationLoss, sum_per_item
-from mlcak_hf.errors import DistillationError
+from mlcak_hf.errors import DistillationError, RecipeError
 
 
 def logits(seed: int, shape=(3, 4)) -> torch.Tensor:
@@ -138,11 +138,11 @@ def test_an_image_of_weight_zero_does_not_count():
 
 
 def test_what_is_unknown_is_named():
-    with pytest.raises(DistillationError, match="'mae'"):
+    with pytest.raises(RecipeError, match="'mae'"):
         LogitDistillationLoss("mae")
-    with pytest.raises(DistillationError, match="'mae'"):
+    with pytest.raises(RecipeError, match="'mae'"):
         AttentionDistillationLoss("mae")
-    with pytest.raises(DistillationError, match="temperature"):
+    with pytest.raises(RecipeError, match="temperature"):
         LogitDistillationLoss("kl", temperature=0.0)
     with pytest.raises(DistillationError, match=r"\(3, 4\) and \(3, 5\)"):
         LogitDistillationLoss()(logits(0), logits(0, (3, 5)))

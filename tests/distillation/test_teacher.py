@@ -6,13 +6,12 @@ from toys import FINDINGS, toy_model
 from transformers import ViTConfig, ViTForImageClassification
 
 from mlcak_hf.distillation.attention import AttentionOptions
-from mlcak_hf.distillation.compatibility import check_teachers, load_teacher
-from mlcak_hf.distillation.teachers import Teachers
+from mlcak_hf.distillation.teachers import Teachers, load_teacher
 from mlcak_hf.errors import DistillationError
 
 
 def check_teacher(teacher, student, **options):
-    (alignment,) = check_teachers([teacher], student, AttentionOptions(**options))
+    (alignment,) = Teachers(teacher, student, AttentionOptions(**options)).alignments
     return alignment
 
 
@@ -36,9 +35,9 @@ def test_a_model_becomes_a_teacher_in_place():
 def test_what_is_no_mlcak_model_is_refused(tmp_path):
     vit = ViTForImageClassification(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=16))
     with pytest.raises(DistillationError, match="got ViTForImageClassification"):
-        load_teacher(vit)
+        Teachers(vit, toy_model())
     with pytest.raises(DistillationError, match="nowhere"):
-        load_teacher(tmp_path / "nowhere")
+        Teachers(tmp_path / "nowhere", toy_model())
 
 
 def test_levels_and_grids_are_paired():

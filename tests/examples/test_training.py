@@ -184,7 +184,7 @@ def test_a_cache_is_built_by_one_script_and_used_by_the_other(made, teacher, mon
     other = copy_with_rows(made / "dataset", made / "fewer", range(20))
     with pytest.raises(CacheError, match="number of images: expected 20, found 26"):
         run(monkeypatch, "distil_student", *arguments, "--dataset", other)
-    with pytest.raises(RecipeError, match="--teacher and --teacher_cache are needed"):
+    with pytest.raises(RecipeError, match="--teacher and --teacher_cache must be given"):
         run(monkeypatch, "cache_teacher", *arguments)
 
 
@@ -387,7 +387,7 @@ def test_a_best_metric_that_validation_does_not_define_is_refused(made, monkeypa
 
     dataset = with_columns(made / "dataset", tmp_path / "dataset", one_class)
     arguments = [*student_arguments(made, tmp_path / "out"), "--dataset", dataset, *PLAIN]
-    with pytest.raises(RecipeError, match=r"auroc_global.*of 14 images, Normal 0, Abnormal 14.*eval_loss"):
+    with pytest.raises(RecipeError, match=r"auroc_global.*for 14 images, Normal 0, Abnormal 14.*eval_loss"):
         run(monkeypatch, script, *arguments)
     with pytest.raises(RecipeError, match="auroc/ILD"):
         run(monkeypatch, script, *arguments, "--metric_for_best_model", "auroc/ILD")

@@ -12,8 +12,8 @@ from transformers import TrainerCallback
 from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.distillation.finite_check import not_finite_message, rows_not_finite
 from mlcak_hf.errors import DistillationError
-from mlcak_hf.training import step_clock
-from mlcak_hf.training.trainer import EpochCallback
+from mlcak_hf.training import callbacks
+from mlcak_hf.training.callbacks import EpochCallback
 
 
 class Named(list):
@@ -45,7 +45,7 @@ class Clock:
 def test_the_shares_of_a_steps_time_are_logged(tmp_path, monkeypatch):
     """Three batches of 0.1 s and three of the teacher's 0.05 s; the 0.3 s of every log lie between steps."""
     clock, collator = Clock(), toy_collator()
-    monkeypatch.setattr(step_clock, "time", clock)
+    monkeypatch.setattr(callbacks, "time", clock)
 
     class SlowLog(TrainerCallback):
         def on_log(self, *arguments, **options):
@@ -132,7 +132,7 @@ def test_rows_not_finite():
         "loss": torch.tensor(math.nan),
     }
     assert rows_not_finite(tensors) == {"logits": [1, 2], "weights": [2]}
-    message = not_finite_message(7, {}, [f"image-{i}" for i in range(30)])
+    message = not_finite_message(7, {}, [f"image-{i}" for i in range(30)], "Look")
     assert "the loss only" in message
     assert "Images (30 of 30)" in message
     assert message.count("image-") == 20

@@ -4,7 +4,8 @@ import pytest
 import torch
 from toys import StopAt, make_trainer, toy_collator, toy_model, toy_rows, weights_of
 
-from mlcak_hf.distillation.cache.build import build_teacher_cache
+from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache
+from mlcak_hf.distillation.teachers import Teachers
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="NO GPU: what differs between a CPU and a GPU is not tested here"
@@ -67,7 +68,7 @@ def test_bfloat16_stays_near_float32(tmp_path):
 def test_a_cache_that_a_gpu_built_teaches_as_the_teacher_does(tmp_path, half):
     teacher, rows = toy_model(32, 4, layers=4, seed=2), toy_rows()
     cache = build_teacher_cache(
-        tmp_path / "cache", teacher, toy_model(seed=1), rows, toy_collator(), num_views=2, autocast=half
+        tmp_path / "cache", Teachers(teacher, toy_model(seed=1)), rows, toy_collator(), CacheOptions(2, autocast=half)
     )
     cached, online = train(tmp_path, teacher=None, teacher_cache=cache), train(tmp_path)
     for ours, theirs in zip(logs(cached), logs(online), strict=True):

@@ -9,6 +9,7 @@ from toys import StopAt, make_trainer, toy_collator, toy_model, toy_rows, weight
 
 from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache
 from mlcak_hf.distillation.cache.store import TeacherCache
+from mlcak_hf.distillation.teachers import Teachers
 
 ROWS = toy_rows(11, seed=5)
 
@@ -36,8 +37,9 @@ def run(folder, workers, callbacks=None, resume=None, dropout=0.2, **choices):
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> TeacherCache:
     """Two views for three epochs."""
-    folder, teacher = tmp_path_factory.mktemp("cache") / "cache", toy_model(32, 4, layers=4, seed=2)
-    return build_teacher_cache(folder, teacher, toy_model(seed=1), ROWS, toy_collator(seed=7), CacheOptions(2))
+    teachers = Teachers(toy_model(32, 4, layers=4, seed=2), toy_model(seed=1))
+    folder = tmp_path_factory.mktemp("cache") / "cache"
+    return build_teacher_cache(folder, teachers, ROWS, toy_collator(seed=7), CacheOptions(2))
 
 
 @pytest.mark.parametrize("teacher", ["online", "cached"])

@@ -73,7 +73,7 @@ def test_the_origin_tells_a_distilled_student_from_a_plain_one(tmp_path):
     assert not model_entry(trainer(tmp_path), arguments)["distilled"]
     assert model_entry(trainer(tmp_path, teachers=object()), arguments)["distilled"]
     cache = SimpleNamespace(key={"teacher weights": ["0" * 64]})
-    origin = model_entry(trainer(tmp_path, cache=cache), StudentArguments(teacher_cache="cache"))
+    origin = model_entry(trainer(tmp_path, teachers=object(), cache=cache), StudentArguments(teacher_cache="cache"))
     assert (origin["distilled"], origin["teacher_weights"]) == (True, ["0" * 64])
 
 

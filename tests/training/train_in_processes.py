@@ -8,6 +8,7 @@ from toys import KeepGradients, StopAt, make_trainer, toy_collator, toy_model, t
 
 from mlcak_hf.distillation.cache import store as cache_files
 from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache
+from mlcak_hf.distillation.teachers import Teachers
 from mlcak_hf.script import run_script
 
 
@@ -18,8 +19,7 @@ def main(output: str, images: int, batch: int, steps: int, cached: int = 0, stop
         cache_files._MIN_SHARD_IMAGES = images - images // 2
         cache = build_teacher_cache(
             f"{output}-cache",
-            toy_model(32, 4, layers=4, seed=2),
-            toy_model(seed=1),
+            Teachers(toy_model(32, 4, layers=4, seed=2), toy_model(seed=1)),
             toy_rows(images, seed=5),
             toy_collator(),
             CacheOptions(2),

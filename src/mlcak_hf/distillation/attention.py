@@ -158,13 +158,11 @@ def pooling_matrices(grid: tuple[int, int], target_grid: tuple[int, int]) -> tup
     patch_mean = np.kron(rows, columns)
     # An area mean divides by the area of the target patch; the sum does not.
     patch_sum = patch_mean * (grid[0] * grid[1]) / (target_grid[0] * target_grid[1])
-    matrices = []
-    for patches in (patch_mean, patch_sum):
-        matrix = np.zeros((patches.shape[0] + 1, patches.shape[1] + 1))
-        matrix[0, 0] = 1.0
-        matrix[1:, 1:] = patches
-        matrices.append(torch.from_numpy(matrix.astype(np.float32)))
-    return matrices[0], matrices[1]
+    mean, total = (
+        torch.block_diag(torch.ones(1, 1), torch.tensor(patches, dtype=torch.float32))  # type: ignore[no-untyped-call]
+        for patches in (patch_mean, patch_sum)
+    )
+    return mean, total
 
 
 class AttentionAlignment(nn.Module):

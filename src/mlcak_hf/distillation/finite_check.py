@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,10 +21,16 @@ def rows_not_finite(tensors: Mapping[str, Any]) -> dict[str, list[int]]:
     found = {}
     for name, tensor in tensors.items():
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.ndim:
-            bad = ~torch.isfinite(tensor.detach().flatten(1) if tensor.ndim > 1 else tensor.detach()[:, None]).all(1)
+            bad = ~torch.isfinite(tensor.detach().reshape(len(tensor), -1)).all(1)
             if bad.any():
                 found[name] = bad.nonzero().flatten().tolist()
     return found
+
+
+def image_names(dataset: Any, rows: Iterable[int]) -> list[str]:
+    """Return the image ids of some rows of a dataset, or their numbers if it has no ids."""
+    name_of = getattr(dataset, "image_name", "row {}".format)
+    return [name_of(row) for row in rows]
 
 
 def first_names(rows: Sequence[int], names: Sequence[str]) -> str:
@@ -32,7 +38,7 @@ def first_names(rows: Sequence[int], names: Sequence[str]) -> str:
     return ", ".join(names[row] for row in rows[:_SHOWN]) + (", ..." if len(rows) > _SHOWN else "")
 
 
-def not_finite_message(step: int, found: Mapping[str, list[int]], names: list[str]) -> str:
+def not_finite_message(step: int, found: Mapping[str, list[int]], names: Sequence[str], remedy: str) -> str:
     """Explain a loss that is not finite.
 
     Args:
@@ -40,16 +46,12 @@ def not_finite_message(step: int, found: Mapping[str, list[int]], names: list[st
             Number of the optimizer step.
         found (`Mapping[str, list[int]]`):
             Result of `rows_not_finite`; when it is empty, all images of the batch are listed.
-        names (`list[str]`):
+        names (`Sequence[str]`):
             Names of all images of the batch.
+        remedy (`str`):
+            What to do.
     """
     rows = sorted({row for rows in found.values() for row in rows}) or list(range(len(names)))
-    if "pixel_values" in found:
-        remedy = "Check these images"
-    elif any(name.startswith("teacher") for name in found):
-        remedy = "Check the teacher's weights"
-    else:
-        remedy = "Lower learning_rate or set max_grad_norm, and resume from the last checkpoint"
     return (
         f"The loss must be finite; got NaN or Inf at step {step} in {', '.join(found) or 'the loss only'}. Training "
         f"stopped before the weights changed. Images ({len(rows)} of {len(names)}): {first_names(rows, names)}. "

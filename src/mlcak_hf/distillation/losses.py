@@ -6,13 +6,14 @@ same under gradient accumulation and in several processes.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import DistillationError
+from ..errors import DistillationError, RecipeError
 
 LogitLossKind = Literal["mse", "kl"]
 AttentionLossKind = Literal["mse", "normalized_mse", "kl"]
@@ -40,7 +41,7 @@ class LogitDistillationLoss(nn.Module):
             Whether every logit is a label of its own (local findings, multi-label heads).
 
     Raises:
-        [`DistillationError`]: When `kind` is unknown or the temperature is not positive.
+        [`RecipeError`]: When `kind` is unknown or the temperature is not positive.
 
     Example:
 
@@ -56,9 +57,9 @@ class LogitDistillationLoss(nn.Module):
     def __init__(self, kind: LogitLossKind = "mse", temperature: float = 1.0, independent_labels: bool = False) -> None:
         super().__init__()
         if kind not in ("mse", "kl"):
-            raise DistillationError(f"The logit loss must be 'mse' or 'kl'; got {kind!r}. Choose one of them.")
-        if not temperature > 0:
-            raise DistillationError(f"The temperature must be above 0; got {temperature}. The usual choice is 1 to 10.")
+            raise RecipeError(f"logit_loss must be 'mse' or 'kl'; got {kind!r}. Choose one of them.")
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise RecipeError(f"temperature must be a finite number > 0; got {temperature}. Use 1 to 10.")
         self.kind, self.temperature, self.independent_labels = kind, float(temperature), independent_labels
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ class AttentionDistillationLoss(nn.Module):
             `"mse"`, `"normalized_mse"` or `"kl"`.
 
     Raises:
-        [`DistillationError`]: When `kind` is unknown.
+        [`RecipeError`]: When `kind` is unknown.
 
     Example:
 
@@ -126,8 +127,8 @@ class AttentionDistillationLoss(nn.Module):
     def __init__(self, kind: AttentionLossKind = "normalized_mse") -> None:
         super().__init__()
         if kind not in ("mse", "normalized_mse", "kl"):
-            raise DistillationError(
-                f"The attention loss must be 'mse', 'normalized_mse' or 'kl'; got {kind!r}. Choose one of them."
+            raise RecipeError(
+                f"attention_loss must be 'mse', 'normalized_mse' or 'kl'; got {kind!r}. Choose one of them."
             )
         self.kind = kind
 

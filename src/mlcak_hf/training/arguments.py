@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -12,9 +12,8 @@ import torch
 from transformers import TrainingArguments
 
 from ..distillation.attention import AttentionOptions
+from ..distillation.losses import AttentionDistillationLoss, LogitDistillationLoss
 from ..errors import RecipeError
-
-_CHOICES = {"logit_loss": ("mse", "kl"), "attention_loss": ("mse", "normalized_mse", "kl")}
 
 
 @dataclass
@@ -84,39 +83,39 @@ class MLCAKTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise RecipeError(f"{name} must be a finite number >= 0; got {value}. Use 0 to switch the loss off.")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise RecipeError(f"temperature must be a finite number > 0; got {self.temperature}. Use 1 or more.")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                known = " or ".join(map(repr, choices))
-                raise RecipeError(f"{name} must be {known}; got {getattr(self, name)!r}. Choose one of them.")
+        # They check kinds, temperature and levels.
+        LogitDistillationLoss(self.logit_loss, self.temperature)
+        AttentionDistillationLoss(self.attention_loss)
+        self.attention_options = AttentionOptions(self.student_levels, self.attention_aggregation, self.gamma > 0)
         if self.label_smoothing_factor:
             raise RecipeError(
                 f"label_smoothing_factor must be 0, because this loss does not use it; got "
                 f"{self.label_smoothing_factor}. For soft labels, prepare the dataset with --aggregation mean."
             )
-        _ = self.attention_options  # Checks them.
         _refuse_sharding(self)
         # transformers renamed this argument within version 5; the old name only warns in the newer ones.
-        names = {entry.name for entry in fields(self)}
-        checkpointing = "activation" if "activation_checkpointing_kwargs" in names else "gradient"
-        if (
-            getattr(self, "activation_checkpointing_kwargs", None) is None
-            and self.gradient_checkpointing_kwargs is None
-        ):
-            setattr(self, f"{checkpointing}_checkpointing_kwargs", {"use_reentrant": False})
-        if not torch.accelerator.is_available():
-            # Several processes on a machine without accelerator connect only if told that they run on CPUs.
-            self.use_cpu = True
-        _fit_workers(self)
+        kind = "activation" if hasattr(self, "activation_checkpointing_kwargs") else "gradient"
+        if not (getattr(self, f"{kind}_checkpointing_kwargs") or self.gradient_checkpointing_kwargs):
+            setattr(self, f"{kind}_checkpointing_kwargs", {"use_reentrant": False})
+        # Several processes on a machine without accelerator connect only if told that they run on CPUs.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        # No more workers than cores, and none that outlive an epoch where there are none.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.dataloader_num_workers = min(self.dataloader_num_workers, cores)
+        self.dataloader_persistent_workers &= self.dataloader_num_workers > 0
         super().__post_init__()  # type: ignore[no-untyped-call]
-        _check_reports(self)
-        _refuse_other_batches(self)
-        chosen = getattr(self, f"{checkpointing}_checkpointing_kwargs") or {}
-        if getattr(self, f"{checkpointing}_checkpointing") and chosen.get("use_reentrant", True) and self.gamma > 0:
+        if "tensorboard" in (self.report_to or []) and not (find_spec("tensorboard") or find_spec("tensorboardX")):
+            # The Trainer would find it missing only after the images were decoded.
             raise RecipeError(
-                f"{checkpointing}_checkpointing_kwargs must set use_reentrant to false while gamma > 0, because "
-                f"reentrant checkpointing detaches the captured attention; got {chosen}. Set one of them."
+                "report_to must name an installed tool; got 'tensorboard'. Install it with "
+                "pip install 'mlcak-hf[tensorboard]', or use --report_to none."
+            )
+        _refuse_other_batches(self)
+        chosen = getattr(self, f"{kind}_checkpointing_kwargs") or {}
+        if getattr(self, f"{kind}_checkpointing") and chosen.get("use_reentrant", True) and self.gamma > 0:
+            raise RecipeError(
+                f"{kind}_checkpointing_kwargs must set use_reentrant to false while gamma > 0, because reentrant "
+                f"checkpointing detaches the captured attention; got {chosen}. Set one of them."
             )
 
     @property
@@ -124,52 +123,25 @@ class MLCAKTrainingArguments(TrainingArguments):
         """Whether a teacher is needed: one of its weights is above 0."""
         return self.alpha > 0 or self.beta > 0 or self.gamma > 0
 
-    @property
-    def attention_options(self) -> AttentionOptions:
-        """Which attention is taught."""
-        return AttentionOptions(self.student_levels, self.attention_aggregation, enabled=self.gamma > 0)
-
-
-def _fit_workers(args: MLCAKTrainingArguments) -> None:
-    """Start no more workers than there are cores, and none that outlive an epoch where there are none."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    args.dataloader_num_workers = min(args.dataloader_num_workers, cores)
-    if args.dataloader_num_workers == 0:
-        args.dataloader_persistent_workers = False
-
-
-def _check_reports(args: MLCAKTrainingArguments) -> None:
-    """Refuse a missing TensorBoard now: the Trainer would only after the images were decoded."""
-    if "tensorboard" in (args.report_to or []) and not (find_spec("tensorboard") or find_spec("tensorboardX")):
-        raise RecipeError(
-            "report_to must name an installed tool; got 'tensorboard'. Install it with "
-            "pip install 'mlcak-hf[tensorboard]', or use --report_to none."
-        )
-
 
 def _refuse_other_batches(args: MLCAKTrainingArguments) -> None:
-    """Refuse options by which several processes get other batches than the trainer counts images for."""
-    if args.world_size == 1:
-        return
+    """Refuse options that give several processes other batches than those of which the trainer counts the images."""
     config: Any = args.accelerator_config
-    chosen = {
+    changed = {
         "auto_find_batch_size": args.auto_find_batch_size,
         "accelerator_config's split_batches": config.split_batches,
-        "accelerator_config's dispatch_batches": bool(config.dispatch_batches),
+        "accelerator_config's dispatch_batches": config.dispatch_batches,
+        "accelerator_config's even_batches": not config.even_batches,
     }
-    for name, value in chosen.items():
-        if value:
-            raise RecipeError(f"{name} must be false with several processes; got {value}. Leave it out.")
-    if not config.even_batches:
-        raise RecipeError("accelerator_config's even_batches must be true with several processes; got False.")
+    for name, is_changed in changed.items():
+        if is_changed and args.world_size > 1:
+            raise RecipeError(f"{name} must keep its default with several processes. Leave it out.")
 
 
 def _refuse_sharding(args: MLCAKTrainingArguments) -> None:
-    launched = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}
-    asked = {name: os.environ.get(variable, "").lower() in ("1", "true", "yes") for name, variable in launched.items()}
-    asked = {"FSDP": asked["FSDP"] or bool(args.fsdp), "DeepSpeed": asked["DeepSpeed"] or bool(args.deepspeed)}
-    for name, wanted in asked.items():
-        if wanted:
+    for name, asked in {"FSDP": args.fsdp, "DeepSpeed": args.deepspeed}.items():
+        launched = os.environ.get(f"ACCELERATE_USE_{name.upper()}", "").lower() in ("1", "true", "yes")
+        if asked or launched:
             raise RecipeError(
                 f"{name} is not supported: the models of this package fit on one device (ViT-B: 0.35 GB of weights). "
                 "Use accelerate launch --multi_gpu, also over several machines; if memory is short, add bf16 and "

@@ -8,18 +8,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..data.sources import RadiographDataset, describe_targets
+from ..data.sources import describe_targets
 from ..errors import DeploymentError
 from ..pretrained import weight_files
 from ..shipped import resolve_model
-
-if TYPE_CHECKING:
-    from ..data.training_data import DataArguments, TrainingData
-    from .arguments import MLCAKTrainingArguments
-    from .models import ModelArguments
-    from .trainer import MLCAKTrainer
 
 TRAINING_FILE = "training.json"
 
@@ -74,10 +68,10 @@ class TrainingRecord:
     @classmethod
     def of_run(
         cls,
-        trainer: MLCAKTrainer,
-        model_args: ModelArguments,
-        data_args: DataArguments,
-        data: TrainingData,
+        trainer: Any,
+        model_args: Any,
+        data_args: Any,
+        preparation: Mapping[str, Any],
         metrics: Mapping[str, float],
         script: str,
     ) -> TrainingRecord:
@@ -86,28 +80,25 @@ class TrainingRecord:
         Args:
             trainer ([`MLCAKTrainer`]):
                 The trainer, after `train()`.
-            model_args, data_args:
+            model_args ([`ModelArguments`]), data_args ([`DataArguments`]):
                 The options of the script.
-            data ([`TrainingData`]):
-                The dataset.
+            preparation (`Mapping`):
+                How the dataset was prepared.
             metrics (`Mapping[str, float]`):
                 Metrics of the saved model on the validation split.
             script (`str`):
                 Name of the script.
         """
-        views = getattr(trainer.data_collator, "views", None)
-        train, validation, config = trainer.train_dataset, trainer.eval_dataset, trainer.model.config
-        assert isinstance(train, RadiographDataset)
-        assert isinstance(validation, RadiographDataset)
+        views, config = getattr(trainer.data_collator, "views", None), trainer.model.config
         return cls(
             {
                 "script": script,
                 "model": model_entry(trainer, model_args),
-                "data": without_folders(asdict(data_args)) | {"preparation": data.preparation},
+                "data": without_folders(asdict(data_args)) | {"preparation": dict(preparation)},
                 "views": None if views is None else asdict(views),
                 "arguments": arguments_entry(trainer.args),
-                "train": describe_targets(train, config),
-                "validation": describe_targets(validation, config) | {"metrics": dict(metrics)},
+                "train": describe_targets(trainer.train_dataset, config),
+                "validation": describe_targets(trainer.eval_dataset, config) | {"metrics": dict(metrics)},
                 "best_metric": trainer.state.best_metric,
                 "epochs": trainer.state.epoch,
                 "steps": trainer.state.global_step,
@@ -130,32 +121,32 @@ class TrainingRecord:
         """What a model card shows, by name and in order."""
         record = self.content
         model, arguments, train, validation = (record[name] for name in ("model", "arguments", "train", "validation"))
-        rows: dict[str, Any] = {"Dataset": record["data"]["dataset"]}
-        preparation = record["data"].get("preparation") or {}
-        if "aggregation" in preparation:
-            rows["Readers' votes"] = preparation["aggregation"]
-        rows["Training images"] = f"{train['rows']} ({_counts(train['global'])})"
-        rows["Validation images"] = f"{validation['rows']} ({_counts(validation['global'])})"
-        rows["Initial weights"] = _initial_weights(model)
+        views, accumulated = record["views"] or {}, arguments["gradient_accumulation_steps"]
+        taught = {}
         if model["distilled"] and any(arguments[name] for name in _LOSS_WEIGHTS):
-            rows["Teacher"] = model.get("teacher") or _cached_teacher(model)
-            rows["Weights of the losses"] = ", ".join(f"{name} {arguments[name]:g}" for name in _LOSS_WEIGHTS)
-            rows["Loss on logits"] = arguments["logit_loss"]
-            rows["Loss on attention"] = f"{arguments['attention_loss']}, {arguments['attention_aggregation']}"
-        rows["Weight of the local loss"] = model.get("local_loss_weight", "")
-        rows["Epochs, steps"] = f"{record['epochs']:g}, {record['steps']}"
-        accumulated = arguments["gradient_accumulation_steps"]
-        rows["Batch"] = f"{arguments['per_device_train_batch_size']} per process" + (
-            f", accumulated over {accumulated}" if accumulated > 1 else ""
-        )
-        rows["Optimizer"] = (
-            f"{arguments['optim']}, learning rate {arguments['learning_rate']:g} ({arguments['lr_scheduler_type']}), "
-            f"weight decay {arguments['weight_decay']:g}"
-        )
-        views = record["views"] or {}
-        rows["Augmentation"] = ", ".join(f"{name.replace('_', ' ')} {views[name]:g}" for name in views) or "none"
-        rows["Seed"] = arguments["seed"]
-        return rows
+            taught = {
+                "Teacher": model.get("teacher") or _cached_teacher(model),
+                "Weights of the losses": ", ".join(f"{name} {arguments[name]:g}" for name in _LOSS_WEIGHTS),
+                "Loss on logits": arguments["logit_loss"],
+                "Loss on attention": f"{arguments['attention_loss']}, {arguments['attention_aggregation']}",
+            }
+        rows = {
+            "Dataset": record["data"]["dataset"],
+            "Readers' votes": (record["data"].get("preparation") or {}).get("aggregation"),
+            "Training images": f"{train['rows']} ({_counts(train['global'])})",
+            "Validation images": f"{validation['rows']} ({_counts(validation['global'])})",
+            "Initial weights": _initial_weights(model),
+            **taught,
+            "Weight of the local loss": model.get("local_loss_weight", ""),
+            "Epochs, steps": f"{record['epochs']:g}, {record['steps']}",
+            "Batch": f"{arguments['per_device_train_batch_size']} per process"
+            + (f", accumulated over {accumulated}" if accumulated > 1 else ""),
+            "Optimizer": f"{arguments['optim']}, learning rate {arguments['learning_rate']:g} "
+            f"({arguments['lr_scheduler_type']}), weight decay {arguments['weight_decay']:g}",
+            "Augmentation": ", ".join(f"{name.replace('_', ' ')} {views[name]:g}" for name in views) or "none",
+            "Seed": arguments["seed"],
+        }
+        return {name: value for name, value in rows.items() if value is not None}
 
     @property
     def unlearned_findings(self) -> frozenset[str]:
@@ -178,7 +169,7 @@ class TrainingRecord:
         return tuple(f"{sentence}: {', '.join(names)}." for sentence, names in sentences.items() if names)
 
 
-def model_entry(trainer: MLCAKTrainer, model_args: ModelArguments) -> dict[str, Any]:
+def model_entry(trainer: Any, model_args: Any) -> dict[str, Any]:
     """Describe the model, its initial weights and its teachers."""
     folder, cache = Path(resolve_model(model_args.model)), trainer.teacher_cache
     if model_args.backbone:
@@ -189,7 +180,7 @@ def model_entry(trainer: MLCAKTrainer, model_args: ModelArguments) -> dict[str, 
         initial = "model" if not folder.is_dir() or weight_files(folder) else "random"
     given = without_folders(asdict(model_args))
     return {
-        "distilled": trainer.teachers is not None or cache is not None,
+        "distilled": trainer.teachers is not None,
         # A cache does not name its teachers, but their owner can recognize them by the digests of their weights.
         "teacher_weights": None if cache is None else cache.key.get("teacher weights"),
         "initial_weights": initial,
@@ -197,12 +188,13 @@ def model_entry(trainer: MLCAKTrainer, model_args: ModelArguments) -> dict[str, 
     } | {name: ", ".join(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
-def arguments_entry(args: MLCAKTrainingArguments) -> dict[str, Any]:
+def arguments_entry(args: Any) -> dict[str, Any]:
     """Return the training arguments as numbers and text, without folders."""
-    given: dict[str, Any] = args.to_dict()  # type: ignore[no-untyped-call]
-    nested = {name: str(without_folders(value)) for name, value in given.items() if isinstance(value, dict | list)}
-    values = args.to_sanitized_dict() | nested
-    return {name: without_folders(value) for name, value in values.items() if "dir" not in name}
+    return {
+        name: value if isinstance(value, bool | int | float) else str(without_folders(value))
+        for name, value in args.to_dict().items()
+        if "dir" not in name
+    }
 
 
 def without_folders(value: Any) -> Any:

@@ -12,14 +12,13 @@ from transformers import set_seed
 from transformers.utils import logging
 from yaml import YAMLError
 
-from ..configuration_mlcak import MLCAKConfig
 from ..data.collator import MLCAKCollator
 from ..data.sources import RadiographDataset
 from ..data.training_data import DataArguments, TrainingData, open_training_data
 from ..data.views import ViewParameters
 from ..distillation.cache.build import CacheOptions, build_teacher_cache
-from ..distillation.cache.store import TeacherCache, cached_views
-from ..distillation.compatibility import check_teachers, load_teacher_config
+from ..distillation.cache.store import TeacherCache
+from ..distillation.teachers import Teachers, teacher_config
 from ..errors import DistillationError, RecipeError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification
@@ -32,8 +31,6 @@ from .record import TrainingRecord
 from .trainer import MLCAKTrainer
 
 logger = logging.get_logger(__name__)
-
-CURVES_FILE = "curves.png"
 
 
 @dataclass
@@ -55,7 +52,7 @@ class StudentArguments(ModelArguments):
         default=None, metadata={"help": "What train_teacher.py wrote, or a Hub id; several teach together."}
     )
     teacher_cache: str | None = field(
-        default=None, metadata={"help": "Folder that keeps what the teacher knows, so that it runs only once."}
+        default=None, metadata={"help": "Folder that keeps the teacher's outputs, so that it runs only once."}
     )
     cache_views: int | None = field(
         default=None, metadata={"help": "Views of every image in the cache; default: as it has, else 4."}
@@ -63,12 +60,12 @@ class StudentArguments(ModelArguments):
 
 
 @dataclass(frozen=True)
-class StudentSetup:
-    """A student before training.
+class TrainingSetup:
+    """What a training run starts from.
 
     Args:
         model ([`MLCAKForCXRClassification`]):
-            The student with its initial weights.
+            The model with its initial weights.
         processor ([`MLCAKImageProcessor`]):
             Its image processor.
         collator ([`MLCAKCollator`]):
@@ -77,6 +74,8 @@ class StudentSetup:
             Rows with targets.
         data ([`TrainingData`]):
             The dataset.
+        teachers ([`Teachers`], *optional*):
+            The teachers, not loaded yet; `None` without distillation.
     """
 
     model: MLCAKForCXRClassification
@@ -85,16 +84,17 @@ class StudentSetup:
     train: RadiographDataset
     validation: RadiographDataset
     data: TrainingData
+    teachers: Teachers | None = None
 
 
-def set_up_student(
-    model_args: StudentArguments,
+def set_up_training(
+    model_args: ModelArguments,
     data_args: DataArguments,
     views: ViewParameters,
     args: MLCAKTrainingArguments,
     metrics_of: MetricsOf | None = None,
-) -> StudentSetup:
-    """Open the dataset and make the student, with the labels of its teacher, without loading a teacher.
+) -> TrainingSetup:
+    """Open the dataset and make the model; a student gets the labels of its teacher, which is not loaded.
 
     Errors are found before an image is decoded, where possible.
 
@@ -104,64 +104,56 @@ def set_up_student(
         metrics_of (`Callable`, *optional*):
             Makes the metrics of evaluation from a config; `None` when nothing will be evaluated.
 
-    Returns:
-        [`StudentSetup`]: What training, or building a teacher cache, starts from.
-
     Raises:
         [`RecipeError`]: When a teacher is needed but neither it nor a cache is given, or the metric that chooses the
             best checkpoint is not defined on the validation rows.
         [`DistillationError`]: When a teacher cannot teach the student, or there is nothing to learn.
         [`DatasetError`]: When the dataset cannot be used.
     """
-    teachers, teacher_processors = _open_teachers(model_args, args)
-    taught = _labels_of(teachers[0]) if teachers else None
+    logging.set_verbosity(args.get_process_log_level())  # type: ignore[no-untyped-call]
+    known: Any = _teachers_of(model_args) if isinstance(model_args, StudentArguments) and args.distils else None
+    names = ("id2label", "local_labels", "problem_type")
+    labels = None if known is None else {name: getattr(teacher_config(known[0]), name) for name in names}
     with args.main_process_first(desc="opening the dataset"):
-        data = open_training_data(data_args, taught)
+        data = open_training_data(data_args, labels)
     # Students with the same seed start from the same weights, whatever was loaded before.
     set_seed(args.seed)
     model = build_model(model_args, data.labels)
     config: Any = model.config
-    if teachers:
-        check_teachers(teachers, config, args.attention_options)
+    teachers, processors = None, None
+    if known is not None:
+        teachers = Teachers(known, model, args.attention_options)
+        if getattr(model_args, "teacher", None) is not None:
+            named = zip(known, teachers.configs, strict=True)
+            processors = [load_processor(source, other, "teacher", DistillationError) for source, other in named]
     processor = data.processor(config.image_size, model_processor(model_args.model))
-    collator = MLCAKCollator(processor, teacher_processors, views if data_args.augment else None, args.seed)
+    collator = MLCAKCollator(processor, processors, views if data_args.augment else None, args.seed)
 
     def check(train: RadiographDataset, validation: RadiographDataset) -> None:
-        check_targets(args, config, train, validation, metrics_of, taught=bool(teachers))
+        check_targets(args, config, train, validation, metrics_of, taught=teachers is not None)
 
     with args.main_process_first(desc="decoding the images"):
         train, validation = data.radiographs(config, processor, data_args, check)
-    return StudentSetup(model, processor, collator, train, validation, data)
+    return TrainingSetup(model, processor, collator, train, validation, data, teachers)
 
 
-def _open_teachers(
-    model_args: StudentArguments, args: MLCAKTrainingArguments
-) -> tuple[list[MLCAKConfig], list[MLCAKImageProcessor] | None]:
-    """Return the configs of the teachers, and their processors unless only a cache is given."""
-    if not args.distils:
-        return [], None
+def _teachers_of(model_args: StudentArguments) -> Any:
+    """Return folders or Hub ids of the teachers, or the configs that a cache holds."""
     if model_args.teacher is not None:
-        role, error = "teacher", DistillationError
-        configs = [load_teacher_config(teacher) for teacher in model_args.teacher]
-        named = zip(model_args.teacher, configs, strict=True)
-        return configs, [load_processor(teacher, config, role, error) for teacher, config in named]
+        return model_args.teacher
     if model_args.teacher_cache is not None:
-        return TeacherCache(model_args.teacher_cache, verify=False).teachers, None
+        return TeacherCache(model_args.teacher_cache, verify=False).teachers
     raise RecipeError("--teacher must be given. For a plain student, set --alpha 0 --beta 0 --gamma 0.")
 
 
-def _labels_of(config: MLCAKConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in ("id2label", "local_labels", "problem_type")}
-
-
 def open_teacher_cache(
-    setup: StudentSetup, model_args: StudentArguments, args: MLCAKTrainingArguments
+    setup: TrainingSetup, model_args: StudentArguments, args: MLCAKTrainingArguments
 ) -> TeacherCache | None:
     """Open the requested teacher cache; build it first if it is incomplete and its teachers are given.
 
     Args:
-        setup ([`StudentSetup`]):
-            The student and its images.
+        setup ([`TrainingSetup`]):
+            The student, its teachers and its images.
         model_args, args:
             The options of the script.
 
@@ -170,25 +162,19 @@ def open_teacher_cache(
 
     Raises:
         [`CacheError`]: When it was built from something else, is damaged, or cannot be written.
-        [`DistillationError`]: When a teacher cannot teach the student.
     """
-    folder, num_views = model_args.teacher_cache, model_args.cache_views
-    if folder is None or not args.distils:
+    if setup.teachers is None or model_args.teacher_cache is None:
         return None
     if model_args.teacher is None:
-        return TeacherCache(folder)
-    if num_views is None:
-        found = cached_views(folder)
-        num_views = found or (1 if setup.collator.views is None else 4)
+        return TeacherCache(model_args.teacher_cache)
     options = CacheOptions(
-        num_views,
-        args.attention_options,
+        model_args.cache_views,
         batch_size=args.per_device_train_batch_size,
         num_workers=args.dataloader_num_workers,
         autocast=torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None,
         progress_bar=not args.disable_tqdm,
     )
-    return build_teacher_cache(folder, model_args.teacher, setup.model, setup.train, setup.collator, options)
+    return build_teacher_cache(model_args.teacher_cache, setup.teachers, setup.train, setup.collator, options)
 
 
 def save_trained(
@@ -214,9 +200,10 @@ def save_trained(
     if not trainer.is_world_process_zero():
         return
     folder = Path(str(trainer.args.output_dir))
-    TrainingRecord.of_run(trainer, model_args, data_args, data, metrics, script).save(folder)
+    TrainingRecord.of_run(trainer, model_args, data_args, data.preparation, metrics, script).save(folder)
     set_outdated_card_aside(folder)
-    draw_training_curves(trainer.state.log_history, folder / CURVES_FILE, title=folder.name)
+    draw_training_curves(trainer.state.log_history, folder / "curves.png", title=folder.name)
+    print(f"Model, image processor and training.json: {folder}")
 
 
 def set_outdated_card_aside(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...configuration_mlcak import MLCAKConfig
 from ...errors import CacheError
@@ -26,11 +28,130 @@ _MAX_SHARDS = 256
 _MIN_SHARD_IMAGES = 128
 
 
-class TeacherCache:
-    """The outputs of one or several teachers for V views of every image, memory-mapped.
+class CacheFiles:
+    """The files of a cache, complete or not: names, layout and checksums.
 
     `cache.json` describes what the cache was built from. Every shard holds the records of some images, ordered by view,
-    then image, and ends with a SHA-256 over the key and everything before it. Several runs share the pages in memory.
+    then image, and ends with a SHA-256 over the key and everything before it.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            Folder of the cache.
+        description (`Mapping[str, Any]`, *optional*):
+            The content of `cache.json`. Defaults to that of the folder's file.
+
+    Raises:
+        [`CacheError`]: When the file is missing or has another format.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], description: Mapping[str, Any] | None = None) -> None:
+        self.folder = Path(folder)
+        path = self.folder / CACHE_FILE
+        try:
+            self.description = json.loads(path.read_text(encoding="utf-8")) if description is None else description
+            self.key: dict[str, Any] = self.description["key"]
+            if self.key["format"] != CACHE_FORMAT:
+                raise CacheError(
+                    f"The teacher cache {folder} must have format {CACHE_FORMAT}; got {self.key['format']}. "
+                    "Build it again."
+                )
+            self.num_images: int = self.key["number of images"]
+            self.num_views: int = self.key["number of views"]
+            self.teachers = [MLCAKConfig(**config) for config in self.description["teachers"]]
+            self.record = np.dtype([(name, kind, tuple(shape)) for name, kind, shape in self.description["record"]])
+            self.shard_images: int = self.description["images per shard"]
+        except FileNotFoundError:
+            raise CacheError(
+                f"There is no teacher cache in {folder}. Build one with examples/distillation/cache_teacher.py."
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CacheError(
+                f"{path} must describe a teacher cache, but cannot be read ({error!r}). Delete the folder."
+            ) from error
+        self.num_shards = -(-self.num_images // self.shard_images)
+        self.num_bytes = self.num_images * self.num_views * self.record.itemsize
+
+    def create(self) -> None:
+        """Write `cache.json` atomically."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._replace(self.folder / CACHE_FILE, json.dumps(self.description, indent=1).encode())
+
+    def check(self, expected: Mapping[str, Any]) -> None:
+        """Check that the cache was built from the expected teachers, images and views.
+
+        Args:
+            expected (`Mapping[str, Any]`):
+                The parts of the key that the caller knows.
+
+        Raises:
+            [`CacheError`]: When a part differs.
+        """
+        unlike = differences(expected, self.key)
+        if unlike:
+            raise CacheError(
+                f"The teacher cache {self.folder} was built from something else ({'; '.join(unlike)}). "
+                "Name another folder, or delete this one."
+            )
+
+    def path(self, number: int) -> Path:
+        """Return the path of a shard."""
+        return self.folder / f"shard-{number:05d}-of-{self.num_shards:05d}.npy"
+
+    def images(self, number: int) -> range:
+        """Return the positions of a shard's images in the dataset."""
+        start = number * self.shard_images
+        return range(start, min(start + self.shard_images, self.num_images))
+
+    def write(self, number: int, records: np.ndarray) -> None:
+        """Write a shard atomically.
+
+        Args:
+            number (`int`):
+                Number of the shard.
+            records (`np.ndarray` of shape `(views, images)`):
+                Records of the cache's type.
+
+        Raises:
+            [`CacheError`]: When the disk is full or cannot be written.
+        """
+        buffer = io.BytesIO()
+        np.save(buffer, records)
+        hashed = self._hash(number)
+        hashed.update(buffer.getbuffer())
+        self._replace(self.path(number), buffer.getbuffer(), hashed.digest())
+
+    def is_whole(self, number: int) -> bool:
+        """Return whether a shard exists, belongs to this cache, and is unchanged."""
+        try:
+            contents = np.memmap(self.path(number), np.uint8, "r")
+        except (FileNotFoundError, ValueError):  # An empty file cannot be mapped.
+            return False
+        hashed = self._hash(number)
+        hashed.update(contents[:-_DIGEST_BYTES])
+        return bytes(hashed.digest()) == contents[-_DIGEST_BYTES:].tobytes()
+
+    def _hash(self, number: int) -> Any:
+        """Start a checksum with key and number, so that it fails for a shard of a different cache or position."""
+        return hashlib.sha256(json.dumps([self.key, number], sort_keys=True).encode())
+
+    def _replace(self, path: Path, *parts: bytes | memoryview) -> None:
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            with partial.open("wb") as file:
+                file.writelines(parts)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise CacheError(
+                f"The teacher cache {self.folder} cannot be written ({error.strerror}). Free some space or name "
+                "another folder, and run the same command again to resume."
+            ) from error
+
+
+class TeacherCache(CacheFiles):
+    """The outputs of one or several teachers for V views of every image, memory-mapped: several runs share the pages.
 
     Args:
         folder (`str` or `os.PathLike`):
@@ -51,36 +172,18 @@ class TeacherCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str], verify: bool = True) -> None:
-        self.files = CacheFiles.open(folder)
-        self.key, self.num_images, self.num_views = self.files.key, self.files.num_images, self.files.num_views
-        self.teachers = [MLCAKConfig(**config) for config in self.files.teachers]
-        self.num_bytes = self.num_images * self.files.bytes_per_image
+        super().__init__(folder)
         self._shards: dict[int, np.ndarray] = {}
-        absent = [number for number in range(self.files.num_shards) if not self.files.path(number).exists()]
-        if absent:
+        absent = [number for number in range(self.num_shards) if not self.path(number).exists()]
+        damaged = [number for number in range(self.num_shards) if verify and not self.is_whole(number)]
+        if absent or damaged:
+            defect = f"incomplete: {len(absent)} of its {self.num_shards} shards are missing"
+            if not absent:
+                first = f"{self.path(damaged[0]).name} ({len(damaged)} of {self.num_shards} shards)"
+                defect = f"damaged: {first} is truncated, changed, or belongs to a different cache"
             raise CacheError(
-                f"The teacher cache {folder} is incomplete: {len(absent)} of its {self.files.num_shards} shards are "
-                "missing. Run the command that built it again, with --teacher."
+                f"The teacher cache {folder} is {defect}. Run the command that built it again, with --teacher."
             )
-        damaged = [n for n in range(self.files.num_shards) if verify and not self.files.is_whole(n)]
-        if damaged:
-            raise CacheError(
-                f"The teacher cache {folder} is damaged: {self.files.path(damaged[0]).name} "
-                f"({len(damaged)} of {self.files.num_shards} shards) is truncated, changed, or belongs to a different "
-                "cache. Run the command that built it again, with --teacher."
-            )
-
-    def check(self, expected: Mapping[str, Any]) -> None:
-        """Check that the cache was built from the expected teachers, images and views.
-
-        Args:
-            expected (`Mapping[str, Any]`):
-                The parts of the key that the caller knows.
-
-        Raises:
-            [`CacheError`]: When a part differs.
-        """
-        self.files.check(expected)
 
     def read(self, index: Sequence[int], view: int, attention: bool = True) -> TeacherOutputs:
         """Read the teachers' outputs for one view of some images.
@@ -96,166 +199,53 @@ class TeacherCache:
         Returns:
             [`TeacherOutputs`]: float32 logits and float16 attention.
         """
-        records = np.empty(len(index), self.files.record)
+        records = np.empty(len(index), self.record)
         for position, image in enumerate(index):
-            number, place = divmod(int(image), self.files.shard_images)
-            records[position] = self._shard(number)[view, place]
-        fields = {name: torch.from_numpy(records[name].copy()) for name in self.files.record.names or ()}
-        return TeacherOutputs(
-            fields["logits"], fields.get("local_logits"), fields.get("attention") if attention else None
-        )
-
-    def _shard(self, number: int) -> np.ndarray:
-        if number not in self._shards:
-            self._shards[number] = self.files.map(number)
-        return self._shards[number]
+            number, place = divmod(int(image), self.shard_images)
+            if number not in self._shards:
+                self._shards[number] = np.load(self.path(number), mmap_mode="r")
+            records[position] = self._shards[number][view, place]
+        names = [name for name in self.record.names or () if attention or name != "attention"]
+        return TeacherOutputs(**{name: torch.from_numpy(records[name].copy()) for name in names})
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the mapped pages behind: worker processes map the files themselves."""
         return self.__dict__ | {"_shards": {}}
 
 
-class CacheFiles:
-    """The files of a cache: names, layout and checksums.
+class CachedCollator:
+    """A collator that adds the cached outputs of the teachers; in epoch e it makes view e modulo V.
 
     Args:
-        folder (`Path`):
-            Folder of the cache.
-        description (`Mapping[str, Any]`):
-            The content of `cache.json`.
+        collator ([`MLCAKCollator`]):
+            Makes the views; it is copied.
+        cache ([`TeacherCache`]):
+            Cache of the same views.
+        attention (`bool`, *optional*, defaults to `True`):
+            Whether attention is taught.
     """
 
-    def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
-        self.folder, self.description = folder, dict(description)
-        self.key: dict[str, Any] = description["key"]
-        self.teachers: list[dict[str, Any]] = description["teachers"]
-        self.num_images: int = self.key["number of images"]
-        self.num_views: int = self.key["number of views"]
-        self.record = np.dtype([(name, kind, tuple(shape)) for name, kind, shape in description["record"]])
-        self.shard_images: int = description["images per shard"]
-        self.num_shards = -(-self.num_images // self.shard_images)
+    def __init__(self, collator: Any, cache: TeacherCache, attention: bool = True) -> None:
+        # The copy shares the epoch and makes the same views, without the teachers' pixels.
+        self.collator = copy.copy(collator)
+        self.collator.teacher_processor = None
+        self.cache, self.attention, self.views = cache, attention, collator.views
 
-    @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> CacheFiles:
-        """Read `cache.json`.
+    def set_epoch(self, epoch: int) -> None:
+        """Switch to the view of an epoch, in this process and in running workers."""
+        self.collator.set_epoch(epoch % self.cache.num_views)
 
-        Raises:
-            [`CacheError`]: When it is missing or has another format.
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Collate rows, each with its `index`.
+
+        Returns:
+            `dict[str, torch.Tensor]`: The collator's batch and the teachers' outputs ([`TeacherOutputs.to_batch`]).
         """
-        path = Path(folder, CACHE_FILE)
-        try:
-            description = json.loads(path.read_text(encoding="utf-8"))
-            version = description["key"]["format"]
-            files = cls(Path(folder), description) if version == CACHE_FORMAT else None
-        except FileNotFoundError:
-            raise CacheError(
-                f"There is no teacher cache in {folder}. Build one with examples/distillation/cache_teacher.py."
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CacheError(
-                f"{path} must describe a teacher cache, but cannot be read ({error!r}). Delete the folder."
-            ) from error
-        if files is None:
-            raise CacheError(
-                f"The teacher cache {folder} must have format {CACHE_FORMAT}; got {version}. Build it again."
-            )
-        return files
-
-    def create(self) -> None:
-        """Write `cache.json` atomically."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._replace(self.folder / CACHE_FILE, json.dumps(self.description, indent=1).encode())
-
-    def check(self, expected: Mapping[str, Any]) -> None:
-        """Compare parts of the key; see `TeacherCache.check`."""
-        unlike = differences(expected, self.key)
-        if unlike:
-            raise CacheError(
-                f"The teacher cache {self.folder} was built from something else ({'; '.join(unlike)}). "
-                "Name another folder, or delete this one."
-            )
-
-    def path(self, number: int) -> Path:
-        """Return the path of a shard."""
-        return self.folder / f"shard-{number:05d}-of-{self.num_shards:05d}.npy"
-
-    def images(self, number: int) -> range:
-        """Return the positions of a shard's images in the dataset."""
-        start = number * self.shard_images
-        return range(start, min(start + self.shard_images, self.num_images))
-
-    def shape(self, number: int) -> tuple[int, int]:
-        """Return (views, images) of a shard."""
-        return self.num_views, len(self.images(number))
-
-    @property
-    def bytes_per_image(self) -> int:
-        """Size of all views of an image, in bytes."""
-        return int(self.num_views * self.record.itemsize)
-
-    def write(self, number: int, records: np.ndarray) -> None:
-        """Write a shard atomically.
-
-        Args:
-            number (`int`):
-                Number of the shard.
-            records (`np.ndarray` of shape `(views, images)`):
-                Records of the cache's type.
-
-        Raises:
-            [`CacheError`]: When the disk is full or cannot be written.
-        """
-        buffer = io.BytesIO()
-        np.save(buffer, records)
-        contents = buffer.getbuffer()
-        hashed = self._hash(number)
-        hashed.update(contents)
-        self._replace(self.path(number), contents, hashed.digest())
-
-    def is_whole(self, number: int) -> bool:
-        """Return whether a shard exists, belongs to this cache, and is unchanged."""
-        hashed, last = self._hash(number), b""
-        try:
-            with self.path(number).open("rb") as file:
-                while block := file.read(1 << 22):
-                    block = last + block
-                    hashed.update(memoryview(block)[:-_DIGEST_BYTES])
-                    last = block[-_DIGEST_BYTES:]
-        except FileNotFoundError:
-            return False
-        return last == bytes(hashed.digest())
-
-    def map(self, number: int) -> np.ndarray:
-        """Map a shard into memory: records of shape `(views, images)`."""
-        mapped: np.ndarray = np.load(self.path(number), mmap_mode="r")
-        return mapped
-
-    def _hash(self, number: int) -> Any:
-        """Start a checksum with key and number, so that it fails for a shard of a different cache or position."""
-        return hashlib.sha256(json.dumps([self.key, number], sort_keys=True).encode())
-
-    def _replace(self, path: Path, *parts: bytes | memoryview) -> None:
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with partial.open("wb") as file:
-                for part in parts:
-                    file.write(part)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise CacheError(
-                f"The teacher cache {self.folder} cannot be written ({error.strerror}). Free some space or name "
-                "another folder, and run the same command again to resume."
-            ) from error
+        batch: dict[str, Tensor] = self.collator(rows)
+        known = self.cache.read([row["index"] for row in rows], self.collator.epoch, self.attention)
+        return batch | known.to_batch()
 
 
 def images_per_shard(num_images: int) -> int:
     """Return the number of images per shard of a new cache: few, so that a killed build loses little."""
     return max(_MIN_SHARD_IMAGES, -(-num_images // _MAX_SHARDS))
-
-
-def cached_views(folder: str | os.PathLike[str]) -> int | None:
-    """Return the number of views of the cache in a folder, complete or not; `None` without a cache."""
-    return CacheFiles.open(folder).num_views if Path(folder, CACHE_FILE).exists() else None

@@ -1,0 +1,100 @@
+"""The training loss: its parts, and their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..configuration_mlcak import MLCAKConfig
+from ..distillation.attention import AttentionAlignment
+from ..distillation.losses import AttentionDistillationLoss, LogitDistillationLoss, sum_per_item
+from ..distillation.teachers import TeacherOutputs
+from ..modeling_mlcak import global_classification_loss, local_classification_loss
+from .arguments import MLCAKTrainingArguments
+
+LABELS = ("labels", "local_targets")
+
+
+class Objective:
+    """`L = L_global + lambda * L_local + alpha * D(local) + beta * D(global) + gamma * D(attention)`.
+
+    Every part is a sum over images divided by the images of the whole optimizer step.
+
+    Args:
+        config ([`MLCAKConfig`]):
+            Config of the student.
+        args ([`MLCAKTrainingArguments`]):
+            Weights and kinds of the losses.
+        alignment ([`AttentionAlignment`], *optional*):
+            Aligns the student's attention; `None` when attention is not taught.
+    """
+
+    def __init__(
+        self, config: MLCAKConfig, args: MLCAKTrainingArguments, alignment: AttentionAlignment | None = None
+    ) -> None:
+        several = config.problem_type == "multi_label_classification"
+        self.config, self.args, self.alignment = config, args, alignment
+        self._global_distance = LogitDistillationLoss(args.logit_loss, args.temperature, independent_labels=several)
+        self._local_distance = LogitDistillationLoss(args.logit_loss, args.temperature, independent_labels=True)
+        self._attention_distance = AttentionDistillationLoss(args.attention_loss)
+        self._weights = {
+            "loss_global": 1.0,
+            "loss_local": config.local_loss_weight,
+            "distil_local": args.alpha,
+            "distil_global": args.beta,
+            "distil_attention": args.gamma,
+        }
+
+    def classification(
+        self, logits: Tensor, local_logits: Tensor | None, labels: Mapping[str, Any], num_items: Any
+    ) -> dict[str, Tensor]:
+        """Return the parts of the loss that the labels give.
+
+        Args:
+            logits (`torch.Tensor` of shape `(B, C)`):
+                Global logits of the student.
+            local_logits (`torch.Tensor` of shape `(B, F)`, *optional*):
+                Its local logits.
+            labels (`Mapping`):
+                `labels` and `local_targets`, as far as they are known.
+            num_items (`torch.Tensor` or `int`):
+                Images of the whole step.
+        """
+        parts = {}
+        if labels.get("labels") is not None:
+            kind = str(self.config.problem_type)
+            parts["loss_global"] = global_classification_loss(logits, labels["labels"], kind, num_items)
+        if local_logits is not None and labels.get("local_targets") is not None:
+            parts["loss_local"] = local_classification_loss(local_logits, labels["local_targets"], num_items)
+        return parts
+
+    def distillation(
+        self, outputs: Any, known: TeacherOutputs, num_items: Any, image_weights: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Return the parts of the loss that the teachers give.
+
+        Args:
+            outputs ([`MLCAKOutput`]):
+                Outputs of the student.
+            known ([`TeacherOutputs`]):
+                Outputs of the teachers.
+            num_items (`torch.Tensor` or `int`):
+                Images of the whole step.
+            image_weights (`torch.Tensor` of shape `(B,)`, *optional*):
+                0 for an image that must not count.
+        """
+        parts = {}
+        if self.args.alpha > 0 and outputs.local_logits is not None and known.local_logits is not None:
+            parts["distil_local"] = self._local_distance(outputs.local_logits, known.local_logits)
+        if self.args.beta > 0:
+            parts["distil_global"] = self._global_distance(outputs.logits, known.logits)
+        if self.alignment is not None and known.attention is not None:
+            ours = self.alignment.align_student(outputs.attentions)
+            parts["distil_attention"] = self._attention_distance(ours, known.attention)
+        return {name: sum_per_item(part, num_items, image_weights) for name, part in parts.items()}
+
+    def total(self, parts: Mapping[str, Tensor]) -> Any:
+        """Return the weighted sum of the parts."""
+        return sum(float(self._weights[name]) * part for name, part in parts.items())
