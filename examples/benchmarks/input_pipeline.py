@@ -186,7 +186,9 @@ def measure_views(sizes: Sizes, rows: Dataset, folder: str) -> None:
 def radiographs(rows: Dataset, config: MLCAKConfig, processor: MLCAKImageProcessor, folder: str) -> RadiographDataset:
     """Rows of the global label alone, decoded once."""
     targets = Targets(config, rows, DatasetColumns(findings=None))
-    return RadiographDataset(rows, targets, decode_once(rows, processor, folder=folder))
+    dataset = RadiographDataset(rows, targets)
+    dataset.decoded_images = decode_once(rows, processor, folder=folder)
+    return dataset
 
 
 def train(dataset: RadiographDataset, config: MLCAKConfig, processor: MLCAKImageProcessor, callback=None, **choices):

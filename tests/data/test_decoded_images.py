@@ -58,7 +58,9 @@ def radiographs(rows: Dataset, decoded_images=None) -> RadiographDataset:
     backbone = {"model_type": "vit", "image_size": 28, "patch_size": 4, "num_channels": 1}
     columns = DatasetColumns(findings=None, image_id="image_id")
     targets = Targets(MLCAKConfig(backbone_config=backbone, local_labels=[]), rows, columns)
-    return RadiographDataset(rows, targets, decoded_images)
+    dataset = RadiographDataset(rows, targets)
+    dataset.decoded_images = decoded_images
+    return dataset
 
 
 @pytest.mark.parametrize("kind", ["8 bits", "16 bits", "not square", "colour", "large"])
@@ -88,7 +90,6 @@ def test_images_of_several_sizes_and_depths_lie_side_by_side(tmp_path):
         ((64, 64), "uint16"), ((64, 64), "uint8"), ((256, 256), "uint16"),
     ]  # fmt: skip
     assert np.array_equal(decoded_images[1], np.asarray(images[1]))
-    assert len(decoded_images) == 3
 
 
 def test_a_second_run_decodes_nothing_and_another_dataset_is_another_file(tmp_path, monkeypatch):
@@ -119,7 +120,7 @@ def test_what_was_not_finished_is_not_there(tmp_path, monkeypatch):
         with pytest.raises(DatasetError, match=r"No space left.*decode_once=false"):
             decode_once(rows, processor(), folder=tmp_path)
     assert not folders(tmp_path)
-    assert len(decode_once(rows, processor(), folder=tmp_path)) == 4
+    assert np.array_equal(decode_once(rows, processor(), folder=tmp_path)[3], np.asarray(stored("8 bits", 3)))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
@@ -162,8 +163,6 @@ def test_bad_rows_and_files_are_named(tmp_path):
         decode_once(dataset_of([stored("8 bits", 0), broken]), processor(), folder=tmp_path)
     rows = dataset_of([stored("8 bits", seed) for seed in range(2)])
     decoded_images = decode_once(rows, processor(), folder=tmp_path)
-    with pytest.raises(DatasetError, match="2 decoded images for 1 rows"):
-        radiographs(rows.select([0]), decoded_images)
     pixels = decoded_images.folder / "pixels.bin"
     pixels.write_bytes(pixels.read_bytes()[:-1])
     assert decoded_images[0].shape == (64, 64)

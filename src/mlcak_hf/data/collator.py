@@ -73,10 +73,13 @@ class MLCAKCollator:
         seed: int = 0,
         max_px: int = MAX_DECODED_PX,
     ) -> None:
+        several = isinstance(teacher_processor, Sequence)
+        teachers: Any = teacher_processor if several else [] if teacher_processor is None else [teacher_processor]
+        for teacher in teachers:
+            _check_same_radiograph(processor, teacher)
         self.processor, self.teacher_processor = processor, teacher_processor
-        for name, other in self._processors().items():
-            if name != "pixel_values":
-                _check_same_radiograph(processor, other)
+        keys = ["pixel_values", *teacher_pixel_keys(len(teachers))]
+        self._processors = dict(zip(keys, [processor, *teachers], strict=True))
         self.views, self.seed, self.max_px = views, seed, max_px
         # In shared memory, so that persistent workers see the epoch change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
@@ -93,7 +96,8 @@ class MLCAKCollator:
     def for_evaluation(self) -> MLCAKCollator:
         """Return a collator without views and teachers, which gives the processor's own pixels."""
         other = copy.copy(self)
-        other.teacher_processor, other.views = None, None
+        other.teacher_processor = other.views = None
+        other._processors = {"pixel_values": self.processor}
         return other
 
     def at_epoch(self, epoch: int) -> MLCAKCollator:
@@ -140,15 +144,6 @@ class MLCAKCollator:
                 batch[name] = torch.as_tensor(values).to(torch.int64 if is_class else torch.float32)
         return batch
 
-    def _processors(self) -> dict[str, MLCAKImageProcessor]:
-        """Image processors of the student and the teachers by their key in a batch."""
-        several = isinstance(self.teacher_processor, Sequence)
-        teachers: Any = self.teacher_processor if several else [self.teacher_processor]
-        if self.teacher_processor is None:
-            teachers = []
-        keys = ["pixel_values", *teacher_pixel_keys(len(teachers))]
-        return dict(zip(keys, [self.processor, *teachers], strict=True))
-
     def _stored_pixels(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
         value_range = self.processor.value_range
         images = [
@@ -157,28 +152,25 @@ class MLCAKCollator:
         ]
         return {
             name: np.concatenate([processor.reduce(image[None]) for image in images])
-            for name, processor in self._processors().items()
+            for name, processor in self._processors.items()
         }
 
     def _view_pixels(self, rows: Sequence[Mapping[str, Any]], views: ViewParameters) -> dict[str, np.ndarray]:
-        processors = self._processors()
         # A processor with `lowres` enlarges an image that already has that size.
-        sides = [processor.lowres or processor.size["height"] for processor in processors.values()]
-        batches = [np.empty((len(rows), side, side), dtype=np.float32) for side in sides]
-        for place, row in enumerate(rows):
+        sides = [processor.lowres or processor.size["height"] for processor in self._processors.values()]
+        made = []
+        for row in rows:
             image = row["decoded"] if "decoded" in row else to_square(row["image"], self.processor, self.max_px)
-            view = views.draw(self.seed, self.epoch, int(row["index"]))
-            for batch, pixels in zip(batches, view_pixels(image, view, sides), strict=True):
-                batch[place] = pixels
-        return {name: processors[name].reduce(batch) for name, batch in zip(processors, batches, strict=True)}
+            made.append(view_pixels(image, views.draw(self.seed, self.epoch, int(row["index"])), sides))
+        batches = zip(self._processors.items(), zip(*made, strict=True), strict=True)
+        return {name: processor.reduce(np.stack(images)) for (name, processor), images in batches}
 
 
 def _check_same_radiograph(student: MLCAKImageProcessor, teacher: MLCAKImageProcessor) -> None:
     for name in ("fit", "value_range"):
-        # A range is a tuple, or a list after saving and loading.
-        values = (getattr(processor, name) for processor in (student, teacher))
-        ours, theirs = (tuple(value) if isinstance(value, list) else value for value in values)
-        if ours != theirs:
+        ours, theirs = getattr(student, name), getattr(teacher, name)
+        # A range is a tuple, or a list after loading.
+        if ours != theirs and list(ours or ()) != list(theirs or ()):
             raise DistillationError(
                 f"Teacher and student must see the same radiograph, but their image processors differ in {name}: "
                 f"teacher {theirs!r}, student {ours!r}. Give both processors the same {name}."

@@ -67,10 +67,9 @@ class DatasetColumns:
         for role in ("image", "label", "findings", "group", "image_id"):
             name = getattr(self, role)
             if name is not None and name not in dataset.column_names:
-                remedy = "" if role == "image" else ', or "none" if there is none'
                 raise DatasetError(
                     f"The dataset has no column {name!r} for the {role}; it has {dataset.column_names}. "
-                    f"Name the {role} column{remedy}."
+                    f'Name the {role} column, or "none" if it may be missing.'
                 )
         if self.label is None and self.findings is None and not self.unlabelled:
             raise DatasetError(

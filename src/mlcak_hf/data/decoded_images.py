@@ -79,10 +79,6 @@ class DecodedImages:
         self._index = np.load(self.folder / _INDEX)
         self.exact = bool(self._index[:, 3].all())
 
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._index)
-
     def __getitem__(self, position: int) -> np.ndarray:
         """
         Read the image of a row.
@@ -141,8 +137,7 @@ def decode_once(
         [`DatasetError`]: If an image is missing or cannot be used (its row is named), or the file cannot be written.
     """
     parent = Path(datasets.config.HF_DATASETS_CACHE) / "mlcak-decoded-images" if folder is None else Path(folder)
-    limits = None if processor.value_range is None else [float(value) for value in processor.value_range]
-    made_from = [_FORMAT, rows._fingerprint, image_column, max_px, processor.fit, limits]
+    made_from = [_FORMAT, rows._fingerprint, image_column, max_px, processor.fit, processor.value_range]
     target = parent / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:24]
     unfinished = target.with_suffix(".unfinished")
     try:

@@ -113,8 +113,10 @@ class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
             An opened split.
         targets ([`Targets`]):
             Made from the training split.
+
+    Attributes:
         decoded_images ([`DecodedImages`], *optional*):
-            The rows' images, from [`decode_once`]. `None` decodes an image each time it is asked for.
+            The images of the same rows, from [`decode_once`]. `None` decodes an image each time it is read.
 
     Raises:
         [`LabelError`]: If a row has a label that the model does not have.
@@ -128,15 +130,12 @@ class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
     ```
     """
 
-    def __init__(self, rows: Dataset, targets: Targets, decoded_images: DecodedImages | None = None) -> None:
-        if decoded_images is not None and len(decoded_images) != len(rows):
-            raise DatasetError(
-                f"There are {len(decoded_images)} decoded images for {len(rows)} rows: decode these rows."
-            )
-        self.targets, self.decoded_images = targets.encode(rows), decoded_images
+    def __init__(self, rows: Dataset, targets: Targets) -> None:
+        self.targets = targets.encode(rows)
+        self.decoded_images: DecodedImages | None = None
         self._image_column = targets.columns.image
         self._images = rows.select_columns([self._image_column])
-        self._names = None if targets.columns.image_id is None else rows.select_columns([targets.columns.image_id])
+        self._names = column_values(rows, targets.columns.image_id)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -160,9 +159,8 @@ class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def image_name(self, index: int) -> str:
         """Return the image id of a row, or its number if the dataset has no ids."""
-        if self._names is None:
-            return f"row {index}"
-        return str(next(iter(self._names[int(index)].values())))
+        name = self._names[int(index)]
+        return f"row {index}" if name is None else str(name)
 
     def pixel_fingerprint(self) -> str:
         """Return a SHA-256 of the stored images in their order, without decoding them. It is part of a cache's key."""

@@ -33,10 +33,7 @@ class DatasetArguments:
     findings_column: str = field(default="findings", metadata={"help": 'Column of local findings, or "none".'})
     group_column: str | None = field(default=None, metadata={"help": 'Column of patients; default "group" if there.'})
     image_id_column: str | None = field(default=None, metadata={"help": 'Default "image_id" if there.'})
-    validation_fraction: float = field(
-        default=0.15,
-        metadata={"help": "Share of the training rows, by patient, if there is no validation split."},
-    )
+    validation_fraction: float = field(default=0.15, metadata={"help": "Share for validation, without such a split."})
     split_seed: int = field(default=0, metadata={"help": "Seed of that split; the same for teacher and students."})
 
     def columns(self, available: Sequence[str], unlabelled: bool = False) -> DatasetColumns:
@@ -71,13 +68,9 @@ class DatasetArguments:
 class DataArguments(DatasetArguments):
     """What to train on."""
 
-    findings: list[str] | None = field(
-        default=None, metadata={"help": "Names of the local findings to learn; default: all that are annotated."}
-    )
+    findings: list[str] | None = field(default=None, metadata={"help": "Findings to learn; default: all annotated."})
     augment: bool = field(default=True, metadata={"help": "Train on seeded views instead of the stored images."})
-    decode_once: bool = field(
-        default=True, metadata={"help": "Keep decoded images in the cache of datasets, for all epochs and runs."}
-    )
+    decode_once: bool = field(default=True, metadata={"help": "Keep decoded images in the cache of datasets."})
 
 
 @dataclass(frozen=True)

@@ -49,13 +49,11 @@ def view_pixels(image: np.ndarray, view: View, sides: Sequence[int]) -> list[np.
         # A turn by more than 45 degrees: the view's rows run along the image's columns.
         of_x, of_y, image = of_y, of_x, image.T
     rows = expose(image, view)
-    by_columns: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    columns = {side: side * math.ceil(len(rows) / (_COLUMN_PX * side)) for side in sides}
+    by_columns = {count: _average_along_rows(rows, of_x, of_y, count) for count in set(columns.values())}
     pixels = []
     for side in sides:
-        columns = side * math.ceil(len(rows) / (_COLUMN_PX * side))
-        if columns not in by_columns:
-            by_columns[columns] = _average_along_rows(rows, of_x, of_y, columns)
-        averages = _average_along_columns(*by_columns[columns], of_y, side)
+        averages = _average_along_columns(*by_columns[columns[side]], of_y, side)
         pixels.append(np.clip(averages.reshape(side, -1, side).mean(axis=1).T, 0, 1))
     return pixels
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -95,11 +95,9 @@ class ViewParameters:
             "max_gamma": (1.0, 10.0),
             "max_contrast": (1.0, 10.0),
         }
-        for entry in fields(self):
-            low, high = ranges[entry.name]
-            value = getattr(self, entry.name)
-            if not low <= value <= high:
-                raise RecipeError(f"{entry.name} of the views must lie in [{low}, {high}]; got {value}.")
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                raise RecipeError(f"{name} of the views must lie in [{low}, {high}]; got {getattr(self, name)}.")
 
     @classmethod
     def none(cls) -> ViewParameters:
