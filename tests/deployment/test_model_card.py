@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,7 +82,7 @@ def test_numbers_are_those_of_the_comparison(card: ModelCard, comparison: Compar
 
 def test_every_number_of_the_evaluation_section_was_measured(card: ModelCard, comparison: Comparison) -> None:
     section = card.content.split("## Evaluation")[1].split("## Limits")[0]
-    measured = json.dumps(comparison.to_dict())
+    measured = json.dumps(asdict(comparison))
     known = {f"{abs(float(number)):.3f}" for number in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", measured)}
     shown = set(re.findall(r"\d\.\d{3}", section))
     assert len(shown) > 10

@@ -6,21 +6,17 @@ import time
 import numpy as np
 import pytest
 from scipy.stats import norm
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from mlcak_hf.errors import MLCAKError
 from mlcak_hf.evaluation.bootstrap import (
-    auroc_draws,
-    average_precision_draws,
     draw_weights,
     group_indices,
     label_draws,
-    macro_draws,
     mean_draws,
     percentile_interval,
-    sensitivity_draws,
+    ranking_draws,
 )
-from mlcak_hf.evaluation.metrics import sensitivity_at_specificity
+from mlcak_hf.evaluation.metrics import METRICS
 from mlcak_hf.evaluation.scores import local_scores
 
 
@@ -33,29 +29,24 @@ def sample():
     return scores, labels, draw_weights(groups, 50, seed=1)
 
 
-@pytest.mark.parametrize(
-    ("fast", "slow"),
-    [
-        (auroc_draws, roc_auc_score),
-        (average_precision_draws, average_precision_score),
-        (sensitivity_draws, lambda labels, scores: sensitivity_at_specificity(scores, labels)),
-    ],
-    ids=["auroc", "average precision", "sensitivity"],
-)
-def test_weighted_statistics_equal_those_of_copied_images(sample, fast, slow):
+@pytest.mark.parametrize("metric", METRICS)
+def test_weighted_statistics_equal_those_of_copied_images(sample, metric):
     scores, labels, weights = sample
-    for draw, value in enumerate(fast(scores, labels, weights)):
+    for draw, value in enumerate(ranking_draws(metric, scores, labels, weights)):
         copies = np.repeat(np.arange(60), weights[:, draw])
         copies = copies[labels[copies] >= 0]
-        assert value == pytest.approx(slow(labels[copies], scores[copies]), abs=1e-12)
+        assert value == pytest.approx(METRICS[metric](labels[copies], scores[copies]), abs=1e-12)
 
 
 def test_mean_leaves_unknown_values_out(sample):
     *_, weights = sample
-    values = np.arange(60.0)
-    values[::7] = np.nan
-    for draw, value in enumerate(mean_draws(values, weights)):
-        assert value == pytest.approx(np.nanmean(np.repeat(values, weights[:, draw])), abs=1e-9)
+    values = np.stack([np.arange(60.0), np.arange(60.0) ** 2], axis=1)
+    values[::7, 0], values[3:9, 1] = np.nan, np.nan
+    found = mean_draws(values, weights)
+    assert found.value == pytest.approx(np.nanmean(values, axis=0).mean())
+    for draw, value in enumerate(found.draws):
+        drawn = np.repeat(values, weights[:, draw], axis=0)
+        assert value == pytest.approx(np.nanmean(drawn, axis=0).mean(), abs=1e-9)
 
 
 def test_draws_take_whole_groups_and_as_many_as_there_are():
@@ -87,7 +78,7 @@ def test_draws_repeat_by_seed():
 def test_draws_with_one_class_are_dropped_and_counted():
     labels = np.array([1] + [0] * 9, dtype=np.int8)
     scores = np.linspace(0, 1, 10)
-    draws = auroc_draws(scores, labels, draw_weights(np.arange(10), 1000, 0))
+    draws = ranking_draws("auroc", scores, labels, draw_weights(np.arange(10), 1000, 0))
     interval = percentile_interval(draws)
     assert interval.dropped == np.isnan(draws).sum()
     assert interval.dropped / 1000 == pytest.approx(0.9**10, abs=0.05)
@@ -96,7 +87,7 @@ def test_draws_with_one_class_are_dropped_and_counted():
 
 def test_an_interval_of_too_few_draws_is_undefined():
     interval = percentile_interval([0.9] * 39 + [math.nan] * 61)
-    assert math.isnan(interval.low)
+    assert (interval.low, interval.high) == (None, None)
     assert (interval.draws, interval.dropped) == (39, 61)
     with pytest.raises(MLCAKError, match="at least 40"):
         draw_weights([1, 2], 39)
@@ -107,11 +98,19 @@ def test_macro_is_over_the_same_labels_in_every_draw():
     labels = rng.integers(0, 2, (40, 3))
     labels[:, 1] = 0
     task = local_scores(rng.random((40, 3)), labels, "abc")
-    per_label = label_draws(task, draw_weights(np.arange(40), 50), "auroc")
+    per_label, macro = label_draws("auroc", task, draw_weights(np.arange(40), 50))
     assert np.isnan(per_label[1]).all()
-    assert macro_draws(per_label, task.both_classes) == pytest.approx(per_label[[0, 2]].mean(axis=0))
-    per_label[0, 7] = math.nan
-    assert np.isnan(macro_draws(per_label, task.both_classes)[7])
+    assert macro == pytest.approx(per_label[[0, 2]].mean(axis=0))
+
+
+def test_macro_is_undefined_in_a_draw_without_both_classes_of_a_label():
+    labels = np.zeros((40, 2))
+    labels[::2, 0], labels[:2, 1] = 1, 1
+    per_label, macro = label_draws("auroc", local_scores(np.eye(40)[:, :2], labels, "ab"), draw_weights(range(40), 50))
+    undefined = np.isnan(per_label[1])
+    assert 0 < undefined.sum() < 50
+    assert not np.isnan(per_label[0]).any()
+    assert np.isnan(macro).tolist() == undefined.tolist()
 
 
 def covered(rng, n_groups, group_size, grouped, separation=1.0, spread=0.9):
@@ -120,7 +119,7 @@ def covered(rng, n_groups, group_size, grouped, separation=1.0, spread=0.9):
     shared = np.repeat(rng.normal(size=n_groups), group_size)
     scores = labels * separation + spread * shared + math.sqrt(1 - spread**2) * rng.normal(size=len(labels))
     groups = np.repeat(np.arange(n_groups), group_size) if grouped else np.arange(len(labels))
-    draws = auroc_draws(scores, labels, draw_weights(groups, 300, seed=int(rng.integers(1 << 30))))
+    draws = ranking_draws("auroc", scores, labels, draw_weights(groups, 300, seed=int(rng.integers(1 << 30))))
     interval = percentile_interval(draws)
     return interval.low <= norm.cdf(separation / math.sqrt(2)) <= interval.high
 
@@ -144,5 +143,5 @@ def test_three_thousand_images_take_seconds():
     task = local_scores(rng.random((3000, 22)), rng.random((3000, 22)) < 0.1, [str(i) for i in range(22)])
     weights = draw_weights(np.arange(3000), 1000)
     start = time.perf_counter()
-    label_draws(task, weights, "auroc")
+    label_draws("auroc", task, weights)
     assert time.perf_counter() - start < 6

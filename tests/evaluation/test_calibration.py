@@ -8,13 +8,11 @@ from sklearn.metrics import brier_score_loss
 
 from mlcak_hf.evaluation.bootstrap import draw_weights
 from mlcak_hf.evaluation.calibration import (
-    at_threshold,
-    brier_score,
     calibration_draws,
-    expected_calibration_error,
     operating_threshold,
     operating_thresholds,
     reliability,
+    threshold_draws,
 )
 from mlcak_hf.evaluation.scores import local_scores
 
@@ -26,11 +24,25 @@ def sample():
     return scores, (rng.random(400) < scores).astype(np.int8)
 
 
+def calibration_error(scores, labels):
+    return reliability(scores, labels).expected_calibration_error
+
+
+def rates(scores, labels, threshold):
+    """Sensitivity and specificity: an image is positive if its score reaches the threshold."""
+    flagged = scores >= threshold
+    return flagged[labels == 1].mean(), (~flagged[labels == 0]).mean()
+
+
 def test_brier_score_equals_scikit_learn_and_leaves_missing_out(sample):
     scores, labels = sample
     labels[:50] = -1
-    assert brier_score(scores, labels) == pytest.approx(brier_score_loss(labels[50:], scores[50:]), abs=1e-12)
-    assert math.isnan(brier_score(scores, np.full(400, -1, dtype=np.int8)))
+    task = local_scores(scores[:, None], labels[:, None], "a")
+    found = calibration_draws(task, draw_weights(range(400), 40))
+    assert found["brier_global"].value == pytest.approx(brier_score_loss(labels[50:], scores[50:]), abs=1e-12)
+    assert (
+        calibration_draws(local_scores(scores[:, None], np.full((400, 1), -1), "a"), draw_weights(range(400), 40)) == {}
+    )
 
 
 def test_calibration_error_equals_a_slow_reference(sample):
@@ -38,16 +50,16 @@ def test_calibration_error_equals_a_slow_reference(sample):
     order = np.argsort(scores)
     bins = np.array_split(order, 10)
     slow = sum(len(b) / 400 * abs(scores[b].mean() - labels[b].mean()) for b in bins)
-    assert expected_calibration_error(scores, labels) == pytest.approx(slow, abs=1e-12)
-    assert reliability(scores, labels).count.tolist() == [40] * 10
+    assert calibration_error(scores, labels) == pytest.approx(slow, abs=1e-12)
+    assert reliability(scores, labels).count == (40,) * 10
 
 
 def test_calibration_error_tells_honest_from_boastful():
     rng = np.random.default_rng(0)
     truth = rng.random(20000)
     labels = (rng.random(20000) < truth).astype(np.int8)
-    assert expected_calibration_error(truth, labels) < 0.02
-    assert expected_calibration_error(np.where(truth > 0.5, 0.99, 0.01), labels) == pytest.approx(0.24, abs=0.02)
+    assert calibration_error(truth, labels) < 0.02
+    assert calibration_error(np.where(truth > 0.5, 0.99, 0.01), labels) == pytest.approx(0.24, abs=0.02)
 
 
 def test_ties_share_a_bin_whatever_the_order():
@@ -55,17 +67,17 @@ def test_ties_share_a_bin_whatever_the_order():
     labels = np.tile([0, 1], 50).astype(np.int8)
     shuffled = np.random.default_rng(0).permutation(100)
     bins = reliability(scores, labels)
-    assert bins.count.tolist() == [50, 50]
+    assert bins.count == (50, 50)
     assert bins.expected_calibration_error == pytest.approx(0.25)
-    assert expected_calibration_error(scores[shuffled], labels[shuffled]) == pytest.approx(0.25)
+    assert calibration_error(scores[shuffled], labels[shuffled]) == pytest.approx(0.25)
 
 
 def test_calibration_error_weighs_bins_by_their_images():
     # 90 images of which the score is right, 10 of which it is off by 0.4: ties make two unequal bins.
     scores = np.repeat([0.2, 0.9], [90, 10])
     labels = np.concatenate([np.repeat([1, 0], [18, 72]), np.repeat([1, 0], [5, 5])]).astype(np.int8)
-    assert reliability(scores, labels).count.tolist() == [90, 10]
-    assert expected_calibration_error(scores, labels) == pytest.approx(0.1 * 0.4)
+    assert reliability(scores, labels).count == (90, 10)
+    assert calibration_error(scores, labels) == pytest.approx(0.1 * 0.4)
 
 
 def test_missing_labels_count_neither_in_the_brier_score_nor_in_its_draws():
@@ -85,22 +97,21 @@ def test_missing_labels_count_neither_in_the_brier_score_nor_in_its_draws():
 def test_threshold_is_the_lowest_that_keeps_the_specificity(sample, specificity):
     scores, labels = sample
     threshold = operating_threshold(scores, labels, specificity)
-    point = at_threshold(scores, labels, threshold)
-    assert point.specificity >= specificity
+    assert rates(scores, labels, threshold)[1] >= specificity
     lower = scores[scores < threshold]
     if len(lower):
-        assert at_threshold(scores, labels, lower.max()).specificity < specificity
+        assert rates(scores, labels, lower.max())[1] < specificity
 
 
 def test_threshold_at_the_edges():
     labels = np.array([0] * 10 + [1], dtype=np.int8)
     scores = np.append(np.arange(10) / 10, 0.85)
-    assert operating_threshold(scores, labels) == pytest.approx(0.825)  # nine of ten negatives lie below
+    assert operating_threshold(scores, labels) == pytest.approx(0.825)  # nine of ten negatives are below
     certain, healthy = np.ones(3), np.zeros(3, dtype=np.int8)
-    assert at_threshold(certain, healthy, operating_threshold(certain, healthy)).specificity == 1.0
+    assert operating_threshold(certain, healthy) > 1.0
     assert math.isnan(operating_threshold(scores, np.ones(11, dtype=np.int8)))
     close = np.array([0.5, np.nextafter(0.5, 1)])
-    assert at_threshold(close, np.array([0, 1]), operating_threshold(close, np.array([0, 1]))).sensitivity == 1.0
+    assert operating_threshold(close, np.array([0, 1])) == close[1]
 
 
 def test_thresholds_go_label_by_label(sample):
@@ -111,6 +122,20 @@ def test_thresholds_go_label_by_label(sample):
     assert operating_thresholds(task) == pytest.approx(
         [operating_threshold(scores, labels), operating_threshold(scores[1::2], labels[1::2])]
     )
-    point = at_threshold(scores, np.full(400, -1, dtype=np.int8), 0.5)
-    assert (point.positives, point.negatives) == (0, 0)
-    assert math.isnan(point.sensitivity)
+
+
+def test_rates_at_thresholds_are_averaged_over_the_labels_with_both_classes(sample):
+    scores, labels = sample
+    masked = np.where(np.arange(400) % 2, labels, -1)
+    task = local_scores(np.stack([scores] * 3, axis=1), np.stack([labels, masked, np.zeros(400)], axis=1), "abc")
+    weights = draw_weights(range(400), 50)
+    found = threshold_draws(task, np.array([0.4, 0.6, np.nan]), weights)
+    pairs = [(labels, 0.4), (masked, 0.6)]
+    for place, key in enumerate(("sensitivity_at_threshold_global", "specificity_at_threshold_global")):
+        expected = np.mean([rates(scores, truth, threshold)[place] for truth, threshold in pairs])
+        assert found[key].value == pytest.approx(expected)
+        drawn = np.repeat(np.arange(400), weights[:, 7])
+        expected = np.mean([rates(scores[drawn], truth[drawn], threshold)[place] for truth, threshold in pairs])
+        assert found[key].draws[7] == pytest.approx(expected)
+    assert threshold_draws(task, np.array([0.4, np.nan, 0.5]), weights) == {}
+    assert threshold_draws(task, None, weights) == {}

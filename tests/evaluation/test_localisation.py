@@ -1,15 +1,19 @@
 """Attention against boxes on cases that can be worked out by hand, and against a painted reference."""
 
-import math
-
 import numpy as np
 import pytest
 from datasets import Dataset
 
 from mlcak_hf.errors import MLCAKError
-from mlcak_hf.evaluation.localisation import attention_on_boxes, box_coverage, localise
+from mlcak_hf.evaluation.bootstrap import draw_weights
+from mlcak_hf.evaluation.localisation import attention_draws, attention_on_boxes, box_coverage, localise
 from mlcak_hf.explanation.class_token import class_token_attention
 from mlcak_hf.image_geometry_mlcak import map_boxes
+
+
+def whole(count, size):
+    """Edges of radiographs that fill the model's input."""
+    return [[0, 0, size, size]] * count
 
 
 def painted(boxes, size, grid, scale=10):
@@ -30,16 +34,6 @@ def test_coverage_equals_a_painted_union():
         assert box_coverage(boxes, (28, 28), (7, 7)) == pytest.approx(painted(boxes, 28, 7), abs=1e-9)
 
 
-def test_readers_are_united_or_must_agree():
-    boxes = [[0, 0, 8, 8], [0, 0, 4, 4], [4, 4, 8, 8]]
-    readers = ["R1", "R2", "R1"]
-    assert box_coverage(boxes, (8, 8), (2, 2)).tolist() == [[1, 1], [1, 1]]
-    # R1 twice over the same place is one reader.
-    assert box_coverage(boxes, (8, 8), (2, 2), readers, min_readers=2).tolist() == [[1, 0], [0, 0]]
-    with pytest.raises(MLCAKError, match="reader"):
-        box_coverage(boxes, (8, 8), (2, 2), min_readers=2)
-
-
 def test_class_token_row_leaves_prefix_tokens_out():
     attention = np.arange(2 * 8 * 8, dtype=float).reshape(2, 8, 8)
     grid = class_token_attention(attention, 2, (2, 3))
@@ -55,30 +49,29 @@ def test_share_against_area_and_pointing():
     attention[1] = 1 / 16  # ignores the box
     attention[2, 2, 2] = 0.5
     boxes = [[[0, 0, 4, 4]], [[4, 0, 8, 8]], []]
-    result = localise(attention, boxes, (16, 16))
+    result = localise(attention, boxes, (16, 16), whole(3, 16))
     assert result.share[:2] == pytest.approx([0.75, 1 / 8])
     assert result.area[:2] == pytest.approx([1 / 16, 1 / 8])
     assert result.hit[:2] == pytest.approx([1, 1 / 8])  # a sixteen-fold tie, two of them in the box
     assert result.chance[:2] == pytest.approx([1 / 16, 1 / 8])
-    assert result.has_boxes.tolist() == [True, True, False]
-    assert result.ratio == pytest.approx((0.75 + 0.125) / (1 / 16 + 1 / 8))
-    assert result.pointing == pytest.approx((1 + 1 / 8) / 2)
+    assert np.isnan(result)[:, 2].all()
+    metrics = attention_draws({"": result}, draw_weights(range(3), 40))
+    assert metrics["attention_ratio"].value == pytest.approx((0.75 + 0.125) / (1 / 16 + 1 / 8))
+    assert metrics["pointing_game"].value == pytest.approx((1 + 1 / 8) / 2)
+    assert metrics["pointing_game_chance"].value == pytest.approx((1 / 16 + 1 / 8) / 2)
 
 
 def test_even_attention_has_ratio_one_whatever_the_boxes():
     rng = np.random.default_rng(0)
     boxes = [np.sort(rng.uniform(0, 28, (1, 2, 2)), axis=1).reshape(1, 4) for _ in range(50)]
-    assert localise(np.ones((50, 7, 7)), boxes, (28, 28)).ratio == pytest.approx(1, abs=1e-12)
+    result = localise(np.ones((50, 7, 7)), boxes, (28, 28), whole(50, 28))
+    assert result.share == pytest.approx(result.area, abs=1e-12)
 
 
 def test_nothing_to_localise():
-    result = localise(np.ones((2, 7, 7)), [[], [[30, 30, 40, 40]]], (28, 28))
-    assert math.isnan(result.ratio)
-    assert math.isnan(result.pointing)
-    with pytest.raises(MLCAKError, match="boxes for 1 images; got 2"):
-        localise(np.ones((1, 7, 7)), [[], []], (28, 28))
+    assert np.isnan(localise(np.ones((2, 7, 7)), [[], [[30, 30, 40, 40]]], (28, 28), whole(2, 28))).all()
     with pytest.raises(MLCAKError, match="positive sum; got 0"):
-        localise(np.zeros((1, 7, 7)), [[[0, 0, 9, 9]]], (28, 28))
+        localise(np.zeros((1, 7, 7)), [[[0, 0, 9, 9]]], (28, 28), whole(1, 28))
 
 
 def test_uniform_attention_scores_one_on_a_padded_radiograph():
@@ -87,9 +80,9 @@ def test_uniform_attention_scores_one_on_a_padded_radiograph():
     edges = map_boxes([[0, 0, 2304, 2880]], original, (28, 28), "pad")
     box = map_boxes([[0, 0, 1152, 1440]], original, (28, 28), "pad")
     result = localise(np.ones((1, 7, 7)), [box], (28, 28), edges)
-    assert result.ratio == pytest.approx(1.0, abs=1e-12)
+    assert result.share == pytest.approx(result.area, abs=1e-12)
     assert result.area[0] == pytest.approx(0.25)
-    assert localise(np.ones((1, 7, 7)), [box], (28, 28)).area[0] == pytest.approx(0.2)
+    assert localise(np.ones((1, 7, 7)), [box], (28, 28), whole(1, 28)).area[0] == pytest.approx(0.2)
 
 
 def test_attention_on_the_padding_does_not_count():
@@ -104,7 +97,7 @@ def test_attention_on_the_padding_does_not_count():
 def test_a_patch_that_a_box_only_touches_is_a_hit_in_the_pointing_game():
     attention = np.zeros((1, 4, 4))
     attention[0, 0, 0] = 1.0
-    result = localise(attention, [[[3, 3, 9, 9]]], (16, 16))  # a sixteenth of the first patch
+    result = localise(attention, [[[3, 3, 9, 9]]], (16, 16), whole(1, 16))  # a sixteenth of the first patch
     assert result.hit[0] == 1.0
     assert result.chance[0] == 9 / 16
 
@@ -119,7 +112,7 @@ def test_each_finding_is_compared_with_its_own_boxes():
     rows = Dataset.from_list([{"boxes": boxes, **size} for boxes in images])
     found = attention_on_boxes(attention, rows, 8, "pad")
     assert list(found) == ["", "Edema", "Nodule"]
-    assert found["Nodule"].pointing == 1.0
-    assert found["Edema"].pointing == 0.5
+    assert found["Nodule"].hit.tolist() == pytest.approx([1.0, np.nan], nan_ok=True)
+    assert found["Edema"].hit.tolist() == [0.0, 1.0]
     assert found[""].share.tolist() == [1.0, 1.0]
     assert attention_on_boxes(attention, Dataset.from_list([{"boxes": [], **size}] * 2), 8, "pad") is None

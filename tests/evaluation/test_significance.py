@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm, t
 
-from mlcak_hf.evaluation.bootstrap import auroc_draws, draw_weights
+from mlcak_hf.evaluation.bootstrap import draw_weights, ranking_draws
 from mlcak_hf.evaluation.significance import half_width, holm, p_value
 
 FALSE_CLAIMS = 0.055
@@ -55,7 +55,7 @@ def table(rng, weights, labels, rows=8, runs=3):
         for run in range(runs):
             skill = 1.2 + 0.1 * rng.normal()  # training noise
             scores = skill * labels + shared + method + 0.3 * rng.normal(size=n)
-            found = auroc_draws(scores, labels, weights)
+            found = ranking_draws("auroc", scores, labels, weights)
             values[row, run] = found[0]
             draws[row] += found[1:] / runs
     return values, draws

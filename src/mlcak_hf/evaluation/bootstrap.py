@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,22 +28,21 @@ MIN_DRAWS = 40
 class Interval:
     """A 95 % interval and the number of draws behind it.
 
-    `low` and `high` are NaN if fewer than 40 draws were usable. `dropped` counts the draws in which a label has one
+    `low` and `high` are `None` if fewer than 40 draws were usable. `dropped` counts the draws in which a label has one
     class only, so that the metric is undefined.
     """
 
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     draws: int
     dropped: int
 
 
-@dataclass(frozen=True)
-class MetricDraws:
-    """A metric of one run (`None` if undefined) and its value in every draw (`None` if it has no interval)."""
+class MetricDraws(NamedTuple):
+    """A metric of one run and its value in every draw; no draws if it has no interval."""
 
-    value: float | None
-    draws: FloatArray | None = None
+    value: float
+    draws: FloatArray = np.empty(0)
 
 
 def group_indices(groups: Sequence[Any]) -> NDArray[np.intp]:
@@ -90,10 +89,30 @@ def draw_weights(groups: Sequence[Any], n_draws: int = 2000, seed: int = 0) -> D
     return np.ascontiguousarray(counts.T.astype(np.int32)[index])
 
 
-def auroc_draws(scores: FloatArray, labels: LabelArray, weights: DrawWeights) -> FloatArray:
-    """AUROC in every draw, by ranks, ties counted half.
+def mean_draws(values: FloatArray, weights: DrawWeights) -> MetricDraws:
+    """Average a value per image and label over the images, then over the labels, leaving NaN out.
 
     Args:
+        values (`np.ndarray` of shape `(n, labels)`):
+            Each label has at least one value.
+        weights (`np.ndarray` of shape `(n, draws)`):
+            From [`draw_weights`].
+
+    Returns:
+        [`MetricDraws`]: NaN for draws in which a label has no value.
+    """
+    known = np.isfinite(values)
+    filled = np.where(known, values, 0.0)
+    draws = _ratio(filled.T @ weights, known.T.astype(np.float64) @ weights).mean(axis=0)
+    return MetricDraws(float(np.nanmean(values, axis=0).mean()), draws)
+
+
+def ranking_draws(metric: str, scores: FloatArray, labels: LabelArray, weights: DrawWeights) -> FloatArray:
+    """Compute a ranking metric in every draw.
+
+    Args:
+        metric (`str`):
+            A name in [`METRICS`].
         scores (`np.ndarray` of shape `(n,)`):
             Scores.
         labels (`np.ndarray` of shape `(n,)`):
@@ -105,88 +124,50 @@ def auroc_draws(scores: FloatArray, labels: LabelArray, weights: DrawWeights) ->
         `np.ndarray` of shape `(draws,)`: NaN for draws with one class only.
     """
     positive, negative = labels == 1, labels == 0
-    order = np.argsort(scores[negative], kind="stable")
-    ranked = scores[negative][order]
-    # below[k]: weight of the k lowest negatives.
-    below = np.zeros((len(ranked) + 1, weights.shape[1]), dtype=np.int32)
-    np.cumsum(weights[negative][order], axis=0, out=below[1:])
-    lower = below[np.searchsorted(ranked, scores[positive], side="left")]
-    lower += below[np.searchsorted(ranked, scores[positive], side="right")]
-    wins = 0.5 * np.einsum("pd,pd->d", weights[positive], lower, dtype=np.float64, casting="same_kind")
-    pairs = weights[positive].sum(axis=0, dtype=np.float64) * below[-1]
-    return _ratio(wins, pairs)
+    if metric == "auroc":
+        # Faster than the curve below, for the AUROC of every finding: wins of each positive, ties counted half.
+        order = np.argsort(scores[negative], kind="stable")
+        below = np.zeros((len(order) + 1, weights.shape[1]), dtype=np.int32)
+        np.cumsum(weights[negative][order], axis=0, out=below[1:])
+        places = [np.searchsorted(scores[negative][order], scores[positive], side=side) for side in ("left", "right")]
+        wins = (weights[positive] * (below[places[0]] + below[places[1]]).astype(np.float64)).sum(axis=0) / 2
+        return _ratio(wins, weights[positive].sum(axis=0, dtype=np.float64) * below[-1])
+    order = np.flatnonzero(labels >= 0)
+    order = order[np.argsort(-scores[order], kind="stable")]
+    # True positives and flagged images at every distinct threshold, the highest first.
+    distinct = np.append(np.diff(scores[order]) != 0, True)[: len(order)]
+    true = np.cumsum(weights[order] * positive[order, None], axis=0, dtype=np.float64)[distinct]
+    flagged = np.cumsum(weights[order], axis=0, dtype=np.float64)[distinct]
+    positives, negatives = (weights[each].sum(axis=0, dtype=np.float64) for each in (positive, negative))
+    if metric == "average_precision":
+        precision = np.divide(true, flagged, out=np.zeros_like(true), where=flagged > 0)
+        found = (np.diff(true, axis=0, prepend=0) * precision).sum(axis=0)
+    else:
+        allowed = flagged - true <= (1 - SPECIFICITY + 1e-9) * negatives
+        found = np.where(allowed, true, 0.0).max(axis=0, initial=0.0)
+    return np.where(negatives > 0, _ratio(found, positives), np.nan)
 
 
-def average_precision_draws(scores: FloatArray, labels: LabelArray, weights: DrawWeights) -> FloatArray:
-    """Compute the average precision in every draw; arguments and result as for [`auroc_draws`]."""
-    true_positives, false_positives = _curve(scores, labels, weights)
-    positives, negatives = true_positives[-1], false_positives[-1]
-    flagged = true_positives + false_positives
-    precision = np.divide(true_positives, flagged, out=np.zeros_like(flagged), where=flagged > 0)
-    gained = np.diff(true_positives, axis=0, prepend=0)
-    return np.where(negatives > 0, _ratio((gained * precision).sum(axis=0), positives), np.nan)
-
-
-def sensitivity_draws(
-    scores: FloatArray, labels: LabelArray, weights: DrawWeights, specificity: float = SPECIFICITY
-) -> FloatArray:
-    """Compute the sensitivity at a specificity in every draw, each with its own threshold; see [`auroc_draws`]."""
-    true_positives, false_positives = _curve(scores, labels, weights)
-    positives, negatives = true_positives[-1], false_positives[-1]
-    allowed = false_positives <= (1 - specificity + 1e-9) * negatives
-    reached = np.where(allowed, true_positives, 0.0).max(axis=0)
-    return np.where(negatives > 0, _ratio(reached, positives), np.nan)
-
-
-def mean_draws(values: FloatArray, weights: DrawWeights) -> FloatArray:
-    """Compute the mean of one value per image in every draw, leaving NaN out."""
-    known = np.isfinite(values)
-    return _ratio(values[known] @ weights[known], weights[known].sum(axis=0, dtype=np.float64))
-
-
-_STATISTICS = {
-    "auroc": auroc_draws,
-    "average_precision": average_precision_draws,
-    "sensitivity_at_90_specificity": sensitivity_draws,
-}
-
-
-def label_draws(task: TaskScores, weights: DrawWeights, metric: str = "auroc") -> FloatArray:
-    """Compute a ranking metric of every label in every draw.
+def label_draws(metric: str, task: TaskScores, weights: DrawWeights) -> tuple[FloatArray, FloatArray]:
+    """Compute a ranking metric of every label, and its mean over the labels with both classes, in every draw.
 
     Args:
+        metric (`str`):
+            A name in [`METRICS`].
         task ([`TaskScores`]):
             Scores and labels.
         weights (`np.ndarray` of shape `(n, draws)`):
             From [`draw_weights`].
-        metric (`str`, *optional*, defaults to `"auroc"`):
-            `"auroc"`, `"average_precision"` or `"sensitivity_at_90_specificity"`.
 
     Returns:
-        `np.ndarray` of shape `(labels, draws)`: NaN where a label has one class only.
+        `tuple`: The labels, of shape `(labels, draws)`, and their mean, of shape `(draws,)`. The mean is NaN if one of
+        its labels has one class only in the draw: over fewer labels it would be a different quantity.
     """
-    statistic = _STATISTICS[metric]
-    return np.stack(
-        [statistic(task.scores[:, index], task.labels[:, index], weights) for index in range(len(task.names))]
+    draws = np.stack(
+        [ranking_draws(metric, *columns, weights) for columns in zip(task.scores.T, task.labels.T, strict=True)]
     )
-
-
-def macro_draws(per_label: FloatArray, both_classes: NDArray[np.bool_]) -> FloatArray:
-    """Average over the labels in every draw, over the same labels in each.
-
-    Args:
-        per_label (`np.ndarray` of shape `(labels, draws)`):
-            From [`label_draws`].
-        both_classes (`np.ndarray` of shape `(labels,)`):
-            Which labels have both classes in the whole set.
-
-    Returns:
-        `np.ndarray` of shape `(draws,)`: NaN if one of those labels has one class only in the draw. A mean over fewer
-        labels would be a different quantity.
-    """
-    if not both_classes.any():
-        return np.full(per_label.shape[1], np.nan)
-    return np.asarray(per_label[both_classes].mean(axis=0))
+    averaged = draws[task.both_classes]
+    return draws, averaged.mean(axis=0) if len(averaged) else np.full(weights.shape[1], np.nan)
 
 
 def percentile_interval(draws: ArrayLike) -> Interval:
@@ -201,25 +182,9 @@ def percentile_interval(draws: ArrayLike) -> Interval:
     """
     array = np.asarray(draws, dtype=np.float64)
     kept = array[np.isfinite(array)]
-    low, high = (np.nan, np.nan)
-    if len(kept) >= MIN_DRAWS:
-        low, high = np.quantile(kept, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(low), float(high), len(kept), len(array) - len(kept))
-
-
-def _curve(scores: FloatArray, labels: LabelArray, weights: DrawWeights) -> tuple[FloatArray, FloatArray]:
-    """True and false positives at every distinct threshold, highest first, each of shape `(thresholds, draws)`."""
-    known = labels >= 0
-    scores, labels, weights = scores[known], labels[known], weights[known]
-    order = np.argsort(-scores, kind="stable")
-    ranked, is_positive = scores[order], (labels[order] == 1)[:, None]
-    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1) if len(ranked) else np.array([], dtype=int)
-    nothing = np.zeros((1, weights.shape[1]))
-    columns = (weights[order] * is_positive, weights[order] * ~is_positive)
-    true_positives, false_positives = (
-        np.concatenate([nothing, np.cumsum(column, axis=0)[ends].astype(np.float64)]) for column in columns
-    )
-    return true_positives, false_positives
+    enough = len(kept) >= MIN_DRAWS
+    low, high = np.quantile(kept, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist() if enough else (None, None)
+    return Interval(low, high, len(kept), len(array) - len(kept))
 
 
 def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:

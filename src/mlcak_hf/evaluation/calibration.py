@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .bootstrap import DrawWeights, MetricDraws, mean_draws
 from .metrics import SPECIFICITY
@@ -17,52 +16,20 @@ N_BINS = 10
 
 @dataclass(frozen=True)
 class Reliability:
-    """Bins of a reliability diagram: mean score, observed rate and number of images, each of shape `(bins,)`."""
+    """Bins of a reliability diagram: mean score, observed rate and number of images of each."""
 
-    mean_score: FloatArray
-    observed: FloatArray
-    count: NDArray[np.int64]
+    mean_score: tuple[float, ...]
+    observed: tuple[float, ...]
+    count: tuple[int, ...]
 
     @property
     def expected_calibration_error(self) -> float:
-        """Mean distance between score and rate, weighted by the images in each bin; NaN without images."""
-        if not self.count.sum():
-            return math.nan
-        return float(np.average(np.abs(self.mean_score - self.observed), weights=self.count))
+        """Mean distance between score and rate, weighted by the images in each bin."""
+        return float(np.average(np.abs(np.subtract(self.mean_score, self.observed)), weights=self.count))
 
 
-@dataclass(frozen=True)
-class OperatingPoint:
-    """Sensitivity and specificity of a fixed threshold: an image is positive if its score reaches it.
-
-    `sensitivity` is NaN without positives, `specificity` without negatives.
-    """
-
-    threshold: float
-    sensitivity: float
-    specificity: float
-    positives: int
-    negatives: int
-
-
-def brier_score(scores: FloatArray, labels: LabelArray) -> float:
-    """Average the squared distance between probability and label: 0 is perfect, a constant 0.5 scores 0.25.
-
-    Args:
-        scores (`np.ndarray` of shape `(n,)`):
-            Probabilities.
-        labels (`np.ndarray` of shape `(n,)`):
-            1, 0, or -1 if missing (left out).
-
-    Returns:
-        `float`: NaN without labels.
-    """
-    known = labels >= 0
-    return float(np.mean((scores[known] - labels[known]) ** 2)) if known.any() else math.nan
-
-
-def reliability(scores: FloatArray, labels: LabelArray, n_bins: int = N_BINS) -> Reliability:
-    """Compute the reliability in bins that hold about the same number of images.
+def reliability(scores: FloatArray, labels: LabelArray) -> Reliability:
+    """Compute the reliability in ten bins that hold about the same number of images.
 
     On a small test set, most bins of equal width would be empty. Equal scores always share a bin, so the result does
     not depend on the order of the images, and there may be fewer bins.
@@ -72,8 +39,6 @@ def reliability(scores: FloatArray, labels: LabelArray, n_bins: int = N_BINS) ->
             Probabilities.
         labels (`np.ndarray` of shape `(n,)`):
             1, 0, or -1 if missing (left out).
-        n_bins (`int`, *optional*, defaults to 10):
-            Number of bins.
 
     Returns:
         [`Reliability`]
@@ -81,18 +46,13 @@ def reliability(scores: FloatArray, labels: LabelArray, n_bins: int = N_BINS) ->
     known = labels >= 0
     scores, labels = scores[known], labels[known]
     if not len(scores):
-        return Reliability(np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64))
-    edges = np.unique(np.quantile(scores, np.arange(1, n_bins) / n_bins, method="higher"))
+        return Reliability((), (), ())
+    edges = np.unique(np.quantile(scores, np.arange(1, N_BINS) / N_BINS, method="higher"))
     _, index = np.unique(np.searchsorted(edges, scores, side="right"), return_inverse=True)
     count = np.bincount(index)
     mean_score = np.bincount(index, weights=scores) / count
     observed = np.bincount(index, weights=labels.astype(np.float64)) / count
-    return Reliability(mean_score, observed, count.astype(np.int64))
-
-
-def expected_calibration_error(scores: FloatArray, labels: LabelArray, n_bins: int = N_BINS) -> float:
-    """Compute the expected calibration error over the bins of [`reliability`]."""
-    return reliability(scores, labels, n_bins).expected_calibration_error
+    return Reliability(*(tuple(values.tolist()) for values in (mean_score, observed, count)))
 
 
 def operating_threshold(scores: FloatArray, labels: LabelArray, specificity: float = SPECIFICITY) -> float:
@@ -127,34 +87,9 @@ def operating_threshold(scores: FloatArray, labels: LabelArray, specificity: flo
     return middle if middle > last else following
 
 
-def at_threshold(scores: FloatArray, labels: LabelArray, threshold: float) -> OperatingPoint:
-    """Compute sensitivity and specificity at a threshold that was chosen elsewhere.
-
-    Args:
-        scores (`np.ndarray` of shape `(n,)`):
-            Scores.
-        labels (`np.ndarray` of shape `(n,)`):
-            1, 0, or -1 if missing (left out).
-        threshold (`float`):
-            From [`operating_threshold`].
-
-    Returns:
-        [`OperatingPoint`]
-    """
-    flagged = scores >= threshold
-    positive, negative = labels == 1, labels == 0
-    return OperatingPoint(
-        threshold=float(threshold),
-        sensitivity=float(flagged[positive].mean()) if positive.any() else math.nan,
-        specificity=float((~flagged[negative]).mean()) if negative.any() else math.nan,
-        positives=int(positive.sum()),
-        negatives=int(negative.sum()),
-    )
-
-
-def operating_thresholds(task: TaskScores, specificity: float = SPECIFICITY) -> FloatArray:
+def operating_thresholds(task: TaskScores) -> FloatArray:
     """Choose the threshold of every label with [`operating_threshold`]; shape `(labels,)`."""
-    return np.array([operating_threshold(*task.column(index), specificity) for index in range(len(task.names))])
+    return np.array([operating_threshold(*task.column(index)) for index in range(len(task.names))])
 
 
 def calibration_draws(task: TaskScores, weights: DrawWeights) -> dict[str, MetricDraws]:
@@ -167,16 +102,18 @@ def calibration_draws(task: TaskScores, weights: DrawWeights) -> dict[str, Metri
             From [`draw_weights`].
 
     Returns:
-        `dict[str, MetricDraws]`: Brier score and calibration error. The error has no interval: resampling inflates it.
+        `dict[str, MetricDraws]`: Brier score (mean squared distance between probability and label) and calibration
+        error. The error has no interval: resampling inflates it.
     """
     annotated = np.flatnonzero((task.labels >= 0).any(axis=0))
     if not len(annotated):
         return {}
     squares = np.where(task.labels >= 0, (task.scores - task.labels) ** 2, np.nan)
-    brier = np.mean([brier_score(*task.column(index)) for index in annotated])
-    error = np.mean([expected_calibration_error(*task.column(index)) for index in annotated])
-    draws = np.mean([mean_draws(squares[:, index], weights) for index in annotated], axis=0)
-    return {"brier_global": MetricDraws(float(brier), draws), "calibration_error_global": MetricDraws(float(error))}
+    errors = [reliability(*task.column(index)).expected_calibration_error for index in annotated]
+    return {
+        "brier_global": mean_draws(squares[:, annotated], weights),
+        "calibration_error_global": MetricDraws(float(np.mean(errors))),
+    }
 
 
 def threshold_draws(task: TaskScores, thresholds: FloatArray | None, weights: DrawWeights) -> dict[str, MetricDraws]:
@@ -186,22 +123,18 @@ def threshold_draws(task: TaskScores, thresholds: FloatArray | None, weights: Dr
         task ([`TaskScores`]):
             The global task.
         thresholds (`np.ndarray` of shape `(labels,)`, *optional*):
-            From [`operating_thresholds`], on another split.
+            From [`operating_thresholds`], on another split. An image is positive if its score reaches the threshold.
         weights (`np.ndarray` of shape `(n, draws)`):
             From [`draw_weights`].
 
     Returns:
         `dict[str, MetricDraws]`: Empty without a threshold for each of those labels.
     """
-    usable = np.flatnonzero(task.both_classes)
-    if thresholds is None or not len(usable) or not np.isfinite(thresholds[usable]).all():
+    usable = task.both_classes
+    if thresholds is None or not usable.any() or not np.isfinite(thresholds[usable]).all():
         return {}
-    points = [at_threshold(*task.column(index), thresholds[index]) for index in usable]
     flagged = task.scores >= thresholds
-    result = {}
-    for key, wanted, hits in (("sensitivity", 1, flagged), ("specificity", 0, ~flagged)):
-        rates = np.where(task.labels == wanted, hits, np.nan)
-        draws = np.mean([mean_draws(rates[:, index], weights) for index in usable], axis=0)
-        value = float(np.mean([getattr(point, key) for point in points]))
-        result[f"{key}_at_threshold_global"] = MetricDraws(value, draws)
-    return result
+    return {
+        "sensitivity_at_threshold_global": mean_draws(np.where(task.labels == 1, flagged, np.nan)[:, usable], weights),
+        "specificity_at_threshold_global": mean_draws(np.where(task.labels == 0, ~flagged, np.nan)[:, usable], weights),
+    }

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import MLCAKError
 from ..probabilities import MULTI_LABEL
-from .bootstrap import (
-    DrawWeights,
-    Interval,
-    MetricDraws,
-    draw_weights,
-    group_indices,
-    label_draws,
-    macro_draws,
-    percentile_interval,
-)
+from .bootstrap import DrawWeights, MetricDraws, draw_weights, group_indices, label_draws, percentile_interval
 from .calibration import calibration_draws, reliability, threshold_draws
 from .comparison import COMPARED, RARE, ClassCount, Comparison, Difference, Estimate, Row
 from .localisation import attention_draws
 from .metrics import METRICS, MLCAKMetric
 from .predictions import ModelPredictions, align
-from .scores import TaskScores
+from .scores import FloatArray, TaskScores, undefined_labels
 from .significance import ALPHA, half_width, holm, p_value
 
 #: With more draws dropped than this share, the others no longer represent the test set.
@@ -89,23 +82,22 @@ def compare(
         of_row[model.run] = run_metrics(model, weights)
     baseline = choose_baseline(list(rows), baseline)
     local = next((model.local_task for model in aligned if model.local_task is not None), None)
-    tasks = [(first.global_task, "global/")] + ([(local, "")] if local is not None else [])
-    rare = {"auroc_global": _rare(first.global_task, groups)}
-    if local is not None:
-        rare["auroc_local_macro"] = _rare(local, groups)
+    tasks = [("auroc_global", "global/", first.global_task), ("auroc_local_macro", "", local)]
+    index = group_indices(groups)
+    rare = {metric: _rare(task, index) for metric, _, task in tasks if task is not None}
     return Comparison(
         rows=tuple(_row(runs, measured[name]) for name, runs in rows.items()),
         differences=tuple(_differences(measured, baseline, rare)),
         finding_names=() if local is None else local.names,
-        single_class_labels=tuple(prefix + name for task, prefix in tasks for name in task.single_class_names()),
-        unannotated_labels=tuple(prefix + name for task, prefix in tasks for name in task.unannotated_names()),
+        **{name: tuple(labels) for name, labels in undefined_labels(first.global_task, local).items()},
         class_counts={
-            prefix + name: ClassCount(int(absent), int(present))
-            for task, prefix in tasks
-            for name, (absent, present) in zip(task.names, task.class_counts(), strict=True)
+            prefix + name: ClassCount(*counts)
+            for _, prefix, task in tasks
+            if task is not None
+            for name, counts in zip(task.names, task.class_counts().tolist(), strict=True)
         },
         n_images=len(first),
-        n_groups=int(group_indices(groups).max()) + 1,
+        n_groups=int(index.max()) + 1,
         groups_known=first.groups is not None and any(first.groups) and tuple(first.groups) != tuple(first.image_ids),
         n_draws=n_draws,
         seed=seed,
@@ -153,41 +145,31 @@ def run_metrics(model: ModelPredictions, weights: DrawWeights) -> dict[str, Metr
     inputs = {"predictions": task.scores, "references": task.labels}
     if local is not None:
         inputs |= {"local_predictions": local.scores, "local_references": local.labels}
-    values = metric.compute(**inputs)
     lists = ("single_class_labels", "unannotated_labels")
-    result = {key: MetricDraws(value) for key, value in values.items() if key not in lists}
-    for name in METRICS:
-        result |= _with_draws(name, f"{name}_global", f"{name}_global/", task, result, weights)
-    if local is not None:
-        # Intervals of every metric of every finding would take minutes; the record has their values.
-        result |= _with_draws("auroc", "auroc_local_macro", "auroc/", local, result, weights)
+    found = {key: value for key, value in metric.compute(**inputs).items() if key not in lists and value is not None}
+    result = {key: MetricDraws(value) for key, value in found.items()}
+    # Intervals of every metric of every finding would take minutes; the record has their values.
+    with_draws = [(name, f"{name}_global", f"{name}_global/", task) for name in METRICS]
+    with_draws += [("auroc", "auroc_local_macro", "auroc/", local)] if local else []
+    for name, mean_key, prefix, of_task in with_draws:
+        draws, mean = label_draws(name, of_task, weights)
+        keys = [mean_key, *(prefix + label for label in of_task.names)]
+        result |= {
+            key: MetricDraws(found[key], of) for key, of in zip(keys, [mean, *draws], strict=True) if key in found
+        }
     result |= calibration_draws(task, weights) | threshold_draws(task, model.thresholds, weights)
     return result | attention_draws(model.localisation or {}, weights)
 
 
-def _with_draws(
-    metric: str, mean_key: str, prefix: str, task: TaskScores, values: dict[str, MetricDraws], weights: DrawWeights
-) -> dict[str, MetricDraws]:
-    """Add draws to a ranking metric: the mean over the labels, and each label that has a key of its own."""
-    draws = label_draws(task, weights, metric)
-    result = {mean_key: MetricDraws(values[mean_key].value, macro_draws(draws, task.both_classes))}
-    for name, of_label in zip(task.names, draws, strict=True):
-        if prefix + name in values:
-            result[prefix + name] = MetricDraws(values[prefix + name].value, of_label)
-    return result
-
-
 def _row(models: list[ModelPredictions], measured: Runs) -> Row:
     runs = list(measured.values())
-    keys = [key for key in runs[0] if all(key in of_run for of_run in runs)]
-    estimates = {key: _estimate([of_run[key] for of_run in runs]) for key in keys}
     # One curve for all runs and labels: a figure has room for one line per row.
     scores = np.concatenate([model.global_task.scores.ravel() for model in models])
     labels = np.concatenate([model.global_task.labels.ravel() for model in models])
     return Row(
         name=models[0].name,
         runs=tuple(measured),
-        metrics={key: estimate for key, estimate in estimates.items() if estimate is not None},
+        metrics={key: _estimate(runs, key) for key in runs[0] if all(key in of_run for of_run in runs)},
         reliability=reliability(scores, labels),
         weights=tuple(model.details.get("weights") for model in models),
         thresholds=tuple(filter(None, (_thresholds(model) for model in models))),
@@ -197,49 +179,41 @@ def _row(models: list[ModelPredictions], measured: Runs) -> Row:
 
 def _thresholds(model: ModelPredictions) -> dict[str, float]:
     """Operating thresholds by label, without labels that had one class in the other split."""
-    if model.thresholds is None:
-        return {}
-    named = zip(model.global_task.names, model.thresholds.tolist(), strict=True)
-    return {name: value for name, value in named if np.isfinite(value)}
+    values = [] if model.thresholds is None else model.thresholds.tolist()
+    return {name: value for name, value in zip(model.global_task.names, values, strict=False) if math.isfinite(value)}
 
 
-def _estimate(runs: Sequence[MetricDraws]) -> Estimate | None:
+def _mean_draws(runs: Sequence[dict[str, MetricDraws]], metric: str) -> FloatArray:
+    return np.asarray(np.mean([of_run[metric].draws for of_run in runs], axis=0))
+
+
+def _estimate(runs: Sequence[dict[str, MetricDraws]], metric: str) -> Estimate:
     """Average over the runs, on the whole set and in every draw."""
-    values = [of_run.value for of_run in runs if of_run.value is not None]
-    draws = [of_run.draws for of_run in runs if of_run.draws is not None]
-    if not values or len(values) < len(runs):
-        return None
-    interval = percentile_interval(np.mean(draws, axis=0)) if len(draws) == len(runs) else None
+    values = [of_run[metric].value for of_run in runs]
+    draws = _mean_draws(runs, metric)
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Estimate(float(np.mean(values)), interval, deviation, len(values))
+    return Estimate(float(np.mean(values)), percentile_interval(draws) if len(draws) else None, deviation, len(values))
 
 
-def _rare(task: TaskScores, groups: Sequence[Any]) -> list[str]:
+def _rare(task: TaskScores, groups: NDArray[np.intp]) -> list[str]:
     """Labels with both classes, but too few patients in one of them."""
-    index = group_indices(groups)
-    names = []
-    for name, labels, both in zip(task.names, task.labels.T, task.both_classes, strict=True):
-        if both and min(len(np.unique(index[labels == present])) for present in (0, 1)) < RARE:
-            names.append(name)
-    return names
+    fewest = [min(len(np.unique(groups[labels == wanted])) for wanted in (0, 1)) for labels in task.labels.T]
+    return [name for name, patients in zip(task.names, fewest, strict=True) if 0 < patients < RARE]
 
 
 def _differences(measured: dict[str, Runs], baseline: str, rare: dict[str, list[str]]) -> list[Difference]:
-    found = [
-        _difference(name, baseline, metric, measured, rare[metric])
-        for name in measured
-        for metric in COMPARED
-        if name != baseline and all(_estimate(_of(measured[row], metric)) for row in (name, baseline))
-    ]
-    tested = [position for position, (difference, _) in enumerate(found) if not difference.no_verdict]
-    noise = [(found[position][1], found[position][0].estimate.deviation or 0.0) for position in tested]
-    counts = [len(found[position][0].per_run) for position in tested]
-    values = [found[position][0].estimate.value for position in tested]
-    adjusted = holm([p_value(value, *sd, runs) for value, sd, runs in zip(values, noise, counts, strict=True)])
+    """Differences from the baseline, the p-values of those with a verdict adjusted for their number."""
+    pairs = [(name, metric) for name in measured if name != baseline for metric in COMPARED]
+    both = [(name, metric) for name, metric in pairs
+            if all(metric in of_run for row in (name, baseline) for of_run in measured[row].values())]  # fmt: skip
+    found = [_difference(name, baseline, metric, measured, rare[metric]) for name, metric in both]
+    tested = [place for place, (difference, _) in enumerate(found) if not difference.no_verdict]
     result = [difference for difference, _ in found]
-    for position, sd, runs, p in zip(tested, noise, counts, adjusted, strict=True):
-        least = half_width(*sd, runs, ALPHA / len(tested))
-        result[position] = replace(result[position], p_value=float(p), least_difference=least)
+    noise = [(found[place][1], result[place].estimate.deviation or 0.0, len(result[place].per_run)) for place in tested]
+    adjusted = holm([p_value(result[place].estimate.value, *sd) for place, sd in zip(tested, noise, strict=True)])
+    for place, sd, p in zip(tested, noise, adjusted, strict=True):
+        least = half_width(*sd, ALPHA / len(tested))
+        result[place] = replace(result[place], p_value=float(p), least_difference=least)
     return result
 
 
@@ -248,37 +222,22 @@ def _difference(
 ) -> tuple[Difference, float]:
     """Difference of two rows, without its p-value, and its standard deviation over the draws."""
     ours, theirs = measured[name], measured[baseline]
-    our_draws, their_draws = (
-        np.mean([of_run.draws for of_run in _of(runs, metric) if of_run.draws is not None], axis=0)
-        for runs in (ours, theirs)
-    )
-    draws = our_draws - their_draws
-    interval = percentile_interval(draws)
-    paired = len(ours) > 1 and set(ours) == set(theirs)
-    per_run = tuple((ours[run][metric].value or 0.0) - (theirs[run][metric].value or 0.0) for run in ours if paired)
-    values = [np.mean([of_run.value for of_run in _of(runs, metric)]) for runs in (ours, theirs)]
-    value, deviation = float(values[0] - values[1]), float(np.std(per_run, ddof=1)) if paired else None
-    reason = _no_verdict(len(ours), len(theirs), paired, rare, interval)
+    our_mean, their_mean = (np.mean([of_run[metric].value for of_run in runs.values()]) for runs in (ours, theirs))
+    draws = _mean_draws(list(ours.values()), metric) - _mean_draws(list(theirs.values()), metric)
+    value, interval = float(our_mean - their_mean), percentile_interval(draws)
     image_deviation = float(np.nanstd(draws, ddof=1)) if interval.draws > 1 else 0.0
+    paired = len(ours) > 1 and set(ours) == set(theirs)
+    per_run = tuple(ours[run][metric].value - theirs[run][metric].value for run in ours if paired)
+    deviation = float(np.std(per_run, ddof=1)) if paired else None
+    reasons = {
+        "a single training run": min(len(ours), len(theirs)) < 2,
+        "the rows do not have the same runs": not paired,
+        f"fewer than {RARE} patients in a class of {', '.join(rare)}": rare,
+        "too many draws without both classes": interval.dropped > _MOST_DROPPED * len(draws),
+    }
+    reason = next((reason for reason, applies in reasons.items() if applies), "")
     if deviation is not None:
         width = half_width(image_deviation, deviation, len(per_run))
         interval = replace(interval, low=value - width, high=value + width)
     estimate = Estimate(value, interval, deviation, max(len(per_run), 1))
     return Difference(name, baseline, metric, estimate, per_run, reason), image_deviation
-
-
-def _no_verdict(ours: int, theirs: int, paired: bool, rare: list[str], interval: Interval) -> str:
-    """Why a difference says nothing about other patients and training runs; empty if it does."""
-    if min(ours, theirs) < 2:
-        return "a single training run"
-    if not paired:
-        return "the rows do not have the same runs"
-    if rare:
-        return f"fewer than {RARE} patients in a class of {', '.join(rare)}"
-    if interval.dropped > _MOST_DROPPED * (interval.draws + interval.dropped):
-        return "too many draws without both classes"
-    return ""
-
-
-def _of(runs: Runs, metric: str) -> list[MetricDraws]:
-    return [of_run.get(metric, MetricDraws(None)) for of_run in runs.values()]

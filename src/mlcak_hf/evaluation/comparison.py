@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from ..errors import MLCAKError
 from .bootstrap import Interval
@@ -22,7 +18,6 @@ NOTICE = "Research use only: not a medical device, not a basis for a diagnosis."
 COMPARED = ("auroc_global", "auroc_local_macro")
 #: With fewer patients than this in a class, resampling them says little about other patients.
 RARE = 10
-_REMEDY = "Name the comparison.json that examples/evaluation/evaluate_models.py wrote."
 
 
 @dataclass(frozen=True)
@@ -157,83 +152,39 @@ class Comparison:
             raise MLCAKError(f"The comparison has no row {name!r}; it has {names}. Name one of them.")
         return found
 
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to plain JSON types; undefined values become `None`."""
-        return {"format": _FORMAT, "notice": NOTICE, **_plain(self)}
-
     def to_json(self, path: str | Path) -> None:
         """Write to a file."""
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        record = {"format": _FORMAT, "notice": NOTICE, **asdict(self)}
+        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
         Path(path).write_text(text + "\n", encoding="utf-8")
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Comparison:
-        """Read what [`~Comparison.to_dict`] returned.
-
-        Raises:
-            [`MLCAKError`]: When it is not a comparison, or has a different format.
-        """
-        try:
-            if record["format"] != _FORMAT:
-                raise MLCAKError(
-                    f"The comparison must have format {_FORMAT}; got {record['format']}. Evaluate the models again."
-                )
-            values: dict[str, Any] = {each.name: _tuples(record[each.name]) for each in fields(cls)}
-            values["rows"] = tuple(_read_row(row) for row in record["rows"])
-            values["differences"] = tuple(
-                Difference(**{**pair, "estimate": _read_estimate(pair["estimate"]), "per_run": tuple(pair["per_run"])})
-                for pair in record["differences"]
-            )
-            values["class_counts"] = {name: ClassCount(**count) for name, count in record["class_counts"].items()}
-            return cls(**values)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise MLCAKError(
-                f"This is not a comparison of models ({type(error).__name__}: {error}). {_REMEDY}"
-            ) from error
 
     @classmethod
     def from_json(cls, path: str | Path) -> Comparison:
         """Read what [`~Comparison.to_json`] wrote.
 
         Raises:
-            [`MLCAKError`]: When the file cannot be read or is not a comparison.
+            [`MLCAKError`]: When the file is not a comparison, or has a different format.
         """
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise MLCAKError(f"{path} cannot be read as a comparison ({error}). {_REMEDY}") from error
-        return cls.from_dict(record)
+            if record["format"] == _FORMAT:
+                return cast(Comparison, _read(cls, record))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MLCAKError(
+                f"{path} is not a comparison of models ({type(error).__name__}: {error}). Name the comparison.json "
+                "that examples/evaluation/evaluate_models.py wrote."
+            ) from error
+        raise MLCAKError(f"{path} must have format {_FORMAT}; got {record['format']}. Evaluate the models again.")
 
 
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _read_row(row: Mapping[str, Any]) -> Row:
-    return Row(
-        **{
-            **{name: _tuples(value) for name, value in row.items()},
-            "metrics": {key: _read_estimate(estimate) for key, estimate in row["metrics"].items()},
-            "reliability": Reliability(**{name: np.asarray(bins) for name, bins in row["reliability"].items()}),
-        }
-    )
-
-
-def _read_estimate(estimate: Mapping[str, Any]) -> Estimate:
-    interval = estimate["interval"]
-    if interval is not None:
-        bounds = {name: math.nan if interval[name] is None else interval[name] for name in ("low", "high")}
-        interval = Interval(**{**interval, **bounds})
-    return Estimate(**{**estimate, "interval": interval})
+def _read(kind: Any, value: Any) -> Any:
+    """Turn JSON types into a dataclass, a tuple or a dictionary, as the annotation `kind` says."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{name: _read(hint, value[name]) for name, hint in hints.items()})
+    inner = get_args(kind)
+    if get_origin(kind) is tuple:
+        return tuple(_read(inner[0], entry) for entry in value)
+    if get_origin(kind) is dict:
+        return {key: _read(inner[1], entry) for key, entry in value.items()}
+    return value if value is None or not inner else _read(inner[0], value)

@@ -5,9 +5,8 @@ All coordinates are continuous pixel edges of the model's input; [`map_boxes`] m
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -19,8 +18,7 @@ from .bootstrap import DrawWeights, MetricDraws, mean_draws
 from .scores import FloatArray
 
 
-@dataclass(frozen=True)
-class Localisation:
+class Localisation(NamedTuple):
     """Attention against boxes, image by image, within the radiograph; NaN for images without a box.
 
     Args:
@@ -39,46 +37,12 @@ class Localisation:
     hit: FloatArray
     chance: FloatArray
 
-    @property
-    def has_boxes(self) -> NDArray[np.bool_]:
-        """Which images have boxes, of shape `(n,)`."""
-        return np.isfinite(self.share)
-
-    @property
-    def ratio(self) -> float:
-        """Mean share over mean area: 1 for attention that ignores the boxes. NaN without boxes.
-
-        A ratio of means, because the smallest boxes would dominate a mean of ratios.
-        """
-        counted = self.has_boxes
-        return float(self.share[counted].mean() / self.area[counted].mean()) if counted.any() else math.nan
-
-    @property
-    def pointing(self) -> float:
-        """Share of images whose most attended patch touches a box; NaN without boxes."""
-        return float(self.hit[self.has_boxes].mean()) if self.has_boxes.any() else math.nan
-
-    def arrays(self) -> FloatArray:
-        """Stack the four arrays, to shape `(4, n)`."""
-        return np.stack([self.share, self.area, self.hit, self.chance])
-
-    @classmethod
-    def of(cls, arrays: FloatArray) -> Localisation:
-        """Make one of what [`~Localisation.arrays`] returned."""
-        return cls(*arrays)
-
     def take(self, rows: NDArray[np.intp]) -> Localisation:
         """Select images, in the order of `rows`."""
-        return Localisation.of(self.arrays()[:, rows])
+        return Localisation(*(values[rows] for values in self))
 
 
-def box_coverage(
-    boxes: ArrayLike,
-    image_size: tuple[int, int],
-    grid_size: tuple[int, int],
-    readers: Sequence[str] | None = None,
-    min_readers: int = 1,
-) -> FloatArray:
+def box_coverage(boxes: ArrayLike, image_size: tuple[int, int], grid_size: tuple[int, int]) -> FloatArray:
     """Compute the exact share of every patch that is inside the union of the boxes.
 
     Args:
@@ -88,52 +52,26 @@ def box_coverage(
             Height and width of the model's input, in pixels.
         grid_size (`tuple[int, int]`):
             Rows and columns of patches.
-        readers (`Sequence[str]`, *optional*):
-            Reader who drew each box; required if `min_readers` is above 1.
-        min_readers (`int`, *optional*, defaults to 1):
-            Number of readers that must have marked a point; 1 is the union of all readers.
 
     Returns:
         `np.ndarray` of shape `(rows, columns)`: shares in [0, 1].
-
-    Raises:
-        [`MLCAKError`]: When `min_readers` is above 1 without one reader per box.
     """
     height, width = image_size
-    rows, columns = grid_size
-    array = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    names = list(readers) if readers is not None else [""] * len(array)
-    if len(names) != len(array) or (min_readers > 1 and readers is None):
-        raise MLCAKError(
-            f"`readers` must name one reader per box for min_readers={min_readers}; got {len(array)} boxes."
-        )
-    array = np.clip(array, 0, [width, height, width, height])
+    array = np.asarray(boxes, dtype=np.float64).reshape(-1, 4).clip(0, [width, height, width, height])
     # The edges of boxes and patches divide the image into rectangles, each entirely inside or outside of every box.
-    y_patches, x_patches = np.linspace(0, height, rows + 1), np.linspace(0, width, columns + 1)
-    y_edges = np.unique(np.concatenate([y_patches, array[:, 1], array[:, 3]]))
-    x_edges = np.unique(np.concatenate([x_patches, array[:, 0], array[:, 2]]))
-    y_centres, x_centres = (y_edges[1:] + y_edges[:-1]) / 2, (x_edges[1:] + x_edges[:-1]) / 2
-    votes = np.zeros((len(y_centres), len(x_centres)), dtype=np.int64)
-    for reader in sorted(set(names)):
-        marked = np.zeros(votes.shape, dtype=bool)
-        for x_min, y_min, x_max, y_max in array[[name == reader for name in names]]:
-            inside_y = (y_centres > y_min) & (y_centres < y_max)
-            inside_x = (x_centres > x_min) & (x_centres < x_max)
-            marked |= inside_y[:, None] & inside_x[None, :]
-        votes += marked
-    areas = (votes >= min_readers) * np.diff(y_edges)[:, None] * np.diff(x_edges)[None, :]
-    y_index = np.clip(np.searchsorted(y_patches, y_centres) - 1, 0, rows - 1)
-    x_index = np.clip(np.searchsorted(x_patches, x_centres) - 1, 0, columns - 1)
-    covered = np.zeros((rows, columns))
-    np.add.at(covered, (y_index[:, None], x_index[None, :]), areas)
-    return covered / (height / rows * width / columns)
+    y_patches, x_patches = (np.linspace(0, side, n + 1) for side, n in zip(image_size, grid_size, strict=True))
+    y, x = np.unique([*y_patches, *array[:, [1, 3]].flat]), np.unique([*x_patches, *array[:, [0, 2]].flat])
+    y_centres, x_centres = (y[1:] + y[:-1]) / 2, (x[1:] + x[:-1]) / 2
+    inside_y = (y_centres > array[:, [1]]) & (y_centres < array[:, [3]])
+    inside_x = (x_centres > array[:, [0]]) & (x_centres < array[:, [2]])
+    areas = (inside_y[:, :, None] & inside_x[:, None, :]).any(axis=0) * np.diff(y)[:, None] * np.diff(x)
+    by_row = np.add.reduceat(areas, np.searchsorted(y, y_patches[:-1]), axis=0)
+    covered = np.add.reduceat(by_row, np.searchsorted(x, x_patches[:-1]), axis=1)
+    return np.asarray(covered / (y_patches[1] * x_patches[1]))
 
 
 def localise(
-    class_attention: FloatArray,
-    boxes: Sequence[ArrayLike],
-    image_size: tuple[int, int],
-    radiographs: Sequence[ArrayLike] | None = None,
+    class_attention: FloatArray, boxes: Sequence[ArrayLike], image_size: tuple[int, int], radiographs: ArrayLike
 ) -> Localisation:
     """Compare attention with boxes.
 
@@ -146,29 +84,22 @@ def localise(
             Boxes in model pixels, possibly none for an image.
         image_size (`tuple[int, int]`):
             Height and width of the model's input, in pixels.
-        radiographs (`Sequence` of `n` array-likes of shape `(4,)`, *optional*):
-            Edges of the radiograph in the model's input, as for a box. Defaults to the whole input.
+        radiographs (array-like of shape `(n, 4)`):
+            Edges of each radiograph in the model's input, as for a box.
 
     Returns:
         [`Localisation`]
 
     Raises:
-        [`MLCAKError`]: When the number of lists of boxes is wrong, or the attention on a radiograph sums to 0.
+        [`MLCAKError`]: When the attention on a radiograph sums to 0.
     """
-    if len(class_attention) != len(boxes):
-        raise MLCAKError(f"There must be boxes for {len(class_attention)} images; got {len(boxes)}.")
-    whole = (0.0, 0.0, float(image_size[1]), float(image_size[0]))
     result = np.full((4, len(boxes)), np.nan)
-    for index, attention in enumerate(class_attention):
-        edges = np.asarray(whole if radiographs is None else radiographs[index], dtype=np.float64)
-        grid = (attention.shape[0], attention.shape[1])
-        marked = np.asarray(boxes[index], dtype=np.float64).reshape(-1, 4)
-        if not len(marked):
-            continue
-        coverage = box_coverage(np.clip(marked, edges[[0, 1, 0, 1]], edges[[2, 3, 2, 3]]), image_size, grid)
+    framed = zip(class_attention, boxes, np.asarray(radiographs, dtype=np.float64), strict=True)
+    for index, (attention, marked, edges) in enumerate(framed):
+        visible = np.clip(np.reshape(marked, (-1, 4)), edges[[0, 1, 0, 1]], edges[[2, 3, 2, 3]])
+        coverage, radiograph = (box_coverage(each, image_size, attention.shape) for each in (visible, edges))
         if not coverage.any():
             continue
-        radiograph = box_coverage(edges[None], image_size, grid)
         total = (attention * radiograph).sum()
         if not total > 0:
             raise MLCAKError(f"Attention over image {index} must have a positive sum; got {total:g}.")
@@ -180,7 +111,7 @@ def localise(
             touched[most].mean(),  # a tie counts for its share
             touched.sum() / shown.sum(),
         )
-    return Localisation.of(result)
+    return Localisation(*result)
 
 
 def attention_on_boxes(
@@ -202,20 +133,20 @@ def attention_on_boxes(
         `dict[str, Localisation]`: By finding, all boxes together under `""`; `None` if there are no boxes.
     """
     size = (image_size, image_size)
-    boxes: list[list[tuple[str, FloatArray]]] = []
+    edges = ("x_min", "y_min", "x_max", "y_max")
+    marked: list[list[tuple[str, FloatArray]]] = []
     radiographs = []
     for row in rows.select_columns(["boxes", "original_height", "original_width"]):
         original = (row["original_height"], row["original_width"])
-        radiographs.append(map_boxes([[0, 0, original[1], original[0]]], original, size, fit)[0])
-        marked = [(box["finding"], [box[edge] for edge in ("x_min", "y_min", "x_max", "y_max")])
-                  for box in row["boxes"] or ()]  # fmt: skip
-        mapped = map_boxes([box for _, box in marked], original, size, fit)
-        boxes.append([(finding, box) for (finding, _), box in zip(marked, mapped, strict=True)])
+        boxes = [[0, 0, original[1], original[0]], *([box[edge] for edge in edges] for box in row["boxes"] or ())]
+        radiograph, *mapped = map_boxes(boxes, original, size, fit)
+        radiographs.append(radiograph)
+        marked.append([(box["finding"], on_model) for box, on_model in zip(row["boxes"] or (), mapped, strict=True)])
     found = {}
-    for name in ("", *sorted({finding for of_image in boxes for finding, _ in of_image})):
-        chosen = [[box for finding, box in of_image if name in ("", finding)] for of_image in boxes]
+    for name in ("", *sorted({finding for of_image in marked for finding, _ in of_image})):
+        chosen = [[box for finding, box in of_image if name in ("", finding)] for of_image in marked]
         localisation = localise(class_attention, chosen, size, radiographs)
-        if localisation.has_boxes.any():
+        if np.isfinite(localisation.share).any():
             found[name] = localisation
     return found or None
 
@@ -230,14 +161,15 @@ def attention_draws(found: Mapping[str, Localisation], weights: DrawWeights) -> 
             From [`draw_weights`].
 
     Returns:
-        `dict[str, MetricDraws]`: `attention_ratio`, `pointing_game` and `pointing_game_chance` for all boxes together,
-        and `attention_ratio/<finding>` etc. for the boxes of each finding.
+        `dict[str, MetricDraws]`: For all boxes together, and with `/<finding>` for those of each finding:
+        `attention_ratio`, the mean share over the mean area (1 for attention that ignores the boxes; the smallest boxes
+        would dominate a mean of ratios), `pointing_game` and `pointing_game_chance`.
     """
     result = {}
     for name, each in found.items():
+        share, area, hit, chance = (mean_draws(values[:, None], weights) for values in each)
         suffix = f"/{name}" if name else ""
-        share, area = (mean_draws(values, weights) for values in (each.share, each.area))
-        result[f"attention_ratio{suffix}"] = MetricDraws(each.ratio, share / area)
-        result[f"pointing_game{suffix}"] = MetricDraws(each.pointing, mean_draws(each.hit, weights))
-        result[f"pointing_game_chance{suffix}"] = MetricDraws(float(np.nanmean(each.chance)))
+        result[f"attention_ratio{suffix}"] = MetricDraws(share.value / area.value, share.draws / area.draws)
+        result[f"pointing_game{suffix}"] = hit
+        result[f"pointing_game_chance{suffix}"] = MetricDraws(chance.value)
     return result

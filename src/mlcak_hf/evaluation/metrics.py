@@ -13,74 +13,41 @@ from transformers.utils import logging
 
 from ..errors import MLCAKError
 from ..probabilities import SINGLE_LABEL, probabilities
-from .scores import FloatArray, LabelArray, TaskScores, global_scores, local_scores
+from .scores import FloatArray, LabelArray, TaskScores, global_scores, local_scores, undefined_labels
 
 logger = logging.get_logger(__name__)
 
 SPECIFICITY = 0.9
-METRICS = ("auroc", "average_precision", "sensitivity_at_90_specificity")
 
 
-def auroc(scores: FloatArray, labels: LabelArray) -> float | None:
-    """Compute the area under the ROC curve, ties counted half; `None` if there is one class only."""
-    return float(roc_auc_score(labels, scores)) if _has_both(labels) else None
-
-
-def average_precision(scores: FloatArray, labels: LabelArray) -> float | None:
-    """Compute the average precision, without interpolation; `None` if there is one class only."""
-    return float(average_precision_score(labels, scores)) if _has_both(labels) else None
-
-
-def sensitivity_at_specificity(
-    scores: FloatArray, labels: LabelArray, specificity: float = SPECIFICITY
-) -> float | None:
-    """Compute the largest sensitivity that any threshold reaches with at least this specificity.
+def sensitivity_at_specificity(labels: LabelArray, scores: FloatArray) -> float:
+    """Compute the largest sensitivity that any threshold reaches with a specificity of at least 90 %.
 
     Args:
+        labels (`np.ndarray` of shape `(n,)`):
+            0 or 1, both present.
         scores (`np.ndarray` of shape `(n,)`):
             Scores. An image is positive if its score reaches the threshold.
-        labels (`np.ndarray` of shape `(n,)`):
-            0 or 1.
-        specificity (`float`, *optional*, defaults to 0.9):
-            In [0, 1].
 
     Returns:
-        `float` in [0, 1], or `None` if there is one class only.
+        `float` in [0, 1].
     """
-    if not _has_both(labels):
-        return None
     false_positive_rate, sensitivity, _ = roc_curve(labels, scores, drop_intermediate=False)
     # A rate of exactly 0.1 may come out as 0.1 + 1e-17, and must not cost a step of the curve.
-    return float(sensitivity[false_positive_rate <= 1 - specificity + 1e-9].max())
+    return float(sensitivity[false_positive_rate <= 1 - SPECIFICITY + 1e-9].max())
 
 
-_PER_LABEL: dict[str, Callable[[FloatArray, LabelArray], float | None]] = {
-    "auroc": auroc,
-    "average_precision": average_precision,
+#: Ranking metrics: functions of labels and scores, ties counted half. They need both classes.
+METRICS: dict[str, Callable[[LabelArray, FloatArray], float]] = {
+    "auroc": roc_auc_score,
+    "average_precision": average_precision_score,
     "sensitivity_at_90_specificity": sensitivity_at_specificity,
 }
 
 
-def label_metrics(task: TaskScores) -> dict[str, dict[str, float | None]]:
-    """Compute every metric of every label, without missing labels: `{"auroc": {name: value or None}, ...}`."""
-    columns = [task.column(index) for index in range(len(task.names))]
-    return {
-        metric: {name: function(*column) for name, column in zip(task.names, columns, strict=True)}
-        for metric, function in _PER_LABEL.items()
-    }
-
-
-def macro(values: dict[str, float | None]) -> float | None:
-    """Average over the labels that have a value; `None` if there are none."""
-    defined = [value for value in values.values() if value is not None]
-    return float(np.mean(defined)) if defined else None
-
-
-def micro(task: TaskScores) -> dict[str, float | None]:
-    """Compute every metric over the valid entries of all labels together, labels with one class included."""
-    valid = task.labels >= 0
-    scores, labels = task.scores[valid], task.labels[valid]
-    return {metric: function(scores, labels) for metric, function in _PER_LABEL.items()}
+def _metric(name: str, scores: FloatArray, labels: LabelArray) -> float | None:
+    """Compute a metric, or return `None` if there is one class only."""
+    return float(METRICS[name](labels, scores)) if len(np.unique(labels)) > 1 else None
 
 
 def task_metrics(global_task: TaskScores, local_task: TaskScores | None = None) -> dict[str, Any]:
@@ -95,27 +62,27 @@ def task_metrics(global_task: TaskScores, local_task: TaskScores | None = None) 
     Returns:
         `dict[str, Any]`: `auroc_global` (the mean if there are several global labels, then also
         `auroc_global/<label>`), `auroc_local_macro`, `auroc_local_micro` and `auroc/<finding>`; the same for
-        `average_precision` and `sensitivity_at_90_specificity`. An undefined value is `None`, and its label is listed
-        in `single_class_labels` or, if it is missing everywhere, in `unannotated_labels`; global labels are listed as
-        `global/<label>`.
+        `average_precision` and `sensitivity_at_90_specificity`. Means are over the labels that have both classes; the
+        micro metric pools all entries. An undefined value is `None`; [`undefined_labels`] lists its label.
     """
     result: dict[str, Any] = {}
-    per_global = label_metrics(global_task)
     for metric in METRICS:
-        result[f"{metric}_global"] = macro(per_global[metric])
-        if len(global_task.names) > 1:
-            result |= {f"{metric}_global/{name}": value for name, value in per_global[metric].items()}
+        result |= _label_metrics(metric, global_task, f"{metric}_global", f"{metric}_global/")
+        if len(global_task.names) == 1:
+            del result[f"{metric}_global/{global_task.names[0]}"]
     if local_task is not None:
-        per_local, pooled = label_metrics(local_task), micro(local_task)
+        valid = local_task.labels >= 0
         for metric in METRICS:
-            result[f"{metric}_local_macro"] = macro(per_local[metric])
-            result[f"{metric}_local_micro"] = pooled[metric]
-            result |= {f"{metric}/{name}": value for name, value in per_local[metric].items()}
-    local_single = local_task.single_class_names() if local_task is not None else []
-    local_unannotated = local_task.unannotated_names() if local_task is not None else []
-    result["single_class_labels"] = [f"global/{name}" for name in global_task.single_class_names()] + local_single
-    result["unannotated_labels"] = [f"global/{name}" for name in global_task.unannotated_names()] + local_unannotated
-    return result
+            result |= _label_metrics(metric, local_task, f"{metric}_local_macro", f"{metric}/")
+            result[f"{metric}_local_micro"] = _metric(metric, local_task.scores[valid], local_task.labels[valid])
+    return result | undefined_labels(global_task, local_task)
+
+
+def _label_metrics(metric: str, task: TaskScores, mean: str, prefix: str) -> dict[str, float | None]:
+    """Compute a metric of every label, and its mean over the labels that have a value."""
+    values = {prefix + name: _metric(metric, *task.column(index)) for index, name in enumerate(task.names)}
+    defined = [value for value in values.values() if value is not None]
+    return {mean: float(np.mean(defined)) if defined else None, **values}
 
 
 class MLCAKMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
@@ -189,21 +156,18 @@ class MLCAKMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
         Raises:
             [`MLCAKError`]: When an input is unknown or missing, or both tasks have different numbers of images.
         """
-        unknown = sorted(set(kwargs) - set(self._feature_names()))
-        absent = sorted(set(self._feature_names()) - {"predictions", "references"} - set(kwargs))
-        if unknown or absent:
+        expected = ["local_predictions", "local_references"] if self.finding_names else []
+        if sorted(kwargs) != expected:
             raise MLCAKError(
-                f"The inputs must be {', '.join(self._feature_names())}; unknown: {', '.join(unknown) or 'none'}, "
-                f"missing: {', '.join(absent) or 'none'}. `finding_names` turns the local task on."
+                f"The inputs of the local task must be {expected}; got {sorted(kwargs)}. Name its findings in "
+                "`finding_names`."
             )
         task = global_scores(predictions, references, self.global_names, self.problem_type)
         batch = {"predictions": task.scores.tolist(), "references": task.labels.tolist()}
         if self.finding_names:
             local = local_scores(kwargs["local_predictions"], kwargs["local_references"], self.finding_names)
             if len(local) != len(task):
-                raise MLCAKError(
-                    f"Both tasks must have equally many images; got {len(task)} global, {len(local)} local."
-                )
+                raise MLCAKError(f"Both tasks must have the same images; got {len(task)} global, {len(local)} local.")
             batch |= {"local_predictions": local.scores.tolist(), "local_references": local.labels.tolist()}
         super().add_batch(**batch)
 
@@ -215,12 +179,10 @@ class MLCAKMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
     def _compute(
         self, predictions: Any, references: Any, local_predictions: Any = None, local_references: Any = None
     ) -> dict[str, Any]:
-        columns = np.asarray(predictions, dtype=np.float64)
-        names = self.global_names or (("Abnormal",) if columns.shape[1] == 1 else None)
-        if names is None:
-            names = tuple(str(index) for index in range(columns.shape[1]))
         # Batches are stored as columns: a binary task keeps the name of its second class only.
-        global_task = TaskScores(columns, np.asarray(references).astype(np.int8), tuple(names[-columns.shape[1] :]))
+        columns = np.asarray(predictions, dtype=np.float64)
+        names = self.global_names or (("Abnormal",) if columns.shape[1] == 1 else map(str, range(columns.shape[1])))
+        global_task = TaskScores(columns, np.asarray(references, dtype=np.int8), tuple(names)[-columns.shape[1] :])
         local_task = None
         if self.finding_names:
             local_task = local_scores(local_predictions, local_references, self.finding_names)
@@ -283,7 +245,3 @@ def _pair(values: Any) -> tuple[Any, Any]:
     if isinstance(values, tuple | list):
         return values[0], values[1] if len(values) > 1 else None
     return values, None
-
-
-def _has_both(labels: LabelArray) -> bool:
-    return bool(len(labels)) and bool((labels == 0).any()) and bool((labels == 1).any())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from ..errors import MLCAKError
 from .localisation import Localisation
 from .scores import FloatArray, TaskScores
 
-_FORMAT = 2
+_FORMAT = 3
+_WORDS = ("name", "image_ids", "groups", "run", "details")
 
 
 @dataclass(frozen=True)
@@ -58,31 +60,20 @@ class ModelPredictions:
     details: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        ids = [str(image_id) for image_id in self.image_ids]
-        object.__setattr__(self, "image_ids", tuple(ids))
+        object.__setattr__(self, "image_ids", tuple(map(str, self.image_ids)))
         if self.groups is not None:
             object.__setattr__(self, "groups", tuple("" if group is None else str(group) for group in self.groups))
-        lengths = {
-            "image_ids": len(ids),
-            "global scores": len(self.global_task),
-            "local scores": None if self.local_task is None else len(self.local_task),
-            "groups": None if self.groups is None else len(self.groups),
-        }
-        lengths |= {f"localisation {name}": len(found.share) for name, found in (self.localisation or {}).items()}
-        if len({length for length in lengths.values() if length is not None}) > 1:
-            found = ", ".join(f"{length} {name}" for name, length in lengths.items() if length is not None)
-            raise MLCAKError(f"Predictions of {self.name!r} must have one entry per image; got {found}.")
-        if len(set(ids)) != len(ids):
-            twice = next(image_id for image_id in ids if ids.count(image_id) > 1)
-            raise MLCAKError(
-                f"Predictions of {self.name!r} must have one entry per image; got image {twice!r} more than once. "
-                "Name the column of image ids, or evaluate one reading per image."
-            )
+        counted: dict[str, Any] = {"scores": self.global_task, "local scores": self.local_task, "groups": self.groups}
+        counted |= {f"localisations {name}": found.share for name, found in (self.localisation or {}).items()}
+        owner = f"Predictions of {self.name!r} must have one"
+        for what, values in counted.items():
+            if values is not None and len(values) != len(self):
+                raise MLCAKError(f"{owner} entry per image; got {len(self)} images and {len(values)} {what}.")
+        twice = [image_id for image_id, count in Counter(self.image_ids).items() if count > 1]
+        if twice:
+            raise MLCAKError(f"{owner} entry per image; got {twice[0]!r} more than once. Name the column of image ids.")
         if self.thresholds is not None and self.thresholds.shape != (len(self.global_task.names),):
-            raise MLCAKError(
-                f"Predictions of {self.name!r} must have one threshold per global label "
-                f"({len(self.global_task.names)}); got shape {self.thresholds.shape}."
-            )
+            raise MLCAKError(f"{owner} threshold per global label; got {self.thresholds.tolist()}.")
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -100,24 +91,20 @@ class ModelPredictions:
 
     def save(self, path: str | Path) -> None:
         """Write to an `.npz` file of numbers and plain strings; nothing is pickled."""
-        arrays: dict[str, NDArray[Any]] = {"image_ids": np.asarray(self.image_ids, dtype=np.str_)}
-        arrays |= {"global_scores": self.global_task.scores, "global_labels": self.global_task.labels}
-        if self.local_task is not None:
-            arrays |= {"local_scores": self.local_task.scores, "local_labels": self.local_task.labels}
-        if self.groups is not None:
-            arrays["groups"] = np.asarray(self.groups, dtype=np.str_)
+        local, found = self.local_task, self.localisation or {}
+        arrays = {"global_scores": self.global_task.scores, "global_labels": self.global_task.labels}
+        if local is not None:
+            arrays |= {"local_scores": local.scores, "local_labels": local.labels}
         if self.thresholds is not None:
             arrays["thresholds"] = self.thresholds
-        if self.localisation:
-            arrays["localisation"] = np.stack([found.arrays() for found in self.localisation.values()])
+        if found:
+            arrays["localisation"] = np.stack(list(found.values()))
         words = {
             "format": _FORMAT,
-            "name": self.name,
-            "run": self.run,
-            "details": self.details,
+            **{name: getattr(self, name) for name in _WORDS},
             "global_names": self.global_task.names,
-            "finding_names": None if self.local_task is None else self.local_task.names,
-            "localised": list(self.localisation or ()),
+            "finding_names": None if local is None else local.names,
+            "localised": list(found),
         }
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,37 +119,25 @@ class ModelPredictions:
         Raises:
             [`MLCAKError`]: When the file is missing or holds something else.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise MLCAKError(f"There is no file {path}. Name one that examples/evaluation/evaluate_models.py wrote.")
         try:
             with np.load(path, allow_pickle=False) as archive:
-                arrays = {key: archive[key] for key in archive.files}
+                arrays = dict(archive)
             words = json.loads(str(arrays["words"]))
-            if words["format"] != _FORMAT:
-                raise MLCAKError(f"{path} must have format {_FORMAT}; got {words['format']}. Evaluate again.")
-            global_task = TaskScores(arrays["global_scores"], arrays["global_labels"], tuple(words["global_names"]))
-            local_task = None
-            if words["finding_names"] is not None:
-                names = tuple(words["finding_names"])
-                local_task = TaskScores(arrays["local_scores"], arrays["local_labels"], names)
-            return cls(
-                name=words["name"],
-                image_ids=arrays["image_ids"].tolist(),
-                global_task=global_task,
-                local_task=local_task,
-                groups=arrays["groups"].tolist() if "groups" in arrays else None,
-                run=words["run"],
-                thresholds=arrays.get("thresholds"),
-                localisation=dict(zip(words["localised"], map(Localisation.of, arrays["localisation"]), strict=True))
-                if "localisation" in arrays
-                else None,
-                details=words["details"],
-            )
-        except MLCAKError:
-            raise
         except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise MLCAKError(f"{path} is not a predictions file of mlcak-hf ({error}). Evaluate again.") from error
+            raise MLCAKError(f"{path} is not a file of predictions ({error}). Evaluate the model again.") from error
+        if words["format"] != _FORMAT:
+            raise MLCAKError(f"{path} must have format {_FORMAT}; got {words['format']}. Evaluate the model again.")
+        names, local = words["finding_names"], None
+        if names is not None:
+            local = TaskScores(arrays["local_scores"], arrays["local_labels"], tuple(names))
+        found = zip(words["localised"], arrays.get("localisation", ()), strict=True)
+        return cls(
+            **{name: words[name] for name in _WORDS},
+            global_task=TaskScores(arrays["global_scores"], arrays["global_labels"], tuple(words["global_names"])),
+            local_task=local,
+            thresholds=arrays.get("thresholds"),
+            localisation={name: Localisation(*each) for name, each in found} or None,
+        )
 
 
 def align(models: Sequence[ModelPredictions]) -> list[ModelPredictions]:
@@ -180,60 +155,45 @@ def align(models: Sequence[ModelPredictions]) -> list[ModelPredictions]:
     """
     if not models:
         raise MLCAKError("There are no predictions to compare. Name at least one model.")
-    first = models[0]
-    row_of = {image_id: row for row, image_id in enumerate(first.image_ids)}
+    reference = models[0]
     aligned = []
     for model in models:
-        _same(set(model.image_ids), set(first.image_ids), "images", model, first)
-        rows = np.empty(len(first), dtype=np.intp)
-        rows[[row_of[image_id] for image_id in model.image_ids]] = np.arange(len(first))
-        aligned.append(model.take(rows))
-    groups = next((model.groups for model in aligned if model.groups is not None), None)
-    # The first model with a local head sets the order of the findings.
-    local = next((model for model in aligned if model.local_task is not None), None)
-    result = []
-    for model in aligned:
-        changes: dict[str, Any] = {"groups": groups}
-        if model.groups is not None and model.groups != groups:
-            raise MLCAKError(
-                f"{model.name!r} and {first.name!r} cannot be compared: they put the same images into different "
-                "groups. Evaluate both with the same group column."
-            )
-        changes["global_task"] = _same_task(model.global_task, first.global_task, "global", model, first)
-        if model.local_task is not None and local is not None and local.local_task is not None:
-            changes["local_task"] = _same_task(model.local_task, local.local_task, "local", model, local)
-        result.append(replace(model, **changes))
-    return result
+        ordered = model.take(_order(model.name, model.image_ids, reference.image_ids, "images"))
+        if reference.groups is None:
+            reference = replace(reference, groups=ordered.groups)
+        # The first model with a local head sets the order of the findings.
+        if reference.local_task is None:
+            reference = replace(reference, local_task=ordered.local_task)
+        if ordered.groups not in (None, reference.groups):
+            raise _cannot_compare(model.name, "it puts the same images into different groups")
+        global_task = _align_task("global labels", ordered, ordered.global_task, reference.global_task)
+        if ordered.local_task is not None and reference.local_task is not None:
+            local_task = _align_task("local labels", ordered, ordered.local_task, reference.local_task)
+            ordered = replace(ordered, local_task=local_task)
+        aligned.append(replace(ordered, global_task=global_task))
+    return [replace(model, groups=reference.groups) for model in aligned]
 
 
-def _same(found: set[str], expected: set[str], what: str, model: ModelPredictions, first: ModelPredictions) -> None:
-    if found == expected:
-        return
-    only_model, only_first = sorted(found - expected), sorted(expected - found)
-    parts = [
-        f"{len(names)} only in {owner!r} (such as {names[0]!r})"
-        for names, owner in ((only_model, model.name), (only_first, first.name))
-        if names
-    ]
-    raise MLCAKError(
-        f"{model.name!r} and {first.name!r} cannot be compared, their {what} differ: {' and '.join(parts)}. "
-        "Evaluate both on the same split of the same dataset."
-    )
-
-
-def _same_task(
-    task: TaskScores, reference: TaskScores, which: str, model: ModelPredictions, first: ModelPredictions
-) -> TaskScores:
+def _align_task(what: str, model: ModelPredictions, task: TaskScores, reference: TaskScores) -> TaskScores:
     """Put the columns in the reference's order, after checking that names and labels are equal."""
-    _same(set(task.names), set(reference.names), f"{which} labels", model, first)
-    order = [task.names.index(name) for name in reference.names]
+    order = _order(model.name, task.names, reference.names, what)
     ordered = TaskScores(task.scores[:, order], task.labels[:, order], reference.names)
-    differing = ordered.labels != reference.labels
-    if differing.any():
-        row, column = np.argwhere(differing)[0]
-        raise MLCAKError(
-            f"{model.name!r} and {first.name!r} cannot be compared, their {which} labels differ in "
-            f"{int(differing.sum())} places, first {reference.names[column]!r} of image {model.image_ids[row]!r}. "
-            "Evaluate both with the same labels."
-        )
+    for row, column in np.argwhere(ordered.labels != reference.labels)[:1]:
+        where = f"first {reference.names[column]!r} of image {model.image_ids[row]!r}"
+        raise _cannot_compare(model.name, f"its {what} differ, {where}")
     return ordered
+
+
+def _order(name: str, found: Sequence[str], expected: Sequence[str], what: str) -> NDArray[np.intp]:
+    """Place of each expected entry among those found, which must be the same."""
+    differing = sorted(set(found) ^ set(expected))
+    if differing:
+        raise _cannot_compare(name, f"its {what} differ, such as {differing[0]!r}")
+    place = {entry: index for index, entry in enumerate(found)}
+    return np.array([place[entry] for entry in expected], dtype=np.intp)
+
+
+def _cannot_compare(name: str, why: str) -> MLCAKError:
+    return MLCAKError(
+        f"{name!r} cannot be compared with the models before it: {why}. Evaluate all on the same split and columns."
+    )

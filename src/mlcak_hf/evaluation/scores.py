@@ -40,17 +40,14 @@ class TaskScores:
     def __post_init__(self) -> None:
         if self.scores.ndim != 2 or self.scores.shape != self.labels.shape or self.scores.shape[1] != len(self.names):
             raise MLCAKError(
-                f"Scores and labels must both have shape (images, labels) with one name per label; got scores "
-                f"{self.scores.shape}, labels {self.labels.shape} and {len(self.names)} names."
+                f"Scores and labels must have one column per name; got scores {self.scores.shape}, labels "
+                f"{self.labels.shape} and {len(self.names)} names."
             )
         if len(set(self.names)) != len(self.names):
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise MLCAKError(f"Label names must differ; got {', '.join(twice)} more than once.")
-        bad_rows = int((~np.isfinite(self.scores)).any(axis=1).sum())
-        if bad_rows:
+            raise MLCAKError(f"Label names must differ; got {', '.join(self.names)}.")
+        if not np.isfinite(self.scores).all():
             raise MLCAKError(
-                f"Scores must be finite; got NaN or infinity for {bad_rows} of {len(self.scores)} images. The model "
-                "has diverged: lower the learning rate, or check its weights and inputs."
+                "Scores must be finite; got NaN or infinity. The model has diverged: lower the learning rate."
             )
         if not np.isin(self.labels, (-1, 0, 1)).all():
             raise LabelError("Labels must be 1 (present), 0 (absent) or -1 (missing). Apply `hard_labels` first.")
@@ -71,16 +68,6 @@ class TaskScores:
     def both_classes(self) -> NDArray[np.bool_]:
         """Whether a label has images of both classes, of shape `(labels,)`."""
         return np.asarray((self.class_counts() > 0).all(axis=1))
-
-    def single_class_names(self) -> list[str]:
-        """List the labels with one class only; no curve is defined for them."""
-        counts = self.class_counts()
-        return [name for name, row in zip(self.names, counts, strict=True) if (row > 0).sum() == 1]
-
-    def unannotated_names(self) -> list[str]:
-        """List the labels that are missing in every image."""
-        counts = self.class_counts()
-        return [name for name, row in zip(self.names, counts, strict=True) if not row.any()]
 
     def take(self, rows: NDArray[Any]) -> TaskScores:
         """Select images, by indices or a mask."""
@@ -167,28 +154,44 @@ def global_scores(
     if score_array.ndim == 1:
         score_array = score_array[:, None]
     classes = score_array.shape[1]
-    if problem_type == MULTI_LABEL:
-        return TaskScores(score_array, hard_labels(label_array.reshape(score_array.shape)), _names(names, classes))
-    if label_array.ndim == 2 and label_array.shape[1] > 1:
-        if label_array.shape[1] != max(classes, 2):
-            raise MLCAKError(
-                f"Soft labels must have {max(classes, 2)} columns, one per class; got {label_array.shape[1]}."
-            )
-        missing = (label_array < 0).any(axis=1)
+    names = None if names is None else tuple(names)
+    if problem_type != MULTI_LABEL:
+        label_array = _class_indices(label_array, max(classes, 2))
+        if classes <= 2:
+            score_array, names = score_array[:, -1:], ("Abnormal",) if names is None else names[-1:]
+        else:
+            label_array = np.where(label_array < 0, -1, label_array == np.arange(classes))
+    labels = hard_labels(label_array.reshape(-1, score_array.shape[1]))
+    return TaskScores(score_array, labels, tuple(map(str, range(classes))) if names is None else names)
+
+
+def _class_indices(labels: FloatArray, classes: int) -> FloatArray:
+    """Class of each image, of shape `(n, 1)`, from indices or soft labels; -1 if missing."""
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        if labels.shape[1] != classes:
+            raise MLCAKError(f"Soft labels must have {classes} columns, one per class; got {labels.shape[1]}.")
         # The likelier class; for two classes a tie is "not present", as in `hard_labels`.
-        label_array = np.where(missing, -1, label_array.argmax(axis=1)).astype(np.float64)
-    label_array = label_array.reshape(-1)
-    if classes <= 2:
-        chosen = names[-1:] if names is not None else ("Abnormal",)
-        return TaskScores(score_array[:, -1:], hard_labels(label_array)[:, None], tuple(chosen))
-    if label_array.max(initial=-1) >= classes:
-        raise LabelError(f"Class indices must be below {classes}; got {int(label_array.max())}.")
-    one_hot = (label_array[:, None] == np.arange(classes)).astype(np.int8)
-    one_hot[label_array < 0] = -1
-    return TaskScores(score_array, one_hot, _names(names, classes))
+        labels = np.where((labels < 0).any(axis=1), -1.0, labels.argmax(axis=1))
+    if labels.max(initial=-1) >= classes:
+        raise LabelError(f"Class indices must be below {classes}; got {labels.max():g}.")
+    return labels.reshape(-1, 1)
 
 
-def _names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
-    if names is None:
-        return tuple(str(index) for index in range(count))
-    return tuple(names)
+def undefined_labels(global_task: TaskScores, local_task: TaskScores | None) -> dict[str, list[str]]:
+    """List the labels without a curve, those of the global task as `global/<label>`.
+
+    Args:
+        global_task ([`TaskScores`]):
+            The global task.
+        local_task ([`TaskScores`], *optional*):
+            The local findings.
+
+    Returns:
+        `dict[str, list[str]]`: `single_class_labels` have one class only, `unannotated_labels` are always missing.
+    """
+    found: dict[str, list[str]] = {"single_class_labels": [], "unannotated_labels": []}
+    for task, prefix in ((global_task, "global/"), (local_task, "")):
+        for name, counts in () if task is None else zip(task.names, task.class_counts(), strict=True):
+            if not counts.all():
+                found["single_class_labels" if counts.any() else "unannotated_labels"].append(prefix + name)
+    return found

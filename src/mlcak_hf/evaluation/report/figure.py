@@ -118,7 +118,7 @@ def _dot(axes: Any, estimate: Estimate, height: float, style: int, size: float, 
     """Draw a value and its interval, dotted if the interval is unreliable."""
     colour = COLOURS[style % len(COLOURS)]
     interval = estimate.interval
-    if interval is not None and interval.low <= interval.high:
+    if interval is not None and interval.low is not None:
         dashes = (0, (1, 1.5)) if faint else "-"
         axes.plot([interval.low, interval.high], [height, height], color=colour, linewidth=1.6, linestyle=dashes)
     axes.plot(
@@ -138,7 +138,7 @@ def _auroc_axis(axes: Any, estimates: Sequence[Estimate]) -> None:
     lows = [
         estimate.interval.low
         for estimate in estimates
-        if estimate.interval is not None and np.isfinite(estimate.interval.low)
+        if estimate.interval is not None and estimate.interval.low is not None
     ]
     lowest = min([*lows, *(estimate.value for estimate in estimates), 0.5])
     axes.set_xlim(max(0.0, np.floor(lowest * 20) / 20 - 0.01), 1.005)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from ..comparison import COMPARED, NOTICE, RARE, Comparison, Difference, Estimate
 from ..metrics import SPECIFICITY
 
@@ -36,7 +34,7 @@ def interval(estimate: Estimate) -> str:
     """Format the interval: `[0.912, 0.945]`; an empty string for metrics without one."""
     if estimate.interval is None:
         return ""
-    if math.isnan(estimate.interval.low):
+    if estimate.interval.low is None:
         return "[no interval]"
     return f"[{estimate.interval.low:.3f}, {estimate.interval.high:.3f}]"
 
