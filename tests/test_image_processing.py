@@ -132,7 +132,7 @@ def test_images_that_would_need_a_guess_are_refused(image, message):
 
 
 def test_values_outside_an_explicit_range_are_refused():
-    with pytest.raises(ValueError, match=r"must lie in value_range=\[0, 4095\].*0 to 65535"):
+    with pytest.raises(ValueError, match=r"must lie in \[0, 4095\].*0 to 65535"):
         to_unit_range(np.array([[0, 65535]], dtype=np.uint16), (0, 4095))
     with pytest.raises(ValueError, match="alpha"):
         to_unit_range(random_array(5, 6, 4), (0, 255))

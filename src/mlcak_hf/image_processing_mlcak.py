@@ -35,11 +35,6 @@ _RANGE_TOLERANCE = 1e-5
 # A 16-bit radiograph clipped to 8 bits has 99.6 % white pixels.
 _WHITE_SHARE = 0.98
 _VOI_CHOICES = ("dicom", "percentile", "none")
-# Settings of the base class that have no place in this processor's fixed path: refused, not silently ignored.
-_REFUSED_SETTINGS = (
-    *("do_convert_rgb", "do_resize", "resample", "do_rescale"),
-    *("do_center_crop", "crop_size", "do_pad", "pad_size", "data_format"),
-)
 _OWN_SETTINGS = ("size", "fit", "lowres", "image_mean", "image_std", "value_range", "voi", "do_normalize")
 
 
@@ -68,17 +63,13 @@ def to_unit_range(
         ValueError: If type, shape, dtype or values are not among the above; the message says what to pass.
     """
     array = _as_array(image)
-    if isinstance(image, Image.Image):
-        input_data_format = "channels_last"
-    if array.ndim == 3:
-        array = _channels_last(array, input_data_format)
-    elif array.ndim != 2:
+    if array.size == 0 or array.ndim not in (2, 3):
         raise ValueError(
-            f"An image must have shape (H, W), (H, W, C) or (C, H, W); got shape {array.shape}. "
+            f"An image must have shape (H, W), (H, W, C) or (C, H, W) and at least one pixel; got shape {array.shape}. "
             "Pass several images as a list."
         )
-    if array.size == 0:
-        raise ValueError(f"An image must have at least one pixel; got shape {array.shape}.")
+    if array.ndim == 3:
+        array = _channels_last(array, "channels_last" if isinstance(image, Image.Image) else input_data_format)
     unit = _scale(array, value_range)
     if unit.ndim == 2:
         return unit
@@ -87,32 +78,29 @@ def to_unit_range(
             raise ValueError("value_range has no meaning for an alpha channel: drop the alpha channel first.")
         unit = unit[..., :-1] * unit[..., -1:]
     first = unit[..., 0]
-    if unit.shape[-1] == 1 or bool(np.all(unit == first[..., None])):
-        return np.ascontiguousarray(first)
-    return np.ascontiguousarray(np.clip(unit @ _LUMA, 0, 1))
+    grey = first if np.all(unit == first[..., None]) else np.clip(unit @ _LUMA, 0, 1)
+    return np.ascontiguousarray(grey)
 
 
 def _as_array(image: Any) -> np.ndarray:
-    if isinstance(image, Image.Image):
-        if image.mode.startswith("I;16"):
-            # Asked for by byte order: some Pillow versions hand out big-endian files byte-swapped or refuse them.
-            order = ">u2" if image.mode.endswith("B") else "<u2" if image.mode in ("I;16", "I;16L") else "=u2"
-            return np.frombuffer(image.tobytes(), dtype=order).reshape(image.height, image.width).astype(np.uint16)
-        if image.mode in ("LA", "La", "PA", "RGBa") or (image.mode == "P" and "transparency" in image.info):
-            image = image.convert("RGBA")
-        elif image.mode not in ("1", "L", "RGB", "RGBA", "I", "F"):
-            image = image.convert("RGB")
-        return np.asarray(image)
-    if isinstance(image, torch.Tensor):
-        image = image.detach().cpu()
-        array: np.ndarray = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
-        return array
     if isinstance(image, np.ndarray):
         return image
-    raise ValueError(
-        f"Expected a PIL image, a numpy array or a torch tensor; got {type(image).__name__}. "
-        "Files (DICOM, 16-bit PNG) are read with mlcak_hf.read_radiograph."
-    )
+    if isinstance(image, torch.Tensor):
+        return np.asarray((image.float() if image.dtype == torch.bfloat16 else image).detach().cpu())
+    if not isinstance(image, Image.Image):
+        raise ValueError(
+            f"An image must be a PIL image, a numpy array or a torch tensor; got {type(image).__name__}. "
+            "Read files (DICOM, 16-bit PNG) with mlcak_hf.read_radiograph."
+        )
+    if image.mode.startswith("I;16"):
+        # Read by byte order: some Pillow versions hand out big-endian files byte-swapped or refuse them.
+        order = {"I;16B": ">u2", "I;16N": "=u2"}.get(image.mode, "<u2")
+        return np.frombuffer(image.tobytes(), dtype=order).reshape(image.height, image.width)
+    if image.mode in ("LA", "La", "PA", "RGBa") or (image.mode == "P" and "transparency" in image.info):
+        image = image.convert("RGBA")
+    elif image.mode not in ("1", "L", "RGB", "RGBA", "I", "F"):
+        image = image.convert("RGB")
+    return np.asarray(image)
 
 
 def _channels_last(array: np.ndarray, input_data_format: str | None) -> np.ndarray:
@@ -121,52 +109,38 @@ def _channels_last(array: np.ndarray, input_data_format: str | None) -> np.ndarr
         name = str(getattr(input_data_format, "value", input_data_format))
         check_choice("input_data_format", name, ("channels_first", "channels_last"))
         first, last = first and name == "channels_first", last and name == "channels_last"
-    if first and last:
-        raise ValueError(
-            f"Shape {array.shape} may be (C, H, W) or (H, W, C): pass input_data_format "
-            '("channels_first" or "channels_last").'
-        )
-    if not first and not last:
+    if first == last:
         raise ValueError(
             f"A three-axis image must be (H, W, C) or (C, H, W) with 1, 3 or 4 channels; got shape {array.shape}. "
-            "Pass several grey images as a list."
+            "Pass several grey images as a list. Where both are possible, pass input_data_format "
+            '("channels_first" or "channels_last").'
         )
     return np.moveaxis(array, 0, -1) if first else array
 
 
 def _scale(array: np.ndarray, value_range: Sequence[float] | None) -> np.ndarray:
     kind = array.dtype.kind
-    if kind not in "buif":
-        raise ValueError(f"An image must hold real numbers; got dtype {array.dtype}.")
-    if value_range is not None:
-        low, high = _check_value_range(value_range)
-        unit = (array.astype(np.float64) - low) / (high - low)
-        named = f"value_range=[{low:g}, {high:g}]"
-    elif kind == "u" and array.dtype.itemsize <= 2:  # in either byte order
-        scaled: np.ndarray = array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
-        return scaled
-    elif kind == "b":
-        return array.astype(np.float32)
-    elif kind == "f":
-        unit = array
-        named = "[0, 1]"
-    else:
+    if value_range is None and (kind == "b" or (kind == "u" and array.dtype.itemsize <= 2)):
+        white = np.float32(1 if kind == "b" else np.iinfo(array.dtype).max)
+        return np.asarray(array.astype(np.float32) / white)
+    if kind not in "buif" or (value_range is None and kind != "f"):
         raise ValueError(
-            f"{array.dtype} pixels have no range of their own: pass value_range=(low, high), the values that become "
-            "black and white, e.g. (0, 4095) for 12 bits."
+            f"{array.dtype} pixels have no range of their own: pass real numbers and value_range=(low, high), the "
+            "values that become black and white, e.g. (0, 4095) for 12 bits."
         )
-    low_value, high_value = unit.min(), unit.max()
+    low, high = (0, 1) if value_range is None else _check_value_range(value_range)
+    unit = array if value_range is None else (array.astype(np.float64) - low) / (high - low)
     # Written so that NaN, for which every comparison is false, fails too.
-    if not (low_value >= -_RANGE_TOLERANCE and high_value <= 1 + _RANGE_TOLERANCE):
+    if not (unit.min() >= -_RANGE_TOLERANCE and unit.max() <= 1 + _RANGE_TOLERANCE):
         raise ValueError(
-            f"Image values must lie in {named} and be finite; they run from {array.min():g} to {array.max():g}. "
-            "Pass value_range=(low, high), or read the file with mlcak_hf.read_radiograph."
+            f"Image values must lie in [{low:g}, {high:g}] and be finite; they run from {array.min():g} to "
+            f"{array.max():g}. Pass value_range=(low, high), or read the file with mlcak_hf.read_radiograph."
         )
     return np.clip(unit.astype(np.float32), 0, 1)
 
 
 def _check_value_range(value_range: Sequence[float]) -> tuple[float, float]:
-    if len(value_range) != 2 or not all(math.isfinite(v) for v in value_range) or not value_range[0] < value_range[1]:
+    if len(value_range) != 2 or not -math.inf < value_range[0] < value_range[1] < math.inf:
         raise ValueError(f"value_range must be two ascending finite numbers (low, high); got {value_range}.")
     return float(value_range[0]), float(value_range[1])
 
@@ -178,6 +152,13 @@ class MLCAKImageProcessorKwargs(ImagesKwargs, total=False):
     lowres: int | None
     value_range: list[float | int] | tuple[float | int, ...] | None
     voi: str
+
+
+# Settings of the base class that have no place in this processor's fixed path: refused, not silently ignored.
+_FOREIGN_SETTINGS = (
+    *("do_convert_rgb", "do_resize", "resample", "do_rescale"),
+    *("do_center_crop", "crop_size", "do_pad", "pad_size", "data_format"),
+)
 
 
 class MLCAKImageProcessor(PilBackend):
@@ -242,37 +223,7 @@ class MLCAKImageProcessor(PilBackend):
             raise ValueError(f"reduce expects images of shape (batch, height, width); got shape {images.shape}.")
         if images.dtype.kind != "f":
             raise ValueError(f"reduce expects floats in [0, 1]; got dtype {images.dtype}. Use to_unit_range first.")
-        return self._reduce(
-            _scale(images, None),
-            side=self.size["height"],
-            fit=self.fit,
-            lowres=self.lowres,
-            mean=self.image_mean,
-            std=self.image_std,
-            do_normalize=self.do_normalize,
-        )
-
-    @staticmethod
-    def _reduce(
-        images: np.ndarray,
-        side: int,
-        fit: str,
-        lowres: int | None,
-        mean: Sequence[float],
-        std: Sequence[float],
-        do_normalize: bool,
-    ) -> np.ndarray:
-        images = fit_to_square(images, fit)
-        if lowres is None:
-            images = area_resize(images, side, side)
-        else:
-            weights = bilinear_weights(lowres, side)
-            images = apply_weights(area_resize(images, lowres, lowres), weights, weights)
-        if not do_normalize:
-            return np.repeat(images[:, None], len(mean), axis=1)
-        mean_array, std_array = (np.array(values, dtype=np.float32).reshape(1, -1, 1, 1) for values in (mean, std))
-        normalised: np.ndarray = (images[:, None] - mean_array) / std_array
-        return normalised
+        return _reduce(_scale(images, None), {name: getattr(self, name) for name in _OWN_SETTINGS})
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
         """Flatten nested lists and four-axis batches into a list of single images."""
@@ -301,28 +252,14 @@ class MLCAKImageProcessor(PilBackend):
     def _preprocess(self, images: list[np.ndarray], **kwargs: Any) -> BatchFeature:  # type: ignore[override]
         if not images:
             raise ValueError("Expected at least one image; got an empty list.")
-        reduced = [
-            self._reduce(
-                image[None],
-                side=kwargs["size"]["height"],
-                fit=kwargs["fit"],
-                lowres=kwargs["lowres"],
-                mean=kwargs["image_mean"],
-                std=kwargs["image_std"],
-                do_normalize=kwargs["do_normalize"],
-            )
-            for image in images
-        ]
+        reduced = [_reduce(image[None], kwargs) for image in images]
         return BatchFeature(data={"pixel_values": np.concatenate(reduced)}, tensor_type=kwargs["return_tensors"])
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         settings: dict[str, Any] = super()._standardize_kwargs(**kwargs)
-        refused = [name for name in _REFUSED_SETTINGS if settings.get(name) is not None]
+        refused = [name for name in _FOREIGN_SETTINGS if settings.get(name) is not None]
         if refused:
-            raise ValueError(
-                f"MLCAKImageProcessor has no {refused}: its path is grey, square, area average, normalise; "
-                f"its settings are {list(_OWN_SETTINGS)}."
-            )
+            raise ValueError(f"MLCAKImageProcessor has no {refused}; its settings are {list(_OWN_SETTINGS)}.")
         check_choice("fit", settings["fit"], FIT_CHOICES)
         check_choice("voi", settings["voi"], _VOI_CHOICES)
         size = settings["size"]
@@ -332,8 +269,7 @@ class MLCAKImageProcessor(PilBackend):
         if settings["lowres"] is not None and not 1 <= settings["lowres"] <= height:
             raise ValueError(f"lowres must lie between 1 and size ({height}), or be None; got {settings['lowres']}.")
         for name in ("image_mean", "image_std"):
-            values = settings[name]
-            settings[name] = (float(values),) if isinstance(values, (int, float)) else tuple(map(float, values))
+            settings[name] = tuple(np.atleast_1d(settings[name]).astype(float).tolist())
         mean, std = settings["image_mean"], settings["image_std"]
         if len(mean) not in (1, 3) or len(std) != len(mean) or not all(0 < value < math.inf for value in std):
             raise ValueError(
@@ -350,11 +286,23 @@ class MLCAKImageProcessor(PilBackend):
     def to_dict(self) -> dict[str, Any]:
         """Settings as saved in `preprocessor_config.json`: this processor's own, without unused ones of the base."""
         settings: dict[str, Any] = super().to_dict()
-        unused = set(self.valid_kwargs.__annotations__) - set(_OWN_SETTINGS)
-        return {name: value for name, value in settings.items() if name not in unused} | {
-            name: list(value) if isinstance(value := getattr(self, name), tuple) else settings.get(name)
-            for name in _OWN_SETTINGS
-        }
+        own = {name: settings.get(name) for name in _OWN_SETTINGS}
+        kept = {name: value for name, value in settings.items() if name not in ImagesKwargs.__annotations__}
+        return kept | {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
+
+
+def _reduce(images: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
+    """Make `(B, C, S, S)` of grey images `(B, H, W)` in [0, 1]."""
+    side, lowres, images = settings["size"]["height"], settings["lowres"], fit_to_square(images, settings["fit"])
+    if lowres is None:
+        images = area_resize(images, side, side)
+    else:
+        weights = bilinear_weights(lowres, side)
+        images = apply_weights(area_resize(images, lowres, lowres), weights, weights)
+    mean, std = (np.array(settings[name], np.float32).reshape(1, -1, 1, 1) for name in ("image_mean", "image_std"))
+    if not settings["do_normalize"]:
+        return np.repeat(images[:, None], mean.size, axis=1)
+    return np.asarray((images[:, None] - mean) / std)
 
 
 __all__ = ["MLCAKImageProcessor", "area_resize", "area_weights", "fit_to_square", "map_boxes", "to_unit_range"]
