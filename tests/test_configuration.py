@@ -163,7 +163,7 @@ def test_a_single_global_label_needs_the_multi_label_type():
 
 def test_one_global_label_is_refused_when_a_model_is_loaded_with_it(tmp_path):
     MLCAKForCXRClassification(MLCAKConfig(backbone_config={"model_type": "vit"} | TINY)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="num_labels must be at least 2"):
+    with pytest.raises(StrictDataclassError, match="num_labels must be at least 2"):
         MLCAKForCXRClassification.from_pretrained(tmp_path, num_labels=1)
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel
 from transformers.image_processing_utils import BaseImageProcessor
@@ -53,8 +54,8 @@ def resize_patch_filters(weight: torch.Tensor, patch_size: int) -> torch.Tensor:
 def fold_channels(
     weight: torch.Tensor,
     bias: torch.Tensor,
-    old_normalisation: tuple[Sequence[float], Sequence[float]],
-    new_normalisation: tuple[Sequence[float], Sequence[float]],
+    old: tuple[Sequence[float], Sequence[float]],
+    new: tuple[Sequence[float], Sequence[float]],
     num_channels: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
@@ -66,15 +67,17 @@ def fold_channels(
     Args:
         weight (`torch.Tensor` of shape `(D, C, p, p)`): Filters.
         bias (`torch.Tensor` of shape `(D,)`): Their bias.
-        old_normalisation: Mean and standard deviation per channel that the filters were trained with.
-        new_normalisation: Those that they will be fed with; one number each, or one per channel.
+        old (`tuple` of two `Sequence[float]`): Mean and standard deviation per channel that the filters were trained
+            with.
+        new (`tuple` of two `Sequence[float]`): Those that the new model is fed with; one number, or one per channel.
         num_channels (`int`): 1 or `C`.
 
     Returns:
         Weight of shape `(D, num_channels, p, p)` and bias of shape `(D,)`.
     """
-    old_mean, old_std = (torch.tensor(list(values), dtype=torch.float64).view(-1, 1, 1) for values in old_normalisation)
-    new_mean, new_std = (torch.tensor(list(values), dtype=torch.float64).view(-1, 1, 1) for values in new_normalisation)
+    old_mean, old_std, new_mean, new_std = (
+        torch.tensor(list(values), dtype=torch.float64).view(-1, 1, 1) for values in (*old, *new)
+    )
     filters = weight.double()
     folded = filters * (new_std / old_std)
     shift = (filters * ((new_mean - old_mean) / old_std)).sum(dim=(1, 2, 3))
@@ -103,12 +106,12 @@ def adapt_backbone(
     model_type = AutoConfig.from_pretrained(path_or_id).model_type
     if model_type not in BACKBONE_PREFIX_TOKENS:
         raise ValueError(
-            f"from_backbone reads checkpoints of type {sorted(BACKBONE_PREFIX_TOKENS)}; {path_or_id} is {model_type!r}."
+            f"The checkpoint must be of type {sorted(BACKBONE_PREFIX_TOKENS)}; got {model_type!r} in {path_or_id}."
         )
     source, report = AutoModel.from_pretrained(path_or_id, dtype=torch.float32, output_loading_info=True)
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
-        raise ValueError(f"{path_or_id} lacks weights of a {model_type!r} backbone, e.g. {missing[:3]}.")
+        raise ValueError(f"{path_or_id} must hold all weights of a {model_type!r} backbone; it lacks {missing[:3]}.")
     source_channels = source.config.num_channels
     if num_channels not in (1, source_channels):
         raise ValueError(f"num_channels must be 1 or the checkpoint's {source_channels}; got {num_channels}.")
@@ -116,7 +119,7 @@ def adapt_backbone(
     backbone_config = copy.deepcopy(source.config)
     backbone_config.image_size, backbone_config.patch_size = image_size, patch_size
     backbone_config.num_channels = num_channels
-    # The labels and the place of the checkpoint are none of the new model's.
+    # The new model has its own labels, architecture and name.
     backbone_config.num_labels, backbone_config.architectures, backbone_config.name_or_path = 2, None, ""
     grid = MLCAKConfig(backbone_config=backbone_config).image_size // patch_size
 
@@ -125,18 +128,16 @@ def adapt_backbone(
     weight = resize_patch_filters(state_dict[f"{_PROJECTION}.weight"], patch_size)
     bias = state_dict[f"{_PROJECTION}.bias"]
     if num_channels == 1 or image_mean is not None or image_std is not None:
-        old_mean, old_std = _read_normalisation(path_or_id, model_type, source_channels)
-        # One channel is fed by this package's processor, several by the checkpoint's own unless told otherwise.
-        usual = (MLCAKImageProcessor.image_mean, MLCAKImageProcessor.image_std)
-        default_mean, default_std = usual if num_channels == 1 else (old_mean, old_std)
-        new_mean = default_mean if image_mean is None else image_mean
-        new_std = default_std if image_std is None else image_std
-        if not {len(new_mean), len(new_std)} <= {1, num_channels} or min(new_std) <= 0:
+        old = _read_normalisation(path_or_id, model_type, source_channels)
+        # The default is what feeds the model: this package's processor for one channel, else the checkpoint's own.
+        mean, std = (MLCAKImageProcessor.image_mean, MLCAKImageProcessor.image_std) if num_channels == 1 else old
+        new = (mean if image_mean is None else image_mean, std if image_std is None else image_std)
+        if not {len(new[0]), len(new[1])} <= {1, num_channels} or min(new[1]) <= 0:
             raise ValueError(
                 f"image_mean and image_std must hold one number, or one for each of the {num_channels} channels, "
-                f"deviations above 0; got {list(new_mean)} and {list(new_std)}."
+                f"deviations above 0; got {list(new[0])} and {list(new[1])}."
             )
-        weight, bias = fold_channels(weight, bias, (old_mean, old_std), (new_mean, new_std), num_channels)
+        weight, bias = fold_channels(weight, bias, old, new, num_channels)
     state_dict[f"{_PROJECTION}.weight"], state_dict[f"{_PROJECTION}.bias"] = weight, bias
     return backbone_config, state_dict
 
@@ -162,27 +163,22 @@ def _read_normalisation(
     try:
         settings, _ = BaseImageProcessor.get_image_processor_dict(path_or_id)
     except OSError:
-        settings = {"image_mean": usual[0], "image_std": usual[1]}
+        settings = {}
         logger.warning(
-            f"{path_or_id} has no preprocessor_config.json: assuming that it was trained with {settings}, the usual "
-            f"normalisation of {num_channels}-channel checkpoints of type {model_type!r}."
+            f"{path_or_id} has no preprocessor_config.json: assuming image_mean and image_std {usual}, as usual for "
+            f"{num_channels}-channel checkpoints of type {model_type!r}."
         )
-    normalises = settings.get("do_normalize") is not False
-    mean = _per_channel((settings.get("image_mean") or usual[0]) if normalises else 0.0, num_channels)
-    std = _per_channel((settings.get("image_std") or usual[1]) if normalises else 1.0, num_channels)
-    if len(mean) != num_channels or len(std) != num_channels:
+    if settings.get("do_normalize") is False:
+        settings |= {"image_mean": [0.0], "image_std": [1.0]}
+    mean, std = (np.atleast_1d(settings.get(name) or usual[i]) for i, name in enumerate(("image_mean", "image_std")))
+    if not {len(mean), len(std)} <= {1, num_channels}:
         raise ValueError(
-            f"The checkpoint has {num_channels} channels, but its preprocessor_config.json gives image_mean={mean} and "
-            f"image_std={std}: one number per channel is needed."
+            f"image_mean and image_std in the checkpoint's preprocessor_config.json must hold one number for each of "
+            f"its {num_channels} channels; got {mean.tolist()} and {std.tolist()}."
         )
     # Some checkpoints were fed with other units than 8-bit pixels / 255.
     unit = 255 * (settings.get("rescale_factor") or 1 / 255) if settings.get("do_rescale") is not False else 255
-    return [value / unit for value in mean], [value / unit for value in std]
-
-
-def _per_channel(values: float | Sequence[float], num_channels: int) -> list[float]:
-    numbers = [float(values)] if isinstance(values, (int, float)) else [float(value) for value in values]
-    return numbers * num_channels if len(numbers) == 1 else numbers
+    return (np.resize(mean, num_channels) / unit).tolist(), (np.resize(std, num_channels) / unit).tolist()
 
 
 __all__ = ["adapt_backbone", "fold_channels", "resize_patch_filters"]

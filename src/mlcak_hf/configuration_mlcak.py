@@ -36,8 +36,6 @@ VINDR_CXR_FINDINGS: tuple[str, ...] = (
 #: Backbones whose first token is the class token, and the number of their prefix tokens (registers not counted).
 BACKBONE_PREFIX_TOKENS: dict[str, int] = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1}
 
-_DEFAULT_ID2LABEL = {0: "Normal", 1: "Abnormal"}
-
 
 @strict
 class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
@@ -95,16 +93,18 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         self.backbone_config = _build_backbone_config(self.backbone_config)
         self.local_labels = list(self.local_labels)
         self.attention_levels = None if self.attention_levels is None else list(self.attention_levels)
-        if self.id2label is None and kwargs.get("num_labels") in (None, len(_DEFAULT_ID2LABEL)):
-            self.id2label = dict(_DEFAULT_ID2LABEL)
-        elif kwargs.get("num_labels", len(self.id2label or ())) == 1:
-            self._check_one_label()  # before the base class, which would advise a regression
+        if self.id2label is None and kwargs.get("num_labels") in (None, 2):
+            self.id2label = {0: "Normal", 1: "Abnormal"}
+        elif self.id2label is None:
+            self.num_labels = kwargs["num_labels"]
+        if self.num_labels == 1:
+            self.validate_global_labels()  # The base class would advise a regression.
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     def __setattr__(self, key: str, value: Any) -> None:
         # Here and not in __post_init__, because `from_pretrained(folder, id2label=...)` sets the attribute afterwards.
         if key == "id2label" and value is not None:
-            value = _with_integer_keys(value)
+            value = {int(key) if str(key).isdecimal() else key: name for key, name in value.items()}
             super().__setattr__("label2id", {name: i for i, name in value.items()})  # type: ignore[no-untyped-call]
         super().__setattr__(key, value)  # type: ignore[no-untyped-call]
 
@@ -189,45 +189,28 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
     def validate_global_labels(self) -> None:
         """Check that the global labels are numbered 0..n-1 and have unique names."""
-        if not self.id2label or sorted(self.id2label) != list(range(len(self.id2label))):
+        if not self.id2label or set(self.id2label) != set(range(len(self.id2label))):
             raise ValueError(f"id2label must have the keys 0, 1, ..., n-1; got {self.id2label}.")
         if len(set(self.id2label.values())) < len(self.id2label):
             raise ValueError(f"id2label must have unique names; got {self.id2label}.")
-        if len(self.id2label) == 1:
-            self._check_one_label()
-
-    def _check_one_label(self) -> None:
-        if self.problem_type == "single_label_classification":
+        if len(self.id2label) == 1 and self.problem_type == "single_label_classification":
             raise ValueError(
                 'num_labels must be at least 2 with problem_type="single_label_classification"; got 1. Use '
                 'num_labels=2, or problem_type="multi_label_classification" for one yes-or-no label.'
             )
 
 
-def _with_integer_keys(id2label: Any) -> dict[int, str]:
-    try:
-        return {int(key): name for key, name in id2label.items()}
-    except ValueError:
-        raise ValueError(f"id2label must have the keys 0, 1, ..., n-1; got {id2label}.") from None
-
-
 def _build_backbone_config(backbone_config: Any) -> Any:
     """Turn `None`, a dict with `model_type` or a config object into a config object of its own."""
     if backbone_config is None:
         return ViTConfig(
-            image_size=28,
-            patch_size=4,
-            num_channels=1,
-            hidden_size=192,
-            num_hidden_layers=12,
-            num_attention_heads=3,
-            intermediate_size=768,
+            image_size=28, patch_size=4, num_channels=1, hidden_size=192, num_attention_heads=3, intermediate_size=768
         )
     given = dict(backbone_config) if isinstance(backbone_config, dict) else {}
     model_type = given.pop("model_type", None) or getattr(backbone_config, "model_type", None)
     if model_type not in BACKBONE_PREFIX_TOKENS:
         raise ValueError(
-            "backbone_config must be a configuration, or a dict with `model_type`, of one of the types "
+            f"backbone_config must be a configuration, or a dict with `model_type`, of type "
             f"{sorted(BACKBONE_PREFIX_TOKENS)}; got {type(backbone_config).__name__} with model_type={model_type!r}."
         )
     return CONFIG_MAPPING[model_type](**given) if isinstance(backbone_config, dict) else copy.deepcopy(backbone_config)

@@ -38,7 +38,7 @@ def area_weights(n_in: int, n_out: int) -> np.ndarray:
     in_edges = np.arange(n_in + 1, dtype=np.int64) * n_out
     low = np.maximum(out_edges[:-1, None], in_edges[None, :-1])
     high = np.minimum(out_edges[1:, None], in_edges[None, 1:])
-    weights: np.ndarray = (np.clip(high - low, 0, None) / n_in).astype(np.float32)
+    weights = np.asarray(np.clip(high - low, 0, None) / n_in, dtype=np.float32)
     weights.setflags(write=False)
     return weights
 
@@ -131,14 +131,11 @@ def nonzero_runs(weights: np.ndarray) -> list[tuple[slice, slice, np.ndarray]]:
     Returns:
         For each few rows: the rows, the inputs that count for them, and the contiguous weights between both.
     """
-    counts = weights != 0
-    first, last = counts.argmax(axis=1), weights.shape[1] - counts[:, ::-1].argmax(axis=1)
-    some = counts.any(axis=1)
     runs = []
     for start in range(0, len(weights), _ROWS_AT_A_TIME):
         rows = slice(start, min(start + _ROWS_AT_A_TIME, len(weights)))
-        used = some[rows]
-        taken = slice(int(first[rows][used].min()), int(last[rows][used].max())) if used.any() else slice(0, 0)
+        used = np.flatnonzero(weights[rows].any(axis=0))
+        taken = slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 0)
         runs.append((rows, taken, np.ascontiguousarray(weights[rows, taken])))
     return runs
 
@@ -189,7 +186,7 @@ def map_boxes(
     Args:
         boxes (array of shape `(n, 4)`): `x_min, y_min, x_max, y_max`.
         original_size (`tuple[int, int]`): Height and width of the original image.
-        model_size (`tuple[int, int]`): Height and width of the model's (square) input.
+        model_size (`tuple[int, int]`): Height and width of the model's input.
         fit (`str`): `"pad"` or `"squash"`, as in the processor.
         inverse (`bool`, defaults to `False`): From model coordinates to original ones.
 
@@ -197,7 +194,7 @@ def map_boxes(
         `np.ndarray` of shape `(n, 4)`: float64, not clipped.
 
     Raises:
-        ValueError: If the boxes have another shape, `fit` is unknown, or `"pad"` meets a model size that is no square.
+        ValueError: If the boxes have another shape or `fit` is unknown.
     """
     check_choice("fit", fit, FIT_CHOICES)
     boxes = np.asarray(boxes, dtype=np.float64)
@@ -206,18 +203,14 @@ def map_boxes(
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes must have shape (n, 4): x_min, y_min, x_max, y_max; got shape {boxes.shape}.")
     height, width = original_size
+    offset = np.zeros(4)
     if fit == "pad":
-        if model_size[0] != model_size[1]:
-            raise ValueError(f'fit="pad" needs a square model size; got {tuple(model_size)}.')
         side = max(height, width)
         # The whole pixels that fit_to_square puts before the image.
-        offset = np.array([(side - width) // 2, (side - height) // 2] * 2, dtype=np.float64)
-        scale = np.full(4, model_size[0] / side)
-    else:
-        offset = np.zeros(4)
-        scale = np.array([model_size[1] / width, model_size[0] / height] * 2)
-    mapped: np.ndarray = boxes / scale - offset if inverse else (boxes + offset) * scale
-    return mapped
+        offset += [(side - width) // 2, (side - height) // 2] * 2
+        height = width = side
+    scale = np.array([model_size[1] / width, model_size[0] / height] * 2)
+    return np.asarray(boxes / scale - offset if inverse else (boxes + offset) * scale)
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
