@@ -208,7 +208,7 @@ def test_runs_of_one_name_are_one_row(folder, tmp_path):
         ({"baseline": "nobody"}, MLCAKError, "baseline must be one of the rows 'student'; got 'nobody'"),
         ({"bootstrap_draws": 10}, RecipeError, "--bootstrap_draws must be at least 40"),
         ({"threshold_split": "vali"}, DatasetError, "has no split 'vali'"),
-        ({"output": "/dev/null/here"}, RecipeError, "--output /dev/null/here cannot be created"),
+        ({"output": "/dev/null/here"}, RecipeError, "--output /dev/null/here cannot be written"),
         (
             {"models": ["teacher=runs/teachr"]},
             RecipeError,

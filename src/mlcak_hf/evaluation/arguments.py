@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
 
 from ..configuration_mlcak import MLCAKConfig
 from ..data.training_data import DatasetArguments
@@ -27,10 +26,8 @@ class EvaluationArguments(DatasetArguments):
         default="validation", metadata={"help": 'Split on which operating thresholds are chosen, or "none".'}
     )
     baseline: str | None = field(
-        default=None,
-        metadata={"help": 'Row that the others are compared with. Default: the one with "plain" in its name, or the '
-                          "first."},
-    )  # fmt: skip
+        default=None, metadata={"help": 'Row to compare the others with. Default: the one named "plain", or the first.'}
+    )
     lowres: list[str] = field(
         default_factory=list,
         metadata={"help": "Pixels, or name=pixels: add rows with images reduced to this size, then enlarged."},
@@ -61,9 +58,10 @@ class EvaluatedModel:
 
     def load_processor(self) -> MLCAKImageProcessor:
         """Load its image processor, set to the low resolution of the row."""
-        processor: Any = load_processor(self.folder, self.load_config(), self.role)
-        processor.lowres = self.lowres if self.lowres is not None else processor.lowres
-        return cast(MLCAKImageProcessor, processor)
+        processor = load_processor(self.folder, self.load_config(), self.role)
+        if self.lowres is not None:
+            processor.lowres = self.lowres
+        return processor
 
 
 def models_to_evaluate(models: Sequence[str], lowres: Sequence[str] = ()) -> list[EvaluatedModel]:
@@ -81,9 +79,9 @@ def models_to_evaluate(models: Sequence[str], lowres: Sequence[str] = ()) -> lis
     Raises:
         [`MLCAKError`]: When an entry has a different form, or its folder or name is missing.
     """
+    rows: list[EvaluatedModel] = []
     pairs = [_pair(given, "--models", "name=folder") for given in models]
     names = [name for name, _ in pairs]
-    rows = []
     for position, (name, folder) in enumerate(pairs):
         if not Path(folder).is_dir() and (folder.count("/") != 1 or Path(folder).is_absolute()):
             raise MLCAKError(f"--models {name}={folder}: there is no such folder. Name one that training wrote.")
@@ -94,11 +92,11 @@ def models_to_evaluate(models: Sequence[str], lowres: Sequence[str] = ()) -> lis
         chosen, pixels = _pair(given, "--lowres", "name=pixels") if "=" in given else (None, given)
         if not pixels.isdecimal() or int(pixels) < 1:
             raise RecipeError(f"--lowres must be a number of pixels, or name=pixels; got {given!r}.")
-        if chosen is not None and chosen not in names:
+        if chosen not in (None, *names):
             raise RecipeError(f"--lowres {given}: {chosen!r} is not the name of a model in --models.")
         for row in rows:
             if row.name == chosen or (chosen is None and row.load_config().image_size > int(pixels)):
-                reduced.append(EvaluatedModel(f"{row.name} fed {pixels} px", row.folder, row.run, int(pixels)))
+                reduced.append(replace(row, name=f"{row.name} fed {pixels} px", lowres=int(pixels)))
     return rows + reduced
 
 

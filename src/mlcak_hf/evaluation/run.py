@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,10 @@ class EvaluationData:
     def open(cls, args: EvaluationArguments) -> EvaluationData:
         """Open the dataset."""
         splits = open_dataset(args.dataset, args.image_column)
-        return cls(splits, args.columns(next(iter(splits.values())).column_names), args)
+        rows = next(iter(splits.values()))
+        columns = args.columns(rows.column_names)
+        columns.check(rows)
+        return cls(splits, columns, args)
 
     def split(self, name: str) -> Dataset:
         """Find a split. A missing `validation` is set aside from the training rows, as training does."""
@@ -66,26 +70,6 @@ class EvaluationData:
         """Pair the rows of a split with the targets of a model."""
         rows = self.split(name)
         return RadiographDataset(rows, Targets(config, self.splits.get("train", rows), self.columns))
-
-
-@dataclass(frozen=True)
-class _Outputs:
-    """Outputs of a model for every image of a split, in the order of the split."""
-
-    global_task: TaskScores
-    local_task: TaskScores | None
-    class_attention: FloatArray | None
-
-
-class _CollateForEvaluation:
-    """Pixels from the saved processor, and each row's place, which puts gathered rows in order."""
-
-    def __init__(self, processor: MLCAKImageProcessor) -> None:
-        self.collator = MLCAKCollator(processor)
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        pixel_values = self.collator([{"image": row["image"]} for row in rows])["pixel_values"]
-        return {"pixel_values": pixel_values, "index": torch.tensor([row["index"] for row in rows])}
 
 
 def run_evaluation(args: EvaluationArguments) -> Comparison | None:
@@ -138,29 +122,26 @@ def check_evaluation(models: Sequence[EvaluatedModel], data: EvaluationData) -> 
     choose_baseline([model.name for model in models], args.baseline)
     if args.bootstrap_draws < MIN_DRAWS:
         raise RecipeError(f"--bootstrap_draws must be at least {MIN_DRAWS}; got {args.bootstrap_draws}.")
-    for name in (args.split, args.threshold_split):
-        if name != NO_SPLIT:
-            data.split(name)
-    rows = data.split(args.split)
+    for name in {args.split, args.threshold_split} - {NO_SPLIT}:
+        data.split(name)
     stored_fit = stored_choices(args.dataset).get("fit")
     for model in models:
-        processor = model.load_processor()
-        Targets(model.load_config(), data.splits.get("train", rows), data.columns)
-        if stored_fit is not None and processor.fit != stored_fit:
+        fit = model.load_processor().fit
+        data.radiographs(args.split, model.load_config())
+        if stored_fit not in (None, fit):
             raise DatasetError(
-                f"{model.role} ({model.folder}) makes squares with fit {processor.fit!r}, but {args.dataset} was "
-                f"prepared with {stored_fit!r}. Evaluate it on a dataset prepared like the one it was trained on."
+                f"{model.role} ({model.folder}) makes squares with fit {fit!r}, but {args.dataset} was prepared with "
+                f"{stored_fit!r}. Evaluate it on a dataset prepared like the one it was trained on."
             )
         if args.threshold_split == "validation" and "validation" not in data.splits:
             _check_split_rule(model, args)
     folder = Path(args.output) / "predictions"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK) and os.access(folder.parent, os.W_OK)
+        for writable in (folder, folder.parent):
+            TemporaryFile(dir=writable).close()
     except OSError as error:
-        raise RecipeError(f"--output {args.output} cannot be created ({error}). Name another folder.") from error
-    if not writable:
-        raise RecipeError(f"--output {args.output} is not writable. Name another folder.")
+        raise RecipeError(f"--output {args.output} cannot be written ({error}). Name another folder.") from error
 
 
 def _check_split_rule(model: EvaluatedModel, args: EvaluationArguments) -> None:
@@ -194,59 +175,50 @@ def evaluate_model(model: EvaluatedModel, data: EvaluationData, accelerator: Acc
     """
     args, columns, processor = data.args, data.columns, model.load_processor()
     network: Any = load_model(model.folder, model.role)
-    network = network.eval().to(accelerator.device)
-    rows = data.split(args.split)
-    with_boxes = {"boxes", "original_height", "original_width"} <= set(rows.column_names)
-    loader = _loader(data, args.split, network.config, processor)
-    outputs = _outputs(network, loader, accelerator, with_attention=with_boxes)
+    network.to(accelerator.device)
+    rows, size = data.split(args.split), network.config.image_size
+    has_boxes = {"boxes", "original_height", "original_width"} <= set(rows.column_names)
+    global_task, local_task, attention = _outputs(network, processor, data, args.split, accelerator, has_boxes)
     thresholds = None
     if args.threshold_split != NO_SPLIT:
-        loader = _loader(data, args.threshold_split, network.config, processor)
-        thresholds = operating_thresholds(_outputs(network, loader, accelerator).global_task)
-    image_size = network.config.image_size
-    localisation = None
-    if outputs.class_attention is not None:
-        localisation = attention_on_boxes(outputs.class_attention, rows, image_size, processor.fit)
+        validation_task, *_ = _outputs(network, processor, data, args.threshold_split, accelerator)
+        thresholds = operating_thresholds(validation_task)
     return ModelPredictions(
         name=model.name,
-        image_ids=rows[columns.image_id] if columns.image_id else [str(index) for index in range(len(rows))],
-        global_task=outputs.global_task,
-        local_task=outputs.local_task,
+        image_ids=rows[columns.image_id] if columns.image_id else list(map(str, range(len(rows)))),
+        global_task=global_task,
+        local_task=local_task,
         groups=rows[columns.group] if columns.group else None,
         run=model.run,
         thresholds=thresholds,
-        localisation=localisation,
+        localisation=None if attention is None else attention_on_boxes(attention, rows, size, processor.fit),
         # The record may be published, so only the last part of a local path is kept.
         details={
             "folder": Path(model.folder).name,
-            "image_size_px": image_size,
+            "image_size_px": size,
             "lowres_px": model.lowres,
             "weights": weights_digest(model.folder),
         },
     )
 
 
-def _loader(
-    data: EvaluationData, split: str, config: MLCAKConfig, processor: MLCAKImageProcessor
-) -> DataLoader[dict[str, Any]]:
-    return DataLoader(
-        data.radiographs(split, config),
-        batch_size=data.args.batch_size,
-        num_workers=data.args.num_workers,
-        collate_fn=_CollateForEvaluation(processor),
-    )
-
-
 def _outputs(
-    model: Any, loader: DataLoader[dict[str, Any]], accelerator: Accelerator, with_attention: bool = False
-) -> _Outputs:
-    """Run a model over a split, shared among the processes."""
-    dataset: Any = loader.dataset
+    network: Any,
+    processor: MLCAKImageProcessor,
+    data: EvaluationData,
+    split: str,
+    accelerator: Accelerator,
+    with_attention: bool = False,
+) -> tuple[TaskScores, TaskScores | None, FloatArray | None]:
+    """Scores of both tasks and the class token's attention for every image of a split, shared among the processes."""
+    config, args = network.config, data.args
+    dataset, collate = data.radiographs(split, config), partial(_collate, MLCAKCollator(processor))
+    loader = DataLoader(dataset, args.batch_size, num_workers=args.num_workers, collate_fn=collate)
     gathered: dict[str, list[np.ndarray]] = {}
     quiet = not accelerator.is_main_process
     for batch in tqdm(accelerator.prepare(loader), unit="batch", leave=False, disable=quiet or None):
         with torch.inference_mode(), accelerator.autocast():
-            output = model(batch["pixel_values"], output_attentions=with_attention)
+            output = network(batch["pixel_values"], output_attentions=with_attention)
         found = {"index": batch["index"], "logits": output.logits.float()}
         if output.local_logits is not None:
             found["local_logits"] = output.local_logits.float()
@@ -260,13 +232,16 @@ def _outputs(
     if not np.array_equal(arrays["index"][order], np.arange(len(dataset))):
         raise MLCAKError(f"The processes must return the {len(dataset)} rows of the split; got {len(order)}.")
     arrays = {name: values[order] for name, values in arrays.items()}
-    config = model.config
-    names, problem_type = config.global_labels, str(config.problem_type)
-    scores = probabilities(arrays["logits"], problem_type)
+    problem_type = str(config.problem_type)
+    scores, targets = probabilities(arrays["logits"], problem_type), dataset.targets
     local = attention = None
     if "local_logits" in arrays:
-        scores_local = probabilities(arrays["local_logits"])
-        local = local_scores(scores_local, dataset.targets["local_targets"], config.local_labels)
+        local = local_scores(probabilities(arrays["local_logits"]), targets["local_targets"], config.local_labels)
     if with_attention:
-        attention = class_token_attention(arrays["attention"], model.num_prefix_tokens, model.grid_size)
-    return _Outputs(global_scores(scores, dataset.targets["labels"], names, problem_type), local, attention)
+        attention = class_token_attention(arrays["attention"], network.num_prefix_tokens, network.grid_size)
+    return global_scores(scores, targets["labels"], config.global_labels, problem_type), local, attention
+
+
+def _collate(collator: MLCAKCollator, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Pixels and each row's place in the split, which puts gathered rows in order."""
+    return collator(rows) | {"index": torch.tensor([row["index"] for row in rows])}
