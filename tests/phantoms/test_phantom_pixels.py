@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from mlcak_hf.errors import DatasetError
-from mlcak_hf.phantoms.plan import DRAWN_FINDINGS, SMALL_FINDINGS, image_id
+from mlcak_hf.phantoms.plan import DRAWN_FINDINGS, image_id
 from mlcak_hf.phantoms.render import render_phantom
 from mlcak_hf.radiographs.read import read_radiograph
 
@@ -39,7 +39,7 @@ def test_a_finding_changes_the_pixels_in_its_boxes(name, index):
         assert change[inside([(x0, y0, x1, y1)], change.shape)].max() > 0.02
 
 
-@pytest.mark.parametrize("name", SMALL_FINDINGS)
+@pytest.mark.parametrize("name", ["Nodule/Mass", "Pneumothorax", "Pulmonary fibrosis"])
 def test_small_findings_leave_mean_and_deviation_alone(name):
     """The change is far below the differences between images, which are about 0.05."""
     for index in range(6):

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .findings import Finding, PixelBox
+from ..vindr_cxr.labels import NO_FINDING
+from .canvas import PixelBox
+from .findings import Finding
 from .plan import DRAWN_FINDINGS
 
 NUM_READERS = 17
@@ -37,17 +39,10 @@ class SimulatedReading:
     boxes: tuple[tuple[str, PixelBox], ...]
 
     @property
-    def findings(self) -> tuple[str, ...]:
-        """Names of the findings, without repetition."""
-        named = {name for name, _ in self.boxes}
-        return tuple(name for name in DRAWN_FINDINGS if name in named)
-
-    @property
-    def diagnoses(self) -> tuple[str, ...]:
-        """Global labels for the findings, under their names in the train table; "No finding" without findings."""
-        if not self.boxes:
-            return ("No finding",)
-        return tuple(dict.fromkeys(DIAGNOSIS.get(name, "Other diseases") for name in self.findings))
+    def labels(self) -> set[str]:
+        """Names of the findings and of the diagnoses they lead to, or "No finding"."""
+        findings = {name for name, _ in self.boxes}
+        return findings | {DIAGNOSIS.get(name, "Other diseases") for name in findings} or {NO_FINDING}
 
 
 def consensus(findings: tuple[Finding, ...]) -> SimulatedReading:
@@ -73,32 +68,24 @@ def read_by_three(
         g (`np.random.Generator`):
             Generator of the readings of this image.
     """
-    numbers = sorted(g.choice(NUM_READERS, READERS_PER_IMAGE, replace=False) + 1)
-    return tuple(_read(int(number), findings, mimics, size, g) for number in numbers)
-
-
-def _read(
-    number: int,
-    findings: tuple[Finding, ...],
-    mimics: tuple[Finding, ...],
-    size: tuple[int, int],
-    g: np.random.Generator,
-) -> SimulatedReading:
-    carelessness = 0.6 + 0.8 * (number * 7 % NUM_READERS) / NUM_READERS  # fixed for each reader
-    boxes: list[tuple[str, PixelBox]] = []
-    for finding in findings:
-        miss = carelessness * (_MISS_SUBTLE + (_MISS_OBVIOUS - _MISS_SUBTLE) * finding.conspicuity)
-        if g.random() >= miss:
-            boxes += [(finding.name, _jitter(box, size, g)) for box in finding.boxes]
-    for mimic in mimics:
-        if g.random() < carelessness * _MISTAKE_MIMIC:
-            boxes += [(mimic.name, _jitter(box, size, g)) for box in mimic.boxes[:1]]
-    for name in DRAWN_FINDINGS:
-        if g.random() < carelessness * _INVENT:
-            x, y = g.uniform(0.15, 0.7) * size[1], g.uniform(0.15, 0.7) * size[0]
-            sides = g.uniform(0.05, 0.25, 2) * min(size)
-            boxes.append((name, _jitter((x, y, x + sides[0], y + sides[1]), size, g)))
-    return SimulatedReading(f"R{number}", tuple(boxes))
+    readings = []
+    for number in sorted(g.choice(NUM_READERS, READERS_PER_IMAGE, replace=False) + 1):
+        carelessness = 0.6 + 0.8 * (number * 7 % NUM_READERS) / NUM_READERS  # fixed for each reader
+        boxes: list[tuple[str, PixelBox]] = []
+        for finding in findings:
+            miss = carelessness * (_MISS_SUBTLE + (_MISS_OBVIOUS - _MISS_SUBTLE) * finding.conspicuity)
+            if g.random() >= miss:
+                boxes += [(finding.name, _jitter(box, size, g)) for box in finding.boxes]
+        for mimic in mimics:
+            if g.random() < carelessness * _MISTAKE_MIMIC:
+                boxes.append((mimic.name, _jitter(mimic.boxes[0], size, g)))
+        for name in DRAWN_FINDINGS:
+            if g.random() < carelessness * _INVENT:
+                x, y = g.uniform(0.15, 0.7) * size[1], g.uniform(0.15, 0.7) * size[0]
+                wide, high = g.uniform(0.05, 0.25, 2) * min(size)
+                boxes.append((name, _jitter((x, y, x + wide, y + high), size, g)))
+        readings.append(SimulatedReading(f"R{number}", tuple(boxes)))
+    return tuple(readings)
 
 
 def _jitter(box: PixelBox, size: tuple[int, int], g: np.random.Generator) -> PixelBox:
@@ -108,4 +95,4 @@ def _jitter(box: PixelBox, size: tuple[int, int], g: np.random.Generator) -> Pix
     # A box keeps at least two pixels inside the image.
     low = np.minimum(corners.min(axis=0), np.subtract(size[::-1], 2.0))
     high = np.maximum(corners.max(axis=0), low + 2.0)
-    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+    return (*low.tolist(), *high.tolist())

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from . import anatomy, bones, markings, mimics
-from .canvas import Canvas, FloatArray, enlarge, soften
-from .findings import Finding, add_findings, draw_enlargement, pour_effusion
-from .plan import DRAWN_FINDINGS, Exposure, Patient, check_findings, draw_findings, patient_index, stream
+from .canvas import Array, Mask, enlarge, soften
+from .chest import AIR_SHARE, SOFT_PER_CM, add_breasts, add_gas, add_mediastinum, add_trunk
+from .findings import Finding, add_findings, add_mimics, outline_chest
+from .plan import Exposure, check_findings, draw_findings, stream
+from .structures import add_lung_markings, add_spine, clavicles_and_shoulders, ribs
 
 _COUNTS_IN_AIR = 45_000.0
 _KNEE = 0.55
@@ -33,17 +33,14 @@ class Phantom:
             What the image really shows, with boxes.
         mimics (`tuple`):
             What a reader might mistake for a finding.
-        patient (`Patient`):
-            The patient.
         exposure (`Exposure`):
-            Pose, field of view and exposure.
+            The patient, with pose, field of view and exposure.
     """
 
-    pixels: FloatArray
-    collimated: npt.NDArray[np.bool_]
+    pixels: Array
+    collimated: Mask
     findings: tuple[Finding, ...]
     mimics: tuple[Finding, ...]
-    patient: Patient
     exposure: Exposure
 
 
@@ -78,78 +75,71 @@ def render_phantom(
         ['Cardiomegaly']
         ```
     """
-    names = draw_findings(seed, split, index) if findings is None else check_findings(findings)
+    if findings is None:
+        findings = draw_findings(seed, split, index)
+    check_findings(findings)
     streams = partial(stream, seed, split, index)
-    of_finding = {name: streams(name) for name in DRAWN_FINDINGS}
-    patient = Patient.draw(seed, split, patient_index(index))
-    exposure = Exposure.draw(seed, split, index, size_px, patient)
-    canvas, coarse, skeleton = Canvas(exposure), Canvas(exposure, coarser=2), streams("bones")
+    exposure, skeleton = Exposure(seed, split, index, size_px), streams("bones")
 
-    outlines = anatomy.draw_outlines(patient, exposure, streams("shape"), draw_enlargement(names, of_finding))
-    fluid = pour_effusion(outlines, of_finding["Pleural effusion"]) if "Pleural effusion" in names else []
-    lung, air = anatomy.lungs(canvas, patient, outlines)
-    vessels = markings.lung_markings(canvas, patient, outlines, lung, streams("markings"))
-    smooth = anatomy.trunk(coarse, patient, outlines, streams("trunk"))
-    smooth += anatomy.mediastinum(coarse, patient, exposure, outlines)
-    smooth += bones.spine(coarse, patient, skeleton)
-    chest = anatomy.Chest(canvas, patient, outlines, lung, air, vessels, coarse, smooth)
-    mimics.add_breasts(chest, streams("breasts"))
-    mimics.add_gas(chest, streams("gas"))
-    mistaken = mimics.add_mimics(chest, streams("mimics"))
-    drawn = add_findings(chest, names, of_finding, fluid)
+    chest = outline_chest(exposure, findings, streams)
+    chest.fill_lungs()
+    add_lung_markings(chest, streams("markings"))
+    add_trunk(chest, streams("trunk"))
+    add_mediastinum(chest)
+    add_spine(chest, skeleton)
+    add_breasts(chest, streams("breasts"))
+    add_gas(chest, streams("gas"))
+    mistaken = add_mimics(chest, streams("mimics"))
+    drawn = add_findings(chest, findings, streams)
 
-    total = enlarge(chest.smooth, 2 * coarse.height, 2 * coarse.width)[: canvas.height, : canvas.width]
+    height, width = chest.extra.shape
+    total = enlarge(chest.smooth, 2 * chest.coarse.height, 2 * chest.coarse.width)[:height, :width]
     total = total - chest.air + chest.vessels + chest.extra
-    total += bones.ribs(canvas, patient, outlines, skeleton)
-    total += bones.clavicles_and_shoulders(canvas, patient, exposure, skeleton)
-
-    pixels = _expose(np.maximum(total, 0, out=total), patient, exposure, streams("noise"))
+    total += ribs(chest, skeleton)
+    total += clavicles_and_shoulders(chest, skeleton)
+    pixels = _expose(np.maximum(total, 0), exposure, streams("noise"))
     collimated = _outside_collimation(exposure)
     pixels[collimated] = 0
     _add_side_marker(pixels, streams("marker"))
-    return Phantom(pixels, collimated, drawn, mistaken, patient, exposure)
+    return Phantom(pixels, collimated, drawn, mistaken, exposure)
 
 
-def _expose(attenuation: FloatArray, patient: Patient, exposure: Exposure, g: np.random.Generator) -> FloatArray:
+def _expose(attenuation: Array, exposure: Exposure, g: np.random.Generator) -> Array:
     """Display values: transmission, scatter, detector blur, quantum noise, logarithm, tone curve."""
     height, width = attenuation.shape
     light = np.exp(-attenuation)
     in_body = light * (attenuation > 0.15)
     small = Image.fromarray(in_body).resize((max(2, width // 24), max(2, height // 24)), Image.Resampling.BOX)
-    spread = np.asarray(small, dtype=np.float32)
-    for _ in range(2):
-        spread = soften(spread, 0.9)
-    light += np.float32(exposure.scatter) * enlarge(spread, height, width)
-    light = soften(light, exposure.blur_px)
-    deviation = np.sqrt(light * np.float32(1 / (_COUNTS_IN_AIR * exposure.dose)))
+    spread = soften(soften(np.asarray(small), 0.9), 0.9)
+    light = soften(light + exposure.scatter * enlarge(spread, height, width), exposure.blur_px)
+    deviation = np.sqrt(light * (1 / (_COUNTS_IN_AIR * exposure.dose)))
     light += deviation * g.standard_normal((height, width), dtype=np.float32)
     density = -np.log(np.maximum(light, 1e-4))
 
     # The exposure depends on the patient's size and not on the image, so that no finding can change it.
-    soft = anatomy.SOFT_PER_CM * patient.depth
-    veil = exposure.scatter * 0.16
-    dark = -np.log(np.exp(-soft * (0.95 - 0.70 * anatomy.AIR_SHARE)) + veil)
+    soft, veil = SOFT_PER_CM * exposure.patient.depth, exposure.scatter * 0.16
+    dark = -np.log(np.exp(-soft * (0.95 - 0.70 * AIR_SHARE)) + veil)
     bright = -np.log(np.exp(-(soft + 0.30)) + 0.75 * veil)
     span = (bright - dark) * 1.10 / exposure.contrast
     shown = (density - dark) / np.float32(span) + np.float32(0.36 + exposure.brightness)
     # Film and display compress bright values above the knee.
     over = np.maximum(shown - np.float32(_KNEE), 0)
     shown = np.minimum(shown, np.float32(_KNEE)) - np.float32(1 - _KNEE) * np.expm1(over * np.float32(-1 / (1 - _KNEE)))
-    toned = np.where(shown > 0.02, np.maximum(shown, 0.02) ** np.float32(exposure.gamma), shown)
-    return np.asarray(toned, dtype=np.float32)
+    toned: Array = np.where(shown > 0.02, np.maximum(shown, 0.02) ** np.float32(exposure.gamma), shown)
+    return toned.astype(np.float32)
 
 
-def _outside_collimation(exposure: Exposure) -> npt.NDArray[np.bool_]:
+def _outside_collimation(exposure: Exposure) -> Mask:
     height, width = exposure.height, exposure.width
-    if exposure.collimation is None:
+    if not exposure.collimation.any():
         return np.zeros((height, width), dtype=bool)
-    left, top, right, bottom = exposure.collimation
-    tilt = exposure.collimation_angle * (np.arange(width, dtype=np.float32) - width / 2)[None]
-    rows = np.arange(height, dtype=np.float32)[:, None]
-    columns = np.arange(width, dtype=np.float32)[None] + exposure.collimation_angle * (height / 2 - rows)
-    outside = (columns < left * width) | (columns >= width * (1 - right))
-    outside = outside | (rows + tilt < top * height) | (rows + tilt >= height * (1 - bottom))
-    return np.asarray(outside)
+    left, top, right, bottom = exposure.collimation.tolist()
+    rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)[None]
+    down = rows + exposure.collimation_angle * (columns - width / 2)
+    across = columns + exposure.collimation_angle * (height / 2 - rows)
+    outside: Mask = (across < left * width) | (across >= width * (1 - right))
+    outside |= (down < top * height) | (down >= height * (1 - bottom))
+    return outside
 
 
 _LETTERS: dict[str, list[list[tuple[float, float]]]] = {
@@ -158,7 +148,7 @@ _LETTERS: dict[str, list[list[tuple[float, float]]]] = {
 }
 
 
-def _add_side_marker(pixels: FloatArray, g: np.random.Generator) -> None:
+def _add_side_marker(pixels: Array, g: np.random.Generator) -> None:
     height, width = pixels.shape
     u = g.random(6)
     if u[0] > 0.8:
@@ -173,5 +163,5 @@ def _add_side_marker(pixels: FloatArray, g: np.random.Generator) -> None:
     for stroke in _LETTERS[letter]:
         points = [(2 * (x0 + size * (x - tilt * y)), 2 * (y0 + size * (y + tilt * x))) for x, y in stroke]
         pen.line(points, fill=255, width=max(2, round(0.34 * size)), joint="curve")
-    alpha = np.asarray(layer.reduce(2), dtype=np.float32) * np.float32(1 / 255)
-    pixels += alpha * (np.float32(1.02) - pixels)
+    alpha = np.asarray(layer.reduce(2), dtype=np.float32) * (1 / 255)
+    pixels += alpha * (1.02 - pixels)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import functools
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from .render import render_phantom
 RECORD = "phantom.json"
 #: Smallest size at which the anatomy can be drawn.
 MIN_SIZE_PX = 64
+_FOLDERS = (*SPLITS, "annotations")
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,6 @@ class PhantomOptions:
             if not 0 <= share <= 1:
                 raise DatasetError(f"The prevalence of {name} must be between 0 and 1; got {share}.")
 
-    @property
-    def num_images(self) -> dict[str, int]:
-        """Number of images of each split."""
-        return dict(zip(SPLITS, (self.num_train, self.num_test), strict=True))
-
 
 @dataclass(frozen=True)
 class PhantomReport:
@@ -101,16 +96,6 @@ class PhantomReport:
     num_abnormal: dict[str, int]
     finding_counts: dict[str, dict[str, int]]
     transfer_syntaxes: dict[str, int]
-
-
-@dataclass(frozen=True)
-class _Written:
-    split: str
-    image_id: str
-    group_id: str
-    truth: SimulatedReading
-    readings: tuple[SimulatedReading, ...]
-    transfer_syntax: str
 
 
 def write_phantoms(
@@ -155,47 +140,9 @@ def write_phantoms(
     if num_proc < 1:
         raise DatasetError(f"num_proc must be at least 1; got {num_proc}.")
     choices, root = PhantomOptions(**options), Path(output_dir)
-    with _explained_write(root):
+    try:
         _make_room(root, overwrite)
         return _write_all(root, choices, num_proc, progress)
-
-
-def _write_all(root: Path, options: PhantomOptions, num_proc: int, progress: bool) -> PhantomReport:
-    counts = options.num_images
-    record = {"seed": options.seed, "size_px": options.size_px, "num_images": counts}
-    record |= {"prevalence": {**PREVALENCE, **options.prevalence}}
-    _write_json(root / RECORD, record)  # first, so that a stopped run can be overwritten
-    for name in (*SPLITS, "annotations"):
-        (root / name).mkdir(exist_ok=True)
-
-    jobs = [(split, index) for split in SPLITS for index in range(counts[split])]
-    work = functools.partial(_write_one, root, options)
-    results = map_in_processes(work, jobs, num_proc, doing="drawing phantoms", preload=__name__)
-    written = list(logging.tqdm(results, total=len(jobs), desc="phantoms", unit="image", disable=not progress))
-    groups_file = root / "groups.csv"
-    _write_csv(groups_file, ["image_id", "group_id"], ([image.image_id, image.group_id] for image in written))
-    truths: dict[str, list[tuple[str, ...]]] = {}
-    for split in SPLITS:
-        of_split = [image for image in written if image.split == split]
-        truths[split] = [image.truth.findings for image in of_split]
-        _write_annotations(root / "annotations", split, of_split)
-    report = PhantomReport(
-        output_dir=root,
-        groups_file=groups_file,
-        num_images=counts,
-        num_abnormal={split: sum(map(bool, truths[split])) for split in SPLITS},
-        finding_counts={split: {f: sum(f in t for t in truths[split]) for f in DRAWN_FINDINGS} for split in SPLITS},
-        transfer_syntaxes=dict(sorted(Counter(image.transfer_syntax for image in written).items())),
-    )
-    summary = {k: v for k, v in asdict(report).items() if k not in ("output_dir", "groups_file", "num_images")}
-    _write_json(root / RECORD, record | summary)
-    return report
-
-
-@contextlib.contextmanager
-def _explained_write(root: Path) -> Iterator[None]:
-    try:
-        yield
     except OSError as error:
         raise DatasetError(
             f"Cannot write phantoms to {root}: {error.strerror or error}. Name a folder on a writable disk with free"
@@ -204,10 +151,8 @@ def _explained_write(root: Path) -> Iterator[None]:
 
 
 def _make_room(root: Path, overwrite: bool) -> None:
-    if root.exists() and not root.is_dir():
-        raise DatasetError(f"The output must be a folder; got the file {root}. Name a new folder.")
-    if not root.exists() or not any(root.iterdir()):
-        root.mkdir(parents=True, exist_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
+    if not any(root.iterdir()):
         return
     if not (root / RECORD).is_file():
         raise DatasetError(f"{root} contains files other than phantoms ({RECORD} is missing). Name an empty folder.")
@@ -215,8 +160,38 @@ def _make_room(root: Path, overwrite: bool) -> None:
         raise DatasetError(
             f"{root} already contains phantoms. Name another folder, or replace them with overwrite=True (--overwrite)."
         )
-    for name in (*SPLITS, "annotations"):
+    for name in _FOLDERS:
         shutil.rmtree(root / name, ignore_errors=True)
+
+
+def _write_all(root: Path, options: PhantomOptions, num_proc: int, progress: bool) -> PhantomReport:
+    counts = dict(zip(SPLITS, (options.num_train, options.num_test), strict=True))
+    record = {"seed": options.seed, "size_px": options.size_px, "num_images": counts}
+    record |= {"prevalence": {**PREVALENCE, **options.prevalence}}
+    _write_json(root / RECORD, record)  # first, so that a stopped run can be overwritten
+    for name in _FOLDERS:
+        (root / name).mkdir(exist_ok=True)
+
+    jobs = [(split, index) for split in SPLITS for index in range(counts[split])]
+    work = functools.partial(_write_one, root, options)
+    results = map_in_processes(work, jobs, num_proc, doing="drawing phantoms", preload=__name__)
+    results = logging.tqdm(results, total=len(jobs), desc="phantoms", unit="image", disable=not progress)
+    written = dict(zip(jobs, results, strict=True))
+    names = {job: [image(options.seed, *job) for image in (image_id, group_id)] for job in jobs}
+    groups_file = root / "groups.csv"
+    _write_csv(groups_file, [["image_id", "group_id"], *names.values()])
+    truths: dict[str, list[set[str]]] = {}
+    for split in SPLITS:
+        of_split = [job for job in jobs if job[0] == split]
+        _write_annotations(root / "annotations", split, {names[job][0]: written[job][1] for job in of_split})
+        truths[split] = [{name for name, _ in written[job][0].boxes} for job in of_split]
+    summary: dict[str, Any] = {
+        "num_abnormal": {split: sum(map(bool, truths[split])) for split in SPLITS},
+        "finding_counts": {split: {f: sum(f in t for t in truths[split]) for f in DRAWN_FINDINGS} for split in SPLITS},
+        "transfer_syntaxes": dict(sorted(Counter(syntax for _, _, syntax in written.values()).items())),
+    }
+    _write_json(root / RECORD, record | summary)
+    return PhantomReport(root, groups_file, counts, **summary)
 
 
 @functools.cache  # once per process
@@ -229,45 +204,43 @@ def _keep_freed_memory() -> None:
     del block
 
 
-def _write_one(root: Path, options: PhantomOptions, job: tuple[str, int]) -> _Written:
+def _write_one(
+    root: Path, options: PhantomOptions, job: tuple[str, int]
+) -> tuple[SimulatedReading, tuple[SimulatedReading, ...], str]:
+    """Write one image; return what it shows, how it is read, and the name of its transfer syntax."""
     _keep_freed_memory()
     place = (options.seed, *job)
     findings = draw_findings(*place, {**PREVALENCE, **options.prevalence})
-    phantom = render_phantom(*place, options.size_px, findings)
-    form, identity, group = DicomFormat.draw(stream(*place, "format")), image_id(*place), group_id(*place)
-    ds = to_dicom(phantom, form, identity, group, stream(*place, "tags"))
-    ds.save_as(root / job[0] / f"{identity}.dicom", enforce_file_format=True)
+    phantom, form = render_phantom(*place, options.size_px, findings), DicomFormat(stream(*place, "format"))
+    ds = to_dicom(phantom, form, image_id(*place), group_id(*place), stream(*place, "tags"))
+    ds.save_as(root / job[0] / f"{image_id(*place)}.dicom", enforce_file_format=True)
     truth = consensus(phantom.findings)
-    readings: tuple[SimulatedReading, ...] = (truth,)
-    if job[0] == "train":
-        size = phantom.exposure.height, phantom.exposure.width
-        readings = read_by_three(phantom.findings, phantom.mimics, size, stream(*place, "readers"))
-    return _Written(job[0], identity, group, truth, readings, form.transfer_syntax.name)
+    if job[0] == "test":
+        return truth, (truth,), form.transfer_syntax.name
+    readings = read_by_three(phantom.findings, phantom.mimics, phantom.pixels.shape, stream(*place, "readers"))
+    return truth, readings, form.transfer_syntax.name
 
 
-def _write_annotations(folder: Path, split: str, written: list[_Written]) -> None:
+def _write_annotations(folder: Path, split: str, readings: Mapping[str, Iterable[SimulatedReading]]) -> None:
     # The released tables differ between the splits: only train names the reader, and one column has another spelling.
     train = split == "train"
     ids = ["image_id", "rad_id"] if train else ["image_id"]
     columns = [name if train or name != "Other diseases" else "Other disease" for name in VINDR_CXR_LABELS]
-    label_rows: list[list[object]] = []
-    box_rows: list[list[object]] = []
-    for image in written:
-        for reading in image.readings:
-            start = [image.image_id, reading.reader][: len(ids)]
-            present = {*reading.findings, *reading.diagnoses}
-            label_rows.append([*start, *(int(name in present) for name in VINDR_CXR_LABELS)])
-            box_rows += [[*start, name, *(f"{edge:.3f}" for edge in box)] for name, box in reading.boxes]
-            if not reading.boxes:
-                box_rows.append([*start, NO_FINDING, "", "", "", ""])
-    _write_csv(folder / f"image_labels_{split}.csv", [*ids, *columns], label_rows)
-    _write_csv(folder / f"annotations_{split}.csv", [*ids, "class_name", "x_min", "y_min", "x_max", "y_max"], box_rows)
+    labels: list[list[object]] = [[*ids, *columns]]
+    boxes: list[list[object]] = [[*ids, "class_name", "x_min", "y_min", "x_max", "y_max"]]
+    for image, reading in ((image, reading) for image, of_image in readings.items() for reading in of_image):
+        start = [image, reading.reader][: len(ids)]
+        labels.append([*start, *(int(name in reading.labels) for name in VINDR_CXR_LABELS)])
+        rows: list[list[object]] = [[*start, name, *(f"{edge:.3f}" for edge in box)] for name, box in reading.boxes]
+        boxes += rows or [[*start, NO_FINDING, "", "", "", ""]]
+    _write_csv(folder / f"image_labels_{split}.csv", labels)
+    _write_csv(folder / f"annotations_{split}.csv", boxes)
 
 
 def _write_json(path: Path, record: dict[str, Any]) -> None:
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_csv(path: Path, header: list[str], rows: Iterable[Iterable[object]]) -> None:
+def _write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+        csv.writer(file, lineterminator="\n").writerows(rows)
