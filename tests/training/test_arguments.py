@@ -51,6 +51,9 @@ def test_reentrant_checkpointing_is_refused_while_attention_is_taught(tmp_path):
         arguments(tmp_path, **reentrant)
     with pytest.raises(RecipeError, match="use_reentrant"):
         arguments(tmp_path, gradient_checkpointing=True, gradient_checkpointing_kwargs='{"use_reentrant": true}')
+    if hasattr(arguments(tmp_path), "activation_checkpointing"):
+        with pytest.raises(RecipeError, match="use_reentrant"):
+            arguments(tmp_path, activation_checkpointing=True, activation_checkpointing_kwargs={"use_reentrant": True})
     assert arguments(tmp_path, gamma=0, **reentrant).gradient_checkpointing
 
 

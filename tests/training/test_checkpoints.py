@@ -1,4 +1,4 @@
-"""Checkpoints: never seen half-written, passed over when they are, and equal after a kill at any moment."""
+"""Checkpoints are written atomically, passed over when incomplete, and give the same weights after a kill."""
 
 import json
 import subprocess
@@ -63,7 +63,7 @@ def test_a_run_that_dies_while_saving_leaves_no_checkpoint(tmp_path, monkeypatch
         assert torch.equal(weight, expected[name]), name
 
 
-def test_a_whole_checkpoint_has_no_defect(made):
+def test_a_complete_checkpoint_has_no_defect(made):
     assert names(made) == [f"checkpoint-{step}" for step in (1, 2, 3, 4)]
     assert find_defect(made / "checkpoint-4") is None
     assert last_whole_checkpoint(made).name == "checkpoint-4"
@@ -76,17 +76,17 @@ def cut_short(path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "damage", "defect"),
     [
-        ("trainer_state.json", Path.unlink, "trainer_state.json is missing or cut short"),
-        ("trainer_state.json", cut_short, "trainer_state.json is missing or cut short"),
+        ("trainer_state.json", Path.unlink, "it has no trainer state"),
+        ("trainer_state.json", cut_short, "trainer_state.json is truncated"),
         ("model.safetensors", Path.unlink, "it has no weights"),
-        ("model.safetensors", cut_short, "model.safetensors is cut short"),
+        ("model.safetensors", cut_short, "model.safetensors is truncated"),
         ("optimizer.pt", Path.unlink, "it has no optimizer"),
-        ("optimizer.pt", cut_short, "optimizer.pt is cut short"),
-        ("scheduler.pt", cut_short, "scheduler.pt is cut short"),
+        ("optimizer.pt", cut_short, "optimizer.pt is truncated"),
+        ("scheduler.pt", cut_short, "scheduler.pt is truncated"),
         ("rng_state.pth", Path.unlink, "it has no random state"),
     ],
 )
-def test_a_half_written_checkpoint_of_another_trainer_is_passed_over(made, tmp_path, caplog, file, damage, defect):
+def test_an_incomplete_checkpoint_of_another_trainer_is_passed_over(made, tmp_path, caplog, file, damage, defect):
     """As transformers' own trainer leaves it, which writes straight into the folder."""
     folder = tmp_path / "run"
     subprocess.run(["cp", "-r", made, folder], check=True)
@@ -97,18 +97,18 @@ def test_a_half_written_checkpoint_of_another_trainer_is_passed_over(made, tmp_p
         assert last_whole_checkpoint(folder).name == "checkpoint-3"
     finally:
         logger.removeHandler(caplog.handler)
-    assert f"checkpoint-4 is not whole and is passed over: {defect}" in caplog.text
-    with pytest.raises(DistillationError, match=f"cannot go on from .*checkpoint-4: {defect}"):
+    assert f"checkpoint-4 is incomplete and is passed over: {defect}" in caplog.text
+    with pytest.raises(DistillationError, match=f"cannot resume from .*checkpoint-4: {defect}"):
         train(folder, resume=str(folder / "checkpoint-4"))
     resumed = train(folder, resume="true")
-    assert find_defect(folder / "checkpoint-4") is None, "it was written anew"
+    assert find_defect(folder / "checkpoint-4") is None, "it was written again"
     expected = load_file(made / "checkpoint-4" / "model.safetensors")
     for name, weight in load_file(folder / "checkpoint-4" / "model.safetensors").items():
         assert torch.equal(weight, expected[name]), name
     assert resumed.state.global_step == 4
 
 
-def test_a_run_that_starts_anew_puts_the_checkpoints_of_an_earlier_one_aside(tmp_path):
+def test_a_run_that_starts_again_renames_the_checkpoints_of_an_earlier_one(tmp_path):
     first = weights_of(train(tmp_path, max_steps=4))
     again = train(tmp_path, max_steps=2, learning_rate=1e-2)
     aside = [f"earlier-checkpoint-{step}" for step in (1, 2, 3, 4)]
@@ -120,7 +120,7 @@ def test_a_run_that_starts_anew_puts_the_checkpoints_of_an_earlier_one_aside(tmp
     kept = load_file(tmp_path / "earlier-checkpoint-4" / "model.safetensors")
     assert all(torch.equal(weight, first[name]) for name, weight in kept.items()), "nothing is lost"
     train(tmp_path, max_steps=1)
-    assert names(tmp_path) == ["checkpoint-1", *aside], "the newest earlier ones take the place of the older"
+    assert names(tmp_path) == ["checkpoint-1", *aside], "renamed checkpoints are replaced by the next ones"
 
 
 def test_without_a_checkpoint_training_starts(tmp_path):
@@ -131,8 +131,8 @@ def test_without_a_checkpoint_training_starts(tmp_path):
 
 
 @pytest.mark.parametrize("steps", [{"max_steps": 4}, {"max_steps": -1, "num_train_epochs": 2}], ids=["within", "whole"])
-def test_a_run_that_had_done_all_its_steps_does_no_more(tmp_path, steps):
-    """As after a kill between the last checkpoint and the saved model; an epoch has three steps."""
+def test_a_finished_run_that_is_resumed_does_no_step(tmp_path, steps):
+    """As after a kill between the last checkpoint and saving the model; an epoch has three steps."""
     done = train(tmp_path, **steps)
     again = train(tmp_path, resume=True, **steps)
     assert again.state.global_step == done.state.global_step

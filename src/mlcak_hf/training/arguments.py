@@ -64,19 +64,10 @@ class MLCAKTrainingArguments(TrainingArguments):
     attention_aggregation: Literal["mean", "per_level"] = field(
         default="mean", metadata={"help": "One map over all levels, or a loss per pair of levels."}
     )
-    student_levels: list[int] | None = field(
-        default=None,
-        metadata={"help": "Student layers whose attention is taught; all if unset."},
-    )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Keep it off: the collator needs every column of a row."}
-    )
-    label_names: list[str] | None = field(
-        default_factory=lambda: ["labels", "local_targets"], metadata={"help": "Inputs that are labels."}
-    )
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Every parameter is used, so DDP need not search."}
-    )
+    student_levels: list[int] | None = field(default=None, metadata={"help": "Student layers that are taught."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Keep it off: the collator needs all."})
+    label_names: list[str] | None = field(default_factory=lambda: ["labels", "local_targets"])
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "gamma"):
@@ -88,15 +79,8 @@ class MLCAKTrainingArguments(TrainingArguments):
         AttentionDistillationLoss(self.attention_loss)
         self.attention_options = AttentionOptions(self.student_levels, self.attention_aggregation, self.gamma > 0)
         if self.label_smoothing_factor:
-            raise RecipeError(
-                f"label_smoothing_factor must be 0, because this loss does not use it; got "
-                f"{self.label_smoothing_factor}. For soft labels, prepare the dataset with --aggregation mean."
-            )
+            raise RecipeError("label_smoothing_factor must be 0. For soft labels, prepare with --aggregation mean.")
         _refuse_sharding(self)
-        # transformers renamed this argument within version 5; the old name only warns in the newer ones.
-        kind = "activation" if hasattr(self, "activation_checkpointing_kwargs") else "gradient"
-        if not (getattr(self, f"{kind}_checkpointing_kwargs") or self.gradient_checkpointing_kwargs):
-            setattr(self, f"{kind}_checkpointing_kwargs", {"use_reentrant": False})
         # Several processes on a machine without accelerator connect only if told that they run on CPUs.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         # No more workers than cores, and none that outlive an epoch where there are none.
@@ -106,16 +90,15 @@ class MLCAKTrainingArguments(TrainingArguments):
         super().__post_init__()  # type: ignore[no-untyped-call]
         if "tensorboard" in (self.report_to or []) and not (find_spec("tensorboard") or find_spec("tensorboardX")):
             # The Trainer would find it missing only after the images were decoded.
-            raise RecipeError(
-                "report_to must name an installed tool; got 'tensorboard'. Install it with "
-                "pip install 'mlcak-hf[tensorboard]', or use --report_to none."
-            )
+            raise RecipeError("report_to must name an installed tool. Run: pip install 'mlcak-hf[tensorboard]'.")
         _refuse_other_batches(self)
-        chosen = getattr(self, f"{kind}_checkpointing_kwargs") or {}
-        if getattr(self, f"{kind}_checkpointing") and chosen.get("use_reentrant", True) and self.gamma > 0:
+        checkpointing: Any = self.gradient_checkpointing_kwargs or {"use_reentrant": False}
+        # transformers renamed the argument within version 5.
+        self.gradient_checkpointing_kwargs = self.activation_checkpointing_kwargs = checkpointing
+        if self.gradient_checkpointing and self.gamma > 0 and checkpointing.get("use_reentrant", True):
             raise RecipeError(
-                f"{kind}_checkpointing_kwargs must set use_reentrant to false while gamma > 0, because reentrant "
-                f"checkpointing detaches the captured attention; got {chosen}. Set one of them."
+                "gradient_checkpointing_kwargs must set use_reentrant to false while gamma > 0, because reentrant "
+                "checkpointing detaches the captured attention."
             )
 
     @property
@@ -143,7 +126,6 @@ def _refuse_sharding(args: MLCAKTrainingArguments) -> None:
         launched = os.environ.get(f"ACCELERATE_USE_{name.upper()}", "").lower() in ("1", "true", "yes")
         if asked or launched:
             raise RecipeError(
-                f"{name} is not supported: the models of this package fit on one device (ViT-B: 0.35 GB of weights). "
-                "Use accelerate launch --multi_gpu, also over several machines; if memory is short, add bf16 and "
-                "gradient_checkpointing."
+                f"{name} is not supported: the models fit on one device. Use accelerate launch --multi_gpu, also over "
+                "several machines; if memory is short, add bf16 and gradient_checkpointing."
             )

@@ -1,12 +1,10 @@
-"""Checkpoints that appear only when they are whole, and a resume that passes over others."""
+"""Checkpoints that are written atomically, and a resume that passes over incomplete ones."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,93 +17,76 @@ from ..errors import DistillationError
 
 logger = logging.get_logger(__name__)
 
-# No name that anything looking for checkpoints would find.
+# Names that a search for checkpoints does not find.
 _UNFINISHED = "unfinished-checkpoint"
 _EARLIER = "earlier"
-_STATE = "trainer_state.json"
 #: What a resume needs, and the files that hold it.
 _NEEDED = {
+    "trainer state": "trainer_state.json",
     "weights": "*.safetensors",
     "optimizer": "optimizer*",
-    # Without it transformers would start the optimizer anew as well, and say nothing.
+    # Without it transformers would silently restart the optimizer as well.
     "schedule": "scheduler.pt",
     "random state": "rng_state*.pth",
 }
 
 
 def find_defect(checkpoint: str | Path) -> str | None:
-    """Say what a checkpoint lacks to be resumed from.
+    """Find out why training cannot resume from a checkpoint.
 
     Args:
-        checkpoint: folder that a trainer wrote, perhaps not to the end.
+        checkpoint (`str` or `Path`):
+            A folder that a trainer wrote, perhaps not to the end.
 
     Returns:
-        The first defect found, in words; None if every file is there and can be opened. Tensors are not read.
+        `str`: The first defect found; `None` if every file exists and can be opened. Tensors are not read.
     """
-    folder = Path(checkpoint)
-    try:
-        json.loads((folder / _STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return f"{_STATE} is missing or cut short"
     for what, pattern in _NEEDED.items():
-        if not any(folder.glob(pattern)):
+        if not any(Path(checkpoint).glob(pattern)):
             return f"it has no {what}"
-    for path in sorted(folder.iterdir()):
-        if not _opens(path):
-            return f"{path.name} is cut short"
-    for index in folder.glob("*.index.json"):
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        missing = sorted(name for name in shards if not (folder / name).is_file())
-        if missing:
-            return f"{missing[0]} is missing"
+    for path in sorted(Path(checkpoint).iterdir()):
+        if not _is_complete(path):
+            return f"{path.name} is truncated"
     return None
 
 
-def _opens(path: Path) -> bool:
-    """Whether the table of contents of a file of tensors fits its length; True for other files."""
+def _is_complete(path: Path) -> bool:
+    """Whether a file is as long as its table of contents says; `True` for files without one."""
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt"):
                 return True
-        if path.suffix in (".pt", ".pth", ".bin"):
-            # torch writes zip files, whose table of contents comes last.
-            return zipfile.is_zipfile(path)
-        if path.name.endswith(".index.json"):
+        if path.suffix == ".json":
             json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, SafetensorError):
         return False
-    return True
+    # torch writes zip files, which end with their table of contents.
+    return path.suffix not in (".pt", ".pth") or zipfile.is_zipfile(path)
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
-    """Find the newest checkpoint that can be resumed from; newer ones that are passed over are logged with the reason.
+    """Find the newest checkpoint to resume from. Newer ones that are incomplete are logged with the reason.
 
     Args:
-        output_dir: of a training run; need not exist.
+        output_dir (`str` or `Path`):
+            Folder of a training run; need not exist.
 
     Returns:
-        The folder, or None where there is none.
+        `Path`: The folder; `None` without one.
     """
-    steps = {}
-    for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        step = folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        if folder.is_dir() and step.isdigit():
-            steps[int(step)] = folder
-    for _, folder in sorted(steps.items(), reverse=True):
-        defect = find_defect(folder)
+    for checkpoint in reversed(sort_checkpoints(str(output_dir))):
+        defect = find_defect(checkpoint)
         if defect is None:
-            return folder
-        logger.warning(f"{folder} is not whole and is passed over: {defect}.")
+            return Path(checkpoint)
+        logger.warning(f"{checkpoint} is incomplete and is passed over: {defect}.")
     return None
 
 
 class WholeCheckpointTrainer(Trainer):
-    """A [`~transformers.Trainer`] whose checkpoints are written under another name and renamed once they are whole.
+    """A [`~transformers.Trainer`] that writes every checkpoint under another name and renames it when it is complete.
 
-    A run that is killed at any moment leaves only checkpoints that can be resumed from. With
-    `resume_from_checkpoint=True` training goes on from the newest whole one, or starts where there is none. A run that
-    starts from the beginning puts the checkpoints of an earlier one in its folder aside, under another name: a later
-    resume must not take them for its own.
+    A run that is killed at any moment leaves only checkpoints that can be resumed from. A run that starts from the
+    beginning renames the checkpoints of an earlier one in its folder, so that a later resume does not use them.
     """
 
     _writes_into: str | None = None
@@ -114,65 +95,64 @@ class WholeCheckpointTrainer(Trainer):
         """Train, from the beginning or from a checkpoint.
 
         Args:
-            resume_from_checkpoint: a checkpoint's folder; True for the newest whole one in `output_dir`.
-            args, kwargs: as for [`~transformers.Trainer.train`].
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                Folder of a checkpoint; `True` for the newest complete one in `output_dir`, if there is one.
+            args, kwargs:
+                As for [`~transformers.Trainer.train`].
 
         Raises:
-            DistillationError: if the folder named is no whole checkpoint.
+            [`DistillationError`]: When the given checkpoint is incomplete.
         """
-        checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
-        # Every process has found its checkpoint before anything is moved.
+        run = Path(str(self.args.output_dir))
+        checkpoint = self._checkpoint_to_resume(run, resume_from_checkpoint)
+        # Every process has found its checkpoint before anything is renamed.
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            # What a run that was killed has left.
-            shutil.rmtree(Path(str(self.args.output_dir), _UNFINISHED), ignore_errors=True)
-            if checkpoint is None:
-                _put_aside(Path(str(self.args.output_dir)))
+            shutil.rmtree(run / _UNFINISHED, ignore_errors=True)
+            for earlier in [] if checkpoint else run.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+                aside = run / f"{_EARLIER}-{earlier.name}"
+                shutil.rmtree(aside, ignore_errors=True)
+                earlier.rename(aside)
+                logger.warning(f"{earlier} belongs to an earlier run and is now {aside.name}.")
         self.accelerator.wait_for_everyone()
         return super().train(checkpoint, *args, **kwargs)
 
-    def _checkpoint_to_resume(self, wanted: str | bool | None) -> str | None:
-        # Recipes and the command line write the switch as a word.
-        word = str(wanted).lower()
-        if wanted is None or word == "false":
+    def _checkpoint_to_resume(self, run: Path, wanted: str | bool | None) -> str | None:
+        # Recipes and the command line give the switch as text.
+        if wanted is None or str(wanted).lower() == "false":
             return None
-        if word == "true":
-            found = last_whole_checkpoint(str(self.args.output_dir))
-            if found is None:
-                logger.warning(
-                    f"There is no checkpoint in {self.args.output_dir} yet: training starts from the beginning."
-                )
-                return None
-            logger.warning(f"Training goes on from {found}.")
-            return str(found)
-        wanted = str(wanted)
-        defect = find_defect(wanted) if Path(wanted).is_dir() else "there is no such folder"
+        if str(wanted).lower() == "true":
+            found = last_whole_checkpoint(run)
+            logger.warning(f"Training resumes from {found}." if found else f"Training starts: no checkpoint in {run}.")
+            return str(found) if found else None
+        defect = find_defect(str(wanted)) if Path(str(wanted)).is_dir() else "there is no such folder"
         if defect is not None:
             raise DistillationError(
-                f"Training cannot go on from {wanted}: {defect}. Name a whole checkpoint, or "
+                f"Training cannot resume from {wanted}: {defect}. Name a complete checkpoint, or use "
                 "resume_from_checkpoint=true for the newest one."
             )
-        return wanted
+        return str(wanted)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
-        """Fetch the batches of a step: none where the run that is resumed had done all its steps.
+        """Fetch the batches of a step: none if the resumed run had done all its steps.
 
         The base class would do one more where `max_steps` ends inside an epoch.
         """
-        return (
-            ([], None) if self.state.global_step >= self.state.max_steps else super().get_batch_samples(*args, **kwargs)
-        )
+        finished = self.state.global_step >= self.state.max_steps
+        return ([], None) if finished else super().get_batch_samples(*args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint under a name that nobody looks for, then give it its own."""
         run = Path(self._get_output_dir(trial))
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        name, unfinished = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", run / _UNFINISHED
         if self.args.should_save:
-            shutil.rmtree(run / _UNFINISHED, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         best_before = self.state.best_model_checkpoint
-        with self._writing_into(run / _UNFINISHED):
+        self._writes_into = str(unfinished)
+        try:
             super()._save_checkpoint(model, trial)
+        finally:
+            self._writes_into = None
         # Every process has written its random state.
         self.accelerator.wait_for_everyone()
         # The base class has looked for the best checkpoint where this one was being written.
@@ -180,55 +160,29 @@ class WholeCheckpointTrainer(Trainer):
         is_best = self.state.best_global_step == self.state.global_step
         self.state.best_model_checkpoint = str(best) if is_best or best.is_dir() else best_before
         if self.args.should_save:
-            self.state.save_to_json(str(run / _UNFINISHED / name / _STATE))
-            _give_its_name(run / _UNFINISHED / name, run / name)
+            self.state.save_to_json(str(unfinished / name / "trainer_state.json"))
+            if (run / name).exists():  # From an incomplete attempt at the same step.
+                (run / name).rename(unfinished / "replaced")
+            (unfinished / name).rename(run / name)
+            _delete_old(run, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
             super()._push_from_checkpoint(str(run / name))
-        if self.args.should_save:
-            _delete_old(run, self.args.save_total_limit, self.state.best_model_checkpoint)
-
-    @contextmanager
-    def _writing_into(self, folder: Path) -> Iterator[None]:
-        self._writes_into = str(folder)
-        try:
-            yield
-        finally:
-            self._writes_into = None
 
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self._writes_into is None else self._writes_into
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Wait: what is pushed must be whole, and must not be renamed on its way."""
-
-
-def _give_its_name(written: Path, named: Path) -> None:
-    """Rename a whole checkpoint; one of the same step from an earlier run makes room first, also in one rename."""
-    if named.exists():
-        named.rename(written.with_name("replaced"))
-    written.rename(named)
-    shutil.rmtree(written.parent)
-
-
-def _put_aside(run: Path) -> None:
-    """Rename the checkpoints of an earlier run, in the place of those that were put aside before."""
-    for checkpoint in run.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        aside = run / f"{_EARLIER}-{checkpoint.name}"
-        shutil.rmtree(aside, ignore_errors=True)
-        checkpoint.rename(aside)
-        logger.warning(f"{checkpoint} is of an earlier run, and is now {aside.name}: this one starts anew.")
+        """Wait: a checkpoint is pushed when it has its name."""
 
 
 def _delete_old(run: Path, limit: int | None, best: str | None) -> None:
     """Keep as many checkpoints as wanted, the newest and the best among them, as `rotate_checkpoints` does."""
-    if limit is None or limit <= 0:
-        return
-    checkpoints = [Path(name) for name in sort_checkpoints(str(run), use_mtime=True)]
-    kept = {checkpoints[-1]} if best is None else {checkpoints[-1], Path(best)}
-    others = [checkpoint for checkpoint in checkpoints if checkpoint not in kept]
-    for checkpoint in others[: max(0, len(checkpoints) - max(limit, len(kept)))]:
-        # Out of sight first: a kill while files are being deleted leaves no half of a checkpoint either.
-        (run / _UNFINISHED).mkdir(exist_ok=True)
-        checkpoint.rename(run / _UNFINISHED / checkpoint.name)
+    if limit and limit > 0:
+        checkpoints = [Path(name) for name in sort_checkpoints(str(run), use_mtime=True)]
+        kept = {checkpoints[-1], Path(best or checkpoints[-1])}
+        others = [checkpoint for checkpoint in checkpoints if checkpoint not in kept]
+        for checkpoint in others[: max(0, len(checkpoints) - max(limit, len(kept)))]:
+            # Renamed first, so that a kill while files are being deleted leaves no half of a checkpoint.
+            checkpoint.rename(run / _UNFINISHED / checkpoint.name)
     shutil.rmtree(run / _UNFINISHED, ignore_errors=True)

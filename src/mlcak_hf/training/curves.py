@@ -1,4 +1,4 @@
-"""The curves of a training as a picture, from the trainer's log."""
+"""A figure of the training curves, from the trainer's log."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import StrMethodFormatter
 
 # Okabe and Ito's colours, told apart with every common colour blindness; dashes differ too, for print.
-_STYLES = {
+_LOSSES = {
     "loss": ("total", "#000000", "-"),
     "loss_global": ("global label", "#0072B2", "-"),
     "loss_local": ("local findings", "#D55E00", "-"),
@@ -33,34 +33,50 @@ def draw_training_curves(log: Sequence[Mapping[str, Any]], path: str | Path, tit
     """Draw what a trainer logged: the parts of the loss, validation AUROC, learning rate, and where the time went.
 
     Faint lines are the logged values, strong ones their mean over neighbouring logs. A curve that was not logged is
-    left out; of a run that was resumed, the log goes on where it was.
+    left out.
 
     Args:
-        log: `trainer.state.log_history`, or `log` of a training.json.
-        path: file; its suffix chooses the format (PNG, SVG, PDF).
-        title: above the picture.
+        log (`Sequence[Mapping]`):
+            `trainer.state.log_history`, or `log` of a training.json.
+        path (`str` or `Path`):
+            File; its suffix chooses the format (PNG, SVG, PDF).
+        title (`str`, *optional*, defaults to `""`):
+            Title of the figure.
     """
     # A Figure of its own, not pyplot's: library code must not touch global figures or choose a backend.
     figure = Figure(figsize=(11, 6.6), layout="constrained", dpi=130)
-    loss, auroc, rate, time = figure.subplots(2, 2).ravel()
-    _draw_losses(loss, log)
-    _draw_auroc(auroc, log)
-    _draw_rate(rate, log)
-    _draw_time(time, log)
-    for axes in (loss, auroc, rate, time):
+    losses, auroc, rate, time = figure.subplots(2, 2).ravel()
+    for axes in (losses, auroc, rate, time):
         axes.set_xlabel("epoch", fontsize=8)
         axes.grid(color="#e4e4e4", linewidth=0.7)
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlim(0, max([float(entry.get("epoch") or 0) for entry in log], default=0) or 1)
+    if _draw(losses, log, _LOSSES, "Parts of the loss, before their weights (last value)") > 0:
+        losses.set_yscale("log")
+    lowest = _draw(auroc, log, _AUROCS, "AUROC on validation (last value)", marker="o")
+    if np.isfinite(lowest):
+        auroc.axhline(0.5, color=_GREY, linewidth=1, linestyle=(0, (1, 2)))
+        auroc.set_ylim(min(0.48, lowest - 0.02), 1.0)
+        _mark_best(auroc, *_curve(log, "eval_auroc_global"))
+    else:
+        auroc.text(0.5, 0.5, "not evaluated", transform=auroc.transAxes, ha="center", color=_GREY, fontsize=9)
+    rate.plot(*_curve(log, "learning_rate"), color="#000000", linewidth=1.6)
+    rate.set_title("Learning rate", loc="left", fontsize=10)
+    rate.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    rate.set_ylim(bottom=0)
+    _, speed = _curve(log, "images_per_second")
+    _draw(time, log, _SHARES, f"Time: {np.median(speed):,.0f} images a second (median)" if len(speed) else "Time")
+    time.set_ylim(0, 1)
+    time.set_ylabel("share of the steps' time", fontsize=8)
     if title:
         figure.suptitle(title, fontsize=12, fontweight="bold")
     figure.savefig(path)
 
 
 def _curve(log: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs and values of what was logged under a name; values that are undefined are left out."""
+    """Return epochs and values of what was logged under a name; undefined values are left out."""
     points: dict[float, float] = {}
     for entry in log:
         if entry.get("epoch") is not None and isinstance(entry.get(name), (int, float)):
@@ -70,7 +86,7 @@ def _curve(log: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Mean over neighbours on both sides, fewer near the ends."""
+    """Return the mean over neighbours on both sides, fewer near the ends."""
     reach, place = len(values) // _POINTS, np.arange(len(values))
     first, end = np.maximum(place - reach, 0), np.minimum(place + reach + 1, len(values))
     sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -78,8 +94,12 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return smoothed
 
 
-def _draw(axes: Any, log: Sequence[Mapping[str, Any]], styles: Mapping[str, Any], marker: str = "") -> list[np.ndarray]:
-    drawn = []
+def _draw(
+    axes: Any, log: Sequence[Mapping[str, Any]], styles: Mapping[str, Any], title: str, marker: str = ""
+) -> float:
+    """Draw the smoothed curves and return their smallest value; NaN without one."""
+    axes.set_title(title, loc="left", fontsize=10)
+    lowest = np.nan
     for name, (label, colour, dashes) in styles.items():
         epochs, values = _curve(log, name)
         if not len(values):
@@ -87,52 +107,17 @@ def _draw(axes: Any, log: Sequence[Mapping[str, Any]], styles: Mapping[str, Any]
         smoothed = _smooth(values)
         if len(values) > _POINTS:
             axes.plot(epochs, values, color=colour, linewidth=0.6, alpha=0.25)
-        last = f"{label}  {smoothed[-1]:.3g}"
         style = {"color": colour, "linestyle": dashes, "linewidth": 1.6, "marker": marker, "markersize": 4}
-        axes.plot(epochs, smoothed, label=last, clip_on=not marker, **style)
-        drawn.append(smoothed)
-    if drawn:
+        axes.plot(epochs, smoothed, label=f"{label}  {smoothed[-1]:.3g}", clip_on=not marker, **style)
         # Beside the axes, where it hides no curve.
         axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02), borderaxespad=0.2)
-    return drawn
+        lowest = np.fmin(lowest, smoothed.min())
+    return float(lowest)
 
 
-def _draw_losses(axes: Any, log: Sequence[Mapping[str, Any]]) -> None:
-    drawn = _draw(axes, log, _STYLES)
-    axes.set_title("Parts of the loss, before their weights (last value)", loc="left", fontsize=10)
-    if drawn and min(curve.min() for curve in drawn) > 0:
-        axes.set_yscale("log")
-
-
-def _draw_auroc(axes: Any, log: Sequence[Mapping[str, Any]]) -> None:
-    drawn = _draw(axes, log, _AUROCS, marker="o")
-    axes.set_title("AUROC on validation (last value)", loc="left", fontsize=10)
-    if not drawn:
-        axes.text(0.5, 0.5, "not evaluated", transform=axes.transAxes, ha="center", color=_GREY, fontsize=9)
-        return
-    epochs, values = _curve(log, "eval_auroc_global")
+def _mark_best(axes: Any, epochs: np.ndarray, values: np.ndarray) -> None:
     if len(values):
         best, colour = int(values.argmax()), _AUROCS["eval_auroc_global"][1]
         point, text = (epochs[best], values[best]), f"best {values[best]:.3f}"
         axes.plot(*point, marker="o", markersize=10, fillstyle="none", color=colour, clip_on=False)
         axes.annotate(text, point, xytext=(0, -16), textcoords="offset points", ha="center", fontsize=8, color=colour)
-    axes.axhline(0.5, color=_GREY, linewidth=1, linestyle=(0, (1, 2)))
-    axes.set_ylim(min(0.48, min(curve.min() for curve in drawn) - 0.02), 1.0)
-
-
-def _draw_rate(axes: Any, log: Sequence[Mapping[str, Any]]) -> None:
-    epochs, values = _curve(log, "learning_rate")
-    axes.plot(epochs, values, color="#000000", linewidth=1.6)
-    axes.set_title("Learning rate", loc="left", fontsize=10)
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.set_ylim(bottom=0)
-
-
-def _draw_time(axes: Any, log: Sequence[Mapping[str, Any]]) -> None:
-    _draw(axes, log, _SHARES)
-    axes.set_ylim(0, 1)
-    axes.set_ylabel("share of the steps' time", fontsize=8)
-    _, speed = _curve(log, "images_per_second")
-    speed_text = f": {np.median(speed):,.0f} images a second (median)" if len(speed) else ""
-    axes.set_title(f"Time{speed_text}", loc="left", fontsize=10)
-    axes.yaxis.set_major_locator(MaxNLocator(5))

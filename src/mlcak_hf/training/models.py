@@ -98,13 +98,13 @@ def build_model(arguments: ModelArguments, labels: dict[str, Any]) -> MLCAKForCX
 def _from_backbone(
     backbone: str, size: MLCAKConfig, processor: MLCAKImageProcessor, labels: dict[str, Any]
 ) -> MLCAKForCXRClassification:
-    sizes: dict[str, Any] = {name: getattr(size, name) for name in ("image_size", "patch_size", "num_channels")}
-    normalisation: dict[str, Any] = {"image_mean": processor.image_mean, "image_std": processor.image_std}
-    if not processor.do_normalize:
-        normalisation = {"image_mean": [0.0], "image_std": [1.0]}
+    options: dict[str, Any] = {name: getattr(size, name) for name in ("image_size", "patch_size", "num_channels")}
+    options["image_mean"], options["image_std"] = [0.0], [1.0]
+    if processor.do_normalize:
+        options["image_mean"], options["image_std"] = processor.image_mean, processor.image_std
     remedy = "Name a pretrained ViT, DeiT or DINOv2 checkpoint; a trained MLCAK model is named with --model."
     with loading(backbone, "backbone", remedy):
-        return MLCAKForCXRClassification.from_backbone(backbone, **sizes, **normalisation, **labels)
+        return MLCAKForCXRClassification.from_backbone(backbone, **options, **labels)
 
 
 def _fit_head(

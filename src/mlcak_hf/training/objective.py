@@ -1,4 +1,4 @@
-"""The training loss: its parts, and their weights."""
+"""The training loss: its parts and their weights, and whether there is anything to learn."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..configuration_mlcak import MLCAKConfig
 from ..distillation.attention import AttentionAlignment
 from ..distillation.losses import AttentionDistillationLoss, LogitDistillationLoss, sum_per_item
 from ..distillation.teachers import TeacherOutputs
+from ..errors import DistillationError
 from ..modeling_mlcak import global_classification_loss, local_classification_loss
 from .arguments import MLCAKTrainingArguments
 
@@ -98,3 +99,26 @@ class Objective:
     def total(self, parts: Mapping[str, Tensor]) -> Any:
         """Return the weighted sum of the parts."""
         return sum(float(self._weights[name]) * part for name, part in parts.items())
+
+
+def has_labels(dataset: Any) -> bool:
+    """Return whether a row of a [`RadiographDataset`] has a label; `True` for another dataset, which is not checked."""
+    targets = getattr(dataset, "targets", None)
+    return targets is None or any((values >= 0).any() for values in targets.values())
+
+
+def check_labels(dataset: Any) -> None:
+    """Check that a dataset has a label, for training without a teacher.
+
+    Args:
+        dataset ([`RadiographDataset`]):
+            Rows with targets.
+
+    Raises:
+        [`DistillationError`]: When no row has a label.
+    """
+    if not has_labels(dataset):
+        raise DistillationError(
+            "There is nothing to learn from: no image of the dataset has a label, and no teacher is used. Name columns "
+            "of labels (--label_column, --findings_column) or a --teacher with weights above 0."
+        )

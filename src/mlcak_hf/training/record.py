@@ -59,11 +59,10 @@ class TrainingRecord:
         """
         file = Path(path) / TRAINING_FILE if Path(path).is_dir() else Path(path)
         try:
-            return cls(json.loads(file.read_text(encoding="utf-8")))
+            content = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            if isinstance(error, DeploymentError):
-                raise
             raise DeploymentError(f"{file} cannot be read as a training record: {error}. {_REMEDY}") from error
+        return cls(content)
 
     @classmethod
     def of_run(
@@ -228,11 +227,8 @@ def without_folders(value: Any) -> Any:
 def _is_path(text: str) -> bool:
     if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith(_RELATIVE_PREFIXES):
         return True
-    try:
-        if text and Path(text).exists():
-            return True
-    except (OSError, ValueError):
-        return False  # Too long, or not valid in a file name.
+    if text and os.path.exists(text):  # noqa: PTH110 - `Path.exists` fails for text that is too long
+        return True
     return _NOT_IN_PATHS.search(text) is None and (text.count("/") > 1 or "\\" in text)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import ModelCard
-from transformers import set_seed
+from transformers import EvalPrediction, set_seed
 from transformers.utils import logging
 from yaml import YAMLError
 
+from ..configuration_mlcak import MLCAKConfig
 from ..data.collator import MLCAKCollator
-from ..data.sources import RadiographDataset
+from ..data.sources import RadiographDataset, describe_targets
 from ..data.training_data import DataArguments, TrainingData, open_training_data
 from ..data.views import ViewParameters
 from ..distillation.cache.build import CacheOptions, build_teacher_cache
@@ -24,13 +27,17 @@ from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification
 from ..pretrained import load_processor, weights_digest
 from .arguments import MLCAKTrainingArguments
-from .checks import MetricsOf, check_targets
 from .curves import draw_training_curves
 from .models import ModelArguments, build_model, model_processor
+from .objective import check_labels, has_labels
 from .record import TrainingRecord
 from .trainer import MLCAKTrainer
 
 logger = logging.get_logger(__name__)
+
+#: Makes `compute_metrics` for the config of a model.
+MetricsOf = Callable[[MLCAKConfig], Callable[[Any], dict[str, float]]]
+_METRICS_OF_TIME = ("runtime", "samples_per_second", "steps_per_second")
 
 
 @dataclass
@@ -48,15 +55,9 @@ class StudentArguments(ModelArguments):
     """
 
     model: str = field(default="student-vit-ti4-28", metadata={"help": "Size in hub_configs/models, or trained model."})
-    teacher: list[str] | None = field(
-        default=None, metadata={"help": "What train_teacher.py wrote, or a Hub id; several teach together."}
-    )
-    teacher_cache: str | None = field(
-        default=None, metadata={"help": "Folder that keeps the teacher's outputs, so that it runs only once."}
-    )
-    cache_views: int | None = field(
-        default=None, metadata={"help": "Views of every image in the cache; default: as it has, else 4."}
-    )
+    teacher: list[str] | None = field(default=None, metadata={"help": "Trained teachers: folders or Hub ids."})
+    teacher_cache: str | None = field(default=None, metadata={"help": "Folder that keeps the teachers' outputs."})
+    cache_views: int | None = field(default=None, metadata={"help": "Views of every image in the cache."})
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,11 @@ def set_up_training(
     collator = MLCAKCollator(processor, processors, views if data_args.augment else None, args.seed)
 
     def check(train: RadiographDataset, validation: RadiographDataset) -> None:
-        check_targets(args, config, train, validation, metrics_of, taught=teachers is not None)
+        learns_local = args.alpha > 0 and bool(config.local_labels)
+        if teachers is None or not (learns_local or args.beta > 0 or args.gamma > 0):
+            check_labels(train)
+        if metrics_of is not None and args.eval_strategy != "no":
+            _check_metric(args, config, validation, metrics_of)
 
     with args.main_process_first(desc="decoding the images"):
         train, validation = data.radiographs(config, processor, data_args, check)
@@ -144,6 +149,41 @@ def _teachers_of(model_args: StudentArguments) -> Any:
     if model_args.teacher_cache is not None:
         return TeacherCache(model_args.teacher_cache, verify=False).teachers
     raise RecipeError("--teacher must be given. For a plain student, set --alpha 0 --beta 0 --gamma 0.")
+
+
+def _check_metric(
+    args: MLCAKTrainingArguments, config: MLCAKConfig, validation: RadiographDataset, metrics_of: MetricsOf
+) -> None:
+    """Check that the metric that chooses the best checkpoint will be defined."""
+    metric, labelled = (args.metric_for_best_model or "").removeprefix("eval_"), has_labels(validation)
+    if not metric or metric in _METRICS_OF_TIME:
+        return
+    if metric == "loss":
+        # Without labels every checkpoint has the loss 0, and the first would be taken for the best.
+        defined = labelled or not args.load_best_model_at_end
+    else:
+        # The metrics of a model that knows nothing have the same names as any other model's.
+        widths = {"labels": len(config.global_labels), "local_targets": len(config.local_labels)}
+        logits: Any = tuple(np.zeros((len(validation), widths[name]), np.float32) for name in validation.targets)
+        labels: Any = tuple(validation.targets.values())
+        defined = metric in metrics_of(config)(EvalPrediction(predictions=logits, label_ids=labels))
+    if defined:
+        return
+    counts = describe_targets(validation, config)
+    known = [f"{name} {count}" for name, count in counts["global"].items()]
+    known += [f"{name} {positive} of {count} annotated" for name, (positive, count) in counts.get("local", {}).items()]
+    remedy = (
+        "Without labels, keep the last checkpoint: --load_best_model_at_end false --metric_for_best_model eval_loss."
+    )
+    if labelled:
+        remedy = (
+            "Use a split with positive and negative images (or another --validation_fraction or --split_seed), or "
+            "--metric_for_best_model eval_loss."
+        )
+    raise RecipeError(
+        f"metric_for_best_model must be defined on the validation split; got {args.metric_for_best_model} for "
+        f"{counts['rows']} images, {', '.join(known)}. {remedy}"
+    )
 
 
 def open_teacher_cache(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -19,8 +20,7 @@ from ..errors import DistillationError
 from .arguments import MLCAKTrainingArguments
 from .callbacks import EpochCallback, ShortRunCallback, StepLog
 from .checkpoints import WholeCheckpointTrainer
-from .checks import check_labels
-from .objective import LABELS, Objective
+from .objective import LABELS, Objective, check_labels
 
 
 class MLCAKTrainer(WholeCheckpointTrainer):
@@ -43,13 +43,11 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         args ([`MLCAKTrainingArguments`], *optional*):
             Weights and kinds of the losses, and everything of [`~transformers.TrainingArguments`].
         data_collator ([`MLCAKCollator`]):
-            Gives `pixel_values`, `labels`, `local_targets` and, for distillation, `teacher_pixel_values`.
+            Gives `pixel_values`, `labels`, `local_targets` and, for distillation, `teacher_pixel_values`. Evaluation
+            uses `data_collator.for_evaluation()` if there is one.
         teacher_cache ([`TeacherCache`], `str` or `os.PathLike`, *optional*):
             The teacher's outputs are read from this cache and no teacher runs; with a `teacher`, the cache must have
             been built from it. Epoch e sees view e modulo V of every image.
-        eval_data_collator (`Callable`, *optional*):
-            The collator of evaluation. Defaults to `data_collator.for_evaluation()` if there is one, else to
-            `data_collator`.
         kwargs:
             As for [`~transformers.Trainer`].
 
@@ -82,16 +80,14 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
         *,
         teacher_cache: TeacherCache | str | PathLike[str] | None = None,
-        eval_data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         args = MLCAKTrainingArguments() if args is None else args
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         if not self.model.config.local_labels:
             self.label_names = [name for name in self.label_names if name != "local_targets"]
-        if eval_data_collator is None and hasattr(self.data_collator, "for_evaluation"):
-            eval_data_collator = self.data_collator.for_evaluation()
-        self.eval_data_collator = self.data_collator if eval_data_collator is None else eval_data_collator
+        collator: Any = self.data_collator
+        self.eval_data_collator = collator.for_evaluation() if hasattr(collator, "for_evaluation") else collator
         self.teachers: Teachers | None = None
         self.teacher_cache: TeacherCache | None = None
         if args.distils and (teacher is not None or teacher_cache is not None):
@@ -120,7 +116,8 @@ class MLCAKTrainer(WholeCheckpointTrainer):
             teacher = Teachers(known, self.model, self.args.attention_options)
         self.teachers, self.teacher_cache = teacher, cache
         if cache is None:
-            self.teachers.prepare(self._prepare_teacher, self.args.device)
+            prepare = partial(self.accelerator.prepare_model, device_placement=True, evaluation_mode=True)
+            self.teachers.prepare(prepare, self.args.device)
             return
         # A cache with attention also teaches logits alone.
         expected = cache_key(self.teachers, self.data_collator, self.train_dataset)
@@ -128,9 +125,6 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         if self.teachers.alignments[0] is not None:
             self.teachers.alignments[0].to(self.args.device)
         self.data_collator = CachedCollator(self.data_collator, cache, attention=self.args.gamma > 0)
-
-    def _prepare_teacher(self, teacher: nn.Module) -> Any:
-        return self.accelerator.prepare_model(teacher, device_placement=True, evaluation_mode=True)
 
     # Batches
 
@@ -152,9 +146,7 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         finally:
             self.data_collator = training_collator
 
-    def get_batch_samples(
-        self, epoch_iterator: Any, num_batches: int, device: torch.device
-    ) -> tuple[list[Any], Tensor | int | None]:
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """Fetch the micro-batches of one optimizer step and count its images over all processes."""
         with self._step_log.waiting():
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -222,17 +214,14 @@ class MLCAKTrainer(WholeCheckpointTrainer):
             remedy = "Check the teacher's weights" if teacher else remedy
             found = {f"student's {name}": rows for name, rows in student.items()}
             found |= {f"teacher's {name}": rows for name, rows in teacher.items()}
-        names = [f"number {number} of the batch" for number in range(len(inputs["pixel_values"]))]
         if "index" in inputs:
             names = image_names(self.train_dataset, inputs["index"].tolist())
+        else:
+            names = [f"number {number} of the batch" for number in range(len(inputs["pixel_values"]))]
         return not_finite_message(self.state.global_step + 1, found, names, remedy)
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Compute the loss of a micro-batch: its share of the whole step in training, classification in evaluation."""
         taught = {name: value for name, value in inputs.items() if name.startswith(TEACHER_PREFIX)}
@@ -249,9 +238,7 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         if self.teachers is not None:
             parts |= self._objective.distillation(outputs, self._teach(self.teachers, taught), num_items, weights)
         if not parts:
-            raise DistillationError(
-                "A batch must have labels when there is no teacher; got neither. Add the columns of labels."
-            )
+            raise DistillationError("A batch must have labels, because there is no teacher. Add columns of labels.")
         self._step_log.add(parts, num_items, outputs.logits.shape[0] if weights is None else float(weights.sum()))
         # DDP averages gradients over processes; each already holds its share of the sum.
         loss = self._objective.total(parts) * self.accelerator.num_processes
