@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .training.trainer import MLCAKTrainer
     from .vindr_cxr.builder import load_vindr_cxr
     from .vindr_cxr.options import VinDrOptions
-    from .vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
+    from .vindr_cxr.vindr_source import prepare_vindr_cxr
 
 __version__ = "0.1.0"
 
@@ -62,7 +62,7 @@ _MODULES = {
     "VinDrOptions": "vindr_cxr.options",
     "find_radiographs": "radiographs.file_search",
     "load_vindr_cxr": "vindr_cxr.builder",
-    "prepare_vindr_cxr": "vindr_cxr.prepare_vindr_cxr",
+    "prepare_vindr_cxr": "vindr_cxr.vindr_source",
     "read_radiograph": "radiographs.read",
 }
 

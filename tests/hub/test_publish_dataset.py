@@ -7,7 +7,7 @@ from loopback_hub import Repository, running_hub
 from test_round_trip import run_fresh
 
 from mlcak_hf.phantoms.writer import write_phantoms
-from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
+from mlcak_hf.vindr_cxr.vindr_source import prepare_vindr_cxr
 
 
 @pytest.mark.slow

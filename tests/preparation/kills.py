@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from mlcak_hf.preparation.shards import plan, shard_files
-from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
+from mlcak_hf.vindr_cxr.vindr_source import prepare_vindr_cxr
 
 _image_rows = shard_files.image_rows
 

@@ -8,9 +8,8 @@ from datasets import Dataset
 
 from mlcak_hf.data.columns import DatasetColumns
 from mlcak_hf.data.sources import split_rows
-from mlcak_hf.preparation.group_split import held_out_groups
+from mlcak_hf.preparation.group_split import held_out_groups, split_by_group
 from mlcak_hf.vindr_cxr.vindr_folder import VinDrRecord
-from mlcak_hf.vindr_cxr.vindr_source import split_validation as split_records
 
 
 def test_published_splits_stay_as_they_are() -> None:
@@ -27,7 +26,8 @@ def test_both_readers_of_datasets_set_the_same_patients_aside(seed, fraction) ->
     rows = Dataset.from_dict({"patient": groups})
     train, validation = split_rows(rows, DatasetColumns(group="patient"), fraction, seed)
     records = [VinDrRecord(f"i{n}", "", group) for n, group in enumerate(groups)]
-    for ours, theirs in zip((train, validation), split_records(records, fraction, seed), strict=True):
+    split = split_by_group(records, fraction, str(seed), "validation_fraction")
+    for ours, theirs in zip((train, validation), split, strict=True):
         assert ours["patient"][:] == [record.group for record in theirs]
     assert len(train)
     assert len(validation)

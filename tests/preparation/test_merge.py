@@ -13,8 +13,7 @@ from mlcak_hf.preparation.merge import merge_prepared
 from mlcak_hf.preparation.prepare import SOURCE_STATE_FILE, PartReport, prepare_part
 from mlcak_hf.preparation.shards import plan
 from mlcak_hf.vindr_cxr.options import VinDrOptions
-from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
-from mlcak_hf.vindr_cxr.vindr_source import VinDrSource
+from mlcak_hf.vindr_cxr.vindr_source import VinDrSource, prepare_vindr_cxr
 
 CHOICES = {"size_px": 32, "progress": False}
 

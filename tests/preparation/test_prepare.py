@@ -28,7 +28,7 @@ from mlcak_hf.preparation.shards import plan
 from mlcak_hf.preparation.source import SkippedImage
 from mlcak_hf.radiographs.read import read_radiograph
 from mlcak_hf.vindr_cxr.builder import load_vindr_cxr
-from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
+from mlcak_hf.vindr_cxr.vindr_source import prepare_vindr_cxr
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from vindr_factories import chest, make_dicom, make_vindr
 
 from mlcak_hf.errors import DatasetError
 from mlcak_hf.preparation.shards import plan, work_folder
-from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
+from mlcak_hf.vindr_cxr.vindr_source import prepare_vindr_cxr
 
 CHOICES = {"size_px": 128, "progress": False}
 

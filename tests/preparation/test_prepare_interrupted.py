@@ -19,7 +19,7 @@ from vindr_factories import chest, make_dicom, make_vindr
 from mlcak_hf.errors import DatasetError, DicomError
 from mlcak_hf.preparation.report import PreparationReport
 from mlcak_hf.preparation.shards import plan, shard_files, work_folder
-from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
+from mlcak_hf.vindr_cxr.vindr_source import prepare_vindr_cxr
 
 SHARDS = 8
 

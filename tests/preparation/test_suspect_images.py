@@ -15,7 +15,7 @@ from mlcak_hf.errors import DicomError
 from mlcak_hf.preparation.report import PreparationReport
 from mlcak_hf.radiographs.read import read_radiograph
 from mlcak_hf.vindr_cxr.builder import load_vindr_cxr
-from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
+from mlcak_hf.vindr_cxr.vindr_source import prepare_vindr_cxr
 
 IMAGES = ("a1", "a2", "a3", "a4", "a5", "a6", "t1", "t2")
 

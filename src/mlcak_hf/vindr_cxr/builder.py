@@ -10,21 +10,18 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import datasets
-import PIL
-import pydicom
 from datasets.exceptions import DatasetGenerationError
 from transformers.utils import logging
 
 from ..errors import DatasetError, DicomError
 from ..preparation.rows import ImageNotes, dataset_features, image_rows
+from ..preparation.shards.plan import PreparationPlan
 from ..preparation.source import SkippedImage
 from ..preparation.suspect_images import suspect_sentences
-from .layout import layout_fingerprint
 from .options import VinDrOptions
 from .vindr_card import CITATION
 from .vindr_folder import VinDrRecord
@@ -43,54 +40,6 @@ _LICENSE = (
 )
 
 
-@dataclass(frozen=True)
-class ProcessNotes:
-    """A folder of small files, one per process, as several may write at once.
-
-    Args:
-        folder (`Path`, *optional*):
-            The folder, beside the prepared dataset. `None` logs instead, for streaming.
-    """
-
-    folder: Path | None
-
-    def clear(self) -> None:
-        """Remove the notes of an earlier preparation."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-
-    def add(self, notes: ImageNotes) -> None:
-        """Record what was found in images."""
-        if self.folder is None:
-            for image in notes.skipped:
-                logger.warning(f"Skipped {image.folder}/{image.image_id}: {image.reason}")
-            for _, sentence, ids in suspect_sentences(notes.suspect_images):
-                logger.warning(f"{ids[0]}: {sentence}")
-        elif notes != ImageNotes():
-            with (self.folder / f"images-{os.getpid()}.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(asdict(notes)) + "\n")
-
-    def stop(self, reason: str) -> None:
-        """Record why a process stopped: `datasets` passes on only the text of an error."""
-        if self.folder is not None:
-            (self.folder / f"error-{os.getpid()}.txt").write_text(reason, encoding="utf-8")
-
-    def read(self) -> ImageNotes:
-        """Return the notes of all processes."""
-        lines = [line for text in self._texts("images-*") for line in text.splitlines()]
-        return ImageNotes.merge([ImageNotes.from_dict(json.loads(line)) for line in lines])
-
-    @property
-    def stopped_by(self) -> str | None:
-        """The reason given to `stop`, if a process stopped."""
-        return next(iter(self._texts("error-*")), None)
-
-    def _texts(self, pattern: str) -> list[str]:
-        files = [] if self.folder is None else sorted(self.folder.glob(pattern))
-        return [path.read_text(encoding="utf-8") for path in files]
-
-
 @dataclass
 class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
     """Configuration of the builder: a folder and the choices."""
@@ -104,13 +53,16 @@ class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
         if self.data_dir is None:
             raise DatasetError("data_dir must be the local folder with the images and their tables; got none.")
         self.source = VinDrSource(self.data_dir, self.options)
+        self.images = self.source.read()
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: Any = None) -> str:
         """Name the cache folder by the choices and the content of the data folder, so that no stale one is reused."""
+        plan = PreparationPlan.of(self.source, self.images)
+        choices = json.dumps(self.source.options.choices(), sort_keys=True)
         identity = {
-            "choices": json.dumps(self.source.options.choices(), sort_keys=True),
-            "content": layout_fingerprint(self.source.data_dir, self.source.options),
-            "software": f"{version('mlcak-hf')} {self.version} {pydicom.__version__} {PIL.__version__}",
+            "choices": choices,
+            "content": f"{plan.fingerprint} {plan.files_state}",
+            "version": str(self.version),
         }
         return str(super().create_config_id(identity, custom_features))
 
@@ -145,7 +97,7 @@ class VinDrCXR(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
     @property
     def skipped(self) -> list[SkippedImage]:
         """Images that are not in the prepared dataset, by folder and image id."""
-        return self._notes.read().skipped
+        return self._read_notes().skipped
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         """Read the folder and write the dataset; nothing is downloaded. Arguments as in `datasets`.
@@ -157,12 +109,11 @@ class VinDrCXR(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
         """
         try:
             super().download_and_prepare(*args, **kwargs)
-        except DatasetGenerationError as error:
-            reason = self._notes.stopped_by
-            if reason is None:
-                raise
-            raise DicomError(reason) from error
-        notes = self._notes.read()
+        except DatasetGenerationError as error:  # without the original error, if a worker process raised it
+            if self.config.options.on_error == "raise" and (skipped := self.skipped):
+                raise DicomError(skipped[0].reason) from error
+            raise
+        notes = self._read_notes()
         if notes.skipped:
             first = notes.skipped[0]
             logger.warning(f"{len(notes.skipped)} image(s) skipped. The first: {first.image_id} ({first.reason})")
@@ -170,37 +121,55 @@ class VinDrCXR(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
             logger.warning(f"{sentence}. The first: {ids[0]}")
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        source: VinDrSource = self.config.source
-        images = source.read()
-        notes = ProcessNotes(None) if dl_manager.is_streaming else self._notes
-        notes.clear()
-        notes.add(ImageNotes(images.skipped))
+        source, images = self.config.source, self.config.images
+        notes_folder = None
+        if not dl_manager.is_streaming:
+            notes_folder = self._notes_folder
+            shutil.rmtree(notes_folder, ignore_errors=True)
+            notes_folder.mkdir(parents=True)
+        _write_notes(notes_folder, ImageNotes(images.skipped))
         generators = []
         for name, records in images.splits.items():
-            generator = datasets.SplitGenerator(
-                name=name, gen_kwargs={"records": records, "split": name, "notes": notes}
-            )
+            arguments = {"records": records, "split": name, "notes_folder": notes_folder}
+            generator = datasets.SplitGenerator(name=name, gen_kwargs=arguments)
             # The progress bar takes its total from here; the true number replaces it at the end.
-            per_reader = source.per_reader(name)
-            generator.split_info.num_examples = sum(len(r.readings) if per_reader else 1 for r in records)
+            per_image = len if source.per_reader(name) else bool
+            generator.split_info.num_examples = sum(per_image(record.readings) for record in records)
             generators.append(generator)
         return generators
 
     def _generate_examples(
-        self, records: list[VinDrRecord], split: str, notes: ProcessNotes
+        self, records: list[VinDrRecord], split: str, notes_folder: Path | None
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for record in records:
-            found = ImageNotes()
+            notes = ImageNotes()
             try:
-                yield from image_rows(self.config.source, split, record, found)
+                yield from image_rows(self.config.source, split, record, notes)
             except DicomError as error:
-                notes.stop(str(error))
+                notes.skipped.append(SkippedImage(record.image_id, str(error), split))
                 raise
-            notes.add(found)
+            finally:
+                _write_notes(notes_folder, notes)
 
     @property
-    def _notes(self) -> ProcessNotes:
-        return ProcessNotes(Path(f"{self._cache_dir}.notes"))
+    def _notes_folder(self) -> Path:
+        return Path(f"{self._cache_dir}.notes")
+
+    def _read_notes(self) -> ImageNotes:
+        lines = [line for path in self._notes_folder.glob("*.jsonl") for line in path.read_text("utf-8").splitlines()]
+        return ImageNotes.merge([ImageNotes.from_dict(json.loads(line)) for line in lines])
+
+
+def _write_notes(folder: Path | None, notes: ImageNotes) -> None:
+    """Add notes to a file of this process, as several may write at once; log them when streaming, without a folder."""
+    if folder is None:
+        for image in notes.skipped:
+            logger.warning(f"Skipped {image.folder}/{image.image_id}: {image.reason}")
+        for _, sentence, ids in suspect_sentences(notes.suspect_images):
+            logger.warning(f"{ids[0]}: {sentence}")
+    elif notes != ImageNotes():
+        with (folder / f"{os.getpid()}.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(asdict(notes)) + "\n")
 
 
 def load_vindr_cxr(

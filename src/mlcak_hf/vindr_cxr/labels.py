@@ -1,249 +1,189 @@
-"""VinDr-CXR's label names, and how the votes of several readers become training targets. Pure: no files here.
+"""VinDr-CXR's label names, and how the votes of several readers become training targets.
 
-Every reader says yes (1) or no (0) to 28 labels: 22 local findings and 6 global ones, of which the last is "No
-finding". "Abnormal" is taken per reader (1 - "No finding") and aggregated like any other label, so that "No finding" =
-1 - abnormal whatever the aggregation is. An image may be abnormal by majority while no single finding has a majority.
+Each reader votes yes (1) or no (0) on 28 labels: 22 local findings and 6 global labels, the last of which is "No
+finding". "Abnormal" is 1 - "No finding" of each reader and is aggregated like any other label, so "No finding" =
+1 - abnormal for every aggregation. An image may be abnormal by majority although no single finding has a majority.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal, get_args
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from ..configuration_mlcak import VINDR_CXR_FINDINGS
 from ..errors import LabelError
-from ..preparation.tables import EMPTY_CELLS
 
 Aggregation = Literal["majority", "any", "all", "mean", "none"]
-AGGREGATIONS: tuple[str, ...] = get_args(Aggregation)
 
 NO_FINDING = "No finding"
 GLOBAL_LABELS: tuple[str, ...] = ("COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases", NO_FINDING)
 VINDR_CXR_LABELS: tuple[str, ...] = (*VINDR_CXR_FINDINGS, *GLOBAL_LABELS)
-
-MISSING = -1
-NORMAL, ABNORMAL = 0, 1
 GLOBAL_CLASS_NAMES: tuple[str, str] = ("Normal", "Abnormal")
+MISSING = -1
 
-# The training table of VinDr-CXR says "Other diseases", its test table "Other disease": one label, two spellings.
-_ALIASES = {"Other disease": "Other diseases"}
-_NO_FINDING_INDEX = VINDR_CXR_LABELS.index(NO_FINDING)
+# The training table of VinDr-CXR spells it "Other diseases", its test table "Other disease".
+_ALIASES = {"other disease": "other diseases"}
+_VOTES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}  # spreadsheets write decimals
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What one reader said about one image.
+class Reading(NamedTuple):
+    """The labels of one image by one reader.
 
     Args:
-        reader: Pseudonym of the reader (VinDr-CXR's `rad_id`); "" where the source names none.
-        votes: 0 or 1 for each of the 28 labels, in the order of `VINDR_CXR_LABELS`.
+        reader (`str`):
+            Pseudonym of the reader (`rad_id`); `""` if the source names none.
+        votes (`tuple[int, ...]`):
+            0 or 1 for each of the 28 labels, in the order of `VINDR_CXR_LABELS`.
     """
 
     reader: str
     votes: tuple[int, ...]
 
-    def __post_init__(self) -> None:
-        if len(self.votes) != len(VINDR_CXR_LABELS):
-            raise LabelError(f"a reading holds {len(VINDR_CXR_LABELS)} votes, but {len(self.votes)} came")
-
     @property
-    def abnormal(self) -> int:
-        """1 - "No finding" of this reader."""
-        return 1 - self.votes[_NO_FINDING_INDEX]
-
-    @property
-    def contradiction(self) -> str | None:
-        """Names of the labels that this reader marked beside "No finding", or None where the reading is consistent."""
-        if self.abnormal:
-            return None
-        marked = [name for name, vote in zip(VINDR_CXR_LABELS, self.votes, strict=True) if vote and name != NO_FINDING]
-        return ", ".join(marked) or None
-
-
-@dataclass(frozen=True)
-class ImageLabels:
-    """Targets of one image, or of one reading of it: ints (0, 1, -1 missing), or floats after aggregation="mean".
-
-    Args:
-        label: 0 normal, 1 abnormal; the share of readers who called it abnormal after aggregation="mean".
-        findings: The 22 local findings, by name in VinDr-CXR's column order.
-        global_labels: The 6 global labels by name; "No finding" is always 1 - `label`.
-        votes: For each of the 28 labels the number of readers who said yes, -1 where the source never annotated it.
-        num_readers: How many readings `votes` counts.
-    """
-
-    label: float
-    findings: dict[str, float]
-    global_labels: dict[str, float]
-    votes: dict[str, int]
-    num_readers: int
-
-
-@lru_cache(maxsize=8)
-def _by_folded_name(known: tuple[str, ...]) -> dict[str, str]:
-    aliases = {alias.casefold(): name for alias, name in _ALIASES.items() if name in known}
-    return aliases | {label.casefold(): label for label in known}
+    def marked(self) -> list[str]:
+        """Labels that the reader marked, in the order of `VINDR_CXR_LABELS`."""
+        return [label for label, vote in zip(VINDR_CXR_LABELS, self.votes, strict=True) if vote]
 
 
 def canonical_label(name: str, known: Sequence[str] = VINDR_CXR_LABELS) -> str:
-    """Spell a label as this package does.
+    """Return the spelling of a label that this package uses.
 
     Args:
-        name: A label as a table or a person writes it. Spaces around it, letter case and VinDr-CXR's two spellings of
-            "Other disease(s)" do not matter; nothing is matched by a part of the name.
-        known: The names to choose from.
+        name (`str`):
+            A label. Spaces around it, letter case and VinDr-CXR's two spellings of "Other disease(s)" do not matter.
+        known (`Sequence[str]`, *optional*, defaults to `VINDR_CXR_LABELS`):
+            Labels to choose from.
 
     Returns:
-        The member of `known` that is meant.
+        `str`: The label.
 
     Raises:
-        LabelError: No such label; names the nearest ones and all that are known.
+        [`LabelError`]: When there is no such label. The message suggests the most similar ones.
     """
-    by_folded = _by_folded_name(tuple(known))
+    spelling = {label.casefold(): label for label in known}
     folded = " ".join(name.split()).casefold()
-    if folded in by_folded:
-        return by_folded[folded]
-    near = difflib.get_close_matches(folded, by_folded, n=2, cutoff=0.6)
-    hint = f" Did you mean {' or '.join(repr(by_folded[n]) for n in dict.fromkeys(near))}?" if near else ""
-    raise LabelError(f"unknown label {name!r}.{hint} Known labels: {', '.join(known)}")
+    folded = _ALIASES.get(folded, folded)
+    if folded in spelling:
+        return spelling[folded]
+    similar = [repr(spelling[near]) for near in difflib.get_close_matches(folded, spelling, n=2)]
+    hint = f"Did you mean {' or '.join(similar)}?" if similar else f"Known labels: {', '.join(known)}."
+    raise LabelError(f"Unknown label {name!r}. {hint}")
 
 
-def label_columns(header: Sequence[str], other_columns: Sequence[str], source: str) -> dict[str, int]:
-    """Find the 28 label columns of an annotation table.
+def canonical_header(header: Sequence[str], other_columns: Sequence[str], table: str) -> list[str]:
+    """Return the column names of a table of readings, with the labels in their canonical spelling.
 
     Args:
-        header: The table's column names.
-        other_columns: The columns that must be there besides the labels, such as `image_id`.
-        source: Name of the table, for the message.
+        header (`Sequence[str]`):
+            The column names in the file.
+        other_columns (`Sequence[str]`):
+            Columns needed besides the 28 labels.
+        table (`str`):
+            Name of the table, for the message.
 
     Returns:
-        Column index by name, for `other_columns` and for every one of `VINDR_CXR_LABELS`.
+        `list[str]`: The column names, in the order of the file.
 
     Raises:
-        LabelError: A column is missing, unknown or there twice; names it and the nearest label.
+        [`LabelError`]: When a column is missing, unknown or repeated.
     """
-    columns: dict[str, int] = {}
-    unknown: list[str] = []
-    for index, raw in enumerate(header):
-        name = raw.strip().lstrip("\ufeff")
-        if name not in other_columns:
-            try:
-                name = canonical_label(name)
-            except LabelError as error:
-                unknown.append(str(error).split(" Known labels:")[0])
-                continue
-        if name in columns:
-            raise LabelError(f"{source}: the column {name!r} is there twice; remove one of them")
-        columns[name] = index
-    missing = [name for name in (*other_columns, *VINDR_CXR_LABELS) if name not in columns]
-    if unknown:
-        raise LabelError(
-            f"{source}: {' '.join(unknown)} Expected columns: {', '.join((*other_columns, *VINDR_CXR_LABELS))}."
-            " Rename the column, or remove it."
-        )
+    try:
+        names = [name if name in other_columns else canonical_label(name) for name in header]
+    except LabelError as error:
+        raise LabelError(f"{table}: {error} Rename the column, or remove it.") from None
+    repeated = [repr(name) for name in dict.fromkeys(names) if names.count(name) > 1]
+    if repeated:
+        raise LabelError(f"{table}: the column {', '.join(repeated)} is there twice. Remove one of them.")
+    missing = [repr(name) for name in (*other_columns, *VINDR_CXR_LABELS) if name not in names]
     if missing:
         raise LabelError(
-            f"{source}: no column {', '.join(map(repr, missing))}; it has {', '.join(header)}."
-            " A finding that the source never annotated still needs a column of zeros and is then left out of"
-            " `annotated` (--annotated)."
+            f"{table}: no column {', '.join(missing)}. A finding that the source never annotated needs a column of"
+            " zeros; leave it out of `annotated` (--annotated)."
         )
-    return columns
+    return names
 
 
-def parse_vote(text: str, column: str) -> int:
-    """Read one cell of an annotation table.
+def parse_vote(row: Mapping[str, str], column: str) -> int:
+    """Return the vote, 0 or 1, in a cell of a table of readings.
+
+    Raises:
+        [`LabelError`]: When the cell holds anything else.
+    """
+    if row[column] not in _VOTES:
+        raise LabelError(f"column {column!r} must hold 0 or 1; got {row[column]!r}")
+    return _VOTES[row[column]]
+
+
+def filled_cell(row: Mapping[str, str], column: str) -> str:
+    """Return a cell that must not be empty.
+
+    Raises:
+        [`LabelError`]: When it is empty.
+    """
+    if not row[column]:
+        raise LabelError(f"column {column!r} is empty")
+    return row[column]
+
+
+def resolve_annotated(annotated: Iterable[str]) -> tuple[str, ...]:
+    """Return the labels that a source annotated.
 
     Args:
-        text: "0" or "1" ("0.0" and "1.0" as spreadsheets write them are the same).
-        column: Name of the column, for the message.
+        annotated (`Iterable[str]`):
+            Names of local and global labels.
 
     Returns:
-        0 or 1.
+        `tuple[str, ...]`: The labels in the order of `VINDR_CXR_LABELS`. "No finding" is always one of them, as normal
+        and abnormal come from it.
 
     Raises:
-        LabelError: Anything else, an empty cell included.
+        [`LabelError`]: When a label is unknown, or `annotated` is a string.
     """
-    vote = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}.get(text.strip())
-    if vote is None:
-        raise LabelError(f"column {column!r} must hold 0 or 1, but holds {text.strip()!r}")
-    return vote
-
-
-def parse_reader(text: str) -> str:
-    """Read the pseudonym of a reader.
-
-    Raises:
-        LabelError: The cell is empty, or NaN.
-    """
-    if text.lower() in EMPTY_CELLS:
-        raise LabelError("column 'rad_id' is empty")
-    return text
-
-
-def resolve_annotated(annotated: Iterable[str] | None) -> tuple[str, ...]:
-    """Say which of the 28 labels the source annotated at all.
-
-    Args:
-        annotated: Names of local and global labels; None means all of them.
-
-    Returns:
-        The annotated labels in the order of `VINDR_CXR_LABELS`. "No finding" is always one of them: it is where the
-        global label normal / abnormal comes from.
-
-    Raises:
-        LabelError: An unknown name, or one string where several names are expected.
-    """
-    if annotated is None:
-        return VINDR_CXR_LABELS
     if isinstance(annotated, str):
-        raise LabelError(f"`annotated` must be a list of label names, but the single string {annotated!r} came")
+        raise LabelError(f"annotated must be a list of labels; got the single string {annotated!r}.")
     named = {canonical_label(name) for name in annotated} | {NO_FINDING}
     return tuple(name for name in VINDR_CXR_LABELS if name in named)
 
 
+def count_votes(readings: Sequence[Reading], annotated: Collection[str] = VINDR_CXR_LABELS) -> dict[str, int]:
+    """Return how many readers marked each of the 28 labels; -1 for labels that are not `annotated`."""
+    votes = map(sum, zip(*(reading.votes for reading in readings), strict=True))
+    return {label: yes if label in annotated else MISSING for label, yes in zip(VINDR_CXR_LABELS, votes, strict=True)}
+
+
 def aggregate(
-    readings: Sequence[Reading], aggregation: Aggregation = "majority", annotated: Iterable[str] | None = None
-) -> ImageLabels:
-    """Turn the readings of one image into its targets.
+    readings: Sequence[Reading],
+    aggregation: Aggregation = "majority",
+    annotated: Collection[str] = VINDR_CXR_LABELS,
+) -> dict[str, Any]:
+    """Return the training targets of one image.
 
     Args:
-        readings: One or more readings. A consensus (VinDr-CXR's test labels) is a single one and passes unchanged.
-        aggregation: "majority": more than half of the readers said yes, so that a tie of an even number of readers is a
-            no; "any": at least one; "all": every one; "mean": the share of the readers, for soft targets. ("none", a
-            row per reader, is aggregation of each reading alone.)
-        annotated: Labels that the source annotated; the others are missing (-1), not negative. None: all 28.
+        readings (`Sequence[Reading]`):
+            One or more readings. A consensus, as in VinDr-CXR's test set, is a single reading.
+        aggregation (`str`, *optional*, defaults to `"majority"`):
+            `"majority"`: more than half of the readers said yes, so a tie is a no. `"any"`: at least one. `"all"`: all.
+            `"mean"`: the share of the readers. `"none"`: as `"majority"`, for the images without a row per reader.
+        annotated (`Collection[str]`, *optional*, defaults to all 28):
+            Labels that the source annotated. The others are missing (-1), not negative.
 
     Returns:
-        The targets; floats if `aggregation` is "mean", ints otherwise.
-
-    Raises:
-        LabelError: No reading, an unknown aggregation, or an unknown name in `annotated`.
+        `dict`: The columns `label` (0 normal, 1 abnormal), `findings` and `global_labels` (dictionaries by label).
+        Integers, or floats with `"mean"`.
     """
-    if not readings:
-        raise LabelError("an image needs at least one reading")
-    if aggregation not in AGGREGATIONS or aggregation == "none":
-        raise LabelError(f"aggregation must be majority, any, all or mean here, but {aggregation!r} came")
-    known = frozenset(resolve_annotated(annotated))
-    num_readers = len(readings)
+    number, votes = len(readings), count_votes(readings, annotated)
+    needed = {"any": 1, "all": number}.get(aggregation, number // 2 + 1)
 
     def agreed(yes: int) -> float:
-        if aggregation == "mean":
-            return yes / num_readers
-        needed = {"majority": num_readers // 2 + 1, "any": 1, "all": num_readers}[aggregation]
-        return int(yes >= needed)
+        return yes / number if aggregation == "mean" else int(yes >= needed)
 
     missing = float(MISSING) if aggregation == "mean" else MISSING
-    yes = {name: sum(reading.votes[i] for reading in readings) for i, name in enumerate(VINDR_CXR_LABELS)}
-    target = {name: agreed(count) if name in known else missing for name, count in yes.items()}
-    abnormal = agreed(sum(reading.abnormal for reading in readings))
-    target[NO_FINDING] = 1 - abnormal
-    return ImageLabels(
-        label=abnormal,
-        findings={name: target[name] for name in VINDR_CXR_FINDINGS},
-        global_labels={name: target[name] for name in GLOBAL_LABELS},
-        votes={name: count if name in known else MISSING for name, count in yes.items()},
-        num_readers=num_readers,
-    )
+    targets = {label: missing if yes == MISSING else agreed(yes) for label, yes in votes.items()}
+    abnormal = agreed(number - votes[NO_FINDING])
+    targets[NO_FINDING] = 1 - abnormal
+    return {
+        "label": abnormal,
+        "findings": {name: targets[name] for name in VINDR_CXR_FINDINGS},
+        "global_labels": {name: targets[name] for name in GLOBAL_LABELS},
+    }

@@ -9,10 +9,10 @@ from typing import Any, Literal, get_args
 
 from ..errors import LabelError
 from ..preparation.options import PreparationOptions
-from .labels import AGGREGATIONS, Aggregation, resolve_annotated
+from .conversions import SAME_SIZES
+from .labels import VINDR_CXR_LABELS, Aggregation, resolve_annotated
 
 Layout = Literal["auto", "physionet", "kaggle"]
-SAME = "same"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class VinDrOptions(PreparationOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_one_of(LabelError, aggregation=AGGREGATIONS)
+        self._check_one_of(LabelError, aggregation=get_args(Aggregation))
         self._check_one_of(layout=get_args(Layout))
         if self.test_fraction is not None:
             self._check_fraction("test_fraction")
@@ -73,8 +73,8 @@ class VinDrOptions(PreparationOptions):
         """Return the choices as plain values; no path, which may name a person."""
         return super().choices() | {
             "aggregation": self.aggregation,
-            "annotated": list(resolve_annotated(self.annotated)),
+            "annotated": list(self.annotated or VINDR_CXR_LABELS),
             "layout": self.layout,
-            "sizes": self.sizes if self.sizes in (None, SAME) else "file",
+            "sizes": self.sizes if self.sizes in (None, SAME_SIZES) else "file",
             "test_fraction": self.test_fraction,
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..preparation.source import SourceCard
-from .labels import GLOBAL_LABELS, resolve_annotated
+from .labels import GLOBAL_LABELS, VINDR_CXR_LABELS
 from .options import VinDrOptions
 
 CITATION = """\
@@ -82,7 +82,7 @@ def vindr_card(data_dir: Path, options: VinDrOptions) -> SourceCard:
         labels=[
             f'Labels: {_AGGREGATION_TEXT[options.aggregation]} "Abnormal" is 1 - "No finding" of each reader, then'
             f" aggregated in the same way, so an image may be abnormal while no single finding is.{consensus}",
-            f"Annotated by the source: {', '.join(resolve_annotated(options.annotated))}.",
+            f"Annotated by the source: {', '.join(options.annotated or VINDR_CXR_LABELS)}.",
         ],
         citation="" if phantoms else CITATION,
     )

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..configuration_mlcak import VINDR_CXR_FINDINGS
 from ..errors import LabelError
 from ..preparation.image_folder import SKIP_OR, ImageFolder
 from ..preparation.source import Box, ImageRecord
-from ..preparation.tables import id_key, parse_number
-from .labels import VINDR_CXR_LABELS, Reading
+from ..preparation.tables import Table, check_image_id, id_key, parse_number
+from .labels import Reading
 
-_COLUMNS = {name: VINDR_CXR_LABELS.index(name) for name in VINDR_CXR_FINDINGS}
 BOX_EDGES = ("x_min", "y_min", "x_max", "y_max")
 
 
@@ -42,6 +41,26 @@ class VinDrFolder(ImageFolder):
 
     readings: dict[str, dict[str, Reading]] = field(default_factory=dict)
     boxes: dict[str, list[Box]] = field(default_factory=dict)
+
+    def read_rows(self, table: Table, columns: Sequence[str], use: Callable[[str, int, dict[str, str]], None]) -> None:
+        """Read the rows of a table, and refuse the images of wrong rows.
+
+        Args:
+            table (`Table`):
+                The table.
+            columns (`Sequence[str]`):
+                Columns needed besides image_id.
+            use (`Callable`):
+                Called with image id, line number and cells by column; raises a [`LabelError`] if the row is wrong.
+        """
+        for line, row in table.named_rows(("image_id", *columns)):
+            image_id = self.identify(row["image_id"])
+            try:
+                check_image_id(row["image_id"])
+                use(image_id, line, row)
+            except LabelError as error:
+                headline, remedy = f"with unusable rows in {table.name}", f"Correct the rows, {SKIP_OR}"
+                self.refuse(image_id, headline, remedy, f"line {line}: {error}", LabelError)
 
     def add_box(self, image_id: str, finding: str, reader: str, row: Mapping[str, str], table: str) -> None:
         """Add the box of a table's row. Swapped corners are corrected, a repeated box is counted.
@@ -82,11 +101,10 @@ class VinDrFolder(ImageFolder):
             sizes (`Mapping[str, tuple[int, int]]`):
                 Size that the boxes refer to, by `id_key`, if it is not that of the file.
         """
-        if groups is not None:
-            for image_id in self.readings:
-                if id_key(image_id) not in groups:
-                    headline = f"of {self.name}/ without a group in the groups file"
-                    self.refuse(image_id, headline, f"Add their rows, {SKIP_OR}")
+        for image_id in self.readings:
+            if groups is not None and id_key(image_id) not in groups:
+                headline = f"of {self.name}/ without a group in the groups file"
+                self.refuse(image_id, headline, f"Add their rows, {SKIP_OR}")
         return [
             VinDrRecord(
                 image_id,
@@ -100,40 +118,30 @@ class VinDrFolder(ImageFolder):
             if image_id not in self.problems
         ]
 
+    def note_reader_counts(self) -> None:
+        """Count the images with more or fewer readers than most, as a note."""
+        usable = self.readings.keys() - self.problems.keys()
+        readers = Counter(len(self.readings[image_id]) for image_id in usable)
+        if len(readers) > 1:
+            (usual, images), *_ = readers.most_common(1)
+            text = f"image(s) of {self.name}/ were not read by {usual} reader(s), as most were"
+            self.table_notes[text] = readers.total() - images
 
-def note_disagreements(folder: VinDrFolder, labels_table: str, boxes_table: str) -> None:
-    """Count where readings and boxes differ, as notes of the folder; nothing is changed or left out.
-
-    Args:
-        folder: With all of its readings and boxes.
-        labels_table: Name of the table of readings.
-        boxes_table: Name of the table of boxes.
-    """
-    unmarked = unframed = 0
-    for image_id, readings in folder.readings.items():
-        if image_id in folder.problems:
-            continue
-        framed = {(box.reader, box.finding) for box in folder.boxes.get(image_id, ())}
-        for reader, reading in readings.items():
-            for finding, column in _COLUMNS.items():
-                unframed += bool(reading.votes[column]) and (reader, finding) not in framed
-        unmarked += sum(not readings[box.reader].votes[_COLUMNS[box.finding]] for box in folder.boxes.get(image_id, ()))
-    notes = {
-        f"box(es) of {boxes_table} frame a finding that their reader did not mark in {labels_table}": unmarked,
-        f"finding(s) marked in {labels_table} have no box in {boxes_table}": unframed,
-    }
-    folder.table_notes.update({text: count for text, count in notes.items() if count})
-
-
-def note_reader_counts(folder: VinDrFolder) -> None:
-    """Count the images with more or fewer readers than most, as a note of the folder.
-
-    Args:
-        folder: With all of its readings.
-    """
-    usable = folder.readings.keys() - folder.problems.keys()
-    readers = Counter(len(folder.readings[image_id]) for image_id in usable)
-    usual = max(readers, key=readers.__getitem__, default=0)
-    if len(readers) > 1:
-        text = f"image(s) of {folder.name}/ were not read by {usual} reader(s), as most were"
-        folder.table_notes[text] = readers.total() - readers[usual]
+    def note_disagreements(self, labels_table: str, boxes_table: str) -> None:
+        """Count where the readings and the boxes of the two tables differ, as notes; all are kept."""
+        unmarked = unframed = 0
+        for image_id in self.readings.keys() - self.problems.keys():
+            marked = {
+                (reader, finding)
+                for reader, reading in self.readings[image_id].items()
+                for finding in reading.marked
+                if finding in VINDR_CXR_FINDINGS
+            }
+            framed = [(box.reader, box.finding) for box in self.boxes.get(image_id, ())]
+            unframed += len(marked.difference(framed))
+            unmarked += sum(pair not in marked for pair in framed)
+        notes = {
+            f"box(es) of {boxes_table} frame a finding that their reader did not mark in {labels_table}": unmarked,
+            f"finding(s) marked in {labels_table} have no box in {boxes_table}": unframed,
+        }
+        self.table_notes.update({text: count for text, count in notes.items() if count})

@@ -1,4 +1,4 @@
-"""VinDr-CXR as a source of radiographs and labels."""
+"""VinDr-CXR as a source of radiographs and labels, and its preparation in one call."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from transformers.utils import logging
 from ..configuration_mlcak import VINDR_CXR_FINDINGS
 from ..errors import DatasetError, LabelError
 from ..preparation.group_split import number_groups, split_by_group
+from ..preparation.prepare import prepare_dataset
+from ..preparation.report import PreparationReport
 from ..preparation.source import PreparationSource, SourceCard, SourceImages
 from .kaggle import KAGGLE_LABELS
 from .labels import (
@@ -22,9 +24,10 @@ from .labels import (
     VINDR_CXR_LABELS,
     Reading,
     aggregate,
+    count_votes,
     resolve_annotated,
 )
-from .layout import detect_layout, read_layout, source_folders
+from .layout import LAYOUTS, detect_layout, read_layout
 from .options import VinDrOptions
 from .vindr_card import vindr_card
 from .vindr_folder import VinDrRecord
@@ -52,11 +55,22 @@ class VinDrSource(PreparationSource):
     options: VinDrOptions = field(default_factory=VinDrOptions)
 
     def __post_init__(self) -> None:
-        options = replace(self.options, layout=detect_layout(self.data_dir, self.options.layout))
-        object.__setattr__(self, "data_dir", str(Path(self.data_dir).expanduser()))
-        object.__setattr__(self, "options", _for_kaggle(options) if options.layout == "kaggle" else options)
-        if options.layout != "kaggle" and options.test_fraction is not None:
+        layout, test_fraction = detect_layout(self.data_dir, self.options.layout), self.options.test_fraction
+        known = VINDR_CXR_LABELS
+        if layout == "kaggle":
+            known = resolve_annotated(KAGGLE_LABELS)
+            test_fraction = 0.15 if test_fraction is None else test_fraction
+        elif test_fraction is not None:
             raise DatasetError("test_fraction is only for Kaggle's layout, which has no labelled test set. Remove it.")
+        annotated = self.options.annotated or known
+        if unknown := [name for name in annotated if name not in known]:
+            raise LabelError(
+                f"Kaggle's train.csv never annotated {', '.join(unknown)}. `annotated` (--annotated) can name only"
+                f" {', '.join(known)}."
+            )
+        options = replace(self.options, layout=layout, annotated=annotated, test_fraction=test_fraction)
+        object.__setattr__(self, "data_dir", str(Path(self.data_dir).expanduser()))
+        object.__setattr__(self, "options", options)
 
     def read(self) -> SourceImages:
         """Read the tables and divide the images into splits; no image is opened.
@@ -68,27 +82,25 @@ class VinDrSource(PreparationSource):
             [`DatasetError`]: When folder, tables or groups cannot be used, or a split would be empty.
             [`LabelError`]: When a label is unknown, or labels are contradictory.
         """
-        options = self.options
-        layout = read_layout(self.data_dir, options)
-        for note in layout.table_notes:
+        options, found = self.options, read_layout(self.data_dir, self.options)
+        for note in found.table_notes:
             logger.warning(note)
-        train, test = layout.train, layout.test
+        train, test = found.splits["train"], found.splits.get("test", [])
         if options.test_fraction is not None:
             # The salt is not the seed: models are tested on the same images, whatever the seed.
             train, test = split_by_group(train, options.test_fraction, "test", "test_fraction")
-        train, validation = split_validation(train, options.validation_fraction, options.seed)
-        images = {"train": train, "validation": validation, "test": test}
-        if not validation:
-            del images["validation"]
-        if options.test_fraction == 0:
-            del images["test"]
-        for name, records in images.items():
+        train, validation = split_by_group(train, options.validation_fraction, str(options.seed), "validation_fraction")
+        splits = {"train": train, "validation": validation, "test": test}
+        for name, fraction in (("validation", options.validation_fraction), ("test", options.test_fraction)):
+            if fraction == 0:
+                del splits[name]
+        for name, records in splits.items():
             if not records:
                 raise DatasetError(
                     f"The split {name} must hold at least one usable image of {self.data_dir}; got none."
                     " Complete the download."
                 )
-        return SourceImages(number_groups(images) if options.groups else images, layout.skipped, layout.table_notes)
+        return replace(found, splits=number_groups(splits) if options.groups else splits)
 
     def label_features(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the label columns before and after the boxes."""
@@ -97,10 +109,10 @@ class VinDrSource(PreparationSource):
     def label_rows(self, record: VinDrRecord, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield key and label columns of the image, or of each reader with `aggregation="none"`."""
         if not self.per_reader(split):
-            yield record.image_id, self._targets(record, record.readings)
+            yield record.image_id, self._labels(record, record.readings)
             return
         for reading in record.readings:
-            yield f"{record.image_id}/{reading.reader}", self._targets(record, (reading,), reading.reader)
+            yield f"{record.image_id}/{reading.reader}", self._labels(record, (reading,), reading.reader)
 
     def per_reader(self, split: str) -> bool:
         """Return whether a split has one row per reader."""
@@ -108,43 +120,21 @@ class VinDrSource(PreparationSource):
 
     def folder_of(self, split: str) -> str:
         """Return the folder that the images of a split come from; on Kaggle it is always train/."""
-        folders = source_folders(self.options.layout)
+        folders = LAYOUTS[self.options.layout].folders
         return split if split in folders else folders[0]
 
     def card(self) -> SourceCard:
         """Return the sentences of the dataset card that depend on VinDr-CXR."""
         return vindr_card(Path(self.data_dir), self.options)
 
-    def _targets(self, record: VinDrRecord, readings: Sequence[Reading], reader: str = "") -> dict[str, Any]:
-        aggregation, annotated = self.options.aggregation, self.options.annotated
-        labels = aggregate(readings, "majority" if aggregation == "none" else aggregation, annotated)
-        counted = aggregate(record.readings, "majority", annotated)
-        columns: dict[str, Any] = {
-            "label": labels.label,
-            "findings": labels.findings,
-            "global_labels": labels.global_labels,
-            "votes": counted.votes,
-            "num_readers": counted.num_readers,
+    def _labels(self, record: VinDrRecord, readings: Sequence[Reading], reader: str = "") -> dict[str, Any]:
+        annotated = self.options.annotated or VINDR_CXR_LABELS
+        columns = aggregate(readings, self.options.aggregation, annotated) | {
+            "votes": count_votes(record.readings, annotated),
+            "num_readers": len(record.readings),
             "boxes": [box._asdict() for box in record.boxes if reader in ("", box.reader)],
         }
-        if aggregation == "none":
-            columns["reader"] = reader
-        return columns
-
-
-def _for_kaggle(options: VinDrOptions) -> VinDrOptions:
-    """Settle what Kaggle's table lacks: half of the labels, and a test set."""
-    unknown = [name for name in options.annotated or () if name not in KAGGLE_LABELS]
-    if unknown:
-        raise LabelError(
-            f"Kaggle's train.csv never annotated {', '.join(unknown)}. `annotated` (--annotated) can name only"
-            f" {', '.join(KAGGLE_LABELS)}."
-        )
-    return replace(
-        options,
-        annotated=options.annotated or resolve_annotated(KAGGLE_LABELS),
-        test_fraction=0.15 if options.test_fraction is None else options.test_fraction,
-    )
+        return columns | ({"reader": reader} if self.options.aggregation == "none" else {})
 
 
 def vindr_label_features(aggregation: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -152,7 +142,7 @@ def vindr_label_features(aggregation: str) -> tuple[dict[str, Any], dict[str, An
     soft = aggregation == "mean"
     target = datasets.Value("float32" if soft else "int8")
     labels = {
-        "label": datasets.Value("float32") if soft else datasets.ClassLabel(names=list(GLOBAL_CLASS_NAMES)),
+        "label": target if soft else datasets.ClassLabel(names=list(GLOBAL_CLASS_NAMES)),
         "findings": dict.fromkeys(VINDR_CXR_FINDINGS, target),
         "global_labels": dict.fromkeys(GLOBAL_LABELS, target),
         "votes": {name: datasets.Value("int8") for name in VINDR_CXR_LABELS},
@@ -161,8 +151,47 @@ def vindr_label_features(aggregation: str) -> tuple[dict[str, Any], dict[str, An
     return labels, {"reader": datasets.Value("string")} if aggregation == "none" else {}
 
 
-def split_validation(
-    records: Sequence[VinDrRecord], fraction: float, seed: int
-) -> tuple[list[VinDrRecord], list[VinDrRecord]]:
-    """Set aside whole groups for validation; another seed gives another choice."""
-    return split_by_group(records, fraction, str(seed), "validation_fraction")
+def prepare_vindr_cxr(
+    data_dir: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    options: VinDrOptions | None = None,
+    *,
+    num_proc: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    **choices: Any,
+) -> PreparationReport:
+    """Write a local folder in VinDr-CXR's layout as a dataset that `load_dataset(output_dir)` reads anywhere.
+
+    Args:
+        data_dir (`str` or `os.PathLike`):
+            Folder in PhysioNet's or Kaggle's layout, as in [`VinDrSource`].
+        output_dir (`str` or `os.PathLike`):
+            Folder to write; must be new or empty.
+        options (`VinDrOptions`, *optional*):
+            The choices.
+        num_proc (`int`, *optional*, defaults to 1):
+            Number of processes that decode at the same time.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Replace an earlier dataset, as in [`prepare_dataset`].
+        progress (`bool`, *optional*, defaults to `True`):
+            Show a progress bar.
+        choices (*optional*):
+            Single choices, named as in [`VinDrOptions`], which take precedence over `options`.
+
+    Returns:
+        `PreparationReport`: What was written and what was left out.
+
+    Raises:
+        [`DatasetError`], [`LabelError`], [`DicomError`]: As in [`prepare_dataset`].
+
+    Example:
+        ```python
+        >>> from mlcak_hf import prepare_vindr_cxr
+
+        >>> report = prepare_vindr_cxr("vindr-cxr/1.0.0", "vindr-256", size_px=256, num_proc=4)  # doctest: +SKIP
+        >>> report.splits["train"].images, len(report.skipped)  # doctest: +SKIP
+        ```
+    """
+    source = VinDrSource(data_dir, replace(options or VinDrOptions(), **choices))
+    return prepare_dataset(source, output_dir, num_proc=num_proc, overwrite=overwrite, progress=progress)

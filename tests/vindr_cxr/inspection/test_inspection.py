@@ -17,7 +17,7 @@ from mlcak_hf.vindr_cxr.inspection import inspect as module
 from mlcak_hf.vindr_cxr.inspection.file_facts import FileFacts
 from mlcak_hf.vindr_cxr.inspection.inspect import inspect_vindr_cxr
 from mlcak_hf.vindr_cxr.inspection.sample import SampledImage, choose_sample, estimate
-from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
+from mlcak_hf.vindr_cxr.vindr_source import prepare_vindr_cxr
 
 
 def inspect(folder, **options):
@@ -131,7 +131,7 @@ def test_files_are_reported_even_if_the_tables_cannot_be_used(small_vindr) -> No
     table = small_vindr / "annotations" / "image_labels_train.csv"
     table.write_text(table.read_text().replace("Edema", "Edemma"))
     report = inspect(small_vindr)
-    assert "unknown label 'Edemma'" in str(report.tables_problem)
+    assert "Unknown label 'Edemma'" in str(report.tables_problem)
     assert len(report.files) == 8
     assert (report.counts, report.agreement) == ({}, None)
     assert report.estimate is not None

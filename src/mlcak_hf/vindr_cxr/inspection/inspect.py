@@ -12,10 +12,11 @@ from transformers.utils import logging
 
 from ...errors import DatasetError, MLCAKError
 from ...preparation.image_folder import radiograph_files
+from ...preparation.source import SourceImages
 from ...preparation.suspect_images import beyond_px, is_reshaped
 from ...worker_processes import map_in_processes
-from ..labels import resolve_annotated
-from ..layout import VinDrLayout, read_layout, source_folders
+from ..labels import VINDR_CXR_LABELS
+from ..layout import LAYOUTS, read_layout
 from ..options import Layout, VinDrOptions
 from ..vindr_folder import VinDrRecord
 from ..vindr_source import VinDrSource
@@ -80,14 +81,14 @@ def inspect_vindr_cxr(
             _check_target(Path(target))
     found, tables_problem = _read_tables(source)
     run = partial(_in_processes, num_proc=num_proc, progress=progress)
-    paths = [path for name in source_folders(config.layout) for path in _files(root / name)]
+    paths = [path for name in LAYOUTS[config.layout].folders for path in _files(root / name)]
     files = list(run(file_facts, paths, "headers"))
     chosen = choose_sample(files, SAMPLE_SIZE)
     sample = list(run(partial(read_sampled, source), chosen, "sample"))
     if contact_sheet is not None:
         draw_contact_sheet(sample, Path(contact_sheet), len(files))
-    labels = resolve_annotated(config.annotated)
-    records = {"train": found.train, "test": found.test} if found else {}
+    labels = config.annotated or VINDR_CXR_LABELS
+    records = found.splits if found else {}
     readings = {name: [record.readings for record in images] for name, images in records.items()}
     by_path = {str(root / facts.folder / facts.name): facts for facts in files}
     pairs = [(record, by_path[record.path]) for images in records.values() for record in images]
@@ -126,7 +127,7 @@ def _check_target(path: Path) -> None:
         ) from None
 
 
-def _read_tables(source: VinDrSource) -> tuple[VinDrLayout | None, str | None]:
+def _read_tables(source: VinDrSource) -> tuple[SourceImages | None, str | None]:
     try:
         return read_layout(source.data_dir, source.options), None
     except MLCAKError as error:
