@@ -335,9 +335,9 @@ def test_the_cache_entry_follows_tables_sizes_and_pictures(kaggle, meta, tmp_pat
     seen = [fingerprint()]
     (kaggle / "test").mkdir()
     assert fingerprint() == seen[0]  # what is not used does not matter
-    meta.write_text(meta.read_text().replace("48", "47"))
-    seen.append(fingerprint())
     to_pictures(kaggle, 24, 20)
+    seen.append(fingerprint())
+    meta.write_text(meta.read_text().replace("48", "47"))
     seen.append(fingerprint())
     table = kaggle / "train.csv"
     table.write_text(table.read_text().replace("R3", "R4"))
