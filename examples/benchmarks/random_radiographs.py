@@ -104,11 +104,11 @@ def main() -> int:
             full = read_radiograph(path, voi=voi)  # type: ignore[arg-type]
             for size in SIZES:
                 with path.open("rb") as stream:
-                    small = read_reduced(read_header(stream), size, "pad", voi)  # type: ignore[arg-type]
+                    reduced = read_reduced(read_header(stream, voi), size, "pad", voi)  # type: ignore[arg-type]
                 counts[0] += 1
-                if small is None:
+                if reduced is None:
                     continue
-                off = small - resize_radiograph(full, size)
+                off = reduced[0] - resize_radiograph(full, size)
                 psnr = -10 * float(np.log10(max(float(np.mean(np.square(off, dtype=np.float64))), 1e-12)))
                 most = 255 * float(np.abs(off).max())
                 misses = psnr < MIN_PSNR_DB or most > MAX_DIFFERENCE

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 from vindr_factories import chest, make_dicom
@@ -43,10 +44,21 @@ def entered(path: Path, size_px: int | None) -> set[tuple[str, int]]:
     return seen
 
 
-@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEG2000Lossless])
-@pytest.mark.parametrize(("size_px", "functions", "files"), [(None, 25, 7), (28, 40, 11)])
-def test_one_read_opens_the_file_once_and_enters_few_functions(tmp_path, syntax, size_px, functions, files) -> None:
-    path = make_dicom(tmp_path / "x.dicom", chest(), bits=12, syntax=syntax, WindowCenter=2048, WindowWidth=4096)
+@pytest.mark.parametrize(
+    ("syntax", "size_px", "enlarged", "functions", "files"),
+    [
+        (ExplicitVRLittleEndian, None, 1, 25, 7),
+        (ExplicitVRLittleEndian, 28, 1, 25, 7),
+        (JPEG2000Lossless, None, 1, 25, 7),
+        (JPEG2000Lossless, 28, 1, 36, 10),
+        (JPEG2000Lossless, 28, 30, 37, 9),  # large enough for reduced decoding
+    ],
+)
+def test_one_read_opens_the_file_once_and_enters_few_functions(
+    tmp_path, syntax, size_px, enlarged, functions, files
+) -> None:
+    pixels = np.repeat(np.repeat(chest(), enlarged, 0), enlarged, 1)
+    path = make_dicom(tmp_path / "x.dicom", pixels, bits=12, syntax=syntax, WindowCenter=2048, WindowWidth=4096)
     read_radiograph(path, size_px)  # imports and caches
     watched[str(path)] = 0
     seen = entered(path, size_px)

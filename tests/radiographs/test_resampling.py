@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlcak_hf.image_geometry_mlcak import area_resize, fit_to_square
-from mlcak_hf.radiographs.resampling import area_overlaps, low_pass_edges, pixel_edges, resample, weights_onto_square
+from mlcak_hf.radiographs.resampling import area_overlaps, resample, sample_edges, weights_onto_square
 
 
 @pytest.mark.parametrize("shape", [(61, 40), (40, 61), (33, 33), (7, 3)])
@@ -14,7 +14,7 @@ from mlcak_hf.radiographs.resampling import area_overlaps, low_pass_edges, pixel
 @pytest.mark.parametrize("size_px", [1, 5, 28, 50])
 def test_an_image_lands_on_the_square_as_if_padded_and_averaged(shape, fit, size_px) -> None:
     image = np.random.default_rng(0).random(shape, dtype=np.float32)
-    weights = weights_onto_square(pixel_edges(shape[0]), pixel_edges(shape[1]), size_px, fit)
+    weights = weights_onto_square(sample_edges(*shape), size_px, fit)
     expected = area_resize(fit_to_square(image, fit), size_px, size_px)
     np.testing.assert_allclose(resample(image, *weights), expected, atol=2e-6)
 
@@ -22,7 +22,8 @@ def test_an_image_lands_on_the_square_as_if_padded_and_averaged(shape, fit, size
 def test_rows_become_grey_a_few_at_a_time() -> None:
     codes = np.random.default_rng(0).integers(0, 256, (100, 30)).astype(np.uint16)
     table = np.linspace(1, 0, 256, dtype=np.float32) ** 2
-    weights = area_overlaps(pixel_edges(100), 9), area_overlaps(pixel_edges(30), 9)
+    rows, columns = sample_edges(100, 30)
+    weights = area_overlaps(rows, 9), area_overlaps(columns, 9)
     seen: list[int] = []
 
     def grey(rows: np.ndarray) -> np.ndarray:
@@ -49,7 +50,7 @@ def haar_free_low_pass(signal: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("n", [64, 61, 58])
 @pytest.mark.parametrize("reduction", [1, 2, 3])
 def test_low_pass_samples_stand_for_the_pixels_about_them(n, reduction) -> None:
-    edges = low_pass_edges(n, reduction)
+    edges, _ = sample_edges(n, n, reduction)
     assert (edges[0], edges[-1]) == (0, n)
     assert (np.diff(edges) > 0).all()
     ramp = np.linspace(0, 1, n)

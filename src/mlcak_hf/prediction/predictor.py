@@ -20,8 +20,7 @@ from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification, MLCAKOutput
 from ..pretrained import check_processor, load_model, load_processor, weights_digest
 from ..probabilities import probabilities
-from ..radiographs.grey_values import ValueRange, Voi, check_value_range
-from ..radiographs.read import Fit
+from ..radiographs.choices import Fit, ValueRange, Voi, check_value_range
 from ..training.record import TRAINING_FILE, TrainingRecord
 from ..trust.image_checks import NO_CONTRAST, image_warnings
 from .outputs import OutputNames, check_outputs

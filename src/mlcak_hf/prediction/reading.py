@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MLCAKError
-from ..radiographs.grey_values import ValueRange, Voi
-from ..radiographs.read import Fit, read_radiograph, read_with_facts, resize_radiograph
+from ..radiographs.choices import Fit, ValueRange, Voi
+from ..radiographs.read import read_radiograph, read_with_facts, resize_radiograph
 from ..trust.file_checks import file_warnings
 from ..worker_processes import map_in_processes
 

@@ -7,15 +7,8 @@ from os import PathLike, fspath
 from typing import Any, Literal, get_args
 
 from ..errors import DatasetError, MLCAKError
-from ..radiographs.grey_values import (
-    PERCENTILE_REFERENCE_PX,
-    PERCENTILES,
-    VOI_MODES,
-    ValueRange,
-    Voi,
-    check_value_range,
-)
-from ..radiographs.read import FITS, Fit
+from ..radiographs.choices import FITS, VOI_MODES, Fit, ValueRange, Voi, check_value_range
+from ..radiographs.grey_values import PERCENTILE_REFERENCE_PX, PERCENTILES
 
 Bits = Literal[8, 16]
 OnError = Literal["raise", "skip"]
@@ -65,8 +58,8 @@ class PreparationOptions:
         if self.size_px < 1:
             raise DatasetError(f"size_px must be at least 1; got {self.size_px}. Use 256, for example.")
         self._check_fraction("validation_fraction")
-        check_value_range(self.value_range)
         if self.value_range is not None:
+            check_value_range(self.value_range)
             object.__setattr__(self, "value_range", (float(self.value_range[0]), float(self.value_range[1])))
         if self.groups is not None:
             object.__setattr__(self, "groups", fspath(self.groups))

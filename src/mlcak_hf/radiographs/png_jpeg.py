@@ -10,8 +10,9 @@ from PIL import Image, ImageOps
 
 from ..errors import DicomError
 from ..image_processing_mlcak import to_unit_range
+from .choices import ValueRange, Voi
 from .dicom.header import MAX_PIXELS
-from .grey_values import UNDERFILLED_BELOW, ValueRange, Voi, percentile_limits
+from .grey_values import UNDERFILLED_BELOW, percentile_limits, stretch
 
 # This many bytes at the beginning of a file are enough for `SIGNATURES` and [`lost_depth`].
 HEAD_BYTES = 26
@@ -23,22 +24,19 @@ _PNG_COLOURS = {2: "RGB", 4: "grey with alpha", 6: "RGB with alpha"}  # colour t
 
 
 def lost_depth(head: bytes) -> str | None:
-    """Find a 16-bit PNG in colour or with transparency, of which Pillow silently reads 8 bits.
+    """Find a 16-bit PNG in colour or with transparency, which Pillow silently reduces to 8 bits.
 
     Args:
         head (`bytes`):
             The first `HEAD_BYTES` bytes of a PNG or JPEG file.
 
     Returns:
-        `str`: Why it cannot be read and what to do. `None` for any other file.
+        `str`: Why the file cannot be read and what to do. `None` for any other file.
     """
     # A PNG begins with its signature and the chunk IHDR: width, height, bit depth, colour type.
-    if not head.startswith(_PNG) or len(head) < HEAD_BYTES:
+    if not head.startswith(_PNG) or len(head) < HEAD_BYTES or head[24] != 16 or head[25] not in _PNG_COLOURS:
         return None
-    bits, colours = head[24], _PNG_COLOURS.get(head[25])
-    if bits != 16 or colours is None:
-        return None
-    return f"A PNG with 16 bits must be grey; this one is {colours}. Save it as 16-bit grey."
+    return f"A PNG with 16 bits must be grey; this one is {_PNG_COLOURS[head[25]]}. Save it as 16-bit grey."
 
 
 def read_png_jpeg(
@@ -58,25 +56,22 @@ def read_png_jpeg(
     Raises:
         [`DicomError`]: When the file cannot be read or is not a single grey or RGB image.
     """
+    stream.seek(0)
+    if (problem := lost_depth(stream.read(HEAD_BYTES))) is not None:
+        raise DicomError(problem)
     picture = _decode(stream)
-    if picture.mode == "I":  # a 16-bit PNG in older Pillow versions
-        image = to_unit_range(np.asarray(picture).astype(np.uint16))
-    else:
-        image = to_unit_range(picture.convert("RGBA") if picture.mode == "LA" else picture)
+    sixteen_bits = picture.mode.startswith("I")  # "I" in older Pillow versions
+    image = to_unit_range(np.asarray(picture).astype(np.uint16) if picture.mode == "I" else picture)
     # Percentiles adapt to the image, so they cannot leave it underfilled.
-    underfilled = picture.mode.startswith("I") and value_range is None and voi != "percentile"
+    underfilled = sixteen_bits and value_range is None and voi != "percentile"
     underfilled = underfilled and float(image.max()) < UNDERFILLED_BELOW
     if value_range is not None:
-        low, high = value_range
-        stored = image.astype(np.float64) * (
-            65535 if picture.mode.startswith("I") else 1 if picture.mode == "1" else 255
-        )
-        if picture.mode in ("1", "L") or picture.mode.startswith("I"):
+        stored = image.astype(np.float64) * (65535 if sixteen_bits else 1 if picture.mode == "1" else 255)
+        if sixteen_bits or picture.mode in ("1", "L"):
             stored = np.rint(stored)  # the integers of the file; luminances are not integers
-        image = np.clip((stored - low) / (high - low), 0.0, 1.0).astype(np.float32)
+        image = stretch(stored, *value_range)
     if voi == "percentile":
-        low, high = percentile_limits(image, None)
-        image = np.clip((image - low) / (high - low), 0.0, 1.0).astype(np.float32)
+        image = stretch(image, *percentile_limits(image))
     return image, underfilled
 
 
@@ -84,12 +79,9 @@ def _decode(stream: BinaryIO) -> Image.Image:
     stream.seek(0)
     try:
         with Image.open(stream, formats=("PNG", "JPEG")) as picture:
-            frames, mode = getattr(picture, "n_frames", 1), picture.mode
+            frames, mode, size = getattr(picture, "n_frames", 1), picture.mode, f"{picture.height} x {picture.width}"
             if picture.width * picture.height > MAX_PIXELS:
-                raise DicomError(
-                    f"The image must have at most {MAX_PIXELS:,} pixels; got {picture.height} x {picture.width} pixels."
-                    " Reduce it."
-                )
+                raise DicomError(f"The image must have at most {MAX_PIXELS:,} pixels; got {size} pixels. Reduce it.")
             if frames != 1 or mode not in _MODES:
                 raise DicomError(
                     f"A radiograph must be one grey or RGB frame; got {frames} frame(s) in colour mode {mode}. Export"

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import DicomError
+from .choices import FITS, VOI_MODES, Fit, ValueRange, Voi, check_value_range
 from .dicom.image import read_dicom
-from .grey_values import PERCENTILES, VOI_MODES, ValueRange, Voi, check_value_range
-from .png_jpeg import SIGNATURES, lost_depth, read_png_jpeg
-from .resampling import pixel_edges, resample, weights_onto_square
-
-Fit = Literal["pad", "squash"]
-FITS: tuple[str, ...] = get_args(Fit)
+from .grey_values import PERCENTILES
+from .png_jpeg import SIGNATURES, read_png_jpeg
+from .resampling import resample, sample_edges, weights_onto_square
 
 DICOM_HEAD_BYTES = 132  # preamble and "DICM"
 _LEAST_CONTRAST = 1 / 64  # between the percentiles 1 and 99; real radiographs of low contrast have 1/8 and more
-_OTHER_KINDS = {
-    b"%PDF": "PDF",
-    b"PK\x03\x04": "ZIP",
-    b"BM": "BMP",
-    b"GIF8": "GIF",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"RIFF": "WebP",
-}
+_OTHER_KINDS = {b"%PDF": "PDF", b"PK\x03\x04": "ZIP", b"BM": "BMP", b"GIF8": "GIF", b"RIFF": "WebP"}
+_OTHER_KINDS |= {b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 
 
 class RadiographNotFoundError(DicomError, FileNotFoundError):
@@ -164,24 +154,16 @@ def read_with_facts(
 
 def _read(stream: BinaryIO, size_px: int | None, fit: Fit, voi: Voi, value_range: ValueRange | None) -> Radiograph:
     head = stream.read(DICOM_HEAD_BYTES)
-    if head.startswith(SIGNATURES):
-        problem = lost_depth(head)
-        if problem is not None:
-            raise DicomError(problem)
+    if head[-4:] == b"DICM" and not head.startswith(SIGNATURES):
+        pixels, (height, width), underfilled = read_dicom(stream, size_px, fit, voi, value_range)
+    elif head.startswith(SIGNATURES):
         pixels, underfilled = read_png_jpeg(stream, voi, value_range)
         height, width = pixels.shape
-        flat = _has_no_contrast(pixels)
         if size_px is not None:
             pixels = resize_radiograph(pixels, size_px, fit)
-        return Radiograph(pixels, height, width, underfilled, flat)
-    if head[-4:] != b"DICM":
+    else:
         raise DicomError(why_not_dicom(head))
-    pixels, (height, width), underfilled = read_dicom(stream, size_px, fit, voi, value_range)
-    if size_px is None or fit != "pad":
-        return Radiograph(pixels, height, width, underfilled, _has_no_contrast(pixels))
-    longer = max(height, width)
-    top, left = (0 if n == longer else math.ceil(size_px * (longer - n + 1) / 2 / longer) for n in (height, width))
-    content = pixels[top : size_px - top, left : size_px - left]  # without the dark border
+    content = pixels if size_px is None or fit != "pad" else without_padding(pixels, height, width)
     return Radiograph(pixels, height, width, underfilled, content.size > 0 and _has_no_contrast(content))
 
 
@@ -189,6 +171,23 @@ def _has_no_contrast(pixels: npt.NDArray[np.float32]) -> bool:
     sample = pixels[:: max(1, pixels.shape[0] // 256), :: max(1, pixels.shape[1] // 256)]
     low, high = np.percentile(sample, PERCENTILES)
     return bool(high - low < _LEAST_CONTRAST)
+
+
+def without_padding(square: npt.NDArray[np.float32], height: int, width: int) -> npt.NDArray[np.float32]:
+    """Return the part of a padded square that shows nothing but the radiograph.
+
+    Args:
+        square (`np.ndarray` of shape `(size_px, size_px)`):
+            The radiograph, read with `fit="pad"`.
+        height, width (`int`):
+            Its original size, in pixels.
+
+    Returns:
+        `np.ndarray`: A view without the rows or columns that are padding, even in part.
+    """
+    side, longer = len(square), max(height, width)
+    cut = -(-side * (longer - min(height, width) + 1) // (2 * longer)) if height != width else 0
+    return square[:, cut : side - cut] if height > width else square[cut : side - cut]
 
 
 def why_not_dicom(head: bytes) -> str:
@@ -230,5 +229,5 @@ def resize_radiograph(image: npt.NDArray[np.float32], size_px: int, fit: Fit = "
     Returns:
         `np.ndarray` of shape `(size_px, size_px)`: float32 in [0, 1].
     """
-    weights = weights_onto_square(pixel_edges(image.shape[0]), pixel_edges(image.shape[1]), size_px, fit)
+    weights = weights_onto_square(sample_edges(image.shape[0], image.shape[1]), size_px, fit)
     return np.asarray(np.clip(resample(image, *weights), 0.0, 1.0))

@@ -10,43 +10,41 @@ import numpy.typing as npt
 from ..image_geometry_mlcak import nonzero_runs, weigh_columns, weigh_rows
 
 Weights = npt.NDArray[np.float32]
+Edges = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
-def pixel_edges(n: int) -> npt.NDArray[np.float64]:
-    """Return the edges of n pixels: 0, 1, ..., n."""
-    return np.arange(n + 1, dtype=np.float64)
+def sample_edges(height: int, width: int, reduction: int = 0) -> Edges:
+    """Return the edges, in pixels, of the area that each sample of an image represents.
 
-
-def low_pass_edges(n: int, reduction: int) -> npt.NDArray[np.float64]:
-    """Return the edges, in pixels, of the area that each low-pass sample of a wavelet transform represents.
-
-    The filters of JPEG 2000 are symmetric about a pixel: low-pass sample i of r levels is centred on pixel `2**r * i`,
-    which is `0.5 * (1 - 2**-r)` samples before the centre of the block of `2**r` pixels. It represents `2**r` pixels
-    around that centre; the first and last sample represent what is left at the ends.
+    The samples are the pixels, or low-pass samples of a wavelet transform. The filters of JPEG 2000 are symmetric about
+    a pixel: low-pass sample i of r levels is centred on pixel `2**r * i`, which is `0.5 * (1 - 2**-r)` samples before
+    the centre of the block of `2**r` pixels. It represents `2**r` pixels around that centre; the first and last sample
+    represent what is left at the ends.
 
     Args:
-        n (`int`):
-            Length of the image, in pixels.
-        reduction (`int`):
-            Number of levels r, at least 0.
+        height, width (`int`):
+            Size of the image, in pixels.
+        reduction (`int`, *optional*, defaults to 0):
+            Number of levels r. 0 for the pixels themselves.
 
     Returns:
-        `np.ndarray` of shape `(ceil(n / 2**r) + 1,)`: float64, ascending from 0 to n.
+        `tuple` of shapes `(ceil(height / 2**r) + 1,)` and `(ceil(width / 2**r) + 1,)`: Edges of the rows and of the
+        columns, float64, ascending from 0 to the height and to the width.
     """
     step = 1 << reduction
-    edges = np.arange(-(-n // step) + 1, dtype=np.float64) * step + 0.5 - step / 2
-    edges[0], edges[-1] = 0, n
-    return edges
+    edges = np.arange(-(-max(height, width) // step) + 1, dtype=np.float64) * step + 0.5 - step / 2
+    edges[0] = 0
+    rows, columns = edges[: -(-height // step) + 1].copy(), edges[: -(-width // step) + 1].copy()
+    rows[-1], columns[-1] = height, width
+    return rows, columns
 
 
-def weights_onto_square(
-    row_edges: npt.NDArray[np.float64], column_edges: npt.NDArray[np.float64], size_px: int, fit: str
-) -> tuple[Weights, Weights]:
+def weights_onto_square(edges: Edges, size_px: int, fit: str) -> tuple[Weights, Weights]:
     """Return the weights that average samples of an image onto the final square.
 
     Args:
-        row_edges, column_edges (`np.ndarray`):
-            Edges of the samples in pixels, ascending from 0 to the height and to the width.
+        edges (`tuple` of `np.ndarray`):
+            Edges of the samples, see [`sample_edges`].
         size_px (`int`):
             Side of the square.
         fit (`str`):
@@ -56,11 +54,8 @@ def weights_onto_square(
         `tuple` of shapes `(size_px, rows)` and `(size_px, columns)`: float32 shares of each sample in each pixel. For
         whole pixels they equal `area_resize` after `fit_to_square`. Rows in the padding are 0.
     """
-    longer = max(row_edges[-1], column_edges[-1])
-    rows, columns = (
-        area_overlaps(edges, size_px, longer if fit == "pad" else None) for edges in (row_edges, column_edges)
-    )
-    return rows, columns
+    side = max(edges[0][-1], edges[1][-1]) if fit == "pad" else None
+    return area_overlaps(edges[0], size_px, side), area_overlaps(edges[1], size_px, side)
 
 
 def area_overlaps(edges: npt.NDArray[np.float64], n_out: int, side: float | None = None) -> Weights:

@@ -14,8 +14,8 @@ from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, JPEG2000Lossless, JPEG
 from vindr_factories import look_up_table, make_dicom
 
 from mlcak_hf.errors import DicomError
+from mlcak_hf.radiographs.dicom.codestream import FrameHeader, decode_low_pass, read_frame_header
 from mlcak_hf.radiographs.dicom.header import read_header
-from mlcak_hf.radiographs.dicom.low_pass import Codestream, decode_low_pass, read_codestream
 from mlcak_hf.radiographs.dicom.reduced import read_reduced
 from mlcak_hf.radiographs.read import read_radiograph, resize_radiograph
 
@@ -49,7 +49,7 @@ def rewritten(source: Path, path: Path, **elements: Any) -> Path:
 
 def took_the_short_way(path: Path, size_px: int, voi: str = "dicom") -> bool:
     with path.open("rb") as stream:
-        return read_reduced(read_header(stream), size_px, "pad", voi) is not None  # type: ignore[arg-type]
+        return read_reduced(read_header(stream, voi), size_px, "pad", voi) is not None  # type: ignore[arg-type]
 
 
 def check_agreement(path: Path, size_px: int, voi: str = "dicom", fit: str = "pad") -> None:
@@ -157,22 +157,26 @@ def test_a_codestream_that_contradicts_its_header_is_refused(lossless, tmp_path)
 
 def test_reads_the_codestream_header(lossless) -> None:
     frame = get_frame(pydicom.dcmread(lossless).PixelData, 0, number_of_frames=1)
-    assert read_codestream(frame) == Codestream(HEIGHT, WIDTH, 12, False, 5, True)
-    assert read_codestream(b"\0" * 12 + frame) == Codestream(HEIGHT, WIDTH, 12, False, 5, True, bare=False)  # in JP2
-    for end in (0, 10, 44, 60):
-        assert read_codestream(frame[:end]) is None
+    expected = FrameHeader("JPEG 2000", HEIGHT, WIDTH, 1, 12, levels=5, reversible=True)
+    assert read_frame_header(frame) == expected
+    assert read_frame_header(b"\0" * 12 + frame) == replace(expected, bare=False)  # in a JP2 file
+    for end in (0, 10, 44):
+        assert read_frame_header(frame[:end]) is None
+    assert read_frame_header(b"\xff\xd8\xff\xe0") is None
     for position, value in ((19, 1), (41, 3), (43, 2)):  # origin, components, sampling
-        assert read_codestream(frame[:position] + bytes([value]) + frame[position + 1 :]) is None
-    assert read_codestream(b"\xff\xd8\xff\xe0") is None
+        header = read_frame_header(frame[:position] + bytes([value]) + frame[position + 1 :])
+        assert header is not None
+        assert header.levels == 0, "must be decoded in full"
+    assert read_frame_header(frame[:60]).levels == 0  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("reduction", [1, 2, 3])
 def test_low_pass_samples_of_a_constant_are_the_constant(tmp_path, reduction) -> None:
     path = make_dicom(tmp_path / "x.dicom", np.full((77, 93), -700, np.int16), bits=12, syntax=JPEG2000Lossless)
     frame = get_frame(pydicom.dcmread(path).PixelData, 0, number_of_frames=1)
-    codestream = read_codestream(frame)
-    assert codestream is not None
-    samples = decode_low_pass(frame, codestream, reduction)
+    header = read_frame_header(frame)
+    assert header is not None
+    samples = decode_low_pass(frame, header, reduction)
     assert samples.shape == (-(-77 // 2**reduction), -(-93 // 2**reduction))
     assert (samples == -700).all()
 
@@ -186,12 +190,12 @@ def test_low_pass_samples_beside_an_edge_are_not_clipped(tmp_path, dtype, bits, 
     pixels[41:87, 43:85] = high
     path = make_dicom(tmp_path / "x.dicom", pixels, bits=bits, syntax=JPEG2000Lossless)
     frame = get_frame(pydicom.dcmread(path).PixelData, 0, number_of_frames=1)
-    codestream = read_codestream(frame)
-    assert codestream is not None
-    samples = decode_low_pass(frame, codestream, reduction)
-    wrapped = decode_low_pass(frame, replace(codestream, bare=False), reduction)  # as where there is no such bit
+    header = read_frame_header(frame)
+    assert header is not None
+    samples = decode_low_pass(frame, header, reduction)
+    wrapped = decode_low_pass(frame, replace(header, bare=False), reduction)  # as where there is no such bit
     np.testing.assert_array_equal(np.clip(samples, low, high), wrapped)
-    assert codestream.clipped == (bits == 16) == (samples.min() >= low) == (samples.max() <= high)
+    assert header.clipped == (bits == 16) == (samples.min() >= low) == (samples.max() <= high)
     if bits < 16:
         mean = np.mean(pixels, dtype=np.float64)
         assert abs(samples.mean() - mean) < abs(wrapped.mean() - mean) / 4 + 1

@@ -12,7 +12,8 @@ import pydicom
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from ...errors import DicomError
-from .lookup_tables import modality_values, padding_values
+from ..choices import Voi
+from .lookup_tables import LookupTable, Window, find_voi, modality_values, padding_values
 
 # Decoding this many pixels takes at most 1 GB; the largest radiographs have about 25 million.
 MAX_PIXELS = 60_000_000
@@ -21,31 +22,11 @@ _MAX_DEFLATED_BYTES = 1_000_000_000
 
 # Only these tags are read, so that names, dates and ids of patients never enter memory, let alone a message.
 _IMAGE_TAGS: list[Any] = [
-    "TransferSyntaxUID",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PlanarConfiguration",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "RescaleIntercept",
-    "RescaleSlope",
-    "ModalityLUTSequence",
-    "WindowCenter",
-    "WindowWidth",
-    "VOILUTFunction",
-    "VOILUTSequence",
-    "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
-    "FloatPixelData",
-    "DoubleFloatPixelData",
-    "PixelData",
+    *("TransferSyntaxUID", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "ModalityLUTSequence"),
+    *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
+    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "FloatPixelData", "DoubleFloatPixelData", "PixelData"),
 ]
 
 
@@ -82,6 +63,8 @@ class DicomHeader:
             Smallest and largest value after the modality transform that the stored bits can express.
         padded (`np.ndarray` of shape `(2**bits,)`, *optional*):
             Which stored values are padding. `None` if the file declares none.
+        view (`LookupTable` or `Window`, *optional*):
+            The file's VOI LUT or window. `None` if it has neither, or for another `voi` than `"dicom"`.
     """
 
     dataset: pydicom.Dataset
@@ -89,10 +72,11 @@ class DicomHeader:
     values: npt.NDArray[np.float64]
     stored_range: tuple[float, float]
     padded: npt.NDArray[np.bool_] | None
+    view: LookupTable | Window | None
 
 
-def read_header(stream: BinaryIO) -> DicomHeader:
-    """Read and check the header of an open file.
+def read_header(stream: BinaryIO, voi: Voi = "dicom") -> DicomHeader:
+    """Read and check the header of an open file. With `voi="dicom"`, its VOI LUT or window must be right.
 
     Raises:
         [`DicomError`]: When it is not a single grayscale radiograph, or leaves something to guess.
@@ -104,7 +88,9 @@ def read_header(stream: BinaryIO) -> DicomHeader:
         stored = np.where(stored >= 1 << (layout.bits - 1), stored - (1 << layout.bits), stored)
     values, stored_range = modality_values(dataset, stored)
     padded = padding_values(dataset, stored) if "PixelPaddingValue" in dataset else None
-    return DicomHeader(dataset, layout, values, stored_range, padded)
+    return DicomHeader(
+        dataset, layout, values, stored_range, padded, view=find_voi(dataset) if voi == "dicom" else None
+    )
 
 
 def read_image_tags(stream: BinaryIO) -> pydicom.Dataset:
@@ -117,10 +103,7 @@ def read_image_tags(stream: BinaryIO) -> pydicom.Dataset:
     pydicom.filereader.read_preamble(stream, False)
     meta = pydicom.filereader.read_dataset(stream, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
     if meta.get("TransferSyntaxUID") is None:
-        raise DicomError(
-            "The Transfer Syntax UID is missing, so it is unknown how the pixels are stored; the download may be cut"
-            " off. Download or export the file again."
-        )
+        raise DicomError("The Transfer Syntax UID is missing; the file may be cut off. Download or export it again.")
     if meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
         _check_inflated_size(stream)
     stream.seek(0)
@@ -135,8 +118,7 @@ def _check_inflated_size(stream: BinaryIO) -> None:
         total += len(inflate.decompress(data, 1 << 24))
         if total > _MAX_DEFLATED_BYTES:
             raise DicomError(
-                f"The file expands to more than {_MAX_DEFLATED_BYTES:,} bytes, which is too large for a radiograph."
-                " Export it again."
+                f"The file expands to more than {_MAX_DEFLATED_BYTES:,} bytes; a radiograph is smaller. Export it."
             )
         data = inflate.unconsumed_tail or stream.read(1 << 20)
 
@@ -150,28 +132,26 @@ def check_layout(dataset: pydicom.Dataset) -> PixelLayout:
     if not dataset.get("PixelData"):
         kind = "floating-point" if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset else "no"
         raise DicomError(
-            f"A radiograph must have pixel data of 8 to 16 bits; the file has {kind} pixel data. Download or export it"
-            " again."
+            f"Pixels of 8 to 16 bits are needed; the file has {kind} pixel data. Download or export it again."
         )
+    for keyword in ("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"):
+        if dataset.get(keyword) is None:
+            raise DicomError(f"{keyword} is missing and cannot be guessed. Export the file again.")
     frames = dataset.get("NumberOfFrames")
     if frames is not None and int(frames) != 1:
         remedy = "Export a single frame." if int(frames) > 1 else "Export it again."
         raise DicomError(f"A radiograph must have one frame; Number of Frames is {int(frames)}. {remedy}")
-    samples, photometric = _integer(dataset, "SamplesPerPixel"), str(dataset.get("PhotometricInterpretation", ""))
+    samples, photometric = int(dataset.SamplesPerPixel), str(dataset.get("PhotometricInterpretation", ""))
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise DicomError(
-            f"It is a colour or palette image (Photometric Interpretation {_safe_to_quote(photometric)}, {samples}"
-            " samples per pixel); MONOCHROME1 or MONOCHROME2 with one sample is needed. Export the original radiograph,"
-            " not a screen capture."
+            f"It is a colour or palette image ({_safe_to_quote(photometric)}, {samples} samples per pixel). Export the"
+            " original MONOCHROME1 or MONOCHROME2 radiograph, not a screen capture."
         )
-    rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
     if not 0 < rows * columns <= MAX_PIXELS:
-        raise DicomError(
-            f"The image must have 1 to {MAX_PIXELS:,} pixels; the header declares {rows} x {columns} pixels. Export it"
-            " again."
-        )
-    allocated, bits = _integer(dataset, "BitsAllocated"), _integer(dataset, "BitsStored")
-    high_bit, representation = int(dataset.get("HighBit", bits - 1)), _integer(dataset, "PixelRepresentation")
+        raise DicomError(f"The image must have 1 to {MAX_PIXELS:,} pixels; got {rows} x {columns} pixels. Reduce it.")
+    allocated, bits = int(dataset.BitsAllocated), int(dataset.BitsStored)
+    high_bit, representation = int(dataset.get("HighBit", bits - 1)), int(dataset.PixelRepresentation)
     if allocated not in (8, 16) or not 1 < bits <= allocated or high_bit != bits - 1 or representation not in (0, 1):
         raise DicomError(
             f"Bits Allocated {allocated}, Bits Stored {bits}, High Bit {high_bit} and Pixel Representation"
@@ -179,13 +159,6 @@ def check_layout(dataset: pydicom.Dataset) -> PixelLayout:
         )
     syntax, signed, inverted = dataset.file_meta.TransferSyntaxUID, bool(representation), photometric == "MONOCHROME1"
     return PixelLayout(syntax, rows, columns, bits, allocated, signed, inverted)
-
-
-def _integer(dataset: pydicom.Dataset, keyword: str) -> int:
-    value = dataset.get(keyword)
-    if value is None:
-        raise DicomError(f"{keyword} is missing and cannot be guessed. Export the file again.")
-    return int(value)
 
 
 def _safe_to_quote(photometric: str) -> str:

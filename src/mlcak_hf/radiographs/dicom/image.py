@@ -14,12 +14,14 @@ import numpy.typing as npt
 import pydicom
 
 from ...errors import DicomError
-from ..grey_values import UNDERFILLED_BELOW, ValueRange, Voi, percentile_limits
-from ..resampling import pixel_edges, resample, weights_onto_square
+from ..choices import ValueRange, Voi
+from ..grey_values import UNDERFILLED_BELOW, percentile_limits
+from ..resampling import resample, sample_edges, weights_onto_square
 from .header import DicomHeader, read_header
-from .lookup_tables import file_voi, has_voi
 from .pixels import decode_pixels
 from .reduced import read_reduced
+
+_REDUCIBLE = (pydicom.uid.JPEG2000Lossless, pydicom.uid.JPEG2000)
 
 
 def read_dicom(
@@ -49,20 +51,21 @@ def read_dicom(
         # pydicom's warnings about odd values quote the file, and in a damaged one that may be the patient's name.
         with warnings.catch_warnings(), pydicom.config.disable_value_validation():
             warnings.simplefilter("ignore")
-            header, step = read_header(stream), "decode the pixels"
-            size = header.layout.rows, header.layout.columns
-            if size_px is not None:
+            header, step = read_header(stream, voi), "decode the pixels"
+            size, reduced = (header.layout.rows, header.layout.columns), None
+            if size_px is not None and header.layout.syntax in _REDUCIBLE:
                 reduced = read_reduced(header, size_px, fit, voi, value_range)
-                if reduced is not None:
-                    return reduced[0], size, _is_underfilled(header, reduced[1], voi, value_range)
+            if reduced is not None:
+                return reduced[0], size, _is_underfilled(header, reduced[1], voi, value_range)
             codes = decode_pixels(header.dataset, header.layout)
             step = "apply the grey-value transforms"
             grey = _grey_table(header, codes, voi, value_range)
-            underfilled = _is_underfilled(header, codes, voi, value_range)
             if size_px is None:
-                return np.asarray(grey[codes]), size, underfilled
-            weights = weights_onto_square(pixel_edges(size[0]), pixel_edges(size[1]), size_px, fit)
-            return np.clip(resample(codes, *weights, grey=grey.__getitem__), 0.0, 1.0), size, underfilled
+                pixels = grey[codes]
+            else:
+                weights = weights_onto_square(sample_edges(*size), size_px, fit)
+                pixels = np.clip(resample(codes, *weights, grey=grey.__getitem__), 0.0, 1.0)
+            return pixels, size, _is_underfilled(header, codes, voi, value_range)
     except (DicomError, MemoryError):
         raise
     except Exception as error:
@@ -79,10 +82,9 @@ def _grey_table(
 ) -> npt.NDArray[np.float32]:
     """Grey value of each stored value, shape `(2**bits,)`."""
     values, (low, high), padded = header.values, value_range or header.stored_range, header.padded
-    windowed = file_voi(header.dataset, values) if voi == "dicom" else None
     if voi == "percentile":
         low, high = percentile_limits(values.astype(np.float32)[codes], None if padded is None else ~padded[codes])
-    grey = np.clip((values - low) / (high - low) if windowed is None else windowed, 0.0, 1.0)
+    grey = np.clip((values - low) / (high - low) if header.view is None else header.view.apply(values), 0.0, 1.0)
     if header.layout.inverted:
         grey = 1.0 - grey
     if padded is not None:
@@ -94,10 +96,10 @@ def _is_underfilled(
     header: DicomHeader, stored: npt.NDArray[np.uint16] | float, voi: Voi, value_range: ValueRange | None
 ) -> bool:
     """Whether few of the stored bits are used though they set the limits; `stored`: codes, or the largest magnitude."""
-    dataset, bits = header.dataset, header.layout.bits
-    if bits <= 12 or voi == "percentile" or value_range is not None or dataset.get("ModalityLUTSequence"):
+    bits = header.layout.bits
+    if bits <= 12 or voi == "percentile" or header.view is not None or value_range is not None:
         return False
-    if voi == "dicom" and has_voi(dataset):
+    if header.dataset.get("ModalityLUTSequence"):
         return False
     if not isinstance(stored, float):
         codes = stored if header.padded is None else stored[~header.padded[stored]]

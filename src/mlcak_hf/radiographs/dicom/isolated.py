@@ -117,28 +117,24 @@ def _ask(
 ) -> npt.NDArray[np.integer]:
     """Send one frame and read the answer; raise EOFError if the child ends early or its answer is malformed."""
     requests, answers = cast(RawIOBase, child.stdin), cast(RawIOBase, child.stdout)
-    for part in (REQUEST.pack(decoder.encode(), len(frame)), frame):
-        rest = memoryview(part)
-        while rest:
-            rest = rest[requests.write(rest) :]
+    rest = memoryview(REQUEST.pack(decoder.encode(), len(frame)) + frame)
+    while rest:
+        rest = rest[requests.write(rest) :]
     kind, dtype, height, width = ANSWER.unpack(_read(answers, ANSWER.size))
     if kind == b"E" and height <= 100:
-        name = _read(answers, height).decode("ascii", "replace")
-        if name == "MemoryError":
-            raise DicomError(f"Decoding needs more than {frame_decoder.MEMORY_BYTES:,} bytes of memory. {_REMEDY}")
-        raise DicomError(f"The compressed data cannot be decoded ({name}). {_REMEDY}")
+        name = bytes(_read(answers, height)).decode("ascii", "replace")
+        needs = f"more than {frame_decoder.MEMORY_BYTES:,} bytes of memory" if name == "MemoryError" else name
+        raise DicomError(f"The compressed data cannot be decoded ({needs}). {_REMEDY}")
     if kind != b"A" or dtype not in _DTYPES or (height, width) != (rows, columns):
         raise EOFError
     array = np.frombuffer(_read(answers, rows * columns * int(dtype[1:])), dtype=dtype.decode())
     return array.reshape(rows, columns)
 
 
-def _read(stream: RawIOBase, length: int) -> bytearray:
-    data = bytearray(length)
-    rest = memoryview(data)
+def _read(stream: RawIOBase, length: int) -> memoryview:
+    data = rest = memoryview(bytearray(length))
     while rest:
-        count = stream.readinto(rest)
-        if not count:
+        if not (count := stream.readinto(rest)):
             raise EOFError
         rest = rest[count:]
     return data

@@ -7,25 +7,8 @@ import importlib.util
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from pydicom import uid
 from pydicom.encaps import get_frame
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
 
 from ...errors import DicomError
 from .codestream import Coding, FrameHeader, read_frame_header
@@ -48,22 +31,14 @@ _JPEG_LS, _JPEG_2000 = "imagecodecs.jpegls_decode", "openjpeg.decode"
 
 # The decoder is fixed, so that a file gives the same numbers whatever else is installed.
 READABLE_SYNTAXES: dict[str, str] = {
-    ImplicitVRLittleEndian: _PLAIN,
-    ExplicitVRLittleEndian: _PLAIN,
-    ExplicitVRBigEndian: _PLAIN,
-    DeflatedExplicitVRLittleEndian: _PLAIN,
-    RLELossless: _RUN_LENGTHS,
-    JPEGBaseline8Bit: _JPEG_8_BIT,
-    JPEGExtended12Bit: _JPEG,
-    JPEGLossless: _JPEG,
-    JPEGLosslessSV1: _JPEG,
-    JPEGLSLossless: _JPEG_LS,
-    JPEGLSNearLossless: _JPEG_LS,
-    JPEG2000Lossless: _JPEG_2000,
-    JPEG2000: _JPEG_2000,
-    HTJ2KLossless: _JPEG_2000,
-    HTJ2KLosslessRPCL: _JPEG_2000,
-    HTJ2K: _JPEG_2000,
+    **dict.fromkeys((uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian), _PLAIN),
+    uid.DeflatedExplicitVRLittleEndian: _PLAIN,
+    uid.RLELossless: _RUN_LENGTHS,
+    uid.JPEGBaseline8Bit: _JPEG_8_BIT,
+    **dict.fromkeys((uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1), _JPEG),
+    **dict.fromkeys((uid.JPEGLSLossless, uid.JPEGLSNearLossless), _JPEG_LS),
+    **dict.fromkeys((uid.JPEG2000Lossless, uid.JPEG2000), _JPEG_2000),
+    **dict.fromkeys((uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K), _JPEG_2000),
 }
 """Name of the decoder of every transfer syntax that can be read, by UID."""
 
@@ -81,9 +56,10 @@ _CODINGS: dict[str, tuple[Coding, ...]] = {
 # 33.
 _ISOLATED = (_JPEG, _JPEG_LS)
 
-_LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K)
+_LOSSY = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, uid.JPEG2000, uid.HTJ2K)
 _LOSSY_MARGIN = 32  # values up to this fraction of the range beyond it are clipped; more contradicts the header
 
+_REMEDY = "Download or export the file again."
 _INSTALL = {"imagecodecs": "pip install imagecodecs", "openjpeg": "pip install pylibjpeg-openjpeg"}
 
 
@@ -118,25 +94,19 @@ def decode_pixels(dataset: pydicom.Dataset, layout: PixelLayout) -> npt.NDArray[
             " Little Endian, for example with gdcmconv --raw."
         )
     # Uncompressed files may use the bits above the stored ones for other data (PS3.5 8.1.1).
-    used_bits = np.uint16((1 << layout.bits) - 1)
+    used_bits, rows, columns = np.uint16((1 << layout.bits) - 1), layout.rows, layout.columns
     if decoder == _PLAIN:
         return np.asarray(_plain_pixels(dataset, layout) & used_bits)
     if decoder == _RUN_LENGTHS:
         frame = _first_frame(dataset, layout)
-        return np.asarray(
-            decode_run_lengths(frame, layout.rows, layout.columns, layout.allocated_bits // 8) & used_bits
-        )
+        return np.asarray(decode_run_lengths(frame, rows, columns, layout.allocated_bits // 8) & used_bits)
     if (line := missing_decoder(layout.syntax)) is not None:
         raise DicomError(f"No decoder for {layout.syntax_name} is installed. Run: {line}.")
     frame, header = checked_frame(dataset, layout)
-    if decoder in _ISOLATED:
-        values = decode_isolated(decoder, frame, layout.rows, layout.columns)
-    else:
-        values = decode_frame(decoder, frame)
-    if values.shape != (layout.rows, layout.columns):
-        raise DicomError(
-            f"The pixels must have shape ({layout.rows}, {layout.columns}); got {values.shape}. Export the file again."
-        )
+    isolated = decoder in _ISOLATED
+    values = decode_isolated(decoder, frame, rows, columns) if isolated else decode_frame(decoder, frame)
+    if values.shape != (rows, columns):
+        raise DicomError(f"The pixels must have shape ({rows}, {columns}); got {values.shape}. Export the file again.")
     return _stored_bits(values, header.precision, layout)
 
 
@@ -154,58 +124,50 @@ def checked_frame(dataset: pydicom.Dataset, layout: PixelLayout) -> tuple[bytes,
     if header is None or header.coding not in _CODINGS[READABLE_SYNTAXES[layout.syntax]]:
         found = "unreadable" if header is None else header.coding
         raise DicomError(
-            f"The compressed data must be {layout.syntax_name}, as the header declares; it is {found}. Download or"
-            " export the file again."
+            f"The compressed data must be {layout.syntax_name}, as the header declares; it is {found}. {_REMEDY}"
         )
-    if (header.rows, header.columns) != (layout.rows, layout.columns):
-        raise DicomError(
-            f"The header declares {layout.rows} x {layout.columns} pixels, the compressed data {header.rows} x"
-            f" {header.columns}. Download or export the file again."
-        )
-    if header.components != 1 or not 1 < header.precision <= 16 or not 0 < header.tiles <= _MAX_TILES:
-        raise DicomError(
-            f"The compressed data must have one component of 2 to 16 bits in at most {_MAX_TILES:,} tiles; got"
-            f" {header.components} component(s) of {header.precision} bits in {header.tiles} tile(s). Export the"
-            " original radiograph again."
-        )
-    if header.precision < layout.bits:
-        raise DicomError(
-            f"The header declares {layout.bits} bits stored, the compressed data {header.precision}. Export the file"
-            " again."
-        )
-    if header.coding == "JPEG" and layout.signed:
-        raise DicomError("DICOM does not allow lossy JPEG of signed pixels (PS3.5 8.2.1). Export the file again.")
-    if _END_OF_IMAGE not in frame[-64:]:
-        raise DicomError("The compressed data is cut off. Download or export the file again.")
+    if (problem := _contradiction(frame, header, layout)) is not None:
+        raise DicomError(f"{problem}. {_REMEDY}")
     return frame, header
+
+
+def _contradiction(frame: bytes, header: FrameHeader, layout: PixelLayout) -> str | None:
+    size, declared = f"{header.rows} x {header.columns}", f"{layout.rows} x {layout.columns}"
+    if size != declared:
+        return f"The header declares {declared} pixels, the compressed data {size}"
+    if header.components != 1 or not 1 < header.precision <= 16:
+        return f"One component of 2 to 16 bits is needed; got {header.components} component(s) of {header.precision}"
+    if not 0 < header.tiles <= _MAX_TILES:
+        return f"The image must have at most {_MAX_TILES:,} tiles; got {header.tiles}"
+    if header.precision < layout.bits:
+        return f"The header declares {layout.bits} bits stored, the compressed data {header.precision}"
+    if header.coding == "JPEG" and layout.signed:
+        return "DICOM does not allow lossy JPEG of signed pixels (PS3.5 8.2.1)"
+    return None if _END_OF_IMAGE in frame[-64:] else "The compressed data is cut off"
 
 
 def _first_frame(dataset: pydicom.Dataset, layout: PixelLayout) -> bytes:
     frame = bytes(get_frame(dataset.PixelData, 0, number_of_frames=1))
     pixels = layout.rows * layout.columns
     if pixels > _SMALL_PIXELS and pixels > _MAX_COMPRESSION * len(frame):
-        raise DicomError(
-            f"{len(frame):,} compressed bytes cannot hold a radiograph of {layout.rows} x {layout.columns} pixels."
-            " Download or export the file again."
-        )
+        size = f"{layout.rows} x {layout.columns}"
+        raise DicomError(f"{len(frame):,} compressed bytes cannot hold a radiograph of {size} pixels. {_REMEDY}")
     return frame
 
 
 def _plain_pixels(dataset: pydicom.Dataset, layout: PixelLayout) -> npt.NDArray[np.uint16]:
-    element, width = dataset["PixelData"], layout.allocated_bits // 8
-    row, needed = layout.columns * width, layout.rows * layout.columns * width
+    element, width, shape = dataset["PixelData"], layout.allocated_bits // 8, (layout.rows, layout.columns)
+    data, pixels = element.value, layout.rows * layout.columns
     # Some writers pad the end of the file; a whole spare row means that Rows or Columns are wrong.
-    if not needed <= len(element.value) < needed + max(2, row):
+    if not pixels * width <= len(data) < pixels * width + max(2, layout.columns * width):
         raise DicomError(
-            f"{layout.rows} x {layout.columns} pixels of {layout.allocated_bits} bits are {needed:,} bytes; got"
-            f" {len(element.value):,} bytes. The file may be damaged or cut off. Download or export it again."
+            f"{layout.rows} x {layout.columns} pixels of {8 * width} bits are {pixels * width:,} bytes; got"
+            f" {len(data):,} bytes. The file may be damaged or cut off. {_REMEDY}"
         )
     order = "<" if layout.syntax.is_little_endian else ">"
     if width == 1 and order == ">" and element.VR == "OW":  # big-endian words swap each pair of bytes
-        pairs = np.frombuffer(element.value, dtype=">u2", count=len(element.value) // 2)
-        return pairs.astype("<u2").view(np.uint8)[:needed].reshape(layout.rows, layout.columns).astype(np.uint16)
-    image = np.frombuffer(element.value, dtype=f"{order}u{width}", count=layout.rows * layout.columns)
-    return image.reshape(layout.rows, layout.columns).astype(np.uint16)
+        data = np.frombuffer(data, dtype=">u2", count=len(data) // 2).astype("<u2").tobytes()
+    return np.frombuffer(data, dtype=f"{order}u{width}", count=pixels).reshape(shape).astype(np.uint16)
 
 
 def _stored_bits(values: npt.NDArray[np.integer], precision: int, layout: PixelLayout) -> npt.NDArray[np.uint16]:
@@ -219,16 +181,13 @@ def _stored_bits(values: npt.NDArray[np.integer], precision: int, layout: PixelL
         if layout.signed:
             sign = 1 << (precision - 1)
             values = (values ^ sign) - sign
-    low, high = (
-        (-(1 << (layout.bits - 1)), (1 << (layout.bits - 1)) - 1) if layout.signed else (0, (1 << layout.bits) - 1)
-    )
+    low = -(1 << (layout.bits - 1)) if layout.signed else 0
+    high = low + (1 << layout.bits) - 1
     # Lossy compression overshoots at sharp edges.
     margin = (1 << layout.bits) // _LOSSY_MARGIN if layout.syntax in _LOSSY else 0
     smallest, largest = int(values.min()), int(values.max())
     if smallest < low - margin or largest > high + margin:
-        raise DicomError(
-            f"The pixels do not fit into the {layout.bits} bits that Bits Stored declares. Export the file again."
-        )
+        raise DicomError(f"The pixels do not fit into the {layout.bits} bits that Bits Stored declares. {_REMEDY}")
     if smallest < low or largest > high:
         values = values.clip(low, high)
     return np.asarray(values.astype(np.uint16) & np.uint16((1 << layout.bits) - 1))

@@ -10,17 +10,16 @@ drawn grid of lines finer than the samples, at full contrast.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.uid import JPEG2000, JPEG2000Lossless
 
-from ..grey_values import PERCENTILE_REFERENCE_PX, ValueRange, Voi, reference_limits
-from ..resampling import Weights, low_pass_edges, resample, weights_onto_square
+from ..choices import ValueRange, Voi
+from ..grey_values import PERCENTILE_REFERENCE_PX, percentile_limits
+from ..resampling import Weights, resample, sample_edges, weights_onto_square
+from .codestream import FrameHeader, decode_low_pass
 from .header import DicomHeader
-from .lookup_tables import linear_modality, linear_window
-from .low_pass import Codestream, decode_low_pass, read_codestream
 from .pixels import checked_frame
 
 # Shorter side of the low-pass image over the side of the result; below 2 there are too few samples to average.
@@ -78,7 +77,7 @@ _SKIP_ABOVE = 1.1
 def read_reduced(
     header: DicomHeader, size_px: int, fit: str, voi: Voi, value_range: ValueRange | None = None
 ) -> tuple[npt.NDArray[np.float32], float] | None:
-    """Read a small square image by reduced decoding.
+    """Read a small square image of a JPEG 2000 file by reduced decoding.
 
     Args:
         header ([`DicomHeader`]):
@@ -89,87 +88,66 @@ def read_reduced(
         `tuple`: float32 of shape `(size_px, size_px)` in [0, 1], polarity corrected; and the largest magnitude of the
         stored values. `None` if the image has to be decoded in full.
     """
-    layout = header.layout
-    if layout.syntax not in (JPEG2000Lossless, JPEG2000) or header.padded is not None:
+    dataset, layout, full_range = header.dataset, header.layout, header.stored_range
+    window = (value_range or full_range) if header.view is None else header.view.limits
+    if header.padded is not None or dataset.get("ModalityLUTSequence") or window is None:
         return None
-    modality = linear_modality(header.dataset)
-    limits = value_range or header.stored_range
-    window = linear_window(header.dataset, limits) if voi == "dicom" else limits
-    if modality is None or window is None:
+    frame, declared = checked_frame(dataset, layout)
+    # A truncated codestream would give a reduced image of what is left, without an error.
+    complete = frame[-16:].rstrip(b"\0").endswith(b"\xff\xd9")
+    if not complete or (declared.precision, declared.signed) != (layout.bits, layout.signed):
         return None
-    frame, _ = checked_frame(header.dataset, layout)
-    codestream = read_codestream(frame)
-    if codestream is None or codestream != replace(
-        codestream, rows=layout.rows, columns=layout.columns, bits=layout.bits, signed=layout.signed
-    ):
-        return None
-    largest = _largest_reduction(codestream, size_px, voi)
+    slope, intercept = 1.0, 0.0
+    if dataset.get("RescaleSlope") is not None:
+        slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
+    wavelet = REVERSIBLE if declared.reversible else IRREVERSIBLE
+    largest = _largest_reduction(declared, size_px, voi)
     candidates = list(range(largest, 0, -1))
-    may_clip = voi == "percentile" or min(window) > min(header.stored_range) or max(window) < max(header.stored_range)
-    wavelet = REVERSIBLE if codestream.reversible else IRREVERSIBLE
+    may_clip = voi == "percentile" or window[0] > full_range[0] or window[1] < full_range[1]
     may_blur = min(layout.rows, layout.columns) / 2 / size_px < wavelet.blur / _MAX_DIFFERENCE
-    if largest and (may_clip or may_blur) and codestream.levels > largest:
-        candidates.insert(0, min(largest + 2, codestream.levels))
+    if largest and (may_clip or may_blur) and declared.levels > largest:
+        candidates.insert(0, min(largest + 2, declared.levels))
     expected = 0.0
     for reduction in candidates:
         if expected * 2.0**reduction > _SKIP_ABOVE:
             continue
         try:
-            samples = decode_low_pass(frame, codestream, reduction)
+            samples = decode_low_pass(frame, declared, reduction)
         except (OSError, ValueError, SyntaxError):
             return None
-        values = samples * np.float32(modality[0]) + np.float32(modality[1])
-        edges = (low_pass_edges(layout.rows, reduction), low_pass_edges(layout.columns, reduction))
-        low, high = reference_limits(values, *edges) if voi == "percentile" else window
+        values = samples * np.float32(slope) + np.float32(intercept)
+        edges = sample_edges(layout.rows, layout.columns, reduction)
+        low, high = percentile_limits(values, edges=edges) if voi == "percentile" else window
         grey = (values - np.float32(low)) / np.float32(high - low)
-        weights = weights_onto_square(*edges, size_px, fit)
-        reach = sorted((value - low) / (high - low) for value in header.stored_range)
-        difference, rms = expected_difference(
-            grey, weights, min(grey.shape) / size_px, reduction, wavelet, (reach[0], reach[1]), codestream.clipped
-        )
+        weights = weights_onto_square(edges, size_px, fit)
+        reach = (full_range[0] - low) / (high - low), (full_range[1] - low) / (high - low)
+        ratio = min(grey.shape) / size_px
+        difference, rms = expected_difference(grey, weights, ratio, reduction, wavelet, reach, declared.clipped)
         # Half of it is subtracted, so that noisy and uniform pixels are both off by the other half.
-        bias = wavelet.bias / 2 * reduction * modality[0] / (high - low)
+        bias = wavelet.bias / 2 * reduction * slope / (high - low)
         difference, rms = difference + abs(bias) / _MAX_DIFFERENCE, rms + abs(bias) / _RMS_DIFFERENCE
         if reduction <= largest and difference <= 1 and rms <= 1:
             if voi != "percentile":  # its limits have the same bias
                 grey -= np.float32(bias)
-            np.clip(grey, *clipping(reach[0], reach[1]), out=grey)
+            # Clipped like the pixels before averaging. Where no pixel can exceed [0, 1], samples still do next to
+            # sharp edges, and need to, for their average to be right.
+            np.clip(grey, 0.0 if reach[0] < 0 else -np.inf, 1.0 if reach[1] > 1 else np.inf, out=grey)
             small = resample(1 - grey if layout.inverted else grey, *weights)
             return np.clip(small, 0.0, 1.0), float(np.abs(samples).max())
         expected = difference / 2.0**reduction  # the difference halves when the size doubles
     return None
 
 
-def _largest_reduction(codestream: Codestream, size_px: int, voi: Voi) -> int:
+def _largest_reduction(declared: FrameHeader, size_px: int, voi: Voi) -> int:
     """Number of levels that can be left out with enough samples for the result and the percentiles."""
-    shorter, longer = sorted((codestream.rows, codestream.columns))
+    shorter, longer = sorted((declared.rows, declared.columns))
     if shorter < _SMALLEST_SIDE_PX:
         return 0
-    reduction = 0
-    while reduction < min(_MAX_REDUCTION, codestream.levels):
-        step = 2 << reduction
-        if shorter < _MIN_RATIO * size_px * step:
-            break
-        if voi == "percentile" and longer < _MIN_RATIO * PERCENTILE_REFERENCE_PX * step:
-            break
-        reduction += 1
-    return reduction
-
-
-def clipping(darkest: float, brightest: float) -> tuple[float, float]:
-    """Return the limits to which low-pass samples are clipped before averaging: those of the pixels.
-
-    If no pixel can exceed [0, 1], samples still exceed it next to sharp edges, and need to, for their average to be
-    right.
-
-    Args:
-        darkest, brightest (`float`):
-            Range of the grey values that pixels can have.
-
-    Returns:
-        `tuple[float, float]`: Lowest and highest grey value.
-    """
-    return (0.0 if darkest < 0 else -np.inf), (1.0 if brightest > 1 else np.inf)
+    ratio = shorter / (_MIN_RATIO * size_px)
+    if voi == "percentile":
+        ratio = min(ratio, longer / (_MIN_RATIO * PERCENTILE_REFERENCE_PX))
+    levels = int(ratio).bit_length() - 1  # each one halves it
+    return max(0, min(levels, _MAX_REDUCTION, declared.levels))
 
 
 def expected_difference(

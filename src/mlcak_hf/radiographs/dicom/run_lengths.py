@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -28,24 +30,21 @@ def decode_run_lengths(frame: bytes, rows: int, columns: int, bytes_per_pixel: i
     Raises:
         [`DicomError`]: When the segment table contradicts the header, or a segment has too few pixels.
     """
-    table = [int(n) for n in np.frombuffer(frame[:_HEADER].ljust(_HEADER, b"\0"), dtype="<u4")]
-    count, starts = table[0], table[1 : 1 + bytes_per_pixel]
-    ends = [*starts[1:], len(frame)]
-    in_order = all(_HEADER <= start < end <= len(frame) for start, end in zip(starts, ends, strict=True))
-    if count != bytes_per_pixel or not in_order:
+    count, *starts = (int(n) for n in np.frombuffer(frame[:_HEADER].ljust(_HEADER, b"\0"), dtype="<u4"))
+    edges, pixels = [*starts[:bytes_per_pixel], len(frame)], rows * columns
+    if count != bytes_per_pixel or edges[0] < _HEADER or any(end <= start for start, end in pairwise(edges)):
         raise DicomError(
             f"The RLE segment table (of {count} segments) does not match {bytes_per_pixel} bytes per pixel and"
             f" {len(frame):,} bytes of data. Download or export the file again."
         )
-    image = np.zeros(rows * columns, dtype=np.uint16)
-    for start, end in zip(starts, ends, strict=True):
-        plane = _unpack_rows(frame[start:end], rows, columns) or _unpack(frame[start:end], rows * columns)
-        if len(plane) < rows * columns:
+    image = np.zeros(pixels, dtype=np.uint16)
+    for start, end in pairwise(edges):
+        plane = _unpack_rows(frame[start:end], rows, columns) or _unpack(frame[start:end], pixels)
+        if len(plane) < pixels:
             raise DicomError(
-                f"The RLE data ends after {len(plane):,} of {rows * columns:,} pixels. Download or export the file"
-                " again."
+                f"The RLE data ends after {len(plane):,} of {pixels:,} pixels. Download or export the file again."
             )
-        image = image << np.uint16(8) | np.frombuffer(plane, dtype=np.uint8, count=rows * columns)
+        image = image << np.uint16(8) | np.frombuffer(plane, dtype=np.uint8, count=pixels)
     return image.reshape(rows, columns)
 
 
@@ -62,15 +61,12 @@ def _unpack_rows(segment: bytes, rows: int, columns: int) -> bytes | None:
 
 def _unpack(segment: bytes, pixels: int) -> bytearray:
     """Unpack runs until there are enough pixels, which limits the memory that a damaged file can take."""
-    plane, at, end = bytearray(), 0, len(segment)
-    while at < end and len(plane) < pixels:
+    plane, at = bytearray(), 0
+    while at < len(segment) and len(plane) < pixels:
         control = segment[at]
         if control < 128:
             plane += segment[at + 1 : at + 2 + control]
-            at += 2 + control
         elif control > 128:
             plane += segment[at + 1 : at + 2] * (257 - control)
-            at += 2
-        else:
-            at += 1
+        at += 2 + control if control < 128 else 2 if control > 128 else 1
     return plane
