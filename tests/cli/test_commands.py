@@ -126,7 +126,8 @@ def test_inspect_tells_of_damage_and_writes_json_and_a_picture(mlcak, phantoms, 
         "Estimate for mlcak prepare",
     ):
         assert said in out
-    assert list(json.loads((tmp_path / "r.json").read_text())["damaged"]) == [f"train/{first.name}"]
+    problems = json.loads((tmp_path / "r.json").read_text())["problems"]
+    assert [problem["files"] for problem in problems if problem["kind"] == "unreadable"] == [[f"train/{first.name}"]]
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -24,6 +24,11 @@ def inspect(folder, **options):
     return inspect_vindr_cxr(folder, progress=False, **options)
 
 
+def found(report, kind: str) -> list[str]:
+    """Files of all problems of a kind."""
+    return [file for problem in report.problems if problem.kind == kind for file in problem.files]
+
+
 def printed(report) -> str:
     stream = io.StringIO()
     Console(file=stream, width=200).print(*report.renderables())
@@ -34,10 +39,8 @@ def test_a_sound_folder(small_vindr) -> None:
     before = {path: path.stat().st_mtime_ns for path in small_vindr.rglob("*")}
     report = inspect(small_vindr)
     assert before == {path: path.stat().st_mtime_ns for path in small_vindr.rglob("*")}
-    assert (report.layout, len(report.files), report.tables_problem) == ("physionet", 8, None)
-    assert [report.skipped, report.damaged, report.missing_decoders, report.boxes_outside, report.table_notes] == [
-        [], {}, {}, [], [],
-    ]  # fmt: skip
+    assert (report.layout, len(report.files)) == ("physionet", 8)
+    assert [problem.kind for problem in report.problems] == ["duplicates"] * 2  # the same seeds in train/ and test/
     train, test = report.counts["train"], report.counts["test"]
     assert (train.images, test.images) == (6, 2)
     assert (train.majority["Cardiomegaly"], train.some["Cardiomegaly"], test.majority["Cardiomegaly"]) == (1, 1, 1)
@@ -71,40 +74,41 @@ def damage(folder) -> None:
 def test_a_damaged_folder_is_reported(small_vindr, num_proc) -> None:
     damage(small_vindr)
     report = inspect(small_vindr, num_proc=num_proc)
-    assert [(r.image_id, r.reason.split(",")[0]) for r in report.skipped] == [
-        ("a1", "named in image_labels_train.csv"), ("extra", "in train/"),
+    assert [(p.text.split(",")[0], p.files) for p in report.problems if p.kind == "skipped"] == [
+        ("image(s) named in image_labels_train.csv", ["train/a1"]), ("image(s) in train/", ["train/extra"]),
     ]  # fmt: skip
-    assert set(report.damaged) == {"train/a2.dicom", "train/a3.dicom"}
-    assert report.duplicates == [["train/a4.dicom", "test/t2.dicom"]]
-    assert report.boxes_outside == [("train/a4.dicom", "Consolidation", "R5", 3.5)]
+    assert set(found(report, "unreadable")) == {"train/a2.dicom", "train/a3.dicom"}
+    assert found(report, "duplicates") == ["train/a4.dicom", "test/t2.dicom"]
+    assert found(report, "boxes_outside") == ["train/a4.dicom (Consolidation of R5, 3.5 px)"]
     assert report.estimate is not None
     assert report.estimate.images == 5  # a4, a5, a6, t1, t2
     text = printed(report)
-    for said in ("files with the same pixels, in train/ and in test/", "extend beyond their image, by up to 3.5 px"):
+    for said in ("files with the same pixels, in train/ and in test/", "have a box that extends beyond the image"):
         assert said in text
 
 
 def test_the_json_contains_everything_but_no_paths_or_patients(small_vindr, tmp_path) -> None:
     damage(small_vindr)
-    report = inspect(small_vindr)
-    report.write_json(tmp_path / "r.json")
+    report = inspect(small_vindr, json_file=tmp_path / "r.json")
     text = (tmp_path / "r.json").read_text()
-    found = json.loads(text)
-    assert [kind["files"] for kind in found["kinds"]] == [7, 1]
-    assert found["kinds"][0] == {
-        "syntax": "ExplicitVRLittleEndian", "bits": 12, "photometric": "MONOCHROME2", "files": 7, "rows": [48, 48],
-        "columns": [40, 40], "num_bytes": sum(p.stat().st_size for p in small_vindr.rglob("*.dicom")) - 6,
+    values = json.loads(text)
+    assert [kind["files"] for kind in values["kinds"]] == [7, 1]
+    assert values["kinds"][0] == {
+        "transfer syntax": "ExplicitVRLittleEndian", "photometric": "MONOCHROME2", "files": 7, "unreadable": 1,
+        "bits": [12, 12], "rows": [48, 48], "columns": [40, 40],
     }  # fmt: skip
-    assert len(found["files"]) == 8
-    assert found["labels"]["test"]["images"] == 2
-    assert found["agreement"]["labels"]["Edema"]["some"] >= 0
-    assert found["estimate"]["num_proc"] == 1
-    assert {image["file"] for image in found["sample"]} <= {entry["file"] for entry in found["files"]}
+    assert sum(file["num_bytes"] for file in values["files"]) == sum(
+        p.stat().st_size for p in small_vindr.rglob("*.dicom")
+    )
+    assert len(values["files"]) == 8
+    assert values["labels"]["test"]["images"] == 2
+    assert values["agreement"]["labels"]["Edema"]["some"] >= 0
+    assert values["num_proc"] == 1
+    assert [problem["kind"] for problem in values["problems"]] == [problem.kind for problem in report.problems]
+    assert set(values["sample"]) <= {file["file"] for file in values["files"]}
     for secret in (*PATIENT_TAGS.values(), "SECRET", "Somebody", str(tmp_path)):
         assert secret not in text
         assert secret not in printed(report)
-    with pytest.raises(DatasetError, match="cannot be written"):
-        report.write_json(tmp_path / "nowhere" / "r.json")
 
 
 @pytest.mark.parametrize("option", ["json_file", "contact_sheet"])
@@ -131,7 +135,8 @@ def test_files_are_reported_even_if_the_tables_cannot_be_used(small_vindr) -> No
     table = small_vindr / "annotations" / "image_labels_train.csv"
     table.write_text(table.read_text().replace("Edema", "Edemma"))
     report = inspect(small_vindr)
-    assert "Unknown label 'Edemma'" in str(report.tables_problem)
+    assert report.problems[0].kind == "tables"
+    assert "Unknown label 'Edemma'" in report.problems[0].text
     assert len(report.files) == 8
     assert (report.counts, report.agreement) == ({}, None)
     assert report.estimate is not None
@@ -142,7 +147,7 @@ def test_a_folder_where_nothing_can_be_read(small_vindr, tmp_path) -> None:
     for path in small_vindr.glob("*/*.dicom"):
         path.write_bytes(b"cut off")
     report = inspect(small_vindr)
-    assert len(report.damaged) == 8
+    assert len(found(report, "unreadable")) == 8
     assert report.estimate is None
     assert "cannot be estimated" in printed(report)
     with pytest.raises(DatasetError, match="A contact sheet needs at least one image"):
@@ -150,7 +155,7 @@ def test_a_folder_where_nothing_can_be_read(small_vindr, tmp_path) -> None:
     for path in small_vindr.glob("*/*.dicom"):
         path.unlink()
     report = inspect(small_vindr)
-    assert "train/ must hold radiographs" in str(report.tables_problem)
+    assert "train/ must hold radiographs" in report.problems[0].text
     assert "0 image files" in printed(report)
     with pytest.raises(DatasetError, match="must have a known layout"):
         inspect(tmp_path)
@@ -160,8 +165,9 @@ def test_damage_that_only_decoding_detects(small_vindr, tmp_path) -> None:
     path = small_vindr / "train" / "a1.dicom"
     make_dicom(path, chest(), bits=12, WindowCenter=100, WindowWidth=0)
     report = inspect(small_vindr, contact_sheet=tmp_path / "sheet.png")
-    assert report.damaged["train/a1.dicom"].startswith("Window Width is 0")
-    assert str(tmp_path) not in report.damaged["train/a1.dicom"]
+    problem = report.problems[0]
+    assert (problem.kind, problem.files) == ("unreadable", ["train/a1.dicom"])
+    assert problem.text.startswith("Window Width is 0")
     assert report.files[0].problem is None
 
 
@@ -177,14 +183,15 @@ def test_kaggle_and_pictures(tmp_path) -> None:
     assert set(report.counts) == {"train"}
     assert "Edema" not in report.counts["train"].majority
     assert report.counts["train"].majority["ILD"] == 12
-    assert {(box.file, box.beyond_px) for box in report.boxes_outside} == {("train/k11.png", 1.0)}
-    assert report.reshaped == []
+    assert found(report, "boxes_outside") == ["train/k11.png (ILD of R1, 1 px)", "train/k11.png (ILD of R2, 1 px)"]
+    assert found(report, "reshaped") == []
     to_pictures(root, 24, 24)
     write_table(tmp_path / "t.csv", ("image_id", "height", "width"), [[f"k{n}", 48, 60] for n in range(12)])
-    assert len(inspect(root, sizes=tmp_path / "t.csv").reshaped) == 12
-    assert "PNG or JPEG image(s) with boxes have other proportions" in printed(inspect(root, sizes=tmp_path / "t.csv"))
-    assert report.table_notes == ["1 file(s) of test/ have no labels on Kaggle and were not used"]
-    assert "--sizes same" in str(inspect(root).tables_problem)
+    reshaped = inspect(root, sizes=tmp_path / "t.csv")
+    assert len(found(reshaped, "reshaped")) == 12
+    assert "JPEG image(s) with boxes have other proportions" in printed(reshaped)
+    assert report.problems[-1] == ("table_notes", "file(s) of test/ have no labels on Kaggle and were not used", [], 1)
+    assert "--sizes same" in inspect(root).problems[0].text
     assert len(inspect(root).files) == 12
 
 
@@ -201,7 +208,7 @@ def test_radiographs_that_look_inverted_are_named_and_marked(small_vindr, tmp_pa
     for path in small_vindr.glob("*/*.dicom"):
         make_dicom(path, chest_like(inverted=path.stem == "a3"), bits=12)
     report = inspect(small_vindr, contact_sheet=tmp_path / "sheet.png")
-    assert report.suspect_images["inverted"] == ["train/a3.dicom"]
+    assert found(report, "inverted") == ["train/a3.dicom"]
     assert "of the 8 sampled: image(s) seem to be inverted" in printed(report)
     with Image.open(tmp_path / "sheet.png") as sheet:
         pixels = np.asarray(sheet.convert("RGB")).astype(int)
@@ -217,8 +224,7 @@ def test_12_bits_in_16_are_reported_with_the_remedy(tmp_path) -> None:
     to_pictures(root, 48, 40)
     Image.fromarray(chest()).save(root / "train" / "k1.png")
     report = inspect(root, sizes="same")
-    assert report.suspect_images["underfilled_range"] == ["train/k1.png"]
-    assert sum("underfilled_range" in image["suspicions"] for image in report.as_dict()["sample"]) == 1
+    assert found(report, "underfilled_range") == ["train/k1.png"]
     assert "--value-range 0 4095" in printed(report)
     Image.fromarray(chest(bits=16)).save(root / "train" / "k1.png")
     assert "--value-range" not in printed(inspect(root, sizes="same"))
@@ -227,22 +233,32 @@ def test_12_bits_in_16_are_reported_with_the_remedy(tmp_path) -> None:
 def test_a_window_that_misses_all_pixels_is_reported(small_vindr) -> None:
     make_dicom(small_vindr / "train" / "a3.dicom", chest_like(), bits=12, WindowCenter=60000, WindowWidth=10)
     report = inspect(small_vindr)
-    assert report.suspect_images["no_contrast"] == ["train/a3.dicom"]
+    assert found(report, "no_contrast") == ["train/a3.dicom"]
     assert "of the 8 sampled: image(s) have no usable contrast" in printed(report)
 
 
 def facts(name: str, syntax: str, **others) -> FileFacts:
-    return FileFacts("train", name, syntax=syntax, bits=12, photometric="MONOCHROME2", **others)
+    return FileFacts(f"train/{name}", syntax=syntax, bits=12, photometric="MONOCHROME2", **others)
 
 
 def test_the_sample_is_spread_over_kinds() -> None:
     files = [facts(f"j{n}", "J") for n in range(100)] + [facts(f"r{n}", "R") for n in range(3)]
-    files += [facts("bad", "B", problem="damaged"), facts("none", "N", install="pip install x")]
+    files += [facts("bad", "B", problem="damaged"), facts("none", "N", problem="No decoder")]
     chosen = choose_sample(files, 9)
-    assert [f.name for f in chosen] == ["j0", "j16", "j33", "j50", "j66", "j83", "r0", "r1", "r2"]
+    assert [f.file.removeprefix("train/") for f in chosen] == [
+        "j0",
+        "j16",
+        "j33",
+        "j50",
+        "j66",
+        "j83",
+        "r0",
+        "r1",
+        "r2",
+    ]
     assert choose_sample(files[100:], 9) == files[100:103]
     assert choose_sample(files[103:], 9) == []
-    assert [f.name for f in choose_sample(files, 1)] == ["j0"]
+    assert choose_sample(files, 1) == files[:1]
 
 
 def test_the_estimate_takes_each_syntax_from_its_own_images() -> None:
@@ -251,11 +267,11 @@ def test_the_estimate_takes_each_syntax_from_its_own_images() -> None:
         SampledImage(files[0], b"1234", 2.0), SampledImage(files[1], b"12", 4.0),
         SampledImage(files[10], b"123456", 0.5), SampledImage(files[11], problem="damaged"),
     ]  # fmt: skip
-    found = estimate(sample, files)
-    assert found is not None
-    assert (found.images, found.sampled) == (16, 3)
-    assert found.duration_s == pytest.approx(10 * 3.0 + 5 * 0.5 + 1 * 6.5 / 3)  # X from all of them
-    assert found.num_bytes == 10 * 3 + 5 * 6 + 1 * 4
+    estimated = estimate(sample, files)
+    assert estimated is not None
+    assert (estimated.images, estimated.sampled) == (16, 3)
+    assert estimated.duration_s == pytest.approx(10 * 3.0 + 5 * 0.5 + 1 * 2.0)  # medians; X from all of them
+    assert estimated.num_bytes == 10 * 3 + 5 * 6 + 1 * 4
     assert estimate(sample[3:], files) is None
 
 

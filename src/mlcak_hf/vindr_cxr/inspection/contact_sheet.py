@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ...errors import DatasetError
 from .sample import SampledImage
 
@@ -29,7 +31,7 @@ def draw_contact_sheet(sample: Sequence[SampledImage], path: Path, num_files: in
             Number of files that they were sampled from, for the title.
 
     Raises:
-        [`DatasetError`]: When there is no image, or the file cannot be written.
+        [`DatasetError`]: When there is no image.
     """
     from matplotlib.figure import Figure  # not pyplot, which keeps global state
 
@@ -48,33 +50,27 @@ def draw_contact_sheet(sample: Sequence[SampledImage], path: Path, num_files: in
         axes.axis("off")
     for image, axes in zip(sample, grid.flat, strict=False):
         _draw(axes, image)
-    try:
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be written ({error.strerror}). Name a PNG file in a folder.") from None
+    figure.savefig(path, format="png")
 
 
 def _draw(axes: Axes, image: SampledImage) -> None:
     facts = image.facts
     axes.axis("on")
     axes.set(xticks=[], yticks=[])
-    marked = bool(image.suspicions) or image.problem is not None
+    title = "CANNOT BE READ" if image.problem else "SUSPECT" if image.suspicions else ""
+    if "inverted" in image.suspicions:
+        title = "LOOKS INVERTED"
     for spine in axes.spines.values():
-        spine.set(color=_WARNING if marked else "#9e9e9e", linewidth=3 if marked else 0.8)
+        spine.set(color=_WARNING if title else "#9e9e9e", linewidth=3 if title else 0.8)
     if image.problem is None:
-        axes.imshow(image.pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        saturation = f"\nblack {(image.inner == 0).mean():.0%}, white {(image.inner == 1).mean():.0%}"
+        pixels = image.pixels
+        axes.imshow(pixels, cmap="gray", vmin=0, vmax=np.iinfo(pixels.dtype).max, interpolation="nearest")
     else:
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         text = textwrap.fill(image.problem, 30, max_lines=9)
-        axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=6, color=_WARNING, wrap=True)
-        saturation = ""
-    name = facts.name if len(facts.name) <= 24 else f"{facts.name[:12]}...{facts.name[-9:]}"
-    title = "CANNOT BE READ" if image.problem else f"{facts.folder}/{name}"
-    if image.suspicions:
-        title = "LOOKS INVERTED" if "inverted" in image.suspicions else "SUSPECT"
-    axes.set_title(title, fontsize=7.5, color=_WARNING if marked else _INK, fontweight="bold" if marked else "normal")
-    below = f"{facts.folder}/{name}\n" if marked else ""
+        axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=6, color=_WARNING)
+    axes.set_title(title, fontsize=7.5, color=_WARNING, fontweight="bold")
+    name = facts.file if len(facts.file) <= 30 else f"{facts.file[:18]}...{facts.file[-9:]}"
     syntax = textwrap.shorten(str(facts.syntax), 40, placeholder="...")
-    below += f"{facts.photometric}, {facts.bits} bit, {facts.rows} x {facts.columns}\n{syntax}{saturation}"
+    below = f"{name}\n{facts.photometric}, {facts.bits} bit, {facts.rows} x {facts.columns}\n{syntax}"
     axes.set_xlabel(below, fontsize=6.5, color=_INK)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,31 +15,30 @@ from transformers.utils import logging
 from ...errors import DatasetError, MLCAKError
 from ...preparation.image_folder import radiograph_files
 from ...preparation.source import SourceImages
-from ...preparation.suspect_images import beyond_px, is_reshaped
+from ...preparation.suspect_images import beyond_px, is_reshaped, suspect_sentences
 from ...worker_processes import map_in_processes
 from ..labels import VINDR_CXR_LABELS
 from ..layout import LAYOUTS, read_layout
-from ..options import Layout, VinDrOptions
-from ..vindr_folder import VinDrRecord
+from ..options import VinDrOptions
 from ..vindr_source import VinDrSource
 from .contact_sheet import draw_contact_sheet
 from .file_facts import FileFacts, file_facts, pixel_digest
-from .inspection_report import BoxOutside, InspectionReport
+from .inspection_report import InspectionReport, Problem, grouped
 from .reader_agreement import count_labels, reader_agreement
-from .sample import choose_sample, estimate, read_sampled
+from .sample import SampledImage, choose_sample, estimate, read_sampled
 
 SAMPLE_SIZE = 24
 
 
 def inspect_vindr_cxr(
     data_dir: str | os.PathLike[str],
+    options: VinDrOptions | None = None,
     *,
-    layout: Layout = "auto",
-    sizes: str | os.PathLike[str] | None = None,
     json_file: str | os.PathLike[str] | None = None,
     contact_sheet: str | os.PathLike[str] | None = None,
     num_proc: int = 1,
     progress: bool = True,
+    **choices: Any,
 ) -> InspectionReport:
     """Check a folder of radiographs and tables before preparing a dataset from it. The folder is not changed.
 
@@ -46,10 +47,8 @@ def inspect_vindr_cxr(
     Args:
         data_dir (`str` or `os.PathLike`):
             Folder in the layout of PhysioNet or Kaggle.
-        layout (`str`, *optional*, defaults to `"auto"`):
-            As in [`VinDrOptions`].
-        sizes (`str` or `os.PathLike`, *optional*):
-            As in [`VinDrOptions`].
+        options (`VinDrOptions`, *optional*):
+            The choices of the preparation, for the sample and the estimate.
         json_file (`str` or `os.PathLike`, *optional*):
             JSON file to write with everything found.
         contact_sheet (`str` or `os.PathLike`, *optional*):
@@ -58,6 +57,8 @@ def inspect_vindr_cxr(
             Number of processes.
         progress (`bool`, *optional*, defaults to `True`):
             Whether to show progress bars.
+        choices (*optional*):
+            Single choices, named as in [`VinDrOptions`], which take precedence over `options`.
 
     Returns:
         [`InspectionReport`]: Everything found, as values and as tables for the terminal.
@@ -71,67 +72,80 @@ def inspect_vindr_cxr(
         >>> from mlcak_hf import inspect_vindr_cxr
 
         >>> report = inspect_vindr_cxr("vindr-cxr/1.0.0", contact_sheet="sheet.png")  # doctest: +SKIP
-        >>> report.damaged, report.agreement.labels["Cardiomegaly"].fleiss  # doctest: +SKIP
+        >>> report.problems, report.agreement.labels["Cardiomegaly"].fleiss  # doctest: +SKIP
         ```
     """
-    source = VinDrSource(data_dir, VinDrOptions(layout=layout, sizes=sizes, on_error="skip"))
-    config, root = source.options, Path(source.data_dir)
+    source = VinDrSource(data_dir, replace(options or VinDrOptions(), **choices | {"on_error": "skip"}))
+    options, root = source.options, Path(source.data_dir)
     for target in (json_file, contact_sheet):
         if target is not None:
-            _check_target(Path(target))
-    found, tables_problem = _read_tables(source)
+            _check_writable(Path(target))
     run = partial(_in_processes, num_proc=num_proc, progress=progress)
-    paths = [path for name in LAYOUTS[config.layout].folders for path in _files(root / name)]
-    files = list(run(file_facts, paths, "headers"))
-    chosen = choose_sample(files, SAMPLE_SIZE)
-    sample = list(run(partial(read_sampled, source), chosen, "sample"))
+    images, problems = _read_tables(source)
+    paths = [path for name in LAYOUTS[options.layout].folders for path in _files(root / name)]
+    files = run(file_facts, paths, "headers")
+    sample = run(partial(read_sampled, source), choose_sample(files, SAMPLE_SIZE), "sample")
     if contact_sheet is not None:
-        draw_contact_sheet(sample, Path(contact_sheet), len(files))
-    labels = config.annotated or VINDR_CXR_LABELS
-    records = found.splits if found else {}
-    readings = {name: [record.readings for record in images] for name, images in records.items()}
-    by_path = {str(root / facts.folder / facts.name): facts for facts in files}
-    pairs = [(record, by_path[record.path]) for images in records.values() for record in images]
-    to_prepare = [facts for _, facts in pairs] if found else files
+        with _explained(Path(contact_sheet)):
+            draw_contact_sheet(sample, Path(contact_sheet), len(files))
+    by_path = {str(root / facts.file): facts for facts in files}
+    records = [(record, by_path[record.path]) for split in images.splits.values() for record in split]
+    problems += [
+        *_unreadable(files, sample),
+        *_duplicates(root, files, run),
+        *_suspect(records, sample),
+    ]
+    for note in images.table_notes:
+        count, _, text = note.partition(" ")
+        problems.append(Problem("table_notes", text, [], int(count)))
+    to_prepare = [facts for _, facts in records] if images.splits else files
+    labels = options.annotated or VINDR_CXR_LABELS
+    readings = {name: [record.readings for record in split] for name, split in images.splits.items()}
     report = InspectionReport(
-        layout=config.layout,
+        layout=options.layout,
         files=files,
-        tables_problem=tables_problem,
-        skipped=found.skipped if found else [],
-        table_notes=found.table_notes if found else [],
-        duplicates=_duplicates(root, files, run),
-        counts={name: count_labels(images, labels) for name, images in readings.items() if images},
+        problems=problems,
+        counts={name: count_labels(read, labels) for name, read in readings.items() if read},
         agreement=reader_agreement(readings.get("train", []), labels),
-        boxes_outside=_boxes_outside(pairs),
-        reshaped=_reshaped(pairs),
         sample=sample,
-        estimate=estimate(sample, [facts for facts in to_prepare if facts.usable]),
+        estimate=estimate(sample, [facts for facts in to_prepare if facts.problem is None]),
+        size_px=options.size_px,
         num_proc=num_proc,
-        size_px=config.size_px,
     )
     if json_file is not None:
-        report.write_json(Path(json_file))
+        with _explained(Path(json_file)):
+            Path(json_file).write_text(report.as_json(), encoding="utf-8")
     return report
 
 
-def _check_target(path: Path) -> None:
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
     try:
-        existed = path.exists()
-        with path.open("ab"):
-            pass
-        if not existed:
-            path.unlink()
+        yield
     except OSError as error:
         raise DatasetError(
             f"{path} cannot be written ({error.strerror}). Name a file in a folder that exists."
         ) from None
 
 
-def _read_tables(source: VinDrSource) -> tuple[SourceImages | None, str | None]:
+def _check_writable(path: Path) -> None:
+    with _explained(path):
+        existed = path.exists()
+        path.open("ab").close()
+        if not existed:
+            path.unlink()
+
+
+def _read_tables(source: VinDrSource) -> tuple[SourceImages, list[Problem]]:
     try:
-        return read_layout(source.data_dir, source.options), None
+        images = read_layout(source.data_dir, source.options)
     except MLCAKError as error:
-        return None, str(error)
+        return SourceImages({}, [], []), [Problem("tables", f"the tables cannot be used: {error}", [], 1)]
+    skipped = []
+    for image in images.skipped:
+        headline, _, detail = image.reason.partition(": ")
+        skipped.append((headline, f"{image.folder}/{image.image_id}" + f" ({detail})" * bool(detail)))
+    return images, [Problem("skipped", f"image(s) {text}", names, len(names)) for text, names in grouped(skipped)]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -143,52 +157,48 @@ def _files(folder: Path) -> list[Path]:
 
 def _in_processes(
     function: Callable[..., Any], jobs: Sequence[Any], doing: str, num_proc: int, progress: bool
-) -> Iterator[Any]:
+) -> list[Any]:
     results = map_in_processes(function, jobs, num_proc, doing="reading radiographs", preload=__name__)
-    return iter(logging.tqdm(results, total=len(jobs), desc=doing, unit="file", disable=not progress))
+    return list(logging.tqdm(results, total=len(jobs), desc=doing, unit="file", disable=not progress))
 
 
-def _duplicates(root: Path, files: Sequence[FileFacts], run: Callable[..., Iterator[str | None]]) -> list[list[str]]:
-    """Groups of files with the same pixel data; only files of equal length and ending are read completely."""
-    alike: dict[tuple[int, str], list[FileFacts]] = {}
-    for facts in files:
-        if facts.tail:
-            alike.setdefault((facts.num_bytes - facts.pixels_at, facts.tail), []).append(facts)
-    candidates = [facts for group in alike.values() if len(group) > 1 for facts in group]
-    if not candidates:
-        return []
-    same: dict[str, list[str]] = {}
-    digests = run(partial(_digest_or_none, root), candidates, "duplicates")
-    for facts, digest in zip(candidates, digests, strict=True):
-        if digest is not None:
-            same.setdefault(digest, []).append(f"{facts.folder}/{facts.name}")
-    return [names for names in same.values() if len(names) > 1]
+def _unreadable(files: Sequence[FileFacts], sample: Sequence[SampledImage]) -> Iterator[Problem]:
+    problems = [(facts.problem, facts.file) for facts in files]
+    problems += [(image.problem, image.facts.file) for image in sample]
+    for text, names in grouped((text, name) for text, name in problems if text is not None):
+        yield Problem("unreadable", text, names, len(names))
 
 
-def _digest_or_none(root: Path, facts: FileFacts) -> str | None:
-    try:
-        return pixel_digest(root / facts.folder / facts.name, facts)
-    except OSError:
-        return None
+def _duplicates(root: Path, files: Sequence[FileFacts], run: Callable[..., list[str]]) -> Iterator[Problem]:
+    """Find files with the same pixel data; only files of equal length and ending are read completely."""
+    alike = grouped(((facts.num_bytes - facts.pixels_at, facts.tail), facts) for facts in files if facts.tail)
+    candidates = [facts for _, group in alike if len(group) > 1 for facts in group]
+    digests = run(partial(_digest, root), candidates, "duplicates") if candidates else []
+    for _, names in grouped(zip(digests, (facts.file for facts in candidates), strict=True)):
+        across = ", in train/ and in test/" * (len({name.split("/")[0] for name in names}) > 1)
+        if len(names) > 1:
+            yield Problem("duplicates", f"files with the same pixels{across}", names, len(names))
 
 
-def _boxes_outside(images: Sequence[tuple[VinDrRecord, FileFacts]]) -> list[BoxOutside]:
-    outside = []
-    for record, facts in images:
-        height, width = record.boxes_size or (facts.rows, facts.columns)
-        if height is None or width is None:
+def _digest(root: Path, facts: FileFacts) -> str:
+    return pixel_digest(root / facts.file, facts.pixels_at)
+
+
+def _suspect(records: Sequence[tuple[Any, FileFacts]], sample: Sequence[SampledImage]) -> Iterator[Problem]:
+    suspects: dict[str, list[str]] = {"boxes_outside": [], "reshaped": []}
+    for record, facts in records:
+        if not facts.rows or not facts.columns:
             continue
         for box in record.boxes:
-            if (beyond := beyond_px(box, height, width)) > 0:
-                name = f"{facts.folder}/{facts.name}"
-                outside.append(BoxOutside(name, box.finding, box.reader, round(beyond, 3)))
-    return outside
-
-
-def _reshaped(images: Sequence[tuple[VinDrRecord, FileFacts]]) -> list[str]:
-    """Pictures with boxes whose proportions are not those of the original radiograph."""
-    return [
-        f"{facts.folder}/{facts.name}"
-        for record, facts in images
-        if facts.rows and facts.columns and is_reshaped(record, facts.rows, facts.columns)
-    ]
+            beyond = beyond_px(box, *(record.boxes_size or (facts.rows, facts.columns)))
+            if beyond > 0:
+                suspects["boxes_outside"].append(f"{facts.file} ({box.finding} of {box.reader}, {beyond:.3g} px)")
+        if is_reshaped(record, facts.rows, facts.columns):
+            suspects["reshaped"].append(facts.file)
+    of_all = set(suspects)
+    for image in sample:
+        for kind in image.suspicions:
+            suspects.setdefault(kind, []).append(image.facts.file)
+    for kind, sentence, names in suspect_sentences(suspects):
+        where = "" if kind in of_all else f"of the {len(sample)} sampled: "
+        yield Problem(kind, where + sentence.partition(" ")[2], names, len(names))

@@ -94,14 +94,19 @@ def count_labels(images: Sequence[Sequence[Reading]], labels: Sequence[str]) -> 
         labels (`Sequence[str]`):
             Labels that were annotated.
     """
-    majority, some = dict.fromkeys(labels, 0), dict.fromkeys(labels, 0)
-    for label in labels:
-        column = VINDR_CXR_LABELS.index(label)
-        for readings in images:
-            yes = sum(reading.votes[column] for reading in readings)
-            majority[label] += 2 * yes > len(readings)
-            some[label] += yes > 0
-    return LabelCounts(len(images), majority, some)
+    votes, readers = _votes(images, labels), np.array([[len(readings)] for readings in images])
+    majority, some = (2 * votes > readers).sum(axis=0), (votes > 0).sum(axis=0)
+    return LabelCounts(
+        len(images),
+        dict(zip(labels, majority.tolist(), strict=True)),
+        dict(zip(labels, some.tolist(), strict=True)),
+    )
+
+
+def _votes(images: Sequence[Sequence[Reading]], labels: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Number of readers who marked each label, of shape `(images, labels)`."""
+    votes = np.array([np.sum([reading.votes for reading in readings], axis=0) for readings in images])
+    return np.asarray(votes[:, [VINDR_CXR_LABELS.index(label) for label in labels]])
 
 
 def reader_agreement(images: Sequence[Sequence[Reading]], labels: Sequence[str]) -> ReaderAgreement | None:
@@ -120,28 +125,27 @@ def reader_agreement(images: Sequence[Sequence[Reading]], labels: Sequence[str])
     if not several:
         return None
     per_image = Counter(len(readings) for readings in several)
-    commonest = min(count for count, number in per_image.items() if number == max(per_image.values()))
-    same_number = [readings for readings in several if len(readings) == commonest]
+    commonest = max(sorted(per_image), key=per_image.__getitem__)
+    same_number = np.array([len(readings) == commonest for readings in several])
     teams = {frozenset(reading.reader for reading in readings) for readings in several}
     agreement = {}
-    for label in labels:
+    for label, yes in zip(labels, _votes(several, labels).T, strict=True):
         column = VINDR_CXR_LABELS.index(label)
-        votes = [{reading.reader: reading.votes[column] for reading in readings} for readings in several]
-        yes = np.array([sum(reading.votes[column] for reading in readings) for readings in same_number])
-        cohen, pairs = mean_cohen_kappa(votes)
+        by_reader = [{reading.reader: reading.votes[column] for reading in readings} for readings in several]
+        cohen, pairs = mean_cohen_kappa(by_reader)
         agreement[label] = LabelAgreement(
-            some=sum(any(v.values()) for v in votes),
-            unanimous=sum(all(v.values()) for v in votes),
+            some=int((yes > 0).sum()),
+            unanimous=sum(all(votes.values()) for votes in by_reader),
             cohen=cohen,
             cohen_pairs=pairs,
-            fleiss=fleiss_kappa(np.stack([commonest - yes, yes], axis=1)),
+            fleiss=fleiss_kappa(np.stack([commonest - yes, yes], axis=1)[same_number]),
         )
     return ReaderAgreement(
         images=len(several),
         readers=len(frozenset().union(*teams)),
         readers_per_image=dict(sorted(per_image.items())),
         same_readers=len(teams) == 1,
-        fleiss_images=len(same_number),
+        fleiss_images=int(same_number.sum()),
         labels=agreement,
     )
 
