@@ -56,8 +56,8 @@ def test_an_empty_recipe_changes_nothing(recipe):
         ("- epochs\n", "must be a mapping"),
         ("epochs: [\n", "cannot be read as YAML"),
         ("findings: []\n", "empty list for 'findings'"),
-        ("epochs: 5\nrate: 1e-4\nepochs: 6\n", r"recipe\.yaml.*the key 'epochs' is there twice, again in line 3"),
-        ("extra: {beta: 1, beta: 2}\n", "the key 'beta' is there twice"),
+        ("epochs: 5\nrate: 1e-4\nepochs: 6\n", r"recipe\.yaml.*the key 'epochs' is repeated in line 3"),
+        ("extra: {beta: 1, beta: 2}\n", "the key 'beta' is repeated"),
         ("? [1]\n: 5\n", "cannot be read as YAML"),
     ],
 )
@@ -71,7 +71,7 @@ def test_a_recipe_that_cannot_be_used_names_file_and_key(recipe, text, message):
     [
         (["--epoch", "5"], r"command line: --epoch 5\. Did you mean 'epochs'\?"),
         (["--epochs", "five"], "command line.*'five'"),
-        (["--config"], "--config needs"),
+        (["--config"], "--config: expected one argument"),
         (["--config", "small-techer"], r"no recipe 'small-techer'.*Did you mean 'small-teacher'\?"),
     ],
 )

@@ -10,13 +10,10 @@ from .errors import RecipeError
 
 
 def hub_configs_dir() -> Path:
-    """Folder of model sizes, recipes and templates: inside an installed wheel, or at the top of a checkout.
-
-    Returns:
-        The existing folder.
+    """Return the folder of model sizes, recipes and templates, in an installed wheel or a checkout.
 
     Raises:
-        RecipeError: if neither place has it.
+        [`RecipeError`]: When neither has it.
     """
     package = Path(__file__).resolve().parent
     for folder in (package / "hub_configs", package.parents[1] / "hub_configs"):
@@ -26,20 +23,18 @@ def hub_configs_dir() -> Path:
 
 
 def resolve_model(name: str) -> str:
-    """Turn the name of a model size in hub_configs into its folder; leave folders and Hub ids as they are.
+    """Return the folder of a model size in hub_configs; folders and Hub ids are returned unchanged.
 
     Args:
-        name: such as `student-vit-ti4-28`, a folder, or a Hub id.
-
-    Returns:
-        What `from_pretrained` takes.
+        name (`str`):
+            A size such as `student-vit-ti4-28`, a folder, or a Hub id.
 
     Raises:
-        RecipeError: if the name has no owner (`owner/name`) and is neither a folder nor a size in hub_configs.
+        [`RecipeError`]: When a name without owner (`owner/name`) is neither a folder nor a size.
     """
+    sizes = hub_configs_dir() / "models"
     if Path(name).is_dir():
         return name
-    sizes = hub_configs_dir() / "models"
     if (sizes / name / "config.json").is_file():
         return str(sizes / name)
     if "/" in name and not Path(name).is_absolute():
@@ -49,22 +44,19 @@ def resolve_model(name: str) -> str:
 
 
 def resolve_recipe(name: str) -> Path:
-    """Find a recipe: a path to a YAML file, or the name of one in hub_configs/recipes.
+    """Return the path of a recipe.
 
     Args:
-        name: such as `small-teacher` or `my/recipe.yaml`.
-
-    Returns:
-        The existing file.
+        name (`str`):
+            A YAML file, or the name of a recipe in hub_configs/recipes.
 
     Raises:
-        RecipeError: if there is none.
+        [`RecipeError`]: When there is neither.
     """
-    if Path(name).is_file():
-        return Path(name)
     recipes = hub_configs_dir() / "recipes"
-    if (recipes / f"{name}.yaml").is_file():
-        return recipes / f"{name}.yaml"
+    for path in (Path(name), recipes / f"{name}.yaml"):
+        if path.is_file():
+            return path
     known = sorted(path.stem for path in recipes.glob("*.yaml"))
     raise RecipeError(f"There is no recipe {name!r}: no such file, and no such name.{close_name(name, known)} {known}")
 

@@ -15,7 +15,7 @@ from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.distillation.attention import AttentionOptions
 from mlcak_hf.distillation.cache import store as cache
 from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache
-from mlcak_hf.distillation.cache.store import TeacherCache
+from mlcak_hf.distillation.cache.store import CachedCollator, TeacherCache
 from mlcak_hf.distillation.losses import AttentionDistillationLoss
 from mlcak_hf.distillation.teachers import Teachers
 from mlcak_hf.errors import CacheError, DistillationError
@@ -189,6 +189,12 @@ def test_a_cache_alone_is_enough_and_evaluation_does_not_know_of_it(tmp_path, bu
     trainer.train()
     assert training_logs(trainer)[-1]["distil_attention"] > 0
     assert "eval_loss" in trainer.evaluate()
+
+
+def test_training_from_a_cache_makes_no_pixels_for_the_teacher(built):
+    batch = CachedCollator(toy_collator(), TeacherCache(built))(ROWS[:2])
+    outputs = {"teacher_logits", "teacher_local_logits", "teacher_attention"}
+    assert set(batch) == {"pixel_values", "index", "labels", "local_targets"} | outputs
 
 
 def test_a_cache_with_attention_also_teaches_logits_alone(tmp_path, built):

@@ -43,11 +43,12 @@ def cache(tmp_path_factory) -> TeacherCache:
 
 
 @pytest.mark.parametrize("teacher", ["online", "cached"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, False), (2, True)])
 @pytest.mark.parametrize("stop", [4, 6], ids=["inside an epoch", "between epochs"])
-def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, cache, teacher, workers, stop):
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, cache, teacher, workers, persistent, stop):
     """Three optimizer steps an epoch, the last with a short micro-batch; dropout and views on."""
     choices = {"teacher_cache": cache, "teacher": None} if teacher == "cached" else {}
+    choices["dataloader_persistent_workers"] = persistent
     whole = run(tmp_path / "whole", workers, **choices)
     run(tmp_path / "parts", workers, callbacks=[StopAt(stop)], **choices)
     resumed = run(tmp_path / "parts", workers, resume=str(tmp_path / "parts" / f"checkpoint-{stop}"), **choices)

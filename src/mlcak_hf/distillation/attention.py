@@ -87,15 +87,7 @@ def pair_levels(num_student_levels: int, num_teacher_levels: int) -> list[int]:
 
     Returns:
         `list[int]`: S teacher levels, counted from 0; the last is `T - 1`.
-
-    Raises:
-        [`DistillationError`]: When either number is below 1.
     """
-    if num_student_levels < 1 or num_teacher_levels < 1:
-        raise DistillationError(
-            "Student and teacher must have at least one encoder layer each; "
-            f"got {num_student_levels} (student) and {num_teacher_levels} (teacher). Use a deeper model."
-        )
     # -(-a // b) is the ceiling of a / b in integers, without rounding errors.
     return [-(-(j + 1) * num_teacher_levels // num_student_levels) - 1 for j in range(num_student_levels)]
 
@@ -113,15 +105,7 @@ def merge_prefix_tokens(attention: Tensor, num_prefix_tokens: int) -> Tensor:
 
     Returns:
         `torch.Tensor` of shape `(..., 1 + P, 1 + P)`.
-
-    Raises:
-        [`DistillationError`]: When there is no class token.
     """
-    if num_prefix_tokens < 1:
-        raise DistillationError(
-            f"num_prefix_tokens must be at least 1, the class token; got {num_prefix_tokens}. "
-            "Use a model with a class token."
-        )
     if num_prefix_tokens == 1:
         return attention
     patches = attention[..., num_prefix_tokens:]
@@ -172,16 +156,13 @@ class AttentionAlignment(nn.Module):
         student_levels (`Sequence[int]`):
             Positions of the taught levels in the student's tuple of attentions.
         teacher_levels (`Sequence[int]`):
-            Positions of the levels that teach them, in the teacher's tuple.
+            Positions of as many levels that teach them, in the teacher's tuple.
         student, teacher ([`TokenLayout`]):
             Tokens of the two models.
         aggregation (`str`, *optional*, defaults to `"mean"`):
             See [`AttentionOptions`].
         target_grid (`tuple[int, int]`, *optional*):
             Grid to pool both to. Defaults to the coarser of the two along each axis.
-
-    Raises:
-        [`DistillationError`]: When the levels do not pair up.
 
     Example:
 
@@ -207,11 +188,6 @@ class AttentionAlignment(nn.Module):
         target_grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        if len(student_levels) != len(teacher_levels) or not student_levels:
-            raise DistillationError(
-                f"Every student level must have one teacher level; got {list(student_levels)} (student) and "
-                f"{list(teacher_levels)} (teacher). Pass lists of equal length."
-            )
         self.student_levels, self.teacher_levels = list(student_levels), list(teacher_levels)
         self.student, self.teacher, self.aggregation = student, teacher, aggregation
         coarser = (min(student.grid[0], teacher.grid[0]), min(student.grid[1], teacher.grid[1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -81,6 +82,8 @@ class MLCAKTrainingArguments(TrainingArguments):
         if self.label_smoothing_factor:
             raise RecipeError("label_smoothing_factor must be 0. For soft labels, prepare with --aggregation mean.")
         _refuse_sharding(self)
+        if self.disable_tqdm is None and not sys.stderr.isatty():
+            self.disable_tqdm = True
         # Several processes on a machine without accelerator connect only if told that they run on CPUs.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         # No more workers than cores, and none that outlive an epoch where there are none.

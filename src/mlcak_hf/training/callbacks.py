@@ -41,6 +41,18 @@ class ShortRunCallback(TrainerCallback):
             state.logging_steps = max(1, state.max_steps // 10)
 
 
+class EvaluationPrinter(TrainerCallback):
+    """Print a line per evaluation, where there is no progress bar; transformers would print every log."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Print the loss and the metric that chooses the best checkpoint."""
+        metric = (args.metric_for_best_model or "loss").removeprefix("eval_")
+        names = [name for name in dict.fromkeys(["eval_loss", f"eval_{metric}"]) if name in logs]
+        values = ", ".join(f"{name} {logs[name]:.4g}" for name in names)
+        if values and state.is_world_process_zero:
+            print(f"epoch {state.epoch or 0:.4g}, step {state.global_step}: {values}", flush=True)
+
+
 class StepLog(TrainerCallback):
     """Sums over the steps since the last log: the parts of the loss, images, and where the time went.
 

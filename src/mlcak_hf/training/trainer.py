@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PrinterCallback
 
 from ..distillation.cache.key import cache_key
 from ..distillation.cache.store import CachedCollator, TeacherCache
@@ -18,7 +19,7 @@ from ..distillation.finite_check import image_names, not_finite_message, rows_no
 from ..distillation.teachers import TEACHER_PREFIX, TeacherOutputs, Teachers
 from ..errors import DistillationError
 from .arguments import MLCAKTrainingArguments
-from .callbacks import EpochCallback, ShortRunCallback, StepLog
+from .callbacks import EpochCallback, EvaluationPrinter, ShortRunCallback, StepLog
 from .checkpoints import WholeCheckpointTrainer
 from .objective import LABELS, Objective, check_labels
 
@@ -99,6 +100,9 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         self._step_log = StepLog(self.accelerator)
         self.add_callback(self._step_log)
         self.add_callback(ShortRunCallback())
+        if args.disable_tqdm:
+            self.remove_callback(PrinterCallback)
+            self.add_callback(EvaluationPrinter())
         if hasattr(self.data_collator, "set_epoch"):
             self.add_callback(EpochCallback(self.data_collator))
 
@@ -127,6 +131,15 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         self.data_collator = CachedCollator(self.data_collator, cache, attention=self.args.gamma > 0)
 
     # Batches
+
+    def get_train_dataloader(self) -> Any:
+        """Return the dataloader of training."""
+        loader: Any = super().get_train_dataloader()
+        if self.args.dataloader_persistent_workers:
+            # Each new set of workers draws a seed. Drawn from the global generator, it would shift the dropout of a
+            # resumed run, which starts its workers in another epoch.
+            loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Return the dataloader of evaluation: stored images without views or teacher inputs."""

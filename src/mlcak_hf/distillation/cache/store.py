@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import io
 import json
@@ -227,9 +226,9 @@ class CachedCollator:
 
     def __init__(self, collator: Any, cache: TeacherCache, attention: bool = True) -> None:
         # The copy shares the epoch and makes the same views, without the teachers' pixels.
-        self.collator = copy.copy(collator)
-        self.collator.teacher_processor = None
-        self.cache, self.attention, self.views = cache, attention, collator.views
+        self.collator = collator.for_evaluation()
+        self.collator.views = self.views = collator.views
+        self.cache, self.attention = cache, attention
 
     def set_epoch(self, epoch: int) -> None:
         """Switch to the view of an epoch, in this process and in running workers."""
