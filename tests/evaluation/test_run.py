@@ -24,7 +24,7 @@ from mlcak_hf.evaluation.calibration import operating_thresholds
 from mlcak_hf.evaluation.comparison import Comparison
 from mlcak_hf.evaluation.localisation import localise
 from mlcak_hf.evaluation.predictions import ModelPredictions
-from mlcak_hf.evaluation.report.files import write_report
+from mlcak_hf.evaluation.report.tables import write_report
 from mlcak_hf.evaluation.report.wording import footer
 from mlcak_hf.evaluation.scores import global_scores
 from mlcak_hf.image_processing_mlcak import map_boxes

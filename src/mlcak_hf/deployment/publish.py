@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, HfApi, ModelCard
+from huggingface_hub import CommitInfo, HfApi, ModelCard, RepoUrl
 from transformers.dynamic_module_utils import get_relative_imports
 from transformers.utils import logging
 
@@ -27,14 +26,11 @@ AGREEMENT = (
 _REQUIRED_FILES = ("README.md", "config.json", "preprocessor_config.json")
 _CODE = re.compile(r"[a-z_]+_mlcak\.py")
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-_OTHER_MODEL_FILES = frozenset({"LICENSE", "model.safetensors.index.json"})
+_MODEL_FILES = (*_REQUIRED_FILES, "LICENSE", "model.safetensors.index.json")
 
 
 def save_for_hub(
-    model: MLCAKForCXRClassification,
-    processor: MLCAKImageProcessor,
-    folder: str | os.PathLike[str],
-    card: ModelCard | None = None,
+    model: MLCAKForCXRClassification, processor: MLCAKImageProcessor, folder: str | Path, card: ModelCard | None = None
 ) -> Path:
     """Save a model with everything it needs elsewhere: weights, configuration, processor, code and model card.
 
@@ -43,7 +39,7 @@ def save_for_hub(
             The trained model.
         processor ([`MLCAKImageProcessor`]):
             The processor it was trained with.
-        folder (`str` or `os.PathLike`):
+        folder (`str` or `Path`):
             Folder to write; created if missing.
         card (`ModelCard`, *optional*):
             Its model card; by default, the one of [`card_for_folder`] without measured numbers.
@@ -58,14 +54,7 @@ def save_for_hub(
     return folder
 
 
-def push_to_hub(
-    folder: str | os.PathLike[str],
-    repo_id: str,
-    *,
-    private: bool = True,
-    revision: str | None = None,
-    token: str | bool | None = None,
-) -> CommitInfo:
+def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = True, revision: str | None = None) -> CommitInfo:
     """Upload the model in a folder to a model repository on the Hub, in one commit.
 
     Only the files of the model are uploaded ([`model_files`]). Everything else in the folder (checkpoints, predictions,
@@ -73,7 +62,7 @@ def push_to_hub(
     radiographs and what is derived from them.
 
     Args:
-        folder (`str` or `os.PathLike`):
+        folder (`str` or `Path`):
             Folder that [`save_for_hub`] wrote.
         repo_id (`str`):
             Name on the Hub, such as `"your-name/mlcak-student-28"`. The repository is created if missing.
@@ -81,8 +70,6 @@ def push_to_hub(
             Whether a new repository is private. An existing one keeps its visibility.
         revision (`str`, *optional*):
             Branch to upload to, created if missing; `main` by default.
-        token (`str` or `bool`, *optional*):
-            Access token; by default, the one stored by `hf auth login`.
 
     Returns:
         `CommitInfo`: Its `oid` pins this state of the model in `from_pretrained(..., revision=oid)`.
@@ -95,23 +82,17 @@ def push_to_hub(
     left_out = sorted(path.name for path in folder.iterdir() if path.name not in files)
     if left_out:
         logger.warning(f"Not uploaded, because they are not model files: {', '.join(left_out)} (in {folder}).")
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    return _upload(api, folder, repo_id, "model", revision, allow_patterns=files, commit_message="Upload MLCAK model")
+    repo = HfApi().create_repo(repo_id, private=private, exist_ok=True)
+    return _upload(folder, repo, revision, "Upload MLCAK model", allow_patterns=files)
 
 
 def push_dataset_to_hub(
-    folder: str | os.PathLike[str],
-    repo_id: str,
-    *,
-    i_may_share_this_data: bool,
-    revision: str | None = None,
-    token: str | bool | None = None,
+    folder: str | Path, repo_id: str, *, i_may_share_this_data: bool, revision: str | None = None
 ) -> CommitInfo:
     """Upload a prepared dataset to a private dataset repository on the Hub, in one commit.
 
     Args:
-        folder (`str` or `os.PathLike`):
+        folder (`str` or `Path`):
             Folder that `mlcak prepare` wrote. Its card, its record and its Parquet files are uploaded, nothing else.
         repo_id (`str`):
             Name on the Hub. The repository is created, private, if missing.
@@ -119,8 +100,6 @@ def push_dataset_to_hub(
             Acknowledgement by the person bound by the data use agreement.
         revision (`str`, *optional*):
             Branch to upload to, created if missing; `main` by default.
-        token (`str` or `bool`, *optional*):
-            Access token; by default, the one stored by `hf auth login`.
 
     Returns:
         `CommitInfo`
@@ -142,35 +121,28 @@ def push_dataset_to_hub(
             f"{folder} is a dataset of radiographs, and nothing was uploaded. {AGREEMENT} If you may upload it, "
             "confirm with --i-may-share-this-data."
         )
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, repo_type="dataset", private=True, exist_ok=True).repo_id
-    if not api.repo_info(repo_id, repo_type="dataset").private:
-        raise DeploymentError(
-            f"The repository {repo_id} is public, and nothing of {folder} was uploaded. Make it private, or name "
-            "another one."
-        )
-    return _upload(
-        api,
-        Path(folder),
-        repo_id,
-        "dataset",
-        revision,
-        allow_patterns=["README.md", "preparation.json", "data/*.parquet"],
-        delete_patterns=["data/*.parquet"],  # an earlier version may have had more shards
-        commit_message="Upload prepared radiographs",
-    )
+    api = HfApi()
+    repo = api.create_repo(repo_id, repo_type="dataset", private=True, exist_ok=True)
+    if not api.repo_info(repo.repo_id, repo_type="dataset").private:
+        raise DeploymentError(f"{repo_id} is public, and nothing was uploaded. Make it private, or name another one.")
+    # An earlier version may have had more shards.
+    patterns = {
+        "allow_patterns": ["README.md", "preparation.json", "data/*.parquet"],
+        "delete_patterns": "data/*.parquet",
+    }
+    return _upload(folder, repo, revision, "Upload prepared radiographs", **patterns)
 
 
-def is_prepared_dataset(folder: str | os.PathLike[str]) -> bool:
+def is_prepared_dataset(folder: str | Path) -> bool:
     """Check whether `mlcak prepare` wrote the folder."""
     return (Path(folder) / "preparation.json").is_file()
 
 
-def model_files(folder: str | os.PathLike[str]) -> list[str]:
+def model_files(folder: str | Path) -> list[str]:
     """List the files of the model in a folder: configuration, processor, code, weights, card, licence.
 
     Args:
-        folder (`str` or `os.PathLike`):
+        folder (`str` or `Path`):
             Folder that [`save_for_hub`] wrote.
 
     Returns:
@@ -180,43 +152,38 @@ def model_files(folder: str | os.PathLike[str]) -> list[str]:
         [`DeploymentError`]: When the folder is missing or lacks a part of the model.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise DeploymentError(f"There is no folder {folder}. Name the one that save_for_hub wrote.")
-    names = {path.name for path in folder.iterdir() if path.is_file()}
-    code = {name for name in names if _CODE.fullmatch(name)}
+    names = {path.name for path in folder.glob("*") if path.is_file()}
     weights = {name for name in names if _WEIGHTS.fullmatch(name)}
-    missing = {*_REQUIRED_FILES, *_needed_code(folder)} - names
-    if not weights:
-        missing.add("model.safetensors")
+    missing = {*_REQUIRED_FILES, *_needed_code(folder), *([] if weights else ["model.safetensors"])} - names
     if missing:
         raise DeploymentError(
             f"{folder} lacks {', '.join(sorted(missing))}. A model on the Hub needs its weights, configuration, "
             "processor, code and card: `mlcak card FOLDER` writes the card, the training scripts write the rest."
         )
-    return sorted(names & {*_REQUIRED_FILES, *_OTHER_MODEL_FILES, *code, *weights})
+    return sorted(weights | {name for name in names if name in _MODEL_FILES or _CODE.fullmatch(name)})
 
 
-def _upload(api: HfApi, folder: Path, repo_id: str, repo_type: str, revision: str | None, **kwargs: Any) -> CommitInfo:
+def _upload(folder: str | Path, repo: RepoUrl, revision: str | None, message: str, **patterns: Any) -> CommitInfo:
+    where: dict[str, Any] = {"repo_id": repo.repo_id, "repo_type": repo.repo_type}
     if revision is not None:
-        api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
-    commit: CommitInfo = api.upload_folder(
-        repo_id=repo_id, repo_type=repo_type, folder_path=folder, revision=revision, **kwargs
+        HfApi().create_branch(**where, branch=revision, exist_ok=True)
+    commit: CommitInfo = HfApi().upload_folder(
+        **where, folder_path=folder, revision=revision, commit_message=message, **patterns
     )
     return commit
 
 
 def _needed_code(folder: Path) -> set[str]:
     """Files that the Auto classes ask for, and the files that these import."""
-    needed: set[str] = set()
+    waiting: set[str] = set()
     for settings in ("config.json", "preprocessor_config.json"):
         if (folder / settings).is_file():
             auto_map = json.loads((folder / settings).read_text(encoding="utf-8")).get("auto_map", {})
             # "repository--module.Class" would fetch code from elsewhere; a folder must carry its own.
-            needed |= {f"{target.split('--')[-1].split('.')[0]}.py" for target in auto_map.values()}
-    waiting = list(needed)
+            waiting |= {target.split("--")[-1].split(".")[0] for target in auto_map.values()}
+    needed: set[str] = set()
     while waiting:
-        file = folder / waiting.pop()
-        imported = {f"{name}.py" for name in get_relative_imports(file)} if file.is_file() else set()
-        waiting += imported - needed
-        needed |= imported
-    return needed or {"modeling_mlcak.py"}
+        needed.add(module := waiting.pop())
+        file = folder / f"{module}.py"
+        waiting |= set(get_relative_imports(file) if file.is_file() else ()) - needed
+    return {f"{module}.py" for module in needed or {"modeling_mlcak"}}

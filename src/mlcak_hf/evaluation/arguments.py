@@ -60,7 +60,7 @@ class EvaluatedModel:
         """Load its image processor, set to the low resolution of the row."""
         processor = load_processor(self.folder, self.load_config(), self.role)
         if self.lowres is not None:
-            processor.lowres = self.lowres
+            processor.lowres = self.lowres  # type: ignore[assignment]  # declared as None
         return processor
 
 

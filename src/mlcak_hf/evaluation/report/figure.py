@@ -16,7 +16,10 @@ from .wording import TITLES, footer, title
 # Okabe and Ito's colours are distinct with every common colour blindness; markers differ too, for print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
-GREY = "#666666"
+GREY, DASHES = "#666666", (0, (4, 3))
+
+#: Height, position of the model (its colour and marker), value, and line style of the interval.
+Dot = tuple[float, int, Estimate, Any]
 
 
 def draw_comparison(comparison: Comparison, path: str | Path) -> None:
@@ -33,122 +36,86 @@ def draw_comparison(comparison: Comparison, path: str | Path) -> None:
     """
     rows = comparison.rows
     findings = [name for name in comparison.finding_names if any(f"auroc/{name}" in row.metrics for row in rows)]
-    has_local = bool(findings)
-    summaries = ["auroc_global", *(["auroc_local_macro"] if has_local else [])]
+    summaries = ["auroc_global", "auroc_local_macro"] if findings else ["auroc_global"]
+    columns = 2 if findings else 1
     strip = 0.5 + 0.32 * len(rows)
     left_height = len(summaries) * (strip + 0.75) + 3.6
-    height = max(left_height, 1.4 + len(findings) * (0.14 + 0.08 * len(rows))) if has_local else left_height
+    height = max(left_height, 1.4 + len(findings) * (0.14 + 0.08 * len(rows)) if findings else 0)
     # Not pyplot: library code must not touch global figures or choose a backend.
-    figure = Figure(figsize=(11.5 if has_local else 6.2, height + 0.9), layout="constrained", dpi=150)
-    grid = figure.add_gridspec(
-        len(summaries) + 1,
-        2 if has_local else 1,
-        height_ratios=[strip] * len(summaries) + [height - strip * len(summaries)],
-    )
-    for position, key in enumerate(summaries):
-        _draw_summary(figure.add_subplot(grid[position, 0]), rows, key)
-    _draw_reliability(figure.add_subplot(grid[len(summaries), 0]), rows)
-    if has_local:
+    figure = Figure(figsize=(1 + 5.2 * columns, height + 0.9), layout="constrained", dpi=150)
+    heights = [strip] * len(summaries) + [height - strip * len(summaries)]
+    grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+    for place, key in enumerate(summaries):
+        shown = [(position, position, row.metrics[key], "-") for position, row in enumerate(rows) if key in row.metrics]
+        axes = figure.add_subplot(grid[place, 0])
+        _draw_aurocs(axes, shown, [row.name for row in rows], TITLES[key])
+        for position in set(range(len(rows))) - {position for position, *_ in shown}:
+            axes.text(0.5, position, "no such head", color=GREY, fontsize=8, va="center")
+    _draw_reliability(figure.add_subplot(grid[-1, 0]), rows)
+    if findings:
         _draw_findings(figure.add_subplot(grid[:, 1]), comparison, findings)
     figure.suptitle(title(comparison), fontsize=12, fontweight="bold")
-    notes = [part for line in footer(comparison) for part in wrap(line, 165 if has_local else 85)]
+    notes = [part for line in footer(comparison) for part in wrap(line, 80 * columns + 5)]
     figure.supxlabel("\n".join(notes), fontsize=7, color=GREY)
     figure.savefig(path)
 
 
-def _draw_summary(axes: Any, rows: Sequence[Row], key: str) -> None:
-    for position, row in enumerate(rows):
-        estimate = row.metrics.get(key)
-        if estimate is None:
-            axes.text(0.5, position, "no such head", color=GREY, fontsize=8, va="center")
-            continue
-        _dot(axes, estimate, position, position, size=7)
-    axes.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=9)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_title(TITLES[key], loc="left", fontsize=10)
-    _auroc_axis(axes, [row.metrics[key] for row in rows if key in row.metrics])
-
-
 def _draw_findings(axes: Any, comparison: Comparison, findings: Sequence[str]) -> None:
-    rows = [row for row in comparison.rows if any(f"auroc/{name}" in row.metrics for name in findings)]
-    index = {row.name: position for position, row in enumerate(comparison.rows)}
+    rows = [(index, row) for index, row in enumerate(comparison.rows) if "auroc_local_macro" in row.metrics]
     offsets = np.linspace(-0.3, 0.3, len(rows)) if len(rows) > 1 else np.zeros(1)
-    shown = []
-    for place in range(0, len(findings), 2):
-        axes.axhspan(place - 0.5, place + 0.5, color="#f3f3f3", zorder=0, linewidth=0)
+    shown: list[Dot] = []
     for place, name in enumerate(findings):
-        for row, offset in zip(rows, offsets, strict=True):
-            estimate = row.metrics.get(f"auroc/{name}")
-            if estimate is not None:
-                _dot(axes, estimate, place + offset, index[row.name], size=4.5, faint=name in comparison.rare_labels)
-                shown.append(estimate)
+        line = (0, (1, 1.5)) if name in comparison.rare_labels else "-"
+        for (index, row), offset in zip(rows, offsets, strict=True):
+            if f"auroc/{name}" in row.metrics:
+                shown.append((place + offset, index, row.metrics[f"auroc/{name}"], line))
+        if place % 2 == 0:
+            axes.axhspan(place - 0.5, place + 0.5, color="#f3f3f3", zorder=0, linewidth=0)
     labels = [f"{name}  ({comparison.class_counts[name].present})" for name in findings]
-    axes.set_yticks(range(len(findings)), labels, fontsize=8)
-    axes.set_ylim(len(findings) - 0.5, -0.5)
-    axes.set_title("AUROC per finding (images that have it; dotted: too few)", loc="left", fontsize=10)
-    _auroc_axis(axes, shown)
+    _draw_aurocs(axes, shown, labels, "AUROC per finding (images that have it; dotted: too few)", size=4.5)
+
+
+def _draw_aurocs(axes: Any, dots: Sequence[Dot], labels: Sequence[str], heading: str, size: float = 7) -> None:
+    """Draw a dot and the line of its interval for each value, at the height of its label."""
+    lowest = 0.5
+    for height, position, estimate, line in dots:
+        style, interval = _style(position), estimate.interval
+        if interval is not None and interval.low is not None:
+            axes.plot([interval.low, interval.high], [height] * 2, color=style["color"], linewidth=1.6, linestyle=line)
+            lowest = min(lowest, interval.low)
+        axes.plot(
+            estimate.value, height, **style, markersize=size, markeredgecolor="white", markeredgewidth=0.5, zorder=3
+        )
+        lowest = min(lowest, estimate.value)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_xlim(max(0.0, np.floor(lowest * 20) / 20 - 0.01), 1.005)
+    axes.axvline(0.5, color=GREY, linewidth=1, linestyle=DASHES, zorder=1)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    _finish(axes, heading)
 
 
 def _draw_reliability(axes: Any, rows: Sequence[Row]) -> None:
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=DASHES)
     for position, row in enumerate(rows):
         bins = row.reliability
-        axes.plot(
-            bins.mean_score,
-            bins.observed,
-            color=COLOURS[position % len(COLOURS)],
-            marker=MARKERS[position % len(MARKERS)],
-            markersize=5,
-            linewidth=1.2,
-            alpha=0.9,
-            label=row.name,
-        )
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(-0.02, 1.02)
+        axes.plot(bins.mean_score, bins.observed, **_style(position), markersize=5, linewidth=1.2, label=row.name)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_aspect("equal", adjustable="box", anchor="N")
     axes.set_xlabel("Predicted probability (bins of equal size)", fontsize=8)
     axes.set_ylabel("Observed rate", fontsize=8)
-    axes.set_title("Reliability, global task", loc="left", fontsize=10)
     axes.legend(fontsize=8, frameon=False, loc="lower right")
-    axes.tick_params(labelsize=8)
-    _plain(axes)
+    axes.tick_params(axis="y", labelsize=8)
+    _finish(axes, "Reliability, global task")
 
 
-def _dot(axes: Any, estimate: Estimate, height: float, style: int, size: float, faint: bool = False) -> None:
-    """Draw a value and its interval, dotted if the interval is unreliable."""
-    colour = COLOURS[style % len(COLOURS)]
-    interval = estimate.interval
-    if interval is not None and interval.low is not None:
-        dashes = (0, (1, 1.5)) if faint else "-"
-        axes.plot([interval.low, interval.high], [height, height], color=colour, linewidth=1.6, linestyle=dashes)
-    axes.plot(
-        estimate.value,
-        height,
-        marker=MARKERS[style % len(MARKERS)],
-        color=colour,
-        markersize=size,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-        linestyle="none",
-        zorder=3,
-    )
+def _style(position: int) -> dict[str, str]:
+    return {"color": COLOURS[position % len(COLOURS)], "marker": MARKERS[position % len(MARKERS)]}
 
 
-def _auroc_axis(axes: Any, estimates: Sequence[Estimate]) -> None:
-    lows = [
-        estimate.interval.low
-        for estimate in estimates
-        if estimate.interval is not None and estimate.interval.low is not None
-    ]
-    lowest = min([*lows, *(estimate.value for estimate in estimates), 0.5])
-    axes.set_xlim(max(0.0, np.floor(lowest * 20) / 20 - 0.01), 1.005)
-    axes.axvline(0.5, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    axes.grid(axis="x", color="#dddddd", linewidth=0.7)
-    axes.set_axisbelow(True)
+def _finish(axes: Any, heading: str) -> None:
+    axes.set_title(heading, loc="left", fontsize=10)
     axes.tick_params(axis="x", labelsize=8)
-    axes.tick_params(axis="y", length=0)
-    _plain(axes)
-
-
-def _plain(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,12 +1,15 @@
-"""A comparison as text: a rich table for the terminal, Markdown for files."""
+"""A comparison as a rich table for the terminal and as files."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from ..comparison import Comparison, Estimate, Row
+from ..comparison import Comparison, Row
+from .figure import draw_comparison
 from .wording import footer, interval, number, statements, title
 
 #: Columns of the table: metric, title (with the terminal's line breaks), decimals. Columns without values are left out.
@@ -19,8 +22,6 @@ COLUMNS = (
     ("calibration_error_global", "ECE", 3),
     ("attention_ratio", "Atten-\ntion on\nboxes", 2),
 )
-#: Metrics shown with their interval, so that the table fits; JSON has all intervals.
-WITH_INTERVAL = ("auroc_global", "auroc_local_macro")
 
 
 def rich_table(comparison: Comparison) -> Table:
@@ -48,8 +49,7 @@ def rich_table(comparison: Comparison) -> Table:
     for _, heading, _ in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in comparison.rows:
-        cells = [_terminal_cell(row, key, decimals) for key, _, decimals in columns]
-        table.add_row(_name(row), *cells)
+        table.add_row(_name(row), *(_terminal_cell(row, key, decimals) for key, _, decimals in columns))
     return table
 
 
@@ -64,43 +64,49 @@ def markdown(comparison: Comparison) -> str:
         `str`
     """
     columns = _columns(comparison)
-    lines = [
-        "| Model | " + " | ".join(heading.replace("-\n", "").replace("\n", " ") for _, heading, _ in columns) + " |",
-        "|---|" + "---:|" * len(columns),
-    ]
-    for row in comparison.rows:
-        cells = [_cell(row.metrics.get(key), decimals, key in WITH_INTERVAL) for key, _, decimals in columns]
-        lines.append(f"| {_escape(_name(row))} | " + " | ".join(cells) + " |")
+    headings = [heading.replace("-\n", "").replace("\n", " ") for _, heading, _ in columns]
+    cells = [[_name(row), *(_cell(row, key, decimals) for key, _, decimals in columns)] for row in comparison.rows]
+    lines = _markdown_table(["Model", *headings], cells)
     differences = statements(comparison)
     if differences:
-        lines += ["", "Differences (paired, same draws):", ""]
-        lines += [f"- {_escape(line)}" for line in differences]
-    lines += _finding_table(comparison)
+        lines += ["", "Differences (paired, same draws):", "", *(f"- {_escape(line)}" for line in differences)]
+    rows = [row for row in comparison.rows if "auroc_local_macro" in row.metrics]
+    if rows:
+        counts = {name: comparison.class_counts[name] for name in comparison.finding_names}
+        found = [
+            [name, f"{of.present} of {of.absent + of.present}", *(_cell(row, f"auroc/{name}") for row in rows)]
+            for name, of in counts.items()
+            if of.present and of.absent
+        ]
+        heading = ["Finding", "Present", *map(_name, rows)]
+        lines += ["", "AUROC per finding:", "", *_markdown_table(heading, found)]
     lines += ["", *(f"{_escape(line)}  " for line in footer(comparison))]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _finding_table(comparison: Comparison) -> list[str]:
-    """AUROC of every finding, with the number of images that have it."""
-    undefined = {*comparison.unannotated_labels, *comparison.single_class_labels}
-    names = [name for name in comparison.finding_names if name not in undefined]
-    rows = [row for row in comparison.rows if any(f"auroc/{name}" in row.metrics for name in names)]
-    if not rows:
-        return []
-    lines = [
-        "",
-        "AUROC per finding:",
-        "",
-        "| Finding | Present | " + " | ".join(_escape(_name(row)) for row in rows) + " |",
-        "|---|---:|" + "---:|" * len(rows),
-    ]
-    for name in names:
-        count = comparison.class_counts[name]
-        cells = [_cell(row.metrics.get(f"auroc/{name}"), 3, True) for row in rows]
-        lines.append(
-            f"| {_escape(name)} | {count.present} of {count.absent + count.present} | " + " | ".join(cells) + " |"
-        )
-    return lines
+def write_report(comparison: Comparison, folder: str | Path) -> list[Path]:
+    """Write `comparison.json`, `comparison.md` and `comparison.png`.
+
+    Args:
+        comparison ([`Comparison`]):
+            What to write.
+        folder (`str` or `Path`):
+            Existing folder.
+
+    Returns:
+        `list[Path]`: The written files.
+    """
+    paths = [Path(folder) / f"comparison.{kind}" for kind in ("json", "md", "png")]
+    comparison.to_json(paths[0])
+    paths[1].write_text(markdown(comparison), encoding="utf-8")
+    draw_comparison(comparison, paths[2])
+    return paths
+
+
+def _markdown_table(headings: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a table, the first column at the left, the others at the right."""
+    lines = [f"| {' | '.join(map(_escape, cells))} |" for cells in (headings, *rows)]
+    return [lines[0], "|---|" + "---:|" * (len(headings) - 1), *lines[1:]]
 
 
 def _columns(comparison: Comparison) -> list[tuple[str, str, int]]:
@@ -115,17 +121,19 @@ def _terminal_cell(row: Row, key: str, decimals: int) -> Text:
     estimate = row.metrics.get(key)
     if estimate is None:
         return Text("-")
-    if key in WITH_INTERVAL:
+    if key.startswith("auroc"):
         below = interval(estimate).strip("[]").replace(", ", "–")
         return Text(number(estimate, decimals).replace("± ", "±")).append(f"\n{below}", style="dim")
     # In narrow columns, the deviation goes below.
     return Text(number(estimate, decimals).replace(" ± ", "\n±"))
 
 
-def _cell(estimate: Estimate | None, decimals: int, with_interval: bool) -> str:
+def _cell(row: Row, key: str, decimals: int = 3) -> str:
+    estimate = row.metrics.get(key)
     if estimate is None:
         return "-"
-    return f"{number(estimate, decimals)} {interval(estimate) if with_interval else ''}".strip()
+    # Only AUROCs show their interval, so that the table fits; the record has all intervals.
+    return f"{number(estimate, decimals)} {interval(estimate) if key.startswith('auroc') else ''}".strip()
 
 
 def _escape(text: str) -> str:

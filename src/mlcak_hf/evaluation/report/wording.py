@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..comparison import COMPARED, NOTICE, RARE, Comparison, Difference, Estimate
+from ..comparison import COMPARED, NOTICE, RARE, Comparison, Difference, Estimate, Row
 from ..metrics import SPECIFICITY
 
 #: Titles of the metrics, in the order of a table.
@@ -41,33 +41,27 @@ def interval(estimate: Estimate) -> str:
 
 def statement(difference: Difference) -> str:
     """State one difference in a line: `student - plain, AUROC global: +0.021 [-0.010, 0.052]: within noise (...)`."""
-    estimate = difference.estimate
-    value = f"{estimate.value:+.3f}"
-    if estimate.deviation is not None:
-        value += f" ± {estimate.deviation:.3f} over {estimate.runs} runs"
-    return (
-        f"{difference.model} - {difference.baseline}, {TITLES.get(difference.metric, difference.metric)}: "
-        f"{value} {interval(estimate)}: {_verdict(difference)}"
-    )
-
-
-def _verdict(difference: Difference) -> str:
-    if difference.p_value is None or difference.least_difference is None:
-        return f"no verdict ({difference.no_verdict})"
-    verdict = "beyond noise" if difference.beyond_noise else "within noise"
-    p = f"{difference.p_value:.3f}" if difference.p_value >= 0.001 else "< 0.001"
-    return f"{verdict} (adjusted p {p}; least detectable difference {difference.least_difference:.3f})"
+    estimate, p = difference.estimate, difference.p_value
+    runs = "" if estimate.deviation is None else f" ± {estimate.deviation:.3f} over {estimate.runs} runs"
+    verdict = f"no verdict ({difference.no_verdict})"
+    if p is not None:
+        adjusted = f"adjusted p {f'{p:.3f}' if p >= 0.001 else '< 0.001'}"
+        least = f"least detectable difference {difference.least_difference:.3f}"
+        verdict = f"{'beyond' if difference.beyond_noise else 'within'} noise ({adjusted}; {least})"
+    compared = f"{difference.model} - {difference.baseline}, {TITLES[difference.metric]}"
+    return f"{compared}: {estimate.value:+.3f}{runs} {interval(estimate)}: {verdict}"
 
 
 def statements(comparison: Comparison) -> list[str]:
     """State every difference in a line of its own, then what the intervals count."""
-    lines = [statement(difference) for difference in comparison.differences]
-    if any(difference.p_value is not None for difference in comparison.differences):
+    differences = comparison.differences
+    lines = [statement(difference) for difference in differences]
+    if any(difference.p_value is not None for difference in differences):
         lines.append(
             "Intervals of differences count patients and training runs. A difference is beyond noise if it is "
             "significant at 5 % after Holm's correction for all comparisons above."
         )
-    if any(not difference.per_run for difference in comparison.differences):
+    if not all(difference.per_run for difference in differences):
         lines.append(
             "Intervals of differences without paired runs count the test images only. Train every row with the same "
             "seeds, at least two, before believing a difference."
@@ -87,43 +81,37 @@ def basis(comparison: Comparison) -> str:
 
 def footer(comparison: Comparison) -> list[str]:
     """Write the notes below a table: what the numbers rest on, what is missing, and the research-use notice."""
-    lines = [
-        basis(comparison),
-        "AP, Sens., Brier, ECE: average precision, sensitivity at 90 % specificity, Brier score and calibration "
-        "error (ten bins of equal size) of the global task.",
-    ]
-    thresholds = "; ".join(f"{row.name} {text}" for row in comparison.rows if (text := _thresholds(row.thresholds)))
-    if thresholds:
-        split = comparison.context.get("threshold_split", "validation")
-        lines.append(f"Operating thresholds, for {SPECIFICITY:.0%} specificity on the {split} split: {thresholds}.")
-    if any("attention_ratio" in row.metrics for row in comparison.rows):
-        lines.append(
-            "Attention on boxes: share of the class token's attention inside the readers' boxes, over their share of "
-            "the radiograph (1 = attention that ignores them)."
-        )
-    if comparison.single_class_labels:
-        lines.append(f"One class only in this split, no curve defined: {', '.join(comparison.single_class_labels)}.")
-    if comparison.unannotated_labels:
-        lines.append(f"Never annotated in this split: {', '.join(comparison.unannotated_labels)}.")
-    if comparison.rare_labels:
-        lines.append(
-            f"Fewer than {RARE} images of one class: {', '.join(comparison.rare_labels)}. Bootstrap intervals of so "
-            "few are too narrow."
-        )
+    rows, split = comparison.rows, comparison.context.get("threshold_split", "validation")
+    chosen = "; ".join(f"{row.name} {thresholds(row)}" for row in rows if row.thresholds)
+    single, never, rare = (
+        ", ".join(names)
+        for names in (comparison.single_class_labels, comparison.unannotated_labels, comparison.rare_labels)
+    )
+    notes = {
+        f"Operating thresholds, for {SPECIFICITY:.0%} specificity on the {split} split: {chosen}.": chosen,
+        "Attention on boxes: share of the class token's attention inside the readers' boxes, over their share of the "
+        "radiograph (1 = attention that ignores them).": any("attention_ratio" in row.metrics for row in rows),
+        f"One class only in this split, no curve defined: {single}.": single,
+        f"Never annotated in this split: {never}.": never,
+        f"Fewer than {RARE} images of one class: {rare}. Bootstrap intervals of so few are too narrow.": rare,
+    }
     for metric in COMPARED:
-        intervals = [row.metrics[metric].interval for row in comparison.rows if metric in row.metrics]
-        most = max((found.dropped for found in intervals if found is not None), default=0)
-        if most:
-            lines.append(
-                f"{TITLES[metric]}: {most} of {comparison.n_draws} draws had one class only of a rare label and were "
-                "dropped."
-            )
-    return [*lines, NOTICE]
+        intervals = [row.metrics[metric].interval for row in rows if metric in row.metrics]
+        most = max((found.dropped for found in intervals if found), default=0)
+        dropped = f"{most} of {comparison.n_draws} draws had one class only of a rare label and were dropped"
+        notes[f"{TITLES[metric]}: {dropped}."] = most
+    return [
+        basis(comparison),
+        "AP, Sens., Brier, ECE: average precision, sensitivity at 90 % specificity, Brier score and calibration error "
+        "(ten bins of equal size) of the global task.",
+        *(note for note, applies in notes.items() if applies),
+        NOTICE,
+    ]
 
 
-def _thresholds(runs: tuple[dict[str, float], ...]) -> str:
-    """Operating thresholds by label, with a value for every run: `Abnormal 0.400 / 0.550`."""
-    labels = {label: [run[label] for run in runs if label in run] for run in runs for label in run}
+def thresholds(row: Row) -> str:
+    """List the operating thresholds by label, with a value for every run: `Abnormal 0.400 / 0.550`."""
+    labels = {label: [run[label] for run in row.thresholds if label in run] for run in row.thresholds for label in run}
     return ", ".join(f"{label} {' / '.join(f'{value:.3f}' for value in of)}" for label, of in labels.items())
 
 
