@@ -93,7 +93,7 @@ def read_header(stream: BinaryIO, voi: Voi = "dicom") -> DicomHeader:
     )
 
 
-def read_image_tags(stream: BinaryIO) -> pydicom.Dataset:
+def read_image_tags(stream: BinaryIO, stop_before_pixels: bool = False) -> pydicom.Dataset:
     """Read the image tags of an open file, after checking how far a deflated file expands.
 
     Raises:
@@ -107,7 +107,7 @@ def read_image_tags(stream: BinaryIO) -> pydicom.Dataset:
     if meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
         _check_inflated_size(stream)
     stream.seek(0)
-    return pydicom.dcmread(stream, specific_tags=_IMAGE_TAGS)
+    return pydicom.dcmread(stream, stop_before_pixels=stop_before_pixels, specific_tags=_IMAGE_TAGS)
 
 
 def _check_inflated_size(stream: BinaryIO) -> None:

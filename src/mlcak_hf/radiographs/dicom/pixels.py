@@ -120,6 +120,15 @@ def checked_frame(dataset: pydicom.Dataset, layout: PixelLayout) -> tuple[bytes,
         [`DicomError`]: When the codestream is cut off or too large, or contradicts the header.
     """
     frame = _first_frame(dataset, layout)
+    return frame, check_frame(frame, layout)
+
+
+def check_frame(frame: bytes, layout: PixelLayout) -> FrameHeader:
+    """Check a codestream against the header of its file; its beginning and its end are enough.
+
+    Raises:
+        [`DicomError`]: When the codestream is cut off, or contradicts the header.
+    """
     header = read_frame_header(frame)
     if header is None or header.coding not in _CODINGS[READABLE_SYNTAXES[layout.syntax]]:
         found = "unreadable" if header is None else header.coding
@@ -128,7 +137,7 @@ def checked_frame(dataset: pydicom.Dataset, layout: PixelLayout) -> tuple[bytes,
         )
     if (problem := _contradiction(frame, header, layout)) is not None:
         raise DicomError(f"{problem}. {_REMEDY}")
-    return frame, header
+    return header
 
 
 def _contradiction(frame: bytes, header: FrameHeader, layout: PixelLayout) -> str | None:
@@ -155,15 +164,26 @@ def _first_frame(dataset: pydicom.Dataset, layout: PixelLayout) -> bytes:
     return frame
 
 
+def check_length(num_bytes: int, layout: PixelLayout) -> None:
+    """Check the number of bytes of uncompressed pixels.
+
+    Raises:
+        [`DicomError`]: When the header declares another number.
+    """
+    row = layout.columns * layout.allocated_bits // 8
+    needed = layout.rows * row
+    # Some writers pad the end of the file; a whole spare row means that Rows or Columns are wrong.
+    if not needed <= num_bytes < needed + max(2, row):
+        raise DicomError(
+            f"{layout.rows} x {layout.columns} pixels of {layout.allocated_bits} bits are {needed:,} bytes; got"
+            f" {num_bytes:,} bytes. The file may be damaged or cut off. {_REMEDY}"
+        )
+
+
 def _plain_pixels(dataset: pydicom.Dataset, layout: PixelLayout) -> npt.NDArray[np.uint16]:
     element, width, shape = dataset["PixelData"], layout.allocated_bits // 8, (layout.rows, layout.columns)
     data, pixels = element.value, layout.rows * layout.columns
-    # Some writers pad the end of the file; a whole spare row means that Rows or Columns are wrong.
-    if not pixels * width <= len(data) < pixels * width + max(2, layout.columns * width):
-        raise DicomError(
-            f"{layout.rows} x {layout.columns} pixels of {8 * width} bits are {pixels * width:,} bytes; got"
-            f" {len(data):,} bytes. The file may be damaged or cut off. {_REMEDY}"
-        )
+    check_length(len(data), layout)
     order = "<" if layout.syntax.is_little_endian else ">"
     if width == 1 and order == ">" and element.VR == "OW":  # big-endian words swap each pair of bytes
         data = np.frombuffer(data, dtype=">u2", count=len(data) // 2).astype("<u2").tobytes()

@@ -5,15 +5,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from ...errors import DatasetError
 from .sample import SampledImage
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _COLUMNS = 6
 _INK, _PAPER, _WARNING = "#1a1a1a", "white", "#c62828"
@@ -53,7 +50,7 @@ def draw_contact_sheet(sample: Sequence[SampledImage], path: Path, num_files: in
     figure.savefig(path, format="png")
 
 
-def _draw(axes: Axes, image: SampledImage) -> None:
+def _draw(axes: Any, image: SampledImage) -> None:
     facts = image.facts
     axes.axis("on")
     axes.set(xticks=[], yticks=[])

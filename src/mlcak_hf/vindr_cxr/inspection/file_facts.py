@@ -16,22 +16,12 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from ...errors import DicomError
 from ...preparation.tables import DICOM_SUFFIXES, PICTURE_SUFFIXES
-from ...radiographs.dicom.codestream import read_frame_header
 from ...radiographs.dicom.header import PixelLayout, check_layout, read_image_tags
-from ...radiographs.dicom.pixels import READABLE_SYNTAXES, missing_decoder
+from ...radiographs.dicom.pixels import READABLE_SYNTAXES, check_frame, check_length, missing_decoder
 from ...radiographs.png_jpeg import SIGNATURES, lost_depth
 from ...radiographs.read import DICOM_HEAD_BYTES, why_not_dicom
 
-_PICTURE_BITS = {"1": 1, "I": 16, "I;16": 16, "I;16B": 16, "I;16L": 16}
-_HEADER_TAGS: list[Any] = [
-    *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated"),
-    *("BitsStored", "HighBit", "PixelRepresentation"),
-]
-_PHOTOMETRIC = (
-    *("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420"),
-    *("YBR_ICT", "YBR_RCT"),
-)
-_END_OF_IMAGE = b"\xff\xd9"  # in JPEG, JPEG-LS and JPEG 2000 alike
+_END_OF_JPEG = b"\xff\xd9"
 _TAIL_BYTES = 1 << 16
 _CUT_OFF = "The file ends too early, often because of a cut-off download. Download it again."
 
@@ -111,11 +101,11 @@ def file_facts(path: Path) -> FileFacts:
     return facts
 
 
-def pixel_digest(path: Path, pixels_at: int) -> str:
+def pixel_digest(root: Path, facts: FileFacts) -> str:
     """Return a digest of the pixel data of a file, independent of its header."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        stream.seek(pixels_at)
+    with (root / facts.file).open("rb") as stream:
+        stream.seek(facts.pixels_at)
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -126,84 +116,53 @@ def _read_picture(facts: FileFacts, head: bytes, stream: BinaryIO) -> None:
         facts.syntax, facts.photometric = picture.format, picture.mode
         facts.columns, facts.rows = picture.size
     problem = lost_depth(head)
-    facts.bits = 16 if problem else _PICTURE_BITS.get(picture.mode, 8)
+    facts.bits = 16 if problem or picture.mode.startswith("I") else 1 if picture.mode == "1" else 8
     if problem is not None:
         raise DicomError(problem)
     stream.seek(max(0, facts.num_bytes - 4096))
-    if (b"IEND" if facts.syntax == "PNG" else _END_OF_IMAGE) not in stream.read():
+    if (b"IEND" if facts.syntax == "PNG" else _END_OF_JPEG) not in stream.read():
         raise DicomError(_CUT_OFF)
 
 
 def _read_dicom(facts: FileFacts, stream: BinaryIO) -> None:
-    stream.seek(0)
-    dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
-    syntax, photometric = dataset.file_meta.get("TransferSyntaxUID"), dataset.get("PhotometricInterpretation")
-    # Only DICOM terms are reported: a damaged file may have any text in their place.
-    facts.syntax = None if syntax is None else UID(syntax).keyword or "unknown UID"
-    facts.photometric = photometric if photometric in _PHOTOMETRIC else None
-    facts.bits, facts.rows, facts.columns = (_whole(dataset, name) for name in ("BitsStored", "Rows", "Columns"))
-    if syntax is None or syntax == DeflatedExplicitVRLittleEndian:  # refused there, or compressed as a whole
-        check_layout(read_image_tags(stream))
-    else:
-        facts.pixels_at = stream.tell()
-        if stream.read(4) in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"):
-            dataset.add_new("PixelData", "OB", b"\0\0")  # `check_layout` requires it
-        layout = check_layout(dataset)
-        if syntax not in READABLE_SYNTAXES:
-            raise DicomError("The transfer syntax must be that of a readable still image. Convert the file.")
-        stream.seek(facts.pixels_at)
-        header = stream.read(8 if layout.syntax.is_implicit_VR else 12)
-        if layout.syntax.is_encapsulated:
-            _check_fragments(stream, facts.num_bytes, layout)
-        else:
-            order: Any = "little" if layout.syntax.is_little_endian else "big"
-            _check_length(int.from_bytes(header[-4:], order), facts.num_bytes - stream.tell(), layout)
+    dataset = read_image_tags(stream, stop_before_pixels=True)
+    syntax, facts.pixels_at = UID(dataset.file_meta.TransferSyntaxUID), stream.tell()
+    facts.syntax = syntax.keyword or "unknown UID"  # which may identify an examination
+    if syntax == DeflatedExplicitVRLittleEndian:  # compressed as a whole
+        dataset, facts.pixels_at = read_image_tags(stream), 0
+    elif stream.read(4) in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"):
+        dataset.add_new("PixelData", "OB", b"\0\0")  # `check_layout` requires it
+    layout = check_layout(dataset)
+    facts.photometric = dataset.PhotometricInterpretation
+    facts.rows, facts.columns, facts.bits = layout.rows, layout.columns, layout.bits
+    if syntax not in READABLE_SYNTAXES:
+        raise DicomError("The transfer syntax must be that of a readable still image. Convert the file.")
     if (command := missing_decoder(syntax)) is not None:
         raise DicomError(f"No decoder of this transfer syntax is installed. Run: {command}.")
+    if facts.pixels_at:
+        _check_pixel_data(facts, stream, layout)
 
 
-def _whole(dataset: pydicom.Dataset, keyword: str) -> int | None:
+def _check_pixel_data(facts: FileFacts, stream: BinaryIO, layout: PixelLayout) -> None:
+    stream.seek(facts.pixels_at)
+    header = stream.read(8 if layout.syntax.is_implicit_VR else 12)
+    if not layout.syntax.is_encapsulated:
+        order: Any = "little" if layout.syntax.is_little_endian else "big"
+        length = int.from_bytes(header[-4:], order)
+        if stream.tell() + min(length, layout.rows * layout.columns * layout.allocated_bits // 8) > facts.num_bytes:
+            raise DicomError(_CUT_OFF)
+        check_length(length, layout)
+        return
     try:
-        return int(dataset.get(keyword))
-    except (TypeError, ValueError):
-        return None
-
-
-def _check_length(length: int, in_file: int, layout: PixelLayout) -> None:
-    row = layout.columns * layout.allocated_bits // 8
-    needed = layout.rows * row
-    if min(length, needed) > in_file:
-        raise DicomError(_CUT_OFF)
-    if not needed <= length < needed + max(2, row):
-        raise DicomError(
-            f"The header declares {layout.rows} x {layout.columns} pixels of {layout.allocated_bits} bits,"
-            f" {needed:,} bytes, but the file holds {length:,}. Export it again."
-        )
-
-
-def _check_fragments(stream: BinaryIO, num_bytes: int, layout: PixelLayout) -> None:
-    def fragment(at: int, most: int) -> tuple[int, bytes]:
-        stream.seek(at + 4)
-        length = int.from_bytes(stream.read(4), "little")
-        return at + 8 + length, stream.read(min(most, length))
-
-    try:
-        _, (_, first, *others) = parse_fragments(stream)  # the first one of all is the offset table
+        _, (_, first, *others) = parse_fragments(stream)  # before the first one is the offset table
     except ValueError:
         raise DicomError("The compressed pixel data is damaged. Download the file again.") from None
-    end, _ = fragment(others[-1] if others else first, 0)
-    if end > num_bytes:
+    stream.seek([first, *others][-1] + 4)
+    end = int.from_bytes(stream.read(4), "little") + stream.tell()
+    if end > facts.num_bytes:
         raise DicomError(_CUT_OFF)
-    if layout.syntax == RLELossless:  # has neither header nor end
-        return
-    header = read_frame_header(fragment(first, 1 << 16)[1])
-    if header is None:
-        raise DicomError("The compressed pixel data cannot be read. Download or export the file again.")
-    if (header.rows, header.columns) != (layout.rows, layout.columns):
-        raise DicomError(
-            f"The header declares {layout.rows} x {layout.columns} pixels, the compressed data {header.rows} x"
-            f" {header.columns}. Download or export the file again."
-        )
-    stream.seek(end - 64)
-    if _END_OF_IMAGE not in stream.read(64):
-        raise DicomError(_CUT_OFF)
+    if layout.syntax != RLELossless:
+        stream.seek(first + 8)
+        beginning = stream.read(min(1 << 16, end - first - 8))
+        stream.seek(end - 64)
+        check_frame(beginning + stream.read(64), layout)

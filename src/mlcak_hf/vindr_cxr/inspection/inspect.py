@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -82,12 +81,11 @@ def inspect_vindr_cxr(
             _check_writable(Path(target))
     run = partial(_in_processes, num_proc=num_proc, progress=progress)
     images, problems = _read_tables(source)
-    paths = [path for name in LAYOUTS[options.layout].folders for path in _files(root / name)]
+    paths = [path for name in LAYOUTS[options.layout].folders for path in radiograph_files(root / name)]
     files = run(file_facts, paths, "headers")
     sample = run(partial(read_sampled, source), choose_sample(files, SAMPLE_SIZE), "sample")
     if contact_sheet is not None:
-        with _explained(Path(contact_sheet)):
-            draw_contact_sheet(sample, Path(contact_sheet), len(files))
+        draw_contact_sheet(sample, Path(contact_sheet), len(files))
     by_path = {str(root / facts.file): facts for facts in files}
     records = [(record, by_path[record.path]) for split in images.splits.values() for record in split]
     problems += [
@@ -113,27 +111,20 @@ def inspect_vindr_cxr(
         num_proc=num_proc,
     )
     if json_file is not None:
-        with _explained(Path(json_file)):
-            Path(json_file).write_text(report.as_json(), encoding="utf-8")
+        Path(json_file).write_text(report.as_json(), encoding="utf-8")
     return report
 
 
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DatasetError(
-            f"{path} cannot be written ({error.strerror}). Name a file in a folder that exists."
-        ) from None
-
-
 def _check_writable(path: Path) -> None:
-    with _explained(path):
+    try:
         existed = path.exists()
         path.open("ab").close()
         if not existed:
             path.unlink()
+    except OSError as error:
+        raise DatasetError(
+            f"{path} cannot be written ({error.strerror}). Name a file in a folder that exists."
+        ) from None
 
 
 def _read_tables(source: VinDrSource) -> tuple[SourceImages, list[Problem]]:
@@ -146,13 +137,6 @@ def _read_tables(source: VinDrSource) -> tuple[SourceImages, list[Problem]]:
         headline, _, detail = image.reason.partition(": ")
         skipped.append((headline, f"{image.folder}/{image.image_id}" + f" ({detail})" * bool(detail)))
     return images, [Problem("skipped", f"image(s) {text}", names, len(names)) for text, names in grouped(skipped)]
-
-
-def _files(folder: Path) -> list[Path]:
-    try:
-        return radiograph_files(folder)
-    except MLCAKError:  # reported when the tables were read
-        return []
 
 
 def _in_processes(
@@ -173,15 +157,11 @@ def _duplicates(root: Path, files: Sequence[FileFacts], run: Callable[..., list[
     """Find files with the same pixel data; only files of equal length and ending are read completely."""
     alike = grouped(((facts.num_bytes - facts.pixels_at, facts.tail), facts) for facts in files if facts.tail)
     candidates = [facts for _, group in alike if len(group) > 1 for facts in group]
-    digests = run(partial(_digest, root), candidates, "duplicates") if candidates else []
+    digests = run(partial(pixel_digest, root), candidates, "duplicates") if candidates else []
     for _, names in grouped(zip(digests, (facts.file for facts in candidates), strict=True)):
         across = ", in train/ and in test/" * (len({name.split("/")[0] for name in names}) > 1)
         if len(names) > 1:
             yield Problem("duplicates", f"files with the same pixels{across}", names, len(names))
-
-
-def _digest(root: Path, facts: FileFacts) -> str:
-    return pixel_digest(root / facts.file, facts.pixels_at)
 
 
 def _suspect(records: Sequence[tuple[Any, FileFacts]], sample: Sequence[SampledImage]) -> Iterator[Problem]:
