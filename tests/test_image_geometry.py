@@ -141,6 +141,7 @@ def test_the_whole_image_maps_to_its_place_in_the_square():
     np.testing.assert_allclose(map_boxes(whole, (200, 100), (28, 28), "pad"), [[7, 0, 21, 28]])
     np.testing.assert_allclose(map_boxes(whole, (200, 100), (28, 28), "squash"), [[0, 0, 28, 28]])
     np.testing.assert_allclose(map_boxes(whole, (200, 100), (14, 28), "squash"), [[0, 0, 28, 14]])
+    np.testing.assert_allclose(map_boxes(whole, (200, 100), (14, 28), "pad"), [[7, 0, 21, 14]])
 
 
 def test_boxes_are_checked_and_may_be_none():

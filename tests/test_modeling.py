@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import FINDINGS, TYPES, backbone_config, images, tiny_model
-from transformers import AutoModelForImageClassification, pipeline
+from transformers import AutoModel, AutoModelForImageClassification, pipeline
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
-from mlcak_hf.modeling_mlcak import global_classification_loss, local_classification_loss
+from mlcak_hf.modeling_mlcak import MLCAKModel, global_classification_loss, local_classification_loss
 
 
 @pytest.mark.parametrize("model_type", TYPES)
@@ -35,7 +35,7 @@ def test_heads_are_linear_on_the_final_norm_class_token(model_type):
 def test_tokens_are_prefix_plus_grid(model_type, prefix):
     registers = {"num_register_tokens": 2} if model_type == "dinov2_with_registers" else {}
     model = tiny_model(model_type, backbone=registers)
-    assert model.num_prefix_tokens == prefix
+    assert model.config.num_prefix_tokens == prefix
     assert model.grid_size == (4, 4)
     assert model(images(), output_attentions=True).mlcak.shape == (2, prefix + 16, prefix + 16)
 
@@ -50,7 +50,7 @@ def test_plain_tuple_and_no_local_head():
     assert isinstance(as_tuple, tuple)
     assert torch.equal(as_tuple[0], outputs.loss)
     assert not any("local" in name for name, _ in model.named_parameters())
-    with pytest.raises(ValueError, match="no local head"):
+    with pytest.raises(ValueError, match="without a local head"):
         model(images(), local_targets=torch.zeros(2, 3))
 
 
@@ -200,6 +200,32 @@ def test_saved_model_gives_the_same_bits(model_type, save_original_format, tmp_p
             assert torch.equal(before[name], after[name]), name
         for (name, old), new in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
             assert torch.equal(old, new), name
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_auto_model_loads_the_backbone_of_a_saved_model(model_type, tmp_path):
+    model, x = tiny_model(model_type, attention_levels=[1]), images()
+    model.save_pretrained(tmp_path)
+    features, report = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(features) is MLCAKModel
+    assert not report["missing_keys"]
+    outputs, expected = features(x, output_attentions=True), model(x, output_attentions=True)
+    assert torch.equal(outputs.pooler_output, outputs.last_hidden_state[:, 0])
+    assert torch.equal(model.classifier(outputs.pooler_output), expected.logits)
+    assert torch.equal(outputs.attentions[0], expected.attentions[0])
+    features.save_pretrained(tmp_path / "features")
+    again = AutoModel.from_pretrained(tmp_path / "features")(x, output_attentions=True)
+    assert torch.equal(again.pooler_output, outputs.pooler_output)
+
+
+def test_the_feature_extraction_pipeline_gives_the_class_token(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    processor = MLCAKImageProcessor(size={"height": 16, "width": 16})
+    processor.save_pretrained(tmp_path)
+    picture = Image.new("L", (20, 30), 99)
+    found = pipeline("image-feature-extraction", model=str(tmp_path), pool=True)(picture)
+    features = AutoModel.from_pretrained(tmp_path)(**processor(picture, return_tensors="pt")).pooler_output
+    np.testing.assert_allclose(found, features.detach().numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("width", [24, 192])

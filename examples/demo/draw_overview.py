@@ -60,7 +60,7 @@ def look(folder: str, images: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     pixels = MLCAKCollator(processor)([{"image": image} for image in images])["pixel_values"]
     output = model(pixels, output_attentions=True)
     shown = pixels[:, 0].numpy() * processor.image_std[0] + processor.image_mean[0]
-    attention = class_token_attention(output.mlcak.numpy(), model.num_prefix_tokens, model.grid_size)
+    attention = class_token_attention(output.mlcak.numpy(), model.config.num_prefix_tokens, model.grid_size)
     return shown, output.logits.softmax(-1)[:, -1].numpy(), attention
 
 

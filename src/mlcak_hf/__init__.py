@@ -14,39 +14,23 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .configuration_mlcak import VINDR_CXR_FINDINGS, MLCAKConfig
-    from .errors import MLCAKError
-    from .image_processing_mlcak import MLCAKImageProcessor
-    from .modeling_mlcak import MLCAKForCXRClassification, MLCAKOutput
-    from .prediction.predictor import RadiographPredictor
-    from .prediction.result import Prediction
-    from .radiographs.file_search import find_radiographs
-    from .radiographs.read import read_radiograph
-    from .training.arguments import MLCAKTrainingArguments
-    from .training.trainer import MLCAKTrainer
-    from .vindr_cxr.builder import load_vindr_cxr
-    from .vindr_cxr.options import VinDrOptions
-    from .vindr_cxr.vindr_source import prepare_vindr_cxr
+    from .configuration_mlcak import VINDR_CXR_FINDINGS as VINDR_CXR_FINDINGS
+    from .configuration_mlcak import MLCAKConfig as MLCAKConfig
+    from .errors import MLCAKError as MLCAKError
+    from .image_processing_mlcak import MLCAKImageProcessor as MLCAKImageProcessor
+    from .modeling_mlcak import MLCAKForCXRClassification as MLCAKForCXRClassification
+    from .modeling_mlcak import MLCAKOutput as MLCAKOutput
+    from .prediction.predictor import RadiographPredictor as RadiographPredictor
+    from .prediction.result import Prediction as Prediction
+    from .radiographs.file_search import find_radiographs as find_radiographs
+    from .radiographs.read import read_radiograph as read_radiograph
+    from .training.arguments import MLCAKTrainingArguments as MLCAKTrainingArguments
+    from .training.trainer import MLCAKTrainer as MLCAKTrainer
+    from .vindr_cxr.builder import load_vindr_cxr as load_vindr_cxr
+    from .vindr_cxr.options import VinDrOptions as VinDrOptions
+    from .vindr_cxr.vindr_source import prepare_vindr_cxr as prepare_vindr_cxr
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "VINDR_CXR_FINDINGS",
-    "MLCAKConfig",
-    "MLCAKError",
-    "MLCAKForCXRClassification",
-    "MLCAKImageProcessor",
-    "MLCAKOutput",
-    "MLCAKTrainer",
-    "MLCAKTrainingArguments",
-    "Prediction",
-    "RadiographPredictor",
-    "VinDrOptions",
-    "find_radiographs",
-    "load_vindr_cxr",
-    "prepare_vindr_cxr",
-    "read_radiograph",
-]
 
 _MODULES = {
     "VINDR_CXR_FINDINGS": "configuration_mlcak",
@@ -65,6 +49,7 @@ _MODULES = {
     "prepare_vindr_cxr": "vindr_cxr.vindr_source",
     "read_radiograph": "radiographs.read",
 }
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
@@ -79,14 +64,15 @@ def __dir__() -> list[str]:
 
 def _register() -> None:
     """Register the model with transformers, and mark its files as the code to save with it."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
     from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
     from .configuration_mlcak import MLCAKConfig
     from .image_processing_mlcak import MLCAKImageProcessor
-    from .modeling_mlcak import MLCAKForCXRClassification
+    from .modeling_mlcak import MLCAKForCXRClassification, MLCAKModel
 
     AutoConfig.register(MLCAKConfig.model_type, MLCAKConfig)
+    AutoModel.register(MLCAKConfig, MLCAKModel)
     AutoModelForImageClassification.register(MLCAKConfig, MLCAKForCXRClassification)
     AutoImageProcessor.register(MLCAKConfig, image_processor_classes={"pil": MLCAKImageProcessor})
     # `pipeline` also looks for a video processor. Without an entry (None: there is none) it would take the saved image
@@ -94,6 +80,7 @@ def _register() -> None:
     VIDEO_PROCESSOR_MAPPING.register(MLCAKConfig, {"torchvision": None})  # type: ignore[arg-type]
     # A saved model carries its code, so that `trust_remote_code=True` loads it where this package is not installed.
     MLCAKConfig.register_for_auto_class()  # type: ignore[no-untyped-call]
+    MLCAKModel.register_for_auto_class("AutoModel")  # type: ignore[no-untyped-call]
     MLCAKForCXRClassification.register_for_auto_class("AutoModelForImageClassification")  # type: ignore[no-untyped-call]
     MLCAKImageProcessor.register_for_auto_class("AutoImageProcessor")  # type: ignore[no-untyped-call]
 

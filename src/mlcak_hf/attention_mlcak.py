@@ -147,6 +147,3 @@ class _HeadMeanAttention(torch.autograd.Function):
 
 AttentionInterface.register(ATTENTION_IMPLEMENTATION, mlcak_attention_forward)
 AttentionMaskInterface.register(ATTENTION_IMPLEMENTATION, sdpa_mask)
-
-
-__all__ = ["ATTENTION_IMPLEMENTATION", "mlcak_attention_forward"]

@@ -179,6 +179,3 @@ def _read_normalisation(
     # Some checkpoints were fed with other units than 8-bit pixels / 255.
     unit = 255 * (settings.get("rescale_factor") or 1 / 255) if settings.get("do_rescale") is not False else 255
     return (np.resize(mean, num_channels) / unit).tolist(), (np.resize(std, num_channels) / unit).tolist()
-
-
-__all__ = ["adapt_backbone", "fold_channels", "resize_patch_filters"]

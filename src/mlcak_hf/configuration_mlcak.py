@@ -221,6 +221,3 @@ def _square_side(size: Any, name: str) -> int:
     if len(sides) != 1:
         raise ValueError(f"{name} must be one number or two equal ones (a square); got {size}.")
     return int(sides.pop())
-
-
-__all__ = ["VINDR_CXR_FINDINGS", "MLCAKConfig"]

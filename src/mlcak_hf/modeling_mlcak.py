@@ -8,17 +8,16 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-import transformers
 from torch import nn
 from transformers import MODEL_MAPPING, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
 
 from .attention_mlcak import ATTENTION_IMPLEMENTATION
 from .backbone_surgery_mlcak import adapt_backbone
 from .configuration_mlcak import MLCAKConfig
 
-# Where PyTorch's own allocator starts a tensor on a CPU.
-_ALIGNMENT_BYTES = 64
+_ALIGNMENT_BYTES = 64  # where PyTorch's own allocator starts a tensor on a CPU
 
 
 @dataclass
@@ -27,15 +26,14 @@ class MLCAKOutput(ModelOutput):
     Output of [`MLCAKForCXRClassification`].
 
     Args:
-        loss (`torch.FloatTensor`, *optional*, scalar): `global_loss + local_loss_weight * local_loss`, of those of the
-            two for which labels were given.
+        loss (`torch.FloatTensor`, *optional*, scalar): `global_loss + local_loss_weight * local_loss`, of those given.
         logits (`torch.FloatTensor` of shape `(B, num_labels)`): Global task (MCCT).
         local_logits (`torch.FloatTensor` of shape `(B, num_local_labels)`): Local findings (MLCT); `None` without them.
         attentions (`tuple` of `torch.FloatTensor` of shape `(B, N, N)`, *optional*): Head-averaged attention of each
-            chosen level, from shallow to deep; only with `output_attentions=True`.
+            chosen level, from shallow to deep.
         mlcak (`torch.FloatTensor` of shape `(B, N, N)`, *optional*): Their mean, `(1/N) * sum_i H_i`.
         hidden_states (`tuple` of `torch.FloatTensor` of shape `(B, N, hidden_size)`, *optional*): Input of the first
-            layer and output of every layer; only with `output_hidden_states=True`.
+            layer and output of every layer.
         global_loss, local_loss (`torch.FloatTensor`, *optional*, scalars): The parts of `loss`.
     """
 
@@ -58,8 +56,7 @@ def global_classification_loss(
     """
     Loss of the global task: cross-entropy, or masked binary cross-entropy averaged over the labels.
 
-    Missing labels add 0. The sum is divided by the number of images, not of valid labels, so that gradient
-    accumulation and several processes add up to one big batch.
+    Missing labels add 0. The sum is divided by the number of images, not of labels, so that micro-batches add up.
 
     Args:
         logits (`torch.Tensor` of shape `(B, C)`): Global logits.
@@ -100,13 +97,10 @@ def local_classification_loss(
     Args:
         local_logits (`torch.Tensor` of shape `(B, F)`): Local logits.
         local_targets (`torch.Tensor` of shape `(B, F)`): Targets in [0, 1], negative = missing.
-        num_items (`int` or `torch.Tensor`, *optional*): Number of images to divide by; the batch's own if not given.
+        num_items: As in [`global_classification_loss`].
 
     Returns:
         `torch.Tensor`: float32 scalar, differentiable even where nothing is labelled.
-
-    Raises:
-        ValueError: If the shapes differ.
     """
     count = local_logits.shape[0] if num_items is None else num_items
     return _masked_bce_sum(local_logits, local_targets, "local_targets") / count / local_logits.shape[1]
@@ -120,8 +114,13 @@ def _masked_bce_sum(logits: torch.Tensor, labels: torch.Tensor, name: str) -> to
     return bce.masked_fill(targets < 0, 0.0).sum()
 
 
-class MLCAKPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
-    """Base class: configuration, saving and loading of MLCAK models."""
+class MLCAKModel(PreTrainedModel):  # type: ignore[no-untyped-call]
+    """
+    The backbone of an [`MLCAKForCXRClassification`] without its heads, for `AutoModel` and `image-feature-extraction`.
+
+    Args:
+        config ([`MLCAKConfig`]): Backbone, levels.
+    """
 
     config_class = MLCAKConfig
     base_model_prefix = "backbone"
@@ -131,13 +130,26 @@ class MLCAKPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     _supports_sdpa = True
     _supports_attention_backend = True
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """
-        Save with this model's own weight names and ordinary file permissions.
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        config.validate()
+        # Eager attention would keep the maps of all heads and layers.
+        config.backbone_config._attn_implementation = ATTENTION_IMPLEMENTATION
+        self.backbone = _build_backbone(config.backbone_config)
+        self._add_heads()
+        self.set_attention_levels(config.attention_levels)
+        self.post_init()  # type: ignore[no-untyped-call]
 
-        The legacy names that transformers writes for ViT and DINOv2 are silently dropped when the Trainer resumes.
-        """
+    def _add_heads(self) -> None:
+        """Add what else has weights, before they are initialised."""
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """Save with this model's own weight names and ordinary file permissions."""
+        # The legacy names that transformers writes for ViT and DINOv2 are silently dropped when the Trainer resumes.
         kwargs.setdefault("save_original_format", False)
+        if self._auto_class is not None:
+            auto_map = getattr(self.config, "auto_map", None) or {}
+            self.config.auto_map = {"AutoModel": "modeling_mlcak.MLCAKModel"} | auto_map
         saved = super().save_pretrained(*args, **kwargs)
         folder = Path(kwargs.get("save_directory", args[0] if args else ""))
         for weights in folder.glob("*.safetensors"):  # written with mode 0600, config.json by the umask
@@ -146,7 +158,7 @@ class MLCAKPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load, then align the weights in memory: products of unaligned ones differ in the last bit of the logits."""
+        """Load, and align the weights in memory: unaligned ones change the last bit of the logits."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         for parameter in model.parameters():
@@ -154,11 +166,96 @@ class MLCAKPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
                 parameter.data = parameter.data.clone()
         return loaded
 
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        side = self.config.image_size // self.config.patch_size
+        return side, side
 
-class MLCAKForCXRClassification(MLCAKPreTrainedModel):  # type: ignore[no-untyped-call]
+    def set_attention_levels(self, attention_levels: Sequence[int] | None) -> None:
+        """
+        Choose the encoder layers that return their attention.
+
+        Args:
+            attention_levels (`Sequence[int]`, *optional*): As in [`MLCAKConfig`]; `None` means all.
+        """
+        self.config.attention_levels = None if attention_levels is None else list(attention_levels)
+        self.config.validate()
+        layers = [layer for layer in self.backbone.modules() if hasattr(layer, "q_proj") and hasattr(layer, "k_proj")]
+        if len(layers) != self.config.backbone_config.num_hidden_layers:
+            raise RuntimeError(
+                f"Expected {self.config.backbone_config.num_hidden_layers} attention layers with q_proj and k_proj in "
+                f"{type(self.backbone).__name__}; found {len(layers)}. Use transformers 5.23."
+            )
+        chosen = set(self.config.resolved_attention_levels)
+        for index, layer in enumerate(layers):
+            layer.is_mlcak_level = index in chosen
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
+        """
+        Compute features of a batch of radiographs.
+
+        Args:
+            pixel_values, output_attentions, output_hidden_states, return_dict: As in [`MLCAKForCXRClassification`].
+
+        Returns:
+            [`BaseModelOutputWithPooling`]: `last_hidden_state` after the final norm, `pooler_output`: its class token.
+
+        Raises:
+            RuntimeError: If attention is asked for but cannot be captured.
+        """
+        config = self.config
+        expected = (config.num_channels, config.image_size, config.image_size)
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected or not pixel_values.is_floating_point():
+            raise ValueError(
+                f"pixel_values must be floats of shape (batch, {str(expected)[1:]}; got {pixel_values.dtype} of shape "
+                f"{tuple(pixel_values.shape)}. Use the image processor saved with the model."
+            )
+        output_attentions = config.output_attentions if output_attentions is None else output_attentions
+        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        if output_attentions and self.training and torch.is_grad_enabled() and self._checkpoints_reentrantly():
+            raise RuntimeError(
+                "Reentrant gradient checkpointing cuts attention maps off from the graph: with output_attentions=True "
+                'use gradient_checkpointing_kwargs={"use_reentrant": False}.'
+            )
+        outputs = self.backbone(
+            pixel_values,
+            output_attentions=bool(output_attentions),
+            output_hidden_states=bool(output_hidden_states),
+            return_dict=True,
+        )
+        attentions = outputs.attentions if output_attentions else None
+        levels = len(config.resolved_attention_levels)
+        if output_attentions and [attention.ndim for attention in attentions or ()] != [3] * levels:
+            raise RuntimeError(
+                f"Expected the head-averaged attention of {levels} levels, but attention implementation "
+                f"{config.backbone_config._attn_implementation!r} returned {len(attentions or ())} maps: call "
+                f"model.set_attn_implementation({ATTENTION_IMPLEMENTATION!r})."
+            )
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=outputs.last_hidden_state[:, 0],
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
+            attentions=attentions,
+        )
+        return_dict = config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
+
+    def _checkpoints_reentrantly(self) -> bool:
+        layers = [layer for layer in self.backbone.modules() if getattr(layer, "gradient_checkpointing", False)]
+        functions = [getattr(layer, "_gradient_checkpointing_func", None) for layer in layers]
+        return any(getattr(function, "keywords", {}).get("use_reentrant", True) for function in functions)
+
+
+class MLCAKForCXRClassification(MLCAKModel):  # type: ignore[no-untyped-call]
     r"""
-    Chest X-ray classifier: a ViT-family backbone and two linear heads on its final-norm class token, one for the
-    global label (MCCT), one for the local findings (MLCT).
+    A backbone and two linear heads on its final-norm class token: global label (MCCT) and local findings (MLCT).
 
     Args:
         config ([`MLCAKConfig`]): Backbone, labels, levels.
@@ -178,17 +275,11 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):  # type: ignore[no-untype
     # The loss is a mean over this batch: the Trainer must not take it as divided by the items of the whole step.
     accepts_loss_kwargs = False
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        config.validate()
-        # Kept out of eager attention, whose maps of all heads and layers would be alive at once.
-        config.backbone_config._attn_implementation = ATTENTION_IMPLEMENTATION
-        self.backbone = _build_backbone(config.backbone_config)
-        hidden_size = config.backbone_config.hidden_size
-        self.classifier = nn.Linear(hidden_size, config.num_labels)
-        self.local_classifier = nn.Linear(hidden_size, config.num_local_labels) if config.num_local_labels else None
-        self.set_attention_levels(config.attention_levels)
-        self.post_init()  # type: ignore[no-untyped-call]
+    def _add_heads(self) -> None:
+        config: Any = self.config
+        width, findings = config.backbone_config.hidden_size, config.num_local_labels
+        self.classifier = nn.Linear(width, config.num_labels)
+        self.local_classifier = nn.Linear(width, findings) if findings else None
 
     @classmethod
     def from_backbone(
@@ -204,19 +295,16 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):  # type: ignore[no-untype
         """
         Turn a pretrained ViT, DeiT or DINOv2 checkpoint into an MLCAK model of any resolution; the heads are new.
 
-        Position embeddings are interpolated to the new grid, patch filters resized by the pseudo-inverse of the area
-        average (as in FlexiViT), and channels folded exactly: a grey image gives the features that the checkpoint
-        gives for the same image in three equal channels.
+        Position embeddings are interpolated, patch filters resized as in FlexiViT, and channels folded exactly: a grey
+        image gives the features that the checkpoint gives for the same image in three equal channels.
 
         Args:
-            path_or_id (`str`): Folder or Hub id that `AutoModel` can read. Its `preprocessor_config.json` tells the
-                normalisation it was trained with; without one, that of its model type is assumed, with a warning.
-            image_size (`int`): Side of the new input, in pixels.
-            patch_size (`int`): Side of the new patches, in pixels.
+            path_or_id (`str`): Folder or Hub id that `AutoModel` can read. The normalisation it was trained with is
+                read from its `preprocessor_config.json`, or assumed from its model type, with a warning.
+            image_size, patch_size (`int`): Side of the new input and of its patches, in pixels.
             num_channels (`int`, defaults to 1): 1, or the checkpoint's own number.
-            image_mean, image_std (`Sequence[float]`, *optional*): Normalisation that the new model will be fed with,
-                one number per channel: give the same to [`MLCAKImageProcessor`]. Default: the processor's own `[0.5]`
-                and `[0.25]` for one channel, the checkpoint's own (filters unchanged) for several.
+            image_mean, image_std (`Sequence[float]`, *optional*): Normalisation of the new model's input: give the same
+                to [`MLCAKImageProcessor`]. Default: the processor's own for one channel, else the checkpoint's.
             **config_kwargs: Further fields of [`MLCAKConfig`], e.g. `local_labels`, `attention_levels`.
 
         Returns:
@@ -234,41 +322,7 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):  # type: ignore[no-untype
         model.backbone.load_state_dict({name: state_dict[name] for name in expected})
         return cast("MLCAKForCXRClassification", model.train(False))
 
-    @property
-    def num_prefix_tokens(self) -> int:
-        """Number of tokens before the patches."""
-        return int(self.config.num_prefix_tokens)
-
-    @property
-    def grid_size(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        side = self.config.image_size // self.config.patch_size
-        return side, side
-
-    def set_attention_levels(self, attention_levels: Sequence[int] | None) -> None:
-        """
-        Choose the encoder layers whose attention is returned.
-
-        Args:
-            attention_levels (`Sequence[int]`, *optional*): As in [`MLCAKConfig`]; `None` means all.
-
-        Raises:
-            huggingface_hub.errors.StrictDataclassError: If a level does not exist or comes twice.
-        """
-        self.config.attention_levels = None if attention_levels is None else list(attention_levels)
-        self.config.validate()
-        layers = [layer for layer in self.backbone.modules() if hasattr(layer, "q_proj") and hasattr(layer, "k_proj")]
-        if len(layers) != self.config.backbone_config.num_hidden_layers:
-            raise RuntimeError(
-                f"Expected {self.config.backbone_config.num_hidden_layers} attention layers with q_proj and k_proj in "
-                f"{type(self.backbone).__name__}, found {len(layers)}: transformers {transformers.__version__} builds "
-                "it in another way than this model knows. Use transformers 5.23."
-            )
-        chosen = set(self.config.resolved_attention_levels)
-        for index, layer in enumerate(layers):
-            layer.is_mlcak_level = index in chosen
-
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
@@ -284,8 +338,8 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):  # type: ignore[no-untype
             pixel_values (`torch.Tensor` of shape `(B, C, H, W)`): From [`MLCAKImageProcessor`].
             labels (`torch.Tensor`, *optional*): Global labels; see [`global_classification_loss`].
             local_targets (`torch.Tensor` of shape `(B, num_local_labels)`, *optional*): Findings in [0, 1], -1 missing.
-            output_attentions (`bool`, *optional*): Return `attentions` and `mlcak`. Before `torch.compile`, call the
-                model once so: transformers installs its hooks on the first call, which a compiled graph cannot hold.
+            output_attentions (`bool`, *optional*): Return `attentions` and `mlcak`. Call the model once so before
+                `torch.compile`: transformers installs its hooks on the first call.
             output_hidden_states (`bool`, *optional*): Return `hidden_states`.
             return_dict (`bool`, *optional*): `False` for a plain tuple.
 
@@ -293,90 +347,39 @@ class MLCAKForCXRClassification(MLCAKPreTrainedModel):  # type: ignore[no-untype
             [`MLCAKOutput`]
 
         Raises:
-            ValueError: If `pixel_values` or labels have another shape than the configuration says.
-            RuntimeError: If attention is asked for but cannot be captured.
+            ValueError: If an input has the wrong shape.
         """
-        self._check_pixel_values(pixel_values)
-        config = self.config
-        output_attentions = config.output_attentions if output_attentions is None else output_attentions
-        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        if output_attentions and self.training and torch.is_grad_enabled() and self._checkpoints_reentrantly():
-            raise RuntimeError(
-                "Reentrant gradient checkpointing cuts attention maps off from the graph: with output_attentions=True "
-                'use gradient_checkpointing_kwargs={"use_reentrant": False}.'
-            )
-        outputs = self.backbone(
-            pixel_values,
-            output_attentions=bool(output_attentions),
-            output_hidden_states=bool(output_hidden_states),
-            return_dict=True,
-        )
-        class_token = outputs.last_hidden_state[:, 0]
-        logits = self.classifier(class_token)
-        local_logits = None if self.local_classifier is None else self.local_classifier(class_token)
+        encoded: Any = super().forward(pixel_values, output_attentions, output_hidden_states, return_dict=True)
+        logits = self.classifier(encoded.pooler_output)
+        local_logits = None if self.local_classifier is None else self.local_classifier(encoded.pooler_output)
 
         global_loss = local_loss = loss = None
         if labels is not None:
-            loss = global_loss = global_classification_loss(logits, labels, str(config.problem_type))
+            loss = global_loss = global_classification_loss(logits, labels, str(self.config.problem_type))
         if local_targets is not None and local_logits is not None:
             local_loss = local_classification_loss(local_logits, local_targets)
-            loss = config.local_loss_weight * local_loss + (0.0 if global_loss is None else global_loss)
+            loss = self.config.local_loss_weight * local_loss + (0.0 if global_loss is None else global_loss)
         elif local_targets is not None and local_targets.numel() > 0:
             raise ValueError(
-                f"This model has no local head (local_labels=[]), but got local_targets of shape "
+                f"local_targets must be None for a model without a local head (local_labels=[]); got shape "
                 f"{tuple(local_targets.shape)}."
             )
-
-        attentions = self._captured_attentions(outputs.attentions) if output_attentions else None
+        attentions, mlcak = encoded.attentions, None
+        if attentions is not None:
+            # Without a stack of the maps, which would double their memory.
+            mlcak = sum(attentions[1:], start=attentions[0]) / len(attentions)
         output = MLCAKOutput(
             loss=loss,
             logits=logits,
             local_logits=local_logits,
             attentions=attentions,
-            mlcak=None if attentions is None else _mean(attentions),
-            hidden_states=outputs.hidden_states if output_hidden_states else None,
+            mlcak=mlcak,
+            hidden_states=encoded.hidden_states,
             global_loss=global_loss,
             local_loss=local_loss,
         )
-        return_dict = config.return_dict if return_dict is None else return_dict
+        return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()
-
-    def _check_pixel_values(self, pixel_values: torch.Tensor) -> None:
-        expected = (self.config.num_channels, self.config.image_size, self.config.image_size)
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected or not pixel_values.is_floating_point():
-            raise ValueError(
-                f"pixel_values must be floats of shape (batch, {expected[0]}, {expected[1]}, {expected[2]}) for this "
-                f"model; got {pixel_values.dtype} of shape {tuple(pixel_values.shape)}. Use the image processor saved "
-                "with the model."
-            )
-
-    def _checkpoints_reentrantly(self) -> bool:
-        return any(
-            getattr(module, "gradient_checkpointing", False)
-            and getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {}).get(
-                "use_reentrant", True
-            )
-            for module in self.backbone.modules()
-        )
-
-    def _captured_attentions(self, captured: Sequence[torch.Tensor] | None) -> tuple[torch.Tensor, ...]:
-        levels = self.config.resolved_attention_levels
-        if captured is None or len(captured) != len(levels) or any(attention.ndim != 3 for attention in captured):
-            raise RuntimeError(
-                f"Expected the head-averaged attention of {len(levels)} levels, but the backbone returned "
-                f"{0 if captured is None else len(captured)} maps with attention implementation "
-                f"{self.config.backbone_config._attn_implementation!r}: call "
-                f"model.set_attn_implementation({ATTENTION_IMPLEMENTATION!r})."
-            )
-        return tuple(captured)
-
-
-def _mean(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
-    # Without a stack of the maps, which would double their memory.
-    total = attentions[0]
-    for attention in attentions[1:]:
-        total = total + attention
-    return total / len(attentions)
 
 
 def _build_backbone(backbone_config: Any) -> Any:
@@ -387,12 +390,3 @@ def _build_backbone(backbone_config: Any) -> Any:
         if getattr(owner, name, None) is not None:
             setattr(owner, name, None)
     return backbone
-
-
-__all__ = [
-    "MLCAKForCXRClassification",
-    "MLCAKOutput",
-    "MLCAKPreTrainedModel",
-    "global_classification_loss",
-    "local_classification_loss",
-]

@@ -75,12 +75,10 @@ def load_config(
         [`MLCAKError`]: Of the class `error`, when it cannot be loaded or is not an MLCAK config.
     """
     with loading(source, role, error=error):
-        if Path(source).is_dir() and not Path(source, "config.json").is_file():
-            raise FileNotFoundError("the folder has no config.json")
-        model_type = AutoConfig.from_pretrained(source, **kwargs).model_type
-        if model_type != MLCAKConfig.model_type:
-            raise ValueError(f"its model_type must be {MLCAKConfig.model_type!r}; got {model_type!r}")
-        return MLCAKConfig.from_pretrained(source, **kwargs)
+        config = AutoConfig.from_pretrained(source, **kwargs)
+        if not isinstance(config, MLCAKConfig):
+            raise ValueError(f"its model_type must be {MLCAKConfig.model_type!r}; got {config.model_type!r}")
+    return config
 
 
 def load_model(
@@ -95,7 +93,7 @@ def load_model(
     Raises:
         [`MLCAKError`]: Of the class `error`, when it cannot be loaded or is not an MLCAK model.
     """
-    load_config(source, role, error, **{name: kwargs[name] for name in ("revision",) if name in kwargs})
+    load_config(source, role, error, revision=kwargs.get("revision"))
     with loading(source, role, error=error):
         model: MLCAKForCXRClassification = MLCAKForCXRClassification.from_pretrained(source, **kwargs)
     return model
@@ -167,7 +165,5 @@ def weights_digest(source: str | PathLike[str]) -> str | None:
         return None
     digest = hashlib.sha256()
     for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
+        digest.update(path.read_bytes())
     return digest.hexdigest()

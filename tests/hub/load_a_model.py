@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, pipeline
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
 
 folder, repo_id, absent = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "absent"
 trust = {"trust_remote_code": True} if absent else {}
@@ -37,7 +37,7 @@ versions = json.loads((folder / "versions.json").read_text())
 radiograph = Image.open(folder / "radiograph.png")
 
 if absent:
-    for auto_class in (AutoConfig, AutoImageProcessor, AutoModelForImageClassification):
+    for auto_class in (AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification):
         with pytest.raises(ValueError, match="trust_remote_code=True"):
             auto_class.from_pretrained(repo_id)
 
@@ -56,6 +56,14 @@ for name, revision in [("second", "main"), ("second", "trial"), ("first", versio
     assert np.array_equal(output.attentions[1].numpy(), expected["attention"])
     for key in ("logits", "local_logits", "mlcak"):
         assert np.array_equal(output[key].numpy(), expected[key]), f"{key} of {revision}"
+
+    features = AutoModel.from_pretrained(repo_id, revision=revision, **trust)
+    assert type(features).__module__.split(".")[0] == home
+    with torch.no_grad():
+        class_token = features(pixel_values, output_attentions=True).pooler_output
+    assert np.array_equal(model.classifier(class_token).detach().numpy(), expected["logits"])
+    extractor = pipeline("image-feature-extraction", model=repo_id, revision=revision, pool=True, **trust)
+    assert np.allclose(extractor(str(folder / "radiograph.png")), class_token, atol=1e-6)
 
     classifier = pipeline("image-classification", model=repo_id, revision=revision, **trust)
     scores = {row["label"]: row["score"] for row in classifier(str(folder / "radiograph.png"))}

@@ -238,7 +238,7 @@ def _outputs(
     if "local_logits" in arrays:
         local = local_scores(probabilities(arrays["local_logits"]), targets["local_targets"], config.local_labels)
     if with_attention:
-        attention = class_token_attention(arrays["attention"], network.num_prefix_tokens, network.grid_size)
+        attention = class_token_attention(arrays["attention"], config.num_prefix_tokens, network.grid_size)
     return global_scores(scores, targets["labels"], config.global_labels, problem_type), local, attention
 
 

@@ -265,7 +265,7 @@ class RadiographPredictor:
                 }
         if attention and output.mlcak is not None:
             rows_of_class_token = output.mlcak[:, :1].float().cpu().numpy()
-            maps = class_token_attention(rows_of_class_token, self.model.num_prefix_tokens, self.model.grid_size)
+            maps = class_token_attention(rows_of_class_token, self.model.config.num_prefix_tokens, self.model.grid_size)
             for prediction, over_patches in zip(predictions, maps.astype(np.float32), strict=True):
                 prediction.attention = over_patches
 
