@@ -6,6 +6,9 @@ a finding adds. Lengths are cm on the detector; attenuation is the natural logar
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +21,13 @@ SOFT_PER_CM = 0.155
 AIR_SHARE = 0.74
 #: Sides of the body as signs of `x`: the patient's right lung is on the left of the image.
 RIGHT, LEFT = -1, 1
+#: Returns the random generator of a choice by its name.
+Streams: TypeAlias = Callable[[str], np.random.Generator]
+
+
+def random_side(g: np.random.Generator) -> int:
+    """`RIGHT` or `LEFT`."""
+    return RIGHT if g.random() < 0.5 else LEFT
 
 
 class Chest:
@@ -29,44 +39,41 @@ class Chest:
     Args:
         exposure (`Exposure`):
             The patient, with pose and field of view.
-        g (`np.random.Generator`):
-            Generator of the individual shape.
-        heart_ratio (`float`, *optional*):
-            Cardiothoracic ratio instead of the patient's.
-        knob (`float`, *optional*):
-            Aortic knob in cm instead of the patient's.
-        aorta_right (`float`, *optional*, defaults to 0):
-            Bulge of the ascending aorta to the right in cm.
+        findings (`Sequence[str]`):
+            Findings of the image. Some of them change outlines.
+        streams (`Callable`):
+            Returns the random generator of a choice by its name.
     """
 
-    def __init__(
-        self,
-        exposure: Exposure,
-        g: np.random.Generator,
-        heart_ratio: float | None = None,
-        knob: float | None = None,
-        aorta_right: float = 0.0,
-    ) -> None:
+    def __init__(self, exposure: Exposure, findings: Sequence[str], streams: Streams) -> None:
         patient = self.patient = exposure.patient
         self.exposure = exposure
         self.canvas = Canvas(exposure)
         self.coarse = Canvas(exposure, coarser=2)  # half the resolution, for structures without fine detail
         self.half_width, self.height = patient.half_width, patient.lung_height * exposure.inspiration
-        total = 2 * self.half_width * ((heart_ratio or patient.heart_ratio) * (1 + 0.25 * (1 - exposure.inspiration)))
+        heart_ratio, knob, bulge = patient.heart_ratio, patient.knob, 0.0
+        if "Cardiomegaly" in findings:
+            heart_ratio = streams("Cardiomegaly").uniform(0.56, 0.68)
+        if "Aortic enlargement" in findings:
+            g = streams("Aortic enlargement")
+            knob, bulge = g.uniform(1.75, 2.8), g.uniform(0.3, 1.3)
+        total = 2 * self.half_width * (heart_ratio * (1 + 0.25 * (1 - exposure.inspiration)))
         self.heart_right = total * patient.heart_right_share + exposure.yaw
         self.heart_left = total - self.heart_right
-        knob = knob or patient.knob
-        wobble = g.normal(0, 1, 12)
+        wobble = streams("shape").normal(0, 1, 12)
         self.knob_x, self.knob_y = 2.3 + 1.22 * knob, (0.265 + 0.008 * wobble[0]) * self.height
-        self.mediastinum = {RIGHT: self._right_border(aorta_right, wobble), LEFT: self._left_border(knob, wobble)}
+        self.mediastinum = {RIGHT: self._right_border(bulge, wobble), LEFT: self._left_border(knob, wobble)}
         self.lateral, self.medial = self._lung_borders()
         self.diaphragm = self._diaphragm(wobble)
         self.diaphragm_softness = np.full_like(self.diaphragm, 0.22)  # width of the edge
-        self.vessels: Array = np.zeros_like(self.canvas.x)  # attenuation of the lung markings
         self.fluid: list[tuple[int, float]] = []  # side, and level of the meniscus at the chest wall in cm
+        if "Pleural effusion" in findings:
+            self._pour_effusion(streams("Pleural effusion"))
+        self.lung, self.air = self._fill_lungs()
+        self.vessels: Array = np.zeros_like(self.lung)  # attenuation of the lung markings
         # Attenuation that is added: structures without fine detail on the coarse canvas, and all others.
         self.smooth: Array = np.zeros(self.coarse.x.shape)
-        self.extra: Array = np.zeros_like(self.canvas.x)
+        self.extra: Array = np.zeros_like(self.lung)
 
     def _right_border(self, aorta_right: float, wobble: Array) -> Array:
         vessels = np.array([2.2, 2.5, 2.5, 2.35, 2.45, 2.5]) + wobble[:6] * (0, 0.15, 0.15, 0.12, 0.12, 0)
@@ -113,6 +120,19 @@ class Chest:
         middle = (1 - blend) * (height + 1.0) + blend * (dome_left + 1.0)
         return np.where(side_x < 1.5, middle, floor).astype(np.float32)
 
+    def _pour_effusion(self, g: np.random.Generator) -> None:
+        for side in (RIGHT, LEFT) if g.random() < 0.3 else (random_side(g),):
+            depth = g.uniform(0.6, 1.0) + g.exponential(2.2)
+            rise = g.uniform(2.5, 5.0)
+            level = self.height - min(depth, 0.5 * self.height)
+            # The meniscus is lowest near the heart and climbs steeply along the chest wall.
+            reach = (side * TABLE_AXIS - 0.3 * self.half_width) / (0.7 * self.half_width)
+            climb = np.where(reach > 0, np.abs(reach) ** 2.6, 0.5 * np.abs(reach) ** 1.5)
+            surface = (level - rise * np.minimum(climb, 1.3)).astype(np.float32)
+            wet = (side * TABLE_AXIS > 0) & (surface < self.diaphragm)
+            self.diaphragm[wet], self.diaphragm_softness[wet] = surface[wet], 1.4
+            self.fluid.append((side, level - rise))
+
     def inside_lung(self, side: int, across: npt.ArrayLike, along: npt.ArrayLike) -> Array:
         """Map lung coordinates to anatomical points (..., 2).
 
@@ -132,8 +152,8 @@ class Chest:
             y = u * np.minimum(at(self.diaphragm, x), self.height + 4.5)
         return np.stack([x, y], axis=-1)
 
-    def fill_lungs(self) -> None:
-        """Set `lung` (visible lung, 0 to 1) and `air` (the attenuation that its air removes)."""
+    def _fill_lungs(self) -> tuple[Array, Array]:
+        """Visible lung, 0 to 1, and the attenuation that its air removes."""
         reach = self.half_width + 1.0
         corners = [(x, y) for x in (-reach, reach) for y in (-0.6, 1.75 * self.height)]
         window, canvas = self.canvas.around(corners)
@@ -153,11 +173,12 @@ class Chest:
         clear = clear + (1 - clear) * (0.45 * ramp(beyond + 1.4, 3.6))
 
         depth = (0.70 * self.patient.depth) * (0.42 + 0.58 * ramp(canvas.y - 3.8, 9.0))
-        self.lung, self.air = np.zeros((2, *self.extra.shape), dtype=np.float32)
+        lung, air = np.zeros((2, *self.canvas.x.shape), dtype=np.float32)
         mask *= clear
-        self.lung[window] = mask * open_air
+        lung[window] = mask * open_air
         mask *= rounded * depth
-        self.air[window] = mask * (open_air + recess) * (SOFT_PER_CM * AIR_SHARE)
+        air[window] = mask * (open_air + recess) * (SOFT_PER_CM * AIR_SHARE)
+        return lung, air
 
 
 def add_trunk(chest: Chest, g: np.random.Generator) -> None:

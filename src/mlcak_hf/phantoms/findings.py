@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 
-from .canvas import TABLE_AXIS, Mask, Pen, PixelBox, at, bezier, circle, ramp, smooth_curve
-from .chest import LEFT, RIGHT, Chest
-from .plan import Exposure
-
-#: Random generator of a choice by its name.
-Streams: TypeAlias = Callable[[str], np.random.Generator]
+from .canvas import Mask, Pen, PixelBox, at, bezier, circle, ramp, smooth_curve
+from .chest import LEFT, RIGHT, Chest, Streams, random_side
 
 
 @dataclass(frozen=True)
@@ -34,65 +29,15 @@ class Finding:
     conspicuity: float
 
 
-def outline_chest(exposure: Exposure, findings: Iterable[str], streams: Streams) -> Chest:
-    """Draw the outlines of a chest with the findings that change them."""
-    ratio, knob, bulge = None, None, 0.0
-    if "Cardiomegaly" in findings:
-        ratio = streams("Cardiomegaly").uniform(0.56, 0.68)
-    if "Aortic enlargement" in findings:
-        g = streams("Aortic enlargement")
-        knob, bulge = g.uniform(1.75, 2.8), g.uniform(0.3, 1.3)
-    chest = Chest(exposure, streams("shape"), ratio, knob, bulge)
-    if "Pleural effusion" in findings:
-        _pour_effusion(chest, streams("Pleural effusion"))
-    return chest
-
-
-def _pour_effusion(chest: Chest, g: np.random.Generator) -> None:
-    for side in [RIGHT, LEFT] if g.random() < 0.3 else [_random_side(g)]:
-        depth = g.uniform(0.6, 1.0) + g.exponential(2.2)
-        rise = g.uniform(2.5, 5.0)
-        level = chest.height - min(depth, 0.5 * chest.height)
-        # The meniscus is lowest near the heart and climbs steeply along the chest wall.
-        reach = (side * TABLE_AXIS - 0.3 * chest.half_width) / (0.7 * chest.half_width)
-        climb = np.where(reach > 0, np.abs(reach) ** 2.6, 0.5 * np.abs(reach) ** 1.5)
-        surface = (level - rise * np.minimum(climb, 1.3)).astype(np.float32)
-        wet = (side * TABLE_AXIS > 0) & (surface < chest.diaphragm)
-        chest.diaphragm[wet] = surface[wet]
-        chest.diaphragm_softness[wet] = 1.4
-        chest.fluid.append((side, level - rise))
-
-
-def _random_side(g: np.random.Generator) -> int:
-    return RIGHT if g.random() < 0.5 else LEFT
-
-
 def _box_around(mask: Mask) -> PixelBox:
     rows, columns = np.nonzero(mask)
     return float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)
 
 
-def _cardiomegaly(chest: Chest, g: np.random.Generator) -> Finding:
-    corners = [(-chest.heart_right, 0.45 * chest.height), (chest.heart_left, 1.02 * chest.height)]
-    return Finding("Cardiomegaly", (chest.canvas.box(corners),), 0.8)
-
-
-def _aortic_enlargement(chest: Chest, g: np.random.Generator) -> Finding:
-    half = 0.10 * chest.height
-    corners = [(-0.8, chest.knob_y - half), (chest.knob_x, chest.knob_y + half)]
-    return Finding("Aortic enlargement", (chest.canvas.box(corners, margin=0.3),), 0.6)
-
-
-def _pleural_effusion(chest: Chest, g: np.random.Generator) -> Finding:
-    width, low = chest.half_width, chest.height + 4.0
-    corners = [[(side * 0.3 * width, level), (side * width, low)] for side, level in chest.fluid]
-    return Finding("Pleural effusion", tuple(map(chest.canvas.box, corners)), 0.8)
-
-
 def _nodules(chest: Chest, g: np.random.Generator) -> Finding:
     boxes, best = [], 0.0
     for _ in range(g.choice([1, 2, 3], p=[0.55, 0.3, 0.15])):
-        centre = chest.inside_lung(_random_side(g), g.uniform(0.2, 0.88), g.uniform(0.12, 0.86))
+        centre = chest.inside_lung(random_side(g), g.uniform(0.2, 0.88), g.uniform(0.12, 0.86))
         mass = g.random() < 0.08
         diameter = g.uniform(2.0, 3.2) if mass else g.uniform(0.75, 1.35)
         peak = g.uniform(0.35, 0.5) if mass else g.uniform(0.5, 0.85)
@@ -108,7 +53,7 @@ def _nodules(chest: Chest, g: np.random.Generator) -> Finding:
 
 
 def _pneumothorax(chest: Chest, g: np.random.Generator) -> Finding:
-    canvas, side = chest.canvas, _random_side(g)
+    canvas, side = chest.canvas, random_side(g)
     end = chest.height * g.uniform(0.55, 0.9)
     down, inward = g.uniform(1.2, 3.0), g.uniform(1.3, 2.6)
     # Border of the collapsed lung: the apex moves down and the lateral border inwards, less so towards `end`.
@@ -135,7 +80,7 @@ def _pneumothorax(chest: Chest, g: np.random.Generator) -> Finding:
 
 def _fibrosis(chest: Chest, g: np.random.Generator) -> Finding:
     canvas = chest.canvas
-    sides = [RIGHT, LEFT] if g.random() < 0.7 else [_random_side(g)]
+    sides = [RIGHT, LEFT] if g.random() < 0.7 else [random_side(g)]
     net = np.exp(-((canvas.noise(g, 0.60) / 0.30) ** 2))
     net += 0.6 * np.exp(-((canvas.noise(g, 0.85) / 0.26) ** 2))
     strength, boxes = np.float32(g.uniform(0.24, 0.42)), []
@@ -151,7 +96,7 @@ def _fibrosis(chest: Chest, g: np.random.Generator) -> Finding:
 
 
 def _consolidation(chest: Chest, g: np.random.Generator) -> Finding:
-    canvas, side = chest.canvas, _random_side(g)
+    canvas, side = chest.canvas, random_side(g)
     centre = chest.inside_lung(side, g.uniform(0.3, 0.65), g.uniform(0.3, 0.8))
     rx, ry = g.uniform(2.8, 4.6), g.uniform(2.8, 5.2)
     r = np.sqrt(canvas.ellipse(centre, rx, ry))
@@ -171,10 +116,8 @@ def _consolidation(chest: Chest, g: np.random.Generator) -> Finding:
     return Finding("Consolidation", (box,), opacity)
 
 
-_DRAW: dict[str, Callable[[Chest, np.random.Generator], Finding]] = {
-    "Aortic enlargement": _aortic_enlargement,
-    "Cardiomegaly": _cardiomegaly,
-    "Pleural effusion": _pleural_effusion,
+#: Findings that are drawn on the layers, in this order; the others change outlines.
+_DRAW = {
     "Consolidation": _consolidation,
     "Pneumothorax": _pneumothorax,
     "Pulmonary fibrosis": _fibrosis,
@@ -182,14 +125,24 @@ _DRAW: dict[str, Callable[[Chest, np.random.Generator], Finding]] = {
 }
 
 
-def add_findings(chest: Chest, findings: Iterable[str], streams: Streams) -> tuple[Finding, ...]:
-    """Draw the findings on the layers of the image, which change in place."""
+def add_findings(chest: Chest, findings: Sequence[str], streams: Streams) -> tuple[Finding, ...]:
+    """Draw findings on the layers of a chest, which change in place, and return all of them by name."""
+    height, width, box = chest.height, chest.half_width, chest.canvas.box
+    heart = [(-chest.heart_right, 0.45 * height), (chest.heart_left, 1.02 * height)]
+    aorta = [(-0.8, chest.knob_y - 0.10 * height), (chest.knob_x, chest.knob_y + 0.10 * height)]
+    fluid = [[(side * 0.3 * width, level), (side * width, height + 4.0)] for side, level in chest.fluid]
+    outlined = (
+        Finding("Aortic enlargement", (box(aorta, margin=0.3),), 0.6),
+        Finding("Cardiomegaly", (box(heart),), 0.8),
+        Finding("Pleural effusion", tuple(map(box, fluid)), 0.8),
+    )
     drawn = [draw(chest, streams(name)) for name, draw in _DRAW.items() if name in findings]
+    drawn += [finding for finding in outlined if finding.name in findings]
     return tuple(sorted(drawn, key=lambda finding: finding.name))
 
 
 def _nipples(chest: Chest, g: np.random.Generator) -> Finding:
-    both, one = g.random() < 0.65, _random_side(g)
+    both, one = g.random() < 0.65, random_side(g)
     x, y = g.uniform(0.5, 0.72) * chest.half_width * 1.15, g.uniform(0.72, 0.9) * chest.height
     radius, height = g.uniform(0.35, 0.55), g.uniform(0.12, 0.24)
     boxes = []
@@ -206,7 +159,7 @@ def _nipples(chest: Chest, g: np.random.Generator) -> Finding:
 
 
 def _skin_fold(chest: Chest, g: np.random.Generator) -> Finding:
-    canvas, side = chest.canvas, _random_side(g)
+    canvas, side = chest.canvas, random_side(g)
     top, length = g.uniform(0.05, 0.25) * chest.height, g.uniform(0.4, 0.7) * chest.height
     x_top, lean = chest.half_width * g.uniform(0.62, 0.85), g.uniform(-0.12, 0.12)
     y = [top - 10, top + 0.5 * length, top + length + 10]
@@ -241,16 +194,18 @@ def _central_line(chest: Chest, g: np.random.Generator) -> None:
     chest.extra += Pen(chest.canvas).line(path, 1.0, 0.2).layer() * 0.35
 
 
+_MIMICS: tuple[tuple[float, Callable[[Chest, np.random.Generator], Finding | None]], ...] = (
+    (0.15, _nipples),
+    (0.12, _skin_fold),
+    (0.12, _leads),
+    (0.05, _central_line),
+)
+
+
 def add_mimics(chest: Chest, g: np.random.Generator) -> tuple[Finding, ...]:
     """Draw normal structures, and return those that a reader might take for a finding.
 
     They are drawn on normal and abnormal images alike.
     """
-    chance = g.random(4)
-    mistaken = [_nipples(chest, g)] if chance[0] < 0.15 else []
-    mistaken += [_skin_fold(chest, g)] if chance[1] < 0.12 else []
-    if chance[2] < 0.12:
-        _leads(chest, g)
-    if chance[3] < 0.05:
-        _central_line(chest, g)
-    return tuple(mistaken)
+    drawn = [draw(chest, g) for (share, draw), u in zip(_MIMICS, g.random(len(_MIMICS)), strict=True) if u < share]
+    return tuple(filter(None, drawn))

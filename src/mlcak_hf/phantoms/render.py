@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .canvas import Array, Mask, enlarge, soften
-from .chest import AIR_SHARE, SOFT_PER_CM, add_breasts, add_gas, add_mediastinum, add_trunk
-from .findings import Finding, add_findings, add_mimics, outline_chest
+from .chest import AIR_SHARE, SOFT_PER_CM, Chest, add_breasts, add_gas, add_mediastinum, add_trunk
+from .findings import Finding, add_findings, add_mimics
 from .plan import Exposure, check_findings, draw_findings, stream
 from .structures import add_lung_markings, add_spine, clavicles_and_shoulders, ribs
 
@@ -81,8 +81,7 @@ def render_phantom(
     streams = partial(stream, seed, split, index)
     exposure, skeleton = Exposure(seed, split, index, size_px), streams("bones")
 
-    chest = outline_chest(exposure, findings, streams)
-    chest.fill_lungs()
+    chest = Chest(exposure, findings, streams)
     add_lung_markings(chest, streams("markings"))
     add_trunk(chest, streams("trunk"))
     add_mediastinum(chest)
