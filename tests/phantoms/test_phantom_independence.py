@@ -9,7 +9,7 @@ from scipy.stats import chi2_contingency, ks_2samp
 from mlcak_hf.phantoms.dicom_format import BITS_STORED, TRANSFER_SYNTAXES, WINDOWS, DicomFormat, to_dicom
 from mlcak_hf.phantoms.findings import Finding
 from mlcak_hf.phantoms.plan import DRAWN_FINDINGS, PREVALENCE, Exposure, draw_findings, stream
-from mlcak_hf.phantoms.readers import consensus, read_by_three
+from mlcak_hf.phantoms.readers import consensus, labels_of, read_by_three
 from mlcak_hf.phantoms.render import render_phantom
 
 SEED, COUNT = 11, 4000
@@ -114,10 +114,10 @@ def test_readers_disagree_but_their_majority_is_mostly_right():
     for index in range(1500):
         readings = read_by_three((plain, subtle), (mimic,), (100, 90), stream(SEED, "train", index, "readers"))
         assert readings == read_by_three((plain, subtle), (mimic,), (100, 90), stream(SEED, "train", index, "readers"))
-        votes.append([sum(name in reading.labels for reading in readings) for name in DRAWN_FINDINGS])
-        for reading in readings:
-            shifts += [np.abs(np.subtract(box, drawn)).max() for name, drawn in reading.boxes if name == plain.name]
-            for _, (x_min, y_min, x_max, y_max) in reading.boxes:
+        votes.append([sum(name in labels_of(boxes) for boxes in readings.values()) for name in DRAWN_FINDINGS])
+        for boxes in readings.values():
+            shifts += [np.abs(np.subtract(box, drawn)).max() for name, drawn in boxes if name == plain.name]
+            for _, (x_min, y_min, x_max, y_max) in boxes:
                 assert 0 <= x_min < x_max <= 90
                 assert 0 <= y_min < y_max <= 100
     share = dict(zip(DRAWN_FINDINGS, (np.array(votes) / 3).mean(axis=0), strict=True))
@@ -136,7 +136,7 @@ def test_readers_disagree_but_their_majority_is_mostly_right():
 
 def test_consensus_is_the_truth():
     findings = (Finding("Consolidation", ((1.0, 2.0, 3.0, 4.0), (5.0, 6.0, 9.0, 9.0)), 0.5),)
-    reading = consensus(findings)
-    assert reading.labels == {"Consolidation", "Pneumonia"}
-    assert [box for _, box in reading.boxes] == list(findings[0].boxes)
-    assert consensus(()).labels == {"No finding"}
+    boxes = consensus(findings)
+    assert labels_of(boxes) == {"Consolidation", "Pneumonia"}
+    assert [box for _, box in boxes] == list(findings[0].boxes)
+    assert labels_of(consensus(())) == {"No finding"}

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from huggingface_hub import DatasetCard
 
 from mlcak_hf.errors import DatasetError
 from mlcak_hf.phantoms.dicom_format import TRANSFER_SYNTAXES
 from mlcak_hf.phantoms.plan import DRAWN_FINDINGS
 from mlcak_hf.phantoms.writer import write_phantoms
+from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
 
 FINDINGS = (
     "Aortic enlargement,Atelectasis,Calcification,Cardiomegaly,Clavicle fracture,Consolidation,Edema,Emphysema,"
@@ -198,3 +200,12 @@ def test_numbers_out_of_range_are_refused(tmp_path, options, message):
     with pytest.raises(DatasetError, match=message):
         write_phantoms(tmp_path / "p", progress=False, **options)
     assert not (tmp_path / "p").exists()
+
+
+def test_the_card_of_a_prepared_dataset_has_no_licence_of_vindr_cxr(phantoms, tmp_path):
+    prepare_vindr_cxr(phantoms.output_dir, tmp_path / "dataset", size_px=32, progress=False)
+    card = DatasetCard.load(tmp_path / "dataset" / "README.md")
+    assert card.data.license is None
+    assert "show no patient" in card.content
+    assert "PhysioNet" not in card.content
+    assert "physionet" not in card.content

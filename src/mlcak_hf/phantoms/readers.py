@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -11,49 +11,34 @@ from .canvas import PixelBox
 from .findings import Finding
 from .plan import DRAWN_FINDINGS
 
-NUM_READERS = 17
-READERS_PER_IMAGE = 3
+NUM_READERS, READERS_PER_IMAGE = 17, 3
+
+#: What one reader marks: pairs (finding, box in pixels of the image). Empty means "No finding".
+Boxes: TypeAlias = list[tuple[str, PixelBox]]
 
 #: Diagnosis that readers give for a finding; for every other finding it is "Other diseases".
 DIAGNOSIS: dict[str, str] = {"Consolidation": "Pneumonia", "Nodule/Mass": "Lung tumor"}
 
 # Probabilities of an average reader.
-_MISS_OBVIOUS, _MISS_SUBTLE = 0.04, 0.30
-_MISTAKE_MIMIC = 0.12
-_INVENT = 0.006
+_MISS_OBVIOUS, _MISS_SUBTLE, _MISTAKE_MIMIC, _INVENT = 0.04, 0.30, 0.12, 0.006
 _JITTER = 0.06  # standard deviation of a box edge, relative to the size of the box
 
 
-@dataclass(frozen=True)
-class SimulatedReading:
-    """Annotations of an image by one reader, or by consensus.
-
-    Args:
-        reader (`str`):
-            `"R1"` to `"R17"`, or `""` for the consensus.
-        boxes (`tuple`):
-            Pairs (finding, box) in pixels of the image; empty means "No finding".
-    """
-
-    reader: str
-    boxes: tuple[tuple[str, PixelBox], ...]
-
-    @property
-    def labels(self) -> set[str]:
-        """Names of the findings and of the diagnoses they lead to, or "No finding"."""
-        findings = {name for name, _ in self.boxes}
-        return findings | {DIAGNOSIS.get(name, "Other diseases") for name in findings} or {NO_FINDING}
+def labels_of(boxes: Boxes) -> set[str]:
+    """Names of the findings and of the diagnoses they lead to, or "No finding"."""
+    findings = {name for name, _ in boxes}
+    return findings | {DIAGNOSIS.get(name, "Other diseases") for name in findings} or {NO_FINDING}
 
 
-def consensus(findings: tuple[Finding, ...]) -> SimulatedReading:
-    """The true findings as a reading."""
-    return SimulatedReading("", tuple((finding.name, box) for finding in findings for box in finding.boxes))
+def consensus(findings: tuple[Finding, ...]) -> Boxes:
+    """Boxes of the true findings."""
+    return [(finding.name, box) for finding in findings for box in finding.boxes]
 
 
 def read_by_three(
-    findings: tuple[Finding, ...], mimics: tuple[Finding, ...], size: tuple[int, int], g: np.random.Generator
-) -> tuple[SimulatedReading, ...]:
-    """Readings of an image by three different readers.
+    findings: tuple[Finding, ...], mimics: tuple[Finding, ...], size: tuple[int, ...], g: np.random.Generator
+) -> dict[str, Boxes]:
+    """Boxes that three different readers draw on an image, by reader (`"R1"` to `"R17"`).
 
     Each reader has an individual skill, misses subtle findings more often than obvious ones, sometimes mistakes a mimic
     for a finding, rarely invents one, and draws slightly inaccurate boxes.
@@ -68,10 +53,10 @@ def read_by_three(
         g (`np.random.Generator`):
             Generator of the readings of this image.
     """
-    readings = []
+    readings: dict[str, Boxes] = {}
     for number in sorted(g.choice(NUM_READERS, READERS_PER_IMAGE, replace=False) + 1):
         carelessness = 0.6 + 0.8 * (number * 7 % NUM_READERS) / NUM_READERS  # fixed for each reader
-        boxes: list[tuple[str, PixelBox]] = []
+        boxes = readings[f"R{number}"] = []
         for finding in findings:
             miss = carelessness * (_MISS_SUBTLE + (_MISS_OBVIOUS - _MISS_SUBTLE) * finding.conspicuity)
             if g.random() >= miss:
@@ -84,11 +69,10 @@ def read_by_three(
                 x, y = g.uniform(0.15, 0.7) * size[1], g.uniform(0.15, 0.7) * size[0]
                 wide, high = g.uniform(0.05, 0.25, 2) * min(size)
                 boxes.append((name, _jitter((x, y, x + wide, y + high), size, g)))
-        readings.append(SimulatedReading(f"R{number}", tuple(boxes)))
-    return tuple(readings)
+    return readings
 
 
-def _jitter(box: PixelBox, size: tuple[int, int], g: np.random.Generator) -> PixelBox:
+def _jitter(box: PixelBox, size: tuple[int, ...], g: np.random.Generator) -> PixelBox:
     low, high = np.array(box).reshape(2, 2)
     deviation = _JITTER * (high - low) + 0.5
     corners = np.clip(np.array([low, high]) + g.normal(0, 1, (2, 2)) * deviation, 0, size[::-1])

@@ -21,11 +21,11 @@ from ..vindr_cxr.labels import NO_FINDING, VINDR_CXR_LABELS
 from ..worker_processes import map_in_processes
 from .dicom_format import DicomFormat, to_dicom
 from .plan import DRAWN_FINDINGS, PREVALENCE, SPLITS, check_findings, draw_findings, group_id, image_id, stream
-from .readers import SimulatedReading, consensus, read_by_three
+from .readers import Boxes, consensus, labels_of, read_by_three
 from .render import render_phantom
 
-#: Written beside the images; a folder without it is never cleared.
-RECORD = "phantom.json"
+#: Written beside the images; a folder without the record is never cleared.
+RECORD, GROUPS = "phantom.json", "groups.csv"
 #: Smallest size at which the anatomy can be drawn.
 MIN_SIZE_PX = 64
 _FOLDERS = (*SPLITS, "annotations")
@@ -166,32 +166,31 @@ def _make_room(root: Path, overwrite: bool) -> None:
 
 def _write_all(root: Path, options: PhantomOptions, num_proc: int, progress: bool) -> PhantomReport:
     counts = dict(zip(SPLITS, (options.num_train, options.num_test), strict=True))
-    record = {"seed": options.seed, "size_px": options.size_px, "num_images": counts}
-    record |= {"prevalence": {**PREVALENCE, **options.prevalence}}
+    prevalence = {**PREVALENCE, **options.prevalence}
+    record = {"seed": options.seed, "size_px": options.size_px, "num_images": counts, "prevalence": prevalence}
     _write_json(root / RECORD, record)  # first, so that a stopped run can be overwritten
     for name in _FOLDERS:
         (root / name).mkdir(exist_ok=True)
 
-    jobs = [(split, index) for split in SPLITS for index in range(counts[split])]
-    work = functools.partial(_write_one, root, options)
-    results = map_in_processes(work, jobs, num_proc, doing="drawing phantoms", preload=__name__)
-    results = logging.tqdm(results, total=len(jobs), desc="phantoms", unit="image", disable=not progress)
-    written = dict(zip(jobs, results, strict=True))
-    names = {job: [image(options.seed, *job) for image in (image_id, group_id)] for job in jobs}
-    groups_file = root / "groups.csv"
-    _write_csv(groups_file, [["image_id", "group_id"], *names.values()])
+    places = [(options.seed, split, index) for split in SPLITS for index in range(counts[split])]
+    work = functools.partial(_write_one, root, options.size_px, prevalence)
+    results = map_in_processes(work, places, num_proc, doing="drawing phantoms", preload=__name__)
+    results = logging.tqdm(results, total=len(places), desc="phantoms", unit="image", disable=not progress)
+    written = dict(zip(places, results, strict=True))
+    _write_csv(root / GROUPS, [["image_id", "group_id"], *([image_id(*p), group_id(*p)] for p in places)])
     truths: dict[str, list[set[str]]] = {}
     for split in SPLITS:
-        of_split = [job for job in jobs if job[0] == split]
-        _write_annotations(root / "annotations", split, {names[job][0]: written[job][1] for job in of_split})
-        truths[split] = [{name for name, _ in written[job][0].boxes} for job in of_split]
+        of_split = {place: found for place, found in written.items() if place[1] == split}
+        truths[split] = [{name for name, _ in truth} for truth, _, _ in of_split.values()]
+        readings = {image_id(*place): readings for place, (_, readings, _) in of_split.items()}
+        _write_annotations(root / "annotations", split, readings)
     summary: dict[str, Any] = {
         "num_abnormal": {split: sum(map(bool, truths[split])) for split in SPLITS},
         "finding_counts": {split: {f: sum(f in t for t in truths[split]) for f in DRAWN_FINDINGS} for split in SPLITS},
         "transfer_syntaxes": dict(sorted(Counter(syntax for _, _, syntax in written.values()).items())),
     }
     _write_json(root / RECORD, record | summary)
-    return PhantomReport(root, groups_file, counts, **summary)
+    return PhantomReport(root, root / GROUPS, counts, **summary)
 
 
 @functools.cache  # once per process
@@ -205,36 +204,34 @@ def _keep_freed_memory() -> None:
 
 
 def _write_one(
-    root: Path, options: PhantomOptions, job: tuple[str, int]
-) -> tuple[SimulatedReading, tuple[SimulatedReading, ...], str]:
-    """Write one image; return what it shows, how it is read, and the name of its transfer syntax."""
+    root: Path, size_px: int, prevalence: Mapping[str, float], place: tuple[int, str, int]
+) -> tuple[Boxes, dict[str, Boxes], str]:
+    """Write one image; return what it shows, what each reader marks, and the name of its transfer syntax."""
     _keep_freed_memory()
-    place = (options.seed, *job)
-    findings = draw_findings(*place, {**PREVALENCE, **options.prevalence})
-    phantom, form = render_phantom(*place, options.size_px, findings), DicomFormat(stream(*place, "format"))
-    ds = to_dicom(phantom, form, image_id(*place), group_id(*place), stream(*place, "tags"))
-    ds.save_as(root / job[0] / f"{image_id(*place)}.dicom", enforce_file_format=True)
-    truth = consensus(phantom.findings)
-    if job[0] == "test":
-        return truth, (truth,), form.transfer_syntax.name
-    readings = read_by_three(phantom.findings, phantom.mimics, phantom.pixels.shape, stream(*place, "readers"))
+    phantom = render_phantom(*place, size_px, draw_findings(*place, prevalence))
+    form, identity, truth = DicomFormat(stream(*place, "format")), image_id(*place), consensus(phantom.findings)
+    ds = to_dicom(phantom, form, identity, group_id(*place), stream(*place, "tags"))
+    ds.save_as(root / place[1] / f"{identity}.dicom", enforce_file_format=True)
+    readings = {"": truth}
+    if place[1] == "train":
+        readings = read_by_three(phantom.findings, phantom.mimics, phantom.pixels.shape, stream(*place, "readers"))
     return truth, readings, form.transfer_syntax.name
 
 
-def _write_annotations(folder: Path, split: str, readings: Mapping[str, Iterable[SimulatedReading]]) -> None:
+def _write_annotations(folder: Path, split: str, readings: Mapping[str, Mapping[str, Boxes]]) -> None:
     # The released tables differ between the splits: only train names the reader, and one column has another spelling.
-    train = split == "train"
-    ids = ["image_id", "rad_id"] if train else ["image_id"]
-    columns = [name if train or name != "Other diseases" else "Other disease" for name in VINDR_CXR_LABELS]
-    labels: list[list[object]] = [[*ids, *columns]]
-    boxes: list[list[object]] = [[*ids, "class_name", "x_min", "y_min", "x_max", "y_max"]]
-    for image, reading in ((image, reading) for image, of_image in readings.items() for reading in of_image):
-        start = [image, reading.reader][: len(ids)]
-        labels.append([*start, *(int(name in reading.labels) for name in VINDR_CXR_LABELS)])
-        rows: list[list[object]] = [[*start, name, *(f"{edge:.3f}" for edge in box)] for name, box in reading.boxes]
-        boxes += rows or [[*start, NO_FINDING, "", "", "", ""]]
-    _write_csv(folder / f"image_labels_{split}.csv", labels)
-    _write_csv(folder / f"annotations_{split}.csv", boxes)
+    ids, other = (["image_id", "rad_id"], "Other diseases") if split == "train" else (["image_id"], "Other disease")
+    columns = [other if name == "Other diseases" else name for name in VINDR_CXR_LABELS]
+    label_rows: list[list[object]] = [[*ids, *columns]]
+    box_rows: list[list[object]] = [[*ids, "class_name", "x_min", "y_min", "x_max", "y_max"]]
+    for image, of_image in readings.items():
+        for reader, boxes in of_image.items():
+            start, labels = [image, reader][: len(ids)], labels_of(boxes)
+            label_rows.append([*start, *(int(name in labels) for name in VINDR_CXR_LABELS)])
+            rows: list[list[object]] = [[*start, name, *(f"{edge:.3f}" for edge in box)] for name, box in boxes]
+            box_rows += rows or [[*start, NO_FINDING, "", "", "", ""]]
+    _write_csv(folder / f"image_labels_{split}.csv", label_rows)
+    _write_csv(folder / f"annotations_{split}.csv", box_rows)
 
 
 def _write_json(path: Path, record: dict[str, Any]) -> None:
