@@ -2,11 +2,13 @@
 
 import csv
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny_models import tiny_model
 
 from mlcak_hf import MLCAKImageProcessor
@@ -344,3 +346,41 @@ def test_ctrl_c_says_what_is_done(mlcak, phantoms, model_folder, monkeypatch):
     code, _, err = mlcak("predict", model_folder, phantoms / "test")
     assert code == 130
     assert "Stopped. 4 found: 1 predicted, 0 refused, 0 unreadable." in err
+
+
+def test_the_closing_line_counts_every_entry_and_unreadable_folders_are_rows(
+    mlcak, phantoms, model_folder, tmp_path, monkeypatch
+):
+    folder = tmp_path / "in"
+    shutil.copytree(phantoms / "test", folder)
+    for name in ("a.bmp", "b.BMP", "c.tif", "DICOMDIR", "README"):
+        (folder / name).write_bytes(b"x")
+    (folder / "gone.dcm").symlink_to(tmp_path / "nowhere")
+    (folder / "closed").mkdir()
+    real = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    code, out, err = mlcak("predict", model_folder, folder, "--format", "json")
+    assert code == 1
+    assert "6 found: 4 predicted, 0 refused, 2 unreadable. Skipped: 2 .bmp, 1 .tif, 1 DICOMDIR, 1 no suffix." in err
+    errors = {Path(row["file"]).name: row["error"] for row in json.loads(out) if row["error"]}
+    assert errors == {
+        "closed": "The folder cannot be opened (Permission denied).",
+        "gone.dcm": "The link is broken (No such file or directory).",
+    }
+
+
+def test_skipped_kinds_alone_leave_exit_code_0_and_a_refused_file_does_not(mlcak, phantoms, model_folder, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(phantoms / "test", folder)
+    (folder / "a.bmp").write_bytes(b"x")
+    assert mlcak("predict", model_folder, folder)[0] == 0
+    Image.new("L", (90, 90), 130).save(folder / "flat.png")
+    code, _, err = mlcak("predict", model_folder, folder)
+    assert code == 1
+    assert "5 found: 4 predicted, 1 refused, 0 unreadable. Skipped: 1 .bmp." in err

@@ -69,8 +69,9 @@ def test_twelve_bits_in_sixteen_are_refused_without_a_range_and_right_with_one(p
     Image.fromarray(values).save(tmp_path / "twelve.png")
     Image.fromarray(np.rint(values * (65535 / 4095)).astype(np.uint16)).save(tmp_path / "sixteen.png")
     (refused,) = predictor.predict([tmp_path / "twelve.png"])
-    assert refused.error.startswith("The image uses at most an eighth of its 16-bit range")
-    assert "--value-range 0 4095" in refused.error
+    assert refused.error is None
+    assert refused.refused_because.startswith("The image uses at most an eighth of its 16-bit range")
+    assert "--value-range 0 4095" in refused.refused_because
     ranged = RadiographPredictor(predictor.model, predictor.processor, device="cpu", value_range=(0, 4095))
     ((twelve,), (sixteen,)) = ranged.predict([tmp_path / "twelve.png"]), predictor.predict([tmp_path / "sixteen.png"])
     assert twelve.probabilities == pytest.approx(sixteen.probabilities, abs=1e-4)

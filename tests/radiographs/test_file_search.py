@@ -14,7 +14,7 @@ def test_skipped_kinds_are_counted_and_broken_links_listed(tmp_path: Path) -> No
     for name in ("a.png", "b.bmp", "c.BMP", "d.tif", "e.webp", "DICOMDIR", "README", ".hidden"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "gone.dcm").symlink_to(tmp_path / "nowhere")
-    search = search_radiographs(tmp_path)
+    search = search_radiographs([tmp_path])
     assert search.files == [tmp_path / "a.png"]
     assert search.skipped == {".bmp": 2, ".tif": 1, ".webp": 1, "DICOMDIR": 1, "no suffix": 1}
     assert list(search.unreadable) == [tmp_path / "gone.dcm"]
@@ -31,5 +31,5 @@ def test_a_folder_that_cannot_be_opened_is_listed(tmp_path: Path, monkeypatch: p
         return real(folder)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    search = search_radiographs(tmp_path)
+    search = search_radiographs([tmp_path])
     assert search.unreadable == {tmp_path / "closed": "The folder cannot be opened (Permission denied)."}

@@ -6,23 +6,33 @@ The package's own modules are imported inside the commands, so that `--help` and
 from __future__ import annotations
 
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 
 from .. import __version__
 from ..errors import MLCAKError
-from .card import card
 from .inspect import inspect
-from .merge import merge
 from .phantom import phantom
 from .predict import predict
-from .prepare import prepare
-from .push import push
+from .prepare import merge, prepare
+from .publish import card, push
 from .terminal import print_error
+
+
+class _Commands(typer.core.TyperGroup):
+    def get_help_option(self, ctx: Any) -> Any:
+        """Without a default, typer imports pydantic to convert the missing value, which doubles the time of help."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
+
 
 app = typer.Typer(
     name="mlcak",
+    cls=_Commands,
     help="Low-resolution chest X-ray classification (MLCAK). Research use only: not a medical device.",
     no_args_is_help=True,
     add_completion=False,
@@ -30,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # Rich doubles the time that help and usage errors take.
 )
 for command in (inspect, prepare, merge, phantom, predict, card, push):
-    app.command()(command)
+    app.command(no_args_is_help=True)(command)
 
 
 def _print_version(wanted: bool) -> None:

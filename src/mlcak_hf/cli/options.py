@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..radiographs.choices import ValueRange
+
 Layout = Literal["auto", "physionet", "kaggle"]
-Fit = Literal["pad", "squash"]
-Voi = Literal["dicom", "percentile", "none"]
 Aggregation = Literal["majority", "any", "all", "mean", "none"]
 
 DataDirArgument = Annotated[Path, typer.Argument(help="VinDr-CXR as downloaded, from PhysioNet or Kaggle.")]
@@ -22,7 +22,7 @@ SizesOption = Annotated[
     ),
 ]
 ValueRangeOption = Annotated[
-    tuple[float, float] | None,
+    ValueRange | None,
     typer.Option(
         metavar="LOW HIGH",
         help="Stored values of PNG and JPEG files that become black and white, such as 0 4095 for 12 bits in 16.",

@@ -52,12 +52,10 @@ def _named_share(given: str) -> tuple[str, float]:
 
 
 def _print_report(report: PhantomReport) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(title="Synthetic radiographs")
-    table.add_column("Images")
-    for split in report.num_images:
-        table.add_column(split, justify="right")
+    table = Table("Images", *(Column(split, justify="right") for split in report.num_images))
+    table.title = "Synthetic radiographs"
     table.add_row("all", *map(str, report.num_images.values()))
     table.add_row("with any finding", *map(str, report.num_abnormal.values()), end_section=True)
     for finding in next(iter(report.finding_counts.values())):

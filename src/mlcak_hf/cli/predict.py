@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .options import ValueRangeOption, Voi
+from ..radiographs.choices import Voi
+from .options import ValueRangeOption
 from .terminal import console
 
 if TYPE_CHECKING:
     from ..prediction.result import Prediction
+    from ..radiographs.file_search import FileSearch
 
 
 def predict(
@@ -52,10 +55,12 @@ def predict(
 
     from ..prediction.outputs import check_outputs
     from ..prediction.predictor import RadiographPredictor
+    from ..prediction.result import Prediction
     from ..prediction.tables import choose_format, write_predictions
+    from ..radiographs.file_search import search_radiographs
 
-    paths, errors = _find(inputs, heatmaps), console(stderr=True)
-    check_outputs(paths, output, heatmaps)
+    search, errors = search_radiographs(inputs, exclude=[] if heatmaps is None else [heatmaps]), console(stderr=True)
+    check_outputs(search.files, output, heatmaps)
     chosen = choose_format(table_format, output)
     torch.set_num_threads(threads)
     predictor = RadiographPredictor.from_pretrained(
@@ -66,47 +71,31 @@ def predict(
     counts: Counter[str] = Counter()
 
     def counted() -> Iterator[Prediction]:
-        for prediction in predictor.stream(paths, batch_size, heatmaps_dir=heatmaps, progress=True, workers=workers):
-            kind = "refused" if prediction.refused_because else "predicted"
-            counts["unreadable" if prediction.error else kind] += 1
+        unreadable = [Prediction(path, error=reason) for path, reason in search.unreadable.items()]
+        predicted = predictor.stream(search.files, batch_size, heatmaps_dir=heatmaps, progress=True, workers=workers)
+        for prediction in chain(unreadable, predicted):
+            counts[prediction.outcome] += 1
             yield prediction
 
     try:
         write_predictions(counted(), chosen, output, console(), predictor.provenance)
     except KeyboardInterrupt:
-        errors.print(f"Stopped. {_summary(counts, len(paths))}")
+        errors.print(f"Stopped. {_summary(counts, search)}")
         raise typer.Exit(130) from None
-    if output is not None:
-        errors.print(f"Predictions: {output}")
-    if heatmaps is not None:
-        errors.print(f"Heatmaps: {heatmaps}")
+    for what, path in (("Predictions", output), ("Heatmaps", heatmaps)):
+        if path is not None:
+            errors.print(f"{what}: {path}")
     if predictor.unlearned_findings:
         names = ", ".join(sorted(predictor.unlearned_findings))
         errors.print(f"Left empty, because the model never saw them in training: {names}.")
-    errors.print(_summary(counts, len(paths)))
+    errors.print(_summary(counts, search))
     errors.print("Research use only: not a medical device, not for diagnosis.")
     if counts["unreadable"] or counts["refused"]:
         raise typer.Exit(1)
 
 
-def _find(inputs: list[Path], heatmaps: Path | None) -> list[Path]:
-    """List the radiographs. A missing path is kept, so that it becomes a row, unless nothing else is found."""
-    from ..errors import DatasetError
-    from ..radiographs.file_search import find_radiographs
-
-    found: list[Path] = []
-    missing: list[DatasetError] = []
-    for given in inputs:
-        try:
-            found += find_radiographs(given, exclude=[] if heatmaps is None else [heatmaps])
-        except DatasetError as error:
-            missing.append(error)
-            found.append(given)
-    if len(missing) == len(inputs):
-        raise missing[0]
-    return found
-
-
-def _summary(counts: Counter[str], found: int) -> str:
-    kinds = ("predicted", "refused", "unreadable")
-    return f"{found} found: {', '.join(f'{counts[kind]} {kind}' for kind in kinds)}."
+def _summary(counts: Counter[str], search: FileSearch) -> str:
+    found = len(search.files) + len(search.unreadable)
+    kinds = ", ".join(f"{counts[kind]} {kind}" for kind in ("predicted", "refused", "unreadable"))
+    skipped = ", ".join(f"{number} {kind}" for kind, number in sorted(search.skipped.items()))
+    return f"{found} found: {kinds}." + (f" Skipped: {skipped}." if skipped else "")

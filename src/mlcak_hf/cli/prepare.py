@@ -1,14 +1,16 @@
-"""`mlcak prepare`."""
+"""`mlcak prepare` and `mlcak merge`."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ..errors import DatasetError
-from .options import Aggregation, DataDirArgument, Fit, LayoutOption, SizesOption, ValueRangeOption, Voi
+from ..radiographs.choices import Fit, Voi
+from .options import Aggregation, DataDirArgument, LayoutOption, SizesOption, ValueRangeOption
 from .terminal import console
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def prepare(
+    context: typer.Context,
     data_dir: DataDirArgument,
     output: Annotated[Path, typer.Argument(help="Folder to write: Parquet files and a dataset card.")],
     size_px: Annotated[int, typer.Option("--size", help="Side of the stored square images, in pixels.", min=8)] = 256,
@@ -58,22 +61,9 @@ def prepare(
     from ..vindr_cxr.options import VinDrOptions
     from ..vindr_cxr.vindr_source import VinDrSource
 
-    options = VinDrOptions(
-        size_px=size_px,
-        bits=int(bits),
-        fit=fit,
-        voi=voi,
-        value_range=value_range,
-        aggregation=aggregation,
-        annotated=annotated,
-        groups=groups,
-        validation_fraction=validation_fraction,
-        seed=seed,
-        on_error=on_error,
-        layout=layout,
-        sizes=sizes,
-        test_fraction=test_fraction,
-    )
+    # The command's parameters have the names of the options.
+    choices = {option.name: context.params[option.name] for option in fields(VinDrOptions)}
+    options = VinDrOptions(**choices | {"bits": int(bits)})
     source = VinDrSource(data_dir, options)
     if shard is None:
         print_preparation(prepare_dataset(source, output, num_proc=workers, overwrite=overwrite))
@@ -82,6 +72,19 @@ def prepare(
     out = console()
     out.print(f"Part {shard}: {part.written} shard(s) written, {part.found} found. {part.work_dir} now holds")
     out.print(f"{part.finished} of {part.of} shards. When all parts are done: mlcak merge {output} [PART ...]")
+
+
+def merge(
+    output: Annotated[
+        Path, typer.Argument(help="Folder to write. OUTPUT.partial beside it holds one part, or all of them.")
+    ],
+    parts: Annotated[list[Path] | None, typer.Argument(help="Folders with parts from other machines.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a dataset in the output folder.")] = False,
+) -> None:
+    """Join the parts that `mlcak prepare --shard` wrote into one dataset."""
+    from ..preparation.merge import merge_prepared
+
+    print_preparation(merge_prepared(output, parts or (), overwrite=overwrite))
 
 
 def _part(given: str) -> tuple[int, int]:

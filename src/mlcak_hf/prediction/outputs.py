@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from itertools import chain, count
 from pathlib import Path
 
 from ..errors import MLCAKError
@@ -31,26 +32,23 @@ def check_outputs(
     """
     files = _identities(radiographs)
     if output is not None:
-        if Path(output).suffix.lower() in RADIOGRAPH_SUFFIXES or files.keys() & _identities([output]).keys():
-            raise MLCAKError(
-                f"The output {output} is, or is named like, a radiograph. Name another file, such as predictions.csv."
-            )
-        if Path(output).is_dir():
-            raise MLCAKError(
-                f"The output {output} is a folder. Name a file, such as {Path(output) / 'predictions.csv'}."
-            )
-        _check_can_be_written(Path(output).parent, f"The output {output}")
+        output = Path(output)
+        if output.suffix.lower() in RADIOGRAPH_SUFFIXES or files.keys() & _identities([output]).keys():
+            raise MLCAKError(f"The output {output} is, or is named like, a radiograph. Name a .csv file, for example.")
+        if output.is_dir():
+            raise MLCAKError(f"The output {output} is a folder. Name a file, such as {output / 'predictions.csv'}.")
+        _check_can_be_written(output.parent, f"The output {output}")
     if heatmaps_dir is not None:
-        if Path(heatmaps_dir).is_file():
-            raise MLCAKError(f"The heatmap folder {heatmaps_dir} is a file. Name a folder.")
-        there = _identities(Path(heatmaps_dir).iterdir() if Path(heatmaps_dir).is_dir() else ())
-        inside = next((there[identity] for identity in there if identity in files), None)
-        if inside is not None:
+        folder = Path(heatmaps_dir)
+        if folder.is_file():
+            raise MLCAKError(f"The heatmap folder {folder} is a file. Name a folder.")
+        there = _identities(folder.iterdir() if folder.is_dir() else ())
+        if inside := there.keys() & files.keys():
             raise MLCAKError(
-                f"The heatmap folder {heatmaps_dir} holds the radiograph {inside.name}, which a heatmap could "
-                "overwrite. Name another folder."
+                f"The heatmap folder {folder} holds the radiograph {there[inside.pop()].name}, which a heatmap could"
+                " overwrite. Name another folder."
             )
-        _check_can_be_written(Path(heatmaps_dir), f"The heatmap folder {heatmaps_dir}")
+        _check_can_be_written(folder, f"The heatmap folder {folder}")
 
 
 def _check_can_be_written(folder: Path, what: str) -> None:
@@ -92,10 +90,7 @@ class OutputNames:
 
     def next(self, file: Path) -> Path:
         """Return the path for the file made from `file`: `stem.png`, then `stem-2.png`, `stem-3.png`, ..."""
-        name = file.stem
-        count = 1
-        while name.casefold() in self._used:
-            count += 1
-            name = f"{file.stem}-{count}"
+        numbered = chain([file.stem], (f"{file.stem}-{number}" for number in count(2)))
+        name = next(name for name in numbered if name.casefold() not in self._used)
         self._used.add(name.casefold())
         return self.folder / f"{name}{self.suffix}"

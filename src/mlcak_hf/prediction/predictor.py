@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -22,12 +22,9 @@ from ..pretrained import check_processor, load_model, load_processor, weights_di
 from ..probabilities import probabilities
 from ..radiographs.choices import Fit, ValueRange, Voi, check_value_range
 from ..training.record import TRAINING_FILE, TrainingRecord
-from ..trust.image_checks import NO_CONTRAST, image_warnings
 from .outputs import OutputNames, check_outputs
-from .reading import ReadFile, ReadOptions, read_files
+from .reading import OnSuspect, ReadFile, ReadOptions, read_files
 from .result import Prediction
-
-OnSuspect = Literal["warn", "refuse"]
 
 # zlib level of the heatmaps: a third of the time of the default for a fifth more bytes.
 _PNG_COMPRESSION = 2
@@ -85,8 +82,12 @@ class RadiographPredictor:
     ) -> None:
         if value_range is not None:
             check_value_range(value_range)
+        if on_suspect not in get_args(OnSuspect):
+            raise MLCAKError(f"on_suspect must be 'warn' or 'refuse'; got {on_suspect!r}.")
         check_processor(processor, model.config)
-        self.model = model
+        self.model, self.processor = model, processor
+        self.value_range, self.on_suspect = value_range, on_suspect
+        self.voi = voi or cast(Voi, processor.voi)
         try:
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             # Through the base class: the signature of transformers' own `to` is broken for type checkers.
@@ -96,38 +97,19 @@ class RadiographPredictor:
                 f"The device {str(device)!r} cannot be used ({str(error).splitlines()[0]}). Name another, such as cpu, "
                 "or none for the best available."
             ) from error
-        self.processor = processor
-        self.value_range = value_range
-        if on_suspect not in ("warn", "refuse"):
-            raise MLCAKError(f"on_suspect must be 'warn' or 'refuse'; got {on_suspect!r}.")
-        self.on_suspect = on_suspect
-        self.voi = voi or cast(Voi, processor.voi)
 
     @classmethod
     def from_pretrained(
-        cls,
-        path_or_id: str | os.PathLike[str],
-        device: str | torch.device | None = None,
-        revision: str = "main",
-        value_range: ValueRange | None = None,
-        voi: Voi | None = None,
-        on_suspect: OnSuspect = "warn",
+        cls, path_or_id: str | os.PathLike[str], revision: str = "main", **options: Any
     ) -> RadiographPredictor:
         """Load a model and its processor from a folder or from the Hub.
 
         Args:
             path_or_id (`str` or `os.PathLike`):
                 Folder of a trained model, or its Hub id.
-            device (`str` or `torch.device`, *optional*):
-                As in the class.
             revision (`str`, *optional*, defaults to `"main"`):
                 Branch, tag or commit on the Hub.
-            value_range (`tuple[float, float]`, *optional*):
-                As in the class.
-            voi (`str`, *optional*):
-                As in the class.
-            on_suspect (`str`, *optional*, defaults to `"warn"`):
-                As in the class.
+            options: `device`, `value_range`, `voi` and `on_suspect`, as in the class.
 
         Raises:
             [`MLCAKError`]: When there is no such folder or repository, or it does not hold a complete MLCAK model.
@@ -135,10 +117,11 @@ class RadiographPredictor:
         source = str(path_or_id)
         model = load_model(source, error=MLCAKError, revision=revision)
         processor = load_processor(source, model.config, error=MLCAKError, revision=revision)
-        predictor = cls(model, processor, device, value_range, voi, on_suspect)
+        predictor = cls(model, processor, **options)
         predictor.model_name = Path(source).resolve().name if Path(source).is_dir() else source
         predictor.weights = weights_digest(source) or getattr(model.config, "_commit_hash", None)
-        predictor.unlearned_findings = unlearned_findings(source)
+        if Path(source, TRAINING_FILE).is_file():
+            predictor.unlearned_findings = TrainingRecord.load(source).unlearned_findings
         return predictor
 
     @property
@@ -146,17 +129,9 @@ class RadiographPredictor:
         """Name of the model, version of this package and digest of the weights, for a table of predictions."""
         return {"model": self.model_name or "", "mlcak_version": __version__, "weights": (self.weights or "")[:12]}
 
-    def predict(
-        self,
-        files: Iterable[str | os.PathLike[str]],
-        batch_size: int = 16,
-        attention: bool = False,
-        heatmaps_dir: str | os.PathLike[str] | None = None,
-        progress: bool = False,
-        workers: int = 1,
-    ) -> list[Prediction]:
-        """Predict all files and return a list; see [`RadiographPredictor.stream`]."""
-        return list(self.stream(files, batch_size, attention, heatmaps_dir, progress, workers))
+    def predict(self, files: Iterable[str | os.PathLike[str]], **options: Any) -> list[Prediction]:
+        """Predict all files and return a list; the options are those of [`RadiographPredictor.stream`]."""
+        return list(self.stream(files, **options))
 
     def stream(
         self,
@@ -202,49 +177,32 @@ class RadiographPredictor:
             check_outputs(files, heatmaps_dir=heatmaps_dir)
             Path(heatmaps_dir).mkdir(parents=True, exist_ok=True)
             names = OutputNames(heatmaps_dir, ".png")
-        total = len(files) if isinstance(files, Sized) else None
-        read = read_files(map(Path, files), self._read_options(with_picture=names is not None), workers)
+        total, processor = len(files) if isinstance(files, Sized) else None, self.processor
+        options = ReadOptions(
+            processor.size["height"] if processor.lowres is None else processor.lowres,
+            cast(Fit, processor.fit),
+            self.voi,
+            self.value_range,
+            self.on_suspect,
+            with_picture=names is not None,
+        )
+        read = read_files(map(Path, files), options, workers)
         with logging.tqdm(total=total, desc="Predicting", unit="file", disable=not progress) as bar:
             while batch := list(islice(read, batch_size)):
-                predictions = self._predict_batch(batch, attention, names)
+                self._predict_batch([file for file in batch if file.square is not None], attention, names)
                 bar.update(len(batch))
-                yield from predictions
+                yield from (file.prediction for file in batch)
 
-    def _read_options(self, with_picture: bool) -> ReadOptions:
-        processor = self.processor
-        size_px = processor.size["height"] if processor.lowres is None else processor.lowres
-        return ReadOptions(size_px, cast(Fit, processor.fit), self.voi, self.value_range, with_picture)
-
-    def _predict_batch(self, batch: Sequence[ReadFile], attention: bool, names: OutputNames | None) -> list[Prediction]:
-        predictions = [self._checked(read) for read in batch]
-        readable = [
-            (read, made)
-            for read, made in zip(batch, predictions, strict=True)
-            if read.square is not None and made.refused_because is None
-        ]
-        if readable:
-            squares = np.stack([read.square for read, _ in readable if read.square is not None])
-            # `reduce`, not `__call__`: values are in [0, 1] already, whatever range the processor expects of others.
-            pixel_values = torch.from_numpy(self.processor.reduce(squares))
-            self._run_model(pixel_values, [made for _, made in readable], attention or names is not None)
+    def _predict_batch(self, batch: Sequence[ReadFile], attention: bool, names: OutputNames | None) -> None:
+        if not batch:
+            return
+        # `reduce`, not `__call__`: values are in [0, 1] already, whatever range the processor expects of others.
+        pixel_values = self.processor.reduce(np.stack([file.square for file in batch if file.square is not None]))
+        predictions = [file.prediction for file in batch]
+        self._run_model(torch.from_numpy(pixel_values), predictions, attention or names is not None)
         if names is not None:
-            for read, prediction in readable:
-                prediction.heatmap = self._draw(read, prediction, names.next(read.file))
-        return predictions
-
-    def _checked(self, read: ReadFile) -> Prediction:
-        """Return an empty prediction with what was noticed about the file."""
-        prediction = Prediction(read.file, error=read.error)
-        warnings = [*read.warnings, *(image_warnings(read.checked) if read.checked is not None else ())]
-        if NO_CONTRAST in warnings:
-            prediction.refused_because = (
-                "The image has no usable contrast. Read it with another range of grey values, such as --voi percentile."
-            )
-        elif warnings:
-            prediction.warning = "; ".join(warnings)
-            if self.on_suspect == "refuse":
-                prediction.refused_because = prediction.warning
-        return prediction
+            for file in batch:
+                file.prediction.heatmap = self._draw(file, names.next(file.prediction.file))
 
     @torch.inference_mode()
     def _run_model(self, pixel_values: torch.Tensor, predictions: list[Prediction], attention: bool) -> None:
@@ -259,34 +217,26 @@ class RadiographPredictor:
         if output.local_logits is not None:
             rows = probabilities(output.local_logits.float().cpu()).tolist()
             for prediction, values in zip(predictions, rows, strict=True):
-                prediction.findings = {
-                    name: float("nan") if name in self.unlearned_findings else value
-                    for name, value in zip(config.local_labels, values, strict=True)
-                }
+                prediction.findings = dict(zip(config.local_labels, values, strict=True))
+                prediction.findings |= dict.fromkeys(self.unlearned_findings & set(config.local_labels), float("nan"))
         if attention and output.mlcak is not None:
             rows_of_class_token = output.mlcak[:, :1].float().cpu().numpy()
             maps = class_token_attention(rows_of_class_token, self.model.config.num_prefix_tokens, self.model.grid_size)
             for prediction, over_patches in zip(predictions, maps.astype(np.float32), strict=True):
                 prediction.attention = over_patches
 
-    def _draw(self, read: ReadFile, prediction: Prediction, path: Path) -> Path:
-        assert read.picture is not None
+    def _draw(self, file: ReadFile, path: Path) -> Path:
+        prediction = file.prediction
+        assert file.picture is not None
         assert prediction.attention is not None
         highest = max(prediction.probabilities, key=lambda label: prediction.probabilities[label])
         picture = draw_heatmap(
-            resize_for_display(read.picture),
+            resize_for_display(file.picture),
             prediction.attention,
-            original_size=read.original_size,
+            original_size=file.original_size,
             model_size_px=self.model.config.image_size,
             fit=self.processor.fit,
             caption=f"{highest} {prediction.probabilities[highest]:.2f}",
         )
         picture.save(path, compress_level=_PNG_COMPRESSION)
         return path
-
-
-def unlearned_findings(folder: str | os.PathLike[str]) -> frozenset[str]:
-    """Findings without a positive image in the training record of a model's folder; none without a record."""
-    if not Path(folder, TRAINING_FILE).is_file():
-        return frozenset()
-    return TrainingRecord.load(folder).unlearned_findings

@@ -1,4 +1,7 @@
-"""Read radiographs at the sizes that a prediction needs, in this process or in worker processes."""
+"""Read radiographs at the sizes that a prediction needs, in this process or in worker processes.
+
+Nothing here imports torch, so that a worker process starts in a second.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import MLCAKError
 from ..radiographs.choices import Fit, ValueRange, Voi
-from ..radiographs.read import read_radiograph, read_with_facts, resize_radiograph
+from ..radiographs.read import NO_CONTRAST, read_radiograph, read_with_facts, resize_radiograph, without_padding
 from ..trust.file_checks import file_warnings
+from ..trust.image_checks import NOTHING_VISIBLE, image_warnings
 from ..worker_processes import map_in_processes
+from .result import Prediction
+
+OnSuspect = Literal["warn", "refuse"]
 
 #: Side of the image whose content is checked, and longer side of a heatmap's picture, in pixels.
 CHECKED_PX = 64
@@ -23,13 +31,15 @@ DISPLAY_PX = 1024
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How files are read.
+    """How files are read and checked.
 
     Args:
         size_px (`int`):
             Side of the square for the model, in pixels.
         fit, voi, value_range:
             As in [`read_radiograph`].
+        on_suspect (`str`, *optional*, defaults to `"warn"`):
+            As in [`RadiographPredictor`].
         with_picture (`bool`, *optional*, defaults to `False`):
             Whether to read a picture for a heatmap too.
     """
@@ -38,37 +48,29 @@ class ReadOptions:
     fit: Fit
     voi: Voi
     value_range: ValueRange | None = None
+    on_suspect: OnSuspect = "warn"
     with_picture: bool = False
 
 
 @dataclass
 class ReadFile:
-    """A file that was read, or the reason why it could not be.
+    """A file that was read and checked.
 
     Args:
-        file (`Path`):
-            The file.
+        prediction ([`Prediction`]):
+            What is known so far: the file, and its warning, or why it was refused or could not be read.
         square (`np.ndarray` of shape `(size_px, size_px)`, *optional*):
-            The radiograph for the model, float32 in [0, 1].
+            The radiograph for the model, float32 in [0, 1]. `None` if nothing is to be predicted.
         original_size (`tuple[int, int]`):
             Height and width in the file, in pixels.
-        checked (`np.ndarray` of shape `(64, 64)`, *optional*):
-            The radiograph squashed to a small square, to check its content.
-        warnings (`tuple[str, ...]`):
-            What is unusual about the file.
         picture (`np.ndarray` of shape `(height, width)`, *optional*):
             The radiograph in its own proportions, for a heatmap.
-        error (`str`, *optional*):
-            Why it could not be read.
     """
 
-    file: Path
+    prediction: Prediction
     square: npt.NDArray[np.float32] | None = None
     original_size: tuple[int, int] = (0, 0)
-    checked: npt.NDArray[np.float32] | None = None
-    warnings: tuple[str, ...] = ()
     picture: npt.NDArray[np.float32] | None = None
-    error: str | None = None
 
 
 def read_files(files: Iterable[Path], options: ReadOptions, workers: int = 1) -> Iterator[ReadFile]:
@@ -89,40 +91,35 @@ def read_files(files: Iterable[Path], options: ReadOptions, workers: int = 1) ->
 
 
 def read_file(file: Path, options: ReadOptions) -> ReadFile:
-    """Read one file; an unreadable one gives a [`ReadFile`] with `error`."""
+    """Read and check one file."""
+    prediction = Prediction(file)
     try:
         # One read serves the model and the checks: area averages over whole blocks are those of the smaller square.
         blocks = -(-CHECKED_PX // options.size_px)
         read = read_with_facts(file, blocks * options.size_px, options.fit, options.voi, options.value_range)
-        if read.contrast_problem is not None:
-            return ReadFile(file, error=read.contrast_problem)
-        size = (read.original_height, read.original_width)
-        return ReadFile(
-            file,
-            resize_radiograph(read.pixels, options.size_px, "squash"),
-            size,
-            checked=resize_radiograph(_without_padding(read.pixels, size, options.fit), CHECKED_PX, "squash"),
-            warnings=tuple(file_warnings(file, size)),
-            picture=_picture(file, size, options) if options.with_picture else None,
-        )
+        height, width = read.original_height, read.original_width
+        content = read.pixels if options.fit == "squash" else without_padding(read.pixels, height, width)
+        warnings = [
+            *file_warnings(file, (height, width)),
+            *image_warnings(resize_radiograph(content, CHECKED_PX, "squash") if content.size else read.pixels),
+        ]
+        nothing_visible = NO_CONTRAST if NOTHING_VISIBLE in warnings else None
+        prediction.refused_because = read.contrast_problem or nothing_visible
+        if prediction.refused_because is None and warnings:
+            prediction.warning = "; ".join(warnings)
+            prediction.refused_because = prediction.warning if options.on_suspect == "refuse" else None
+        if prediction.refused_because is not None:
+            return ReadFile(prediction)
+        square = resize_radiograph(read.pixels, options.size_px, "squash")
+        picture = _picture(file, height, width, options) if options.with_picture else None
+        return ReadFile(prediction, square, (height, width), picture)
     except (MLCAKError, OSError) as error:
         # The message begins with the name of the file, which is beside it in every form of output.
-        return ReadFile(file, error=str(error).removeprefix(f"{file}: ").removeprefix(f"{file.name}: "))
+        return ReadFile(Prediction(file, error=str(error).removeprefix(f"{file.name}: ")))
 
 
-def _without_padding(square: npt.NDArray[np.float32], size: tuple[int, int], fit: Fit) -> npt.NDArray[np.float32]:
-    if fit == "squash":
-        return square
-    side = len(square)
-    height, width = (max(1, round(edge * side / max(size))) for edge in size)
-    top, left = (side - height) // 2, (side - width) // 2
-    return square[top : top + height, left : left + width]
-
-
-def _picture(file: Path, size: tuple[int, int], options: ReadOptions) -> npt.NDArray[np.float32]:
-    longer = max(size)
-    if longer <= DISPLAY_PX:
+def _picture(file: Path, height: int, width: int, options: ReadOptions) -> npt.NDArray[np.float32]:
+    if max(height, width) <= DISPLAY_PX:
         return read_radiograph(file, voi=options.voi, value_range=options.value_range)
     # Reading a square of the display size can use the reduced resolutions of JPEG 2000; its padding is cut off.
-    square = read_radiograph(file, DISPLAY_PX, "pad", options.voi, options.value_range)
-    return _without_padding(square, size, "pad")
+    return without_padding(read_radiograph(file, DISPLAY_PX, "pad", options.voi, options.value_range), height, width)

@@ -43,6 +43,13 @@ class Prediction:
     error: str | None = None
 
     @property
+    def outcome(self) -> str:
+        """`"unreadable"`, `"refused"` or `"predicted"`."""
+        return (
+            "unreadable" if self.error is not None else "refused" if self.refused_because is not None else "predicted"
+        )
+
+    @property
     def image_id(self) -> str:
         """The file's name without its suffix: the `image_id` of the same radiograph in a prepared dataset."""
         return self.file.stem

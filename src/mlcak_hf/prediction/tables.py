@@ -6,20 +6,19 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ..errors import MLCAKError
 from .outputs import check_outputs
 from .result import Prediction
 
-_FORMATS = ("table", "csv", "json")
 _FORMAT_OF_SUFFIX = {".txt": "table", ".csv": "csv", ".json": "json"}
 _HIGHEST_FINDINGS = 3
 
@@ -37,7 +36,7 @@ def choose_format(table_format: str | None = None, output: str | os.PathLike[str
         [`MLCAKError`]: When the format is unknown, or neither given nor named by the suffix.
     """
     if table_format is not None:
-        if table_format not in _FORMATS:
+        if table_format not in _FORMAT_OF_SUFFIX.values():
             raise MLCAKError(f"The format must be 'table', 'csv' or 'json'; got {table_format!r}.")
         return table_format
     if output is None:
@@ -85,22 +84,20 @@ def write_predictions(
         [`MLCAKError`]: When the format is unknown, or `output` is or may be a radiograph, or is a folder.
     """
     chosen = choose_format(table_format, output)
-    check_outputs([prediction.file for prediction in predictions] if isinstance(predictions, Sequence) else (), output)
+    check_outputs((), output)
     failed = 0
 
     def counted() -> Iterator[Prediction]:
         nonlocal failed
         for prediction in predictions:
             check_outputs([prediction.file], output)
-            failed += prediction.error is not None or prediction.refused_because is not None
+            failed += prediction.outcome != "predicted"
             yield prediction
 
     with ExitStack() as stack:
         if output is not None:
-            stream = stack.enter_context(_opened(Path(output)))
-            console = Console(file=stream, width=120)
-        elif console is None:
-            console = Console()
+            console = Console(file=stack.enter_context(_opened(Path(output))), width=120)
+        console = console or Console()
         if chosen == "csv":
             _write_csv(counted(), console.file, provenance or {})
         elif chosen == "json":
@@ -131,26 +128,23 @@ def _opened(output: Path) -> Iterator[IO[str]]:
 
 
 def _print_table(predictions: list[Prediction], console: Console) -> None:
-    readable = [prediction for prediction in predictions if prediction.probabilities]
-    if readable:
-        labels = list(readable[0].probabilities)
-        has_findings = any(prediction.findings for prediction in readable)
-        has_heatmaps = any(prediction.heatmap for prediction in readable)
-        folder = _common_folder(readable)
-        table = Table(title=Text(folder), title_justify="left")
-        table.add_column("File", overflow="fold")
-        for label in labels:
+    shown = [prediction for prediction in predictions if prediction.probabilities]
+    if shown:
+        folder = _common_folder(shown)
+        table = Table(Column("File", overflow="fold"), title=Text(folder), title_justify="left")
+        for label in shown[0].probabilities:
             table.add_column(Text(label), justify="right")
+        has_findings, has_heatmaps = any(p.findings for p in shown), any(p.heatmap for p in shown)
         if has_findings:
             table.add_column("Highest findings")
         if has_heatmaps:
             table.add_column("Heatmap", overflow="fold")
-        for prediction in readable:
+        for prediction in shown:
             file = os.path.relpath(prediction.file, folder) if folder else str(prediction.file)
-            cells = [file, *(f"{prediction.probabilities[label]:.3f}" for label in labels)]
+            cells = [file, *(f"{probability:.3f}" for probability in prediction.probabilities.values())]
             if has_findings:
-                learned = {name: value for name, value in prediction.findings.items() if not math.isnan(value)}
-                highest = sorted(learned.items(), key=lambda item: -item[1])[:_HIGHEST_FINDINGS]
+                learned = [item for item in prediction.findings.items() if not math.isnan(item[1])]
+                highest = sorted(learned, key=lambda item: -item[1])[:_HIGHEST_FINDINGS]
                 cells.append(", ".join(f"{name} {probability:.2f}" for name, probability in highest))
             if has_heatmaps:
                 cells.append(prediction.heatmap.name if prediction.heatmap else "")
@@ -178,39 +172,34 @@ def _common_folder(predictions: list[Prediction]) -> str:
 
 def _write_csv(predictions: Iterable[Prediction], file: IO[str], provenance: Mapping[str, str]) -> None:
     writer: csv.DictWriter[str] | None = None
-    waiting: list[dict[str, Any]] = []  # Failures before the first success, which defines the columns.
+    waiting: list[dict[str, Any]] = []  # failures before the first success, which defines the columns
     for prediction in predictions:
         waiting.append(_csv_row(prediction, provenance))
-        if not prediction.probabilities and writer is None:
-            continue
-        if writer is None:
+        if writer is None and prediction.probabilities:
             writer = csv.DictWriter(file, list(waiting[-1]), restval="")
             writer.writeheader()
-        writer.writerows(waiting)
-        waiting.clear()
+        if writer is not None:
+            writer.writerows(waiting)
+            waiting.clear()
     if writer is None:
-        writer = csv.DictWriter(
-            file, ["file", "image_id", "heatmap", "warning", "refused_because", "error", *provenance], restval=""
-        )
+        writer = csv.DictWriter(file, list(_csv_row(Prediction(Path()), provenance)))
         writer.writeheader()
         writer.writerows(waiting)
 
 
 def _csv_row(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "file": str(prediction.file),
-        "image_id": prediction.image_id,
-        **{f"global/{label}": f"{value:.6g}" for label, value in prediction.probabilities.items()},
-        **{
-            f"finding/{name}": "" if math.isnan(value) else f"{value:.6g}"
-            for name, value in prediction.findings.items()
+    row = _json_object(prediction, provenance)
+    columns = {
+        "probabilities": {f"global/{label}": f"{value:.6g}" for label, value in row["probabilities"].items()},
+        "findings": {
+            f"finding/{name}": "" if value is None else f"{value:.6g}" for name, value in row["findings"].items()
         },
-        "heatmap": str(prediction.heatmap or ""),
-        "warning": prediction.warning or "",
-        "refused_because": prediction.refused_because or "",
-        "error": prediction.error or "",
-        **provenance,
+        "attention": {},
     }
+    merged: dict[str, Any] = {}
+    for name, value in row.items():
+        merged |= columns.get(name, {name: value})
+    return merged
 
 
 def _write_json(predictions: Iterable[Prediction], file: IO[str], provenance: Mapping[str, str]) -> None:

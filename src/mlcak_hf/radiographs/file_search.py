@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DatasetError
 
 RADIOGRAPH_SUFFIXES = frozenset({".dcm", ".dic", ".dicom", ".jpeg", ".jpg", ".png"})
-
-_DICOM_MAGIC_OFFSET = 128
-_DICOM_MAGIC = b"DICM"
 
 
 @dataclass
@@ -26,14 +23,14 @@ class FileSearch:
             The radiographs, sorted by path.
         unreadable (`dict[Path, str]`):
             Why a file or folder could not be opened: dangling links and missing permissions.
-        skipped (`dict[str, int]`):
+        skipped (`Counter[str]`):
             Number of skipped files by kind: the suffix (`".bmp"`), `"DICOMDIR"` or `"no suffix"`. Hidden files are not
             counted.
     """
 
     files: list[Path] = field(default_factory=list)
     unreadable: dict[Path, str] = field(default_factory=dict)
-    skipped: dict[str, int] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
 
 
 def find_radiographs(path: str | os.PathLike[str], exclude: Iterable[str | os.PathLike[str]] = ()) -> list[Path]:
@@ -51,66 +48,77 @@ def find_radiographs(path: str | os.PathLike[str], exclude: Iterable[str | os.Pa
     Raises:
         [`DatasetError`]: When `path` does not exist, or no radiograph is found.
     """
-    search = search_radiographs(path, exclude)
-    if search.files:
-        return search.files
-    suffixes = ", ".join(sorted(RADIOGRAPH_SUFFIXES))
-    raise DatasetError(
-        f"No radiographs in {Path(path)}. Name a folder of files ending in {suffixes}, or DICOM files of any name."
-    )
+    search = search_radiographs([path], exclude)
+    if not search.files:
+        raise _nothing_found([path])
+    return search.files
 
 
-def search_radiographs(path: str | os.PathLike[str], exclude: Iterable[str | os.PathLike[str]] = ()) -> FileSearch:
-    """Search a folder and its subfolders for radiographs, and report what was left out.
+def search_radiographs(
+    paths: Iterable[str | os.PathLike[str]], exclude: Iterable[str | os.PathLike[str]] = ()
+) -> FileSearch:
+    """Search folders and their subfolders for radiographs, and report what was left out.
 
     A file is taken for its suffix (`.dcm`, `.dic`, `.dicom`, `.png`, `.jpg`, `.jpeg`, in any case), or for the DICOM
-    magic bytes with any other name. Hidden files and `DICOMDIR` indices are left out. If `path` is a file, it is always
+    magic bytes with any other name. Hidden files and `DICOMDIR` indices are left out. A file in `paths` is always
     taken, so that a wrong one is reported when it is read.
 
     Args:
-        path (`str` or `PathLike`):
-            A file or folder.
+        paths (`Iterable`):
+            Files and folders.
         exclude (`Iterable`, *optional*):
-            Folders to leave out, such as one inside `path` that heatmaps are written to.
+            Folders to leave out, such as one inside a path that heatmaps are written to.
 
     Returns:
-        [`FileSearch`]: The files, and what was skipped or could not be opened.
+        [`FileSearch`]: The files in the order of the paths, and what was skipped or could not be opened.
 
     Raises:
-        [`DatasetError`]: When `path` does not exist.
+        [`DatasetError`]: When none of the paths exists, or there is nothing to read or report in them.
     """
-    path = Path(path)
-    if path.is_file():
-        return FileSearch([path])
-    if not path.is_dir():
-        raise DatasetError(f"No file or folder at {path}. Name a radiograph (DICOM, PNG or JPEG) or a folder of them.")
     search, left_out = FileSearch(), {Path(folder).resolve() for folder in exclude}
+    given = [Path(path) for path in paths]
+    for path in given:
+        try:
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
+        except OSError as error:
+            search.unreadable[path] = f"The path cannot be opened ({error.strerror})."
+            continue
+        search.files += sorted(_search_folder(path, search, left_out)) if is_folder else [path]
+    if not search.files and search.unreadable.keys() <= {*given}:
+        raise _nothing_found(given)
+    return search
 
+
+def _nothing_found(paths: Sequence[str | os.PathLike[str]]) -> DatasetError:
+    missing = next((path for path in map(Path, paths) if not path.exists()), None)
+    if missing is not None:
+        return DatasetError(
+            f"No file or folder at {missing}. Name a radiograph (DICOM, PNG or JPEG) or a folder of them."
+        )
+    folders, suffixes = ", ".join(map(str, paths)), ", ".join(sorted(RADIOGRAPH_SUFFIXES))
+    return DatasetError(
+        f"No radiographs in {folders}. Name a folder of files ending in {suffixes}, or DICOM files of any name."
+    )
+
+
+def _search_folder(path: Path, search: FileSearch, left_out: set[Path]) -> Iterator[Path]:
     def note_unreadable(error: OSError) -> None:
         search.unreadable[Path(error.filename)] = f"The folder cannot be opened ({error.strerror})."
 
     for folder, subfolders, names in os.walk(path, onerror=note_unreadable):
-        subfolders[:] = [
-            name for name in subfolders if not name.startswith(".") and Path(folder, name).resolve() not in left_out
-        ]
-        for name in names:
-            if not name.startswith("."):
-                _sort_file(Path(folder, name), search)
-    search.files.sort()
-    return search
-
-
-def _sort_file(file: Path, search: FileSearch) -> None:
-    try:
-        kind = _kind_to_skip(file)
-    except OSError as error:
-        reason = "The file cannot be opened" if file.exists() else "The link is broken"
-        search.unreadable[file] = f"{reason} ({error.strerror})."
-        return
-    if kind is None:
-        search.files.append(file)
-    else:
-        search.skipped[kind] = search.skipped.get(kind, 0) + 1
+        visible = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = [name for name in visible if Path(folder, name).resolve() not in left_out]
+        for file in (Path(folder, name) for name in names if not name.startswith(".")):
+            try:
+                kind = _kind_to_skip(file)
+            except OSError as error:
+                reason = "The file cannot be opened" if file.exists() else "The link is broken"
+                search.unreadable[file] = f"{reason} ({error.strerror})."
+                continue
+            if kind is None:
+                yield file
+            else:
+                search.skipped[kind] += 1
 
 
 def _kind_to_skip(file: Path) -> str | None:
@@ -122,6 +130,5 @@ def _kind_to_skip(file: Path) -> str | None:
     if file.suffix.lower() in RADIOGRAPH_SUFFIXES:
         return None
     with file.open("rb") as stream:
-        stream.seek(_DICOM_MAGIC_OFFSET)
-        is_dicom = stream.read(len(_DICOM_MAGIC)) == _DICOM_MAGIC
+        is_dicom = stream.read(132)[128:] == b"DICM"
     return None if is_dicom else file.suffix.lower() or "no suffix"

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ..errors import DicomError
-from ..image_processing_mlcak import to_unit_range
+from ..unit_range_mlcak import to_unit_range
 from .choices import ValueRange, Voi
 from .dicom.header import MAX_PIXELS
 from .grey_values import UNDERFILLED_BELOW, percentile_limits, stretch

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ..image_processing_mlcak import area_resize
+from ..image_geometry_mlcak import area_resize
 
 # Brightness of a frontal radiograph in a 5 x 5 grid, in standard deviations from the mean: dark corners above the
 # shoulders, darker lungs beside a bright spine, bright abdomen. The mean over 709 radiographs of NIH ChestX-ray14, made

@@ -16,6 +16,11 @@ from .grey_values import PERCENTILES
 from .png_jpeg import SIGNATURES, read_png_jpeg
 from .resampling import resample, sample_edges, weights_onto_square
 
+NO_CONTRAST = (
+    "The image has no usable contrast: almost all pixels have the same grey value. Read it with"
+    ' voi="percentile" (--voi percentile) if the file\'s window is wrong, or leave it out.'
+)
+"""Why an image without contrast cannot be used, and what to do."""
 DICOM_HEAD_BYTES = 132  # preamble and "DICM"
 _LEAST_CONTRAST = 1 / 64  # between the percentiles 1 and 99; real radiographs of low contrast have 1/8 and more
 _OTHER_KINDS = {b"%PDF": "PDF", b"PK\x03\x04": "ZIP", b"BM": "BMP", b"GIF8": "GIF", b"RIFF": "WebP"}
@@ -57,12 +62,7 @@ class Radiograph:
                 "The image uses at most an eighth of its 16-bit range, as 12 bits stored in 16 do. Give the values that"
                 " become black and white, 0 and 4095 for 12 bits: value_range=(0, 4095) (--value-range 0 4095)."
             )
-        if self.no_contrast:
-            return (
-                "The image has no usable contrast: almost all pixels have the same grey value. Read it with"
-                ' voi="percentile" (--voi percentile) if the file\'s window is wrong, or leave it out.'
-            )
-        return None
+        return NO_CONTRAST if self.no_contrast else None
 
 
 def read_radiograph(

@@ -32,7 +32,7 @@ _LEAST_UPRIGHT, _LEAST_NOT_TURNED = -0.06, 0.25
 _LEAST_RANGE = 0.03
 _LEAST_NEIGHBOUR_CORRELATION = 0.6
 
-NO_CONTRAST = "no contrast"
+NOTHING_VISIBLE = "no contrast"
 
 
 def image_warnings(image: npt.NDArray[np.float32]) -> list[str]:
@@ -43,11 +43,11 @@ def image_warnings(image: npt.NDArray[np.float32]) -> list[str]:
             The radiograph in [0, 1], squashed to a square.
 
     Returns:
-        `list[str]`: At most one phrase; `NO_CONTRAST` if nothing can be seen.
+        `list[str]`: At most one phrase; `NOTHING_VISIBLE` if nothing can be seen.
     """
     low, high = np.percentile(image, (0.5, 99.5))
     if high - low < _LEAST_RANGE:
-        return [NO_CONTRAST]
+        return [NOTHING_VISIBLE]
     if _neighbour_correlation(image) < _LEAST_NEIGHBOUR_CORRELATION:
         return ["noise"]
     grid = brightness_grid(image)
