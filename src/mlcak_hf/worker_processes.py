@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import traceback
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from multiprocessing import connection, get_all_start_methods, get_context, parent_process
@@ -22,7 +22,6 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 _LIKELY_CAUSE = "Either the memory was full (use fewer workers) or a decoder crashed"
-_RESULT, _DONE, _ERROR = "result", "done", "error"  # messages of a worker
 
 
 def map_in_processes(
@@ -59,22 +58,26 @@ def map_in_processes(
         ```
     """
     chunk_size = max(1, min(16, len(jobs) // (8 * num_proc)))
-    chunks = [jobs[start : start + chunk_size] for start in range(0, len(jobs), chunk_size)]
-    work = partial(_map_chunk, function)
+    numbered = list(enumerate(jobs))
+    chunks = [numbered[start : start + chunk_size] for start in range(0, len(jobs), chunk_size)]
     early: dict[int, Result] = {}
-    received, position = Counter[int](), 0
-    for chunk, result in stream_from_processes(
-        work, chunks, num_proc, doing=lambda _: doing, advice="Run the command again.", preload=preload
+    position = 0
+    for number, result in stream_from_processes(
+        partial(_map_chunk, function),
+        chunks,
+        num_proc,
+        doing=lambda _: doing,
+        advice="Run the command again.",
+        preload=preload,
     ):
-        early[chunk * chunk_size + received[chunk]] = result
-        received[chunk] += 1
+        early[number] = result
         while position in early:
             yield early.pop(position)
             position += 1
 
 
-def _map_chunk(function: Callable[[Job], Result], chunk: Iterable[Job]) -> Iterator[Result]:
-    return map(function, chunk)
+def _map_chunk(function: Callable[[Job], Result], chunk: Sequence[tuple[int, Job]]) -> Iterator[tuple[int, Result]]:
+    return ((number, function(job)) for number, job in chunk)
 
 
 def stream_from_processes(
@@ -85,7 +88,7 @@ def stream_from_processes(
     doing: Callable[[Job], str],
     advice: str,
     preload: str,
-) -> Iterator[tuple[int, Result]]:
+) -> Iterator[Result]:
     """Run generators in worker processes, and yield what they produce as soon as it arrives.
 
     Each process runs one job at a time, with one thread. The first error stops all of them.
@@ -104,93 +107,43 @@ def stream_from_processes(
         preload (`str`):
             Module that the workers need. It is imported once and shared by all of them.
 
-    Yields:
-        `tuple`: Index of the job, and one of its results.
-
     Raises:
         [`DatasetError`]: When a worker dies or cannot be started.
         [`MLCAKError`]: Raised by the function; any other exception arrives as a `RuntimeError` with its traceback.
     """
     if num_proc == 1 or len(jobs) < 2:
-        yield from _stream_here(function, jobs)
+        with threadpool_limits(limits=1):  # as in a worker, so that floating-point sums have the same order
+            for job in jobs:
+                yield from function(job)
         return
-    context, waiting = _process_context(preload), deque(range(len(jobs)))
+    context = _process_context(preload)
+    waiting = deque(jobs)
     workers: dict[Any, _Worker] = {}
     try:
         for _ in range(min(num_proc, len(jobs))):
-            worker = _Worker(context, function, jobs, doing, advice)
+            worker = _Worker(context, function, waiting.popleft())
             workers[worker.pipe] = worker
-            worker.start_job(waiting.popleft())
         while workers:
-            ready: Any
-            for ready in connection.wait(list(workers)):
-                worker = workers[ready]
-                kind, content = worker.receive()
-                if kind == _RESULT:
-                    yield worker.index, content
-                elif kind == _ERROR:
+            pipe: Any
+            for pipe in connection.wait(list(workers)):
+                worker = workers[pipe]
+                with worker.explained_death(doing, advice):
+                    is_result, content = pipe.recv()
+                if is_result:
+                    yield content
+                elif content is not None:
                     raise content
                 elif waiting:
-                    worker.start_job(waiting.popleft())
+                    worker.job = waiting.popleft()
+                    with worker.explained_death(doing, advice):
+                        pipe.send(worker.job)
                 else:
-                    ready.close()
-                    workers.pop(ready).process.join()
+                    pipe.close()
+                    workers.pop(pipe).process.join()
     finally:
         for worker in workers.values():
             worker.process.kill()
             worker.process.join()
-
-
-def _stream_here(function: Callable[[Job], Iterable[Result]], jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
-    with threadpool_limits(limits=1):  # as in a worker, so that floating-point sums have the same order
-        for index, job in enumerate(jobs):
-            for result in function(job):
-                yield index, result
-
-
-class _Worker:
-    """One worker process, as seen by its parent."""
-
-    def __init__(
-        self,
-        context: Any,
-        function: Callable[[Job], Iterable[Any]],
-        jobs: Sequence[Job],
-        doing: Callable[[Job], str],
-        advice: str,
-    ) -> None:
-        self.index = 0
-        self._jobs, self._doing, self._advice = jobs, doing, advice
-        self.pipe, other_end = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other_end, function), daemon=True)
-        try:
-            self.process.start()
-        except (EOFError, ConnectionError):  # the fork server died
-            raise DatasetError(
-                f"No worker process could be started. {_LIKELY_CAUSE}; the output above may say more. One worker needs"
-                " no other process (--workers 1)."
-            ) from None
-        other_end.close()  # an open copy would hide the death of the worker
-
-    def start_job(self, index: int) -> None:
-        self.index = index
-        with self._explained_death():
-            self.pipe.send(self._jobs[index])
-
-    def receive(self) -> Any:
-        with self._explained_death():
-            return self.pipe.recv()
-
-    @contextlib.contextmanager
-    def _explained_death(self) -> Iterator[None]:
-        try:
-            yield
-        except (EOFError, OSError):
-            self.process.join()
-            code = self.process.exitcode
-            how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-            doing = self._doing(self._jobs[self.index])
-            raise DatasetError(f"A process died while {doing} ({how}). {_LIKELY_CAUSE}. {self._advice}") from None
 
 
 def _process_context(preload: str) -> Any:
@@ -201,21 +154,50 @@ def _process_context(preload: str) -> Any:
     return context
 
 
-def _serve(pipe: Any, function: Callable[[Job], Iterable[Any]]) -> None:
+class _Worker:
+    """One worker process, as seen by its parent."""
+
+    def __init__(self, context: Any, function: Callable[[Any], Iterable[Any]], job: Any) -> None:
+        self.job = job
+        self.pipe, other_end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other_end, function, job), daemon=True)
+        try:
+            self.process.start()
+        except (EOFError, ConnectionError):  # the fork server died
+            raise DatasetError(
+                f"No worker process could be started. {_LIKELY_CAUSE}; the output above may say more. One worker needs"
+                " no other process (--workers 1)."
+            ) from None
+        other_end.close()  # an open copy would hide the death of the worker
+
+    @contextlib.contextmanager
+    def explained_death(self, doing: Callable[[Any], str], advice: str) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, OSError):
+            self.process.join()
+            code = self.process.exitcode
+            how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+            died = f"A process died while {doing(self.job)} ({how})"
+            raise DatasetError(f"{died}. {_LIKELY_CAUSE}. {advice}") from None
+
+
+def _serve(pipe: Any, function: Callable[[Any], Iterable[Any]], job: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives it too, and stops this process
     threading.Thread(target=_exit_with, args=(parent_process(),), daemon=True).start()
     gc.freeze()  # a collection would copy every memory page shared with the other workers
     with threadpool_limits(limits=1), contextlib.suppress(EOFError, ConnectionError):
         while True:
-            job = pipe.recv()
+            error: Exception | None = None
             try:
                 for result in function(job):
-                    pipe.send((_RESULT, result))
-                pipe.send((_DONE, None))
-            except MLCAKError as error:
-                pipe.send((_ERROR, error))
+                    pipe.send((True, result))
+            except MLCAKError as raised:
+                error = raised
             except Exception:
-                pipe.send((_ERROR, RuntimeError(f"A worker process failed:\n{traceback.format_exc()}")))
+                error = RuntimeError(f"A worker process failed:\n{traceback.format_exc()}")
+            pipe.send((False, error))
+            job = pipe.recv()
 
 
 def _exit_with(parent: Any) -> None:

@@ -55,7 +55,7 @@ def test_a_disk_that_is_really_full(vindr, tmp_path, small_disk, num_proc) -> No
     expected = content(tmp_path / "out")
     assert sum(map(len, expected.values())) > 256 * 1024
     for _ in range(2):
-        with pytest.raises(DatasetError, match=r"cannot write .*No space left on device.*the same command continues"):
+        with pytest.raises(DatasetError, match=r"Cannot write .*No space left on device.*the same command continues"):
             prepare_vindr_cxr(vindr, small_disk / "out", num_proc=num_proc, **CHOICES)
         assert not (small_disk / "out").exists()
         shards = list((small_disk / "out.partial" / "dataset" / "data").iterdir())
@@ -79,7 +79,7 @@ def test_full_at_any_file(vindr, tmp_path, monkeypatch, call) -> None:
 
     with monkeypatch.context() as full:
         full.setattr(work_folder.os, "fsync", sync)
-        with pytest.raises(DatasetError, match=r"cannot write .*No space left on device"):
+        with pytest.raises(DatasetError, match=r"Cannot write .*No space left on device"):
             prepare_vindr_cxr(vindr, tmp_path / "out", **CHOICES)
     assert not (tmp_path / "out").exists()
     report = prepare_vindr_cxr(vindr, tmp_path / "out", **CHOICES)

@@ -156,12 +156,15 @@ def listed(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def file_state(path: Path) -> tuple[int, int]:
+    """Return size in bytes and modification time in nanoseconds; -1 for a file that is not there."""
+    try:
+        found = path.stat()
+    except OSError:  # reading it will say what is wrong
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
+
+
 def file_states(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """Yield name, size and modification time of every radiograph; zeros for a broken link."""
-    for path in radiograph_files(folder):
-        try:
-            state = path.stat()
-        except OSError:
-            yield path.name, 0, 0
-        else:
-            yield path.name, state.st_size, state.st_mtime_ns
+    """Yield name, size and modification time of every radiograph."""
+    return ((path.name, *file_state(path)) for path in radiograph_files(folder))

@@ -1,4 +1,4 @@
-"""Parts of a dataset that several machines prepared -> the dataset."""
+"""Join the parts of a dataset that several machines prepared."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import DatasetError
+from .image_folder import listed
 from .prepare import check_output, clear_up, finish, is_complete
 from .report import PREPARATION_FILE, PreparationReport
 from .shards.plan import PreparationPlan
 from .shards.shard_files import read_shard_notes
-from .shards.work_folder import WorkFolder, explained_write, put
+from .shards.work_folder import WorkFolder, put
 
 
 def merge_prepared(
@@ -38,75 +39,61 @@ def merge_prepared(
         [`DatasetError`]: When parts belong to different datasets, a shard is missing, damaged or exists in two
             versions, or the output cannot be written.
     """
-    work = WorkFolder(Path(output_dir).expanduser().absolute())
-    folders = [WorkFolder.given(Path(part).expanduser().absolute()) for part in parts]
-    with explained_write(work.output):
+    work = WorkFolder(output_dir)
+    folders = [WorkFolder.given(part) for part in parts]
+    with work.locked():
         work.recover()
-        if not folders and not overwrite and not work.path.exists() and (work.output / PREPARATION_FILE).is_file():
-            return clear_up(work)  # merged before
-        if work.plan_file.is_file() or not folders:
+        if work.plan_file.is_file():
             folders.insert(0, work)
-        plans = [PreparationPlan.read(folder.plan_file) for folder in folders]
+        elif not folders and not overwrite and (work.output / PREPARATION_FILE).is_file():
+            return clear_up(work)  # merged before
+        plans = [PreparationPlan.read(folder.plan_file) for folder in folders or [work]]
         plan = plans[0]
-        _check_same(folders, plans)
+        for folder, other in zip(folders, plans, strict=True):
+            if reason := plan.difference(other):
+                raise DatasetError(
+                    f"{folders[0].path} and {folder.path} must be parts of the same dataset; the first has {reason}."
+                    " Prepare one of them again."
+                )
+        copies = {
+            name: [path for folder in folders if (path := folder.data / f"{name}.parquet").is_file()]
+            for name in plan.shard_names()
+        }
         if is_complete(work, plan, overwrite):
-            other = _other_shard(work, plan, folders)
-            if other is None:
+            merged = work.output / "data"
+            corrected = [p for name, paths in copies.items() for p in paths if not _same(merged / f"{name}.parquet", p)]
+            if not corrected:
                 return clear_up(work)
             if not overwrite:
                 raise DatasetError(
-                    f"{work.output} is complete, but {other} holds other images, as after a correction of the source."
-                    " Replace the dataset with overwrite=True (--overwrite)."
+                    f"{work.output} is complete, but {corrected[0]} holds other images, as after a correction of the"
+                    " source. Replace the dataset with overwrite=True (--overwrite)."
                 )
         check_output(work.output, overwrite, plan)
-        sources = _find_shards(plan, folders)
+        _check_copies(copies, plan)
         work.start(plan.as_json())
-        for name, path in sources.items():
+        for name, paths in copies.items():
             if not (target := work.data / f"{name}.parquet").exists():
                 unfinished = work.begin(name)
-                shutil.copyfile(path, unfinished)
+                shutil.copyfile(paths[0], unfinished)
                 put(unfinished, target)
         same_source = len({other.files_state for other in plans}) == 1
         return finish(work, plan, plan.files_state if same_source else None)
 
 
-def _check_same(folders: Sequence[WorkFolder], plans: Sequence[PreparationPlan]) -> None:
-    for folder, plan in zip(folders, plans, strict=True):
-        reason = plans[0].difference(plan)
-        if reason is not None:
-            raise DatasetError(
-                f"{folder.path} and {folders[0].path} must be parts of the same dataset; but {reason}. Prepare one of"
-                " them again."
-            )
+def _same(one: Path, other: Path) -> bool:
+    return filecmp.cmp(one, other, shallow=False)
 
 
-def _other_shard(work: WorkFolder, plan: PreparationPlan, folders: Sequence[WorkFolder]) -> Path | None:
-    for name in plan.shard_names():
-        finished = work.output / "data" / f"{name}.parquet"
-        for folder in folders:
-            path = folder.data / finished.name
-            if path.is_file() and not filecmp.cmp(finished, path, shallow=False):
-                return path
-    return None
-
-
-def _find_shards(plan: PreparationPlan, folders: Sequence[WorkFolder]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    missing = []
-    for name in plan.shard_names():
-        paths = [path for folder in folders if (path := folder.data / f"{name}.parquet").is_file()]
-        if not paths:
-            missing.append(name)
-            continue
-        for path in paths:
-            read_shard_notes(path, plan.fingerprint)
-            if not filecmp.cmp(paths[0], path, shallow=False):
-                raise DatasetError(f"{paths[0]} and {path} are the same shard but differ. Remove the damaged one.")
-        found[name] = paths[0]
+def _check_copies(copies: dict[str, list[Path]], plan: PreparationPlan) -> None:
+    missing = [name for name, paths in copies.items() if not paths]
     if missing:
         raise DatasetError(
-            f"{len(missing)} of {len(plan.shard_names())} shards are missing: {', '.join(missing[:8])}"
-            f"{' and more' if len(missing) > 8 else ''}. Finish every part (mlcak prepare ... --shard), and name the"
-            " folder of each."
+            f"{len(missing)} of {len(copies)} shards are missing: {listed(missing, 8)}. Finish every part"
+            " (mlcak prepare ... --shard), and name the folder of each."
         )
-    return found
+    for paths in copies.values():
+        for path in paths:
+            read_shard_notes(path, plan.fingerprint)
+            if not _same(paths[0], path):
+                raise DatasetError(f"{paths[0]} and {path} are the same shard but differ. Remove the damaged one.")

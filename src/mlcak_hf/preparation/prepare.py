@@ -6,6 +6,7 @@ the work, and the bytes are those of an uninterrupted run.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +16,17 @@ from transformers.utils import logging
 from ..errors import DatasetError
 from .card import dataset_card
 from .report import PREPARATION_FILE, PreparationReport
-from .shards.job import PreparationJob
-from .shards.plan import PreparationPlan, choice_differences
-from .shards.work_folder import WorkFolder, explained_write
+from .shards.plan import PreparationPlan, differences
+from .shards.shard_files import is_finished, start_work, write_shards
+from .shards.work_folder import WorkFolder
 from .source import PreparationSource
 from .suspect_images import suspect_sentences
 
 logger = logging.get_logger(__name__)
 
 SOURCE_STATE_FILE = ".source-state"
-"""Digest of names, sizes and modification times of the source's images. It is no part of the dataset, as the same
-images have other times on another machine."""
+"""Digest of names, sizes and modification times of the source's images. It is not part of the dataset, as the times
+differ between machines."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def prepare_dataset(
     source: PreparationSource,
     output_dir: str | os.PathLike[str],
     *,
-    num_proc: int | None = None,
+    num_proc: int = 1,
     overwrite: bool = False,
     progress: bool = True,
 ) -> PreparationReport:
@@ -82,17 +83,20 @@ def prepare_dataset(
         `PreparationReport`: What was written and what was left out.
 
     Raises:
-        [`DatasetError`]: When folder, tables or groups cannot be used, or the output cannot be written.
+        [`DatasetError`]: When folder, tables or groups cannot be used, the output cannot be written, or another
+            process is writing it.
         [`LabelError`]: When labels are unknown or contradictory.
         [`DicomError`]: When a radiograph cannot be read, with `on_error="raise"`.
     """
-    num_proc = _checked_num_proc(num_proc)
-    job = PreparationJob.of(source, output_dir)
-    work, plan = job.work, job.plan
-    with explained_write(work.output):
+    if num_proc < 1:
+        raise DatasetError(f"num_proc must be at least 1; got {num_proc}.")
+    images, work = source.read(), WorkFolder(output_dir)
+    plan = PreparationPlan.of(source, images)
+    with work.locked():
         work.recover()
         if is_complete(work, plan, overwrite, source.options.on_error):
-            if not _source_changed(work, plan):
+            state = work.output / SOURCE_STATE_FILE
+            if not state.is_file() or state.read_text(encoding="utf-8").strip() == plan.files_state:
                 return clear_up(work)
             if not overwrite:
                 raise DatasetError(
@@ -100,10 +104,9 @@ def prepare_dataset(
                     " overwrite=True (--overwrite)."
                 )
         check_output(work.output, overwrite, plan)
-        restart = "remove that folder, or start again with overwrite=True (--overwrite)"
-        job.start(overwrite or not work.has_shards, restart)
-    job.write(plan.shard_names(), num_proc, progress)
-    with explained_write(work.output):
+        restart = "Remove that folder, or start again with overwrite=True (--overwrite)."
+        start_work(work, plan, overwrite or not any(work.data.glob("*.parquet")), restart)
+        write_shards(source, images, plan, work, plan.shard_names(), num_proc, progress)
         return finish(work, plan, plan.files_state)
 
 
@@ -112,7 +115,7 @@ def prepare_part(
     output_dir: str | os.PathLike[str],
     part: tuple[int, int],
     *,
-    num_proc: int | None = None,
+    num_proc: int = 1,
     overwrite: bool = False,
     progress: bool = True,
 ) -> PartReport:
@@ -148,21 +151,16 @@ def prepare_part(
     index, count = part
     if not 0 <= index < count:
         raise DatasetError(f"A part must be I/N with 0 <= I < N; got {index}/{count}. Four machines use 0/4 to 3/4.")
-    num_proc = _checked_num_proc(num_proc)
-    job = PreparationJob.of(source, output_dir)
-    with explained_write(job.work.output):
-        check_output(job.work.output, overwrite, job.plan)
-        job.start(may_restart=False, restart="remove that folder, and start every part again")
-    names = job.plan.shard_names()
-    found = job.write(names[index::count], num_proc, progress)
-    finished = sum(map(job.finished, names))
-    return PartReport(job.work.path, len(names[index::count]) - found, found, finished, len(names))
-
-
-def _checked_num_proc(num_proc: int | None) -> int:
-    if num_proc is not None and num_proc < 1:
-        raise DatasetError(f"num_proc must be at least 1; got {num_proc}. Leave it out for one process.")
-    return num_proc or 1
+    images, work = source.read(), WorkFolder(output_dir)
+    plan = PreparationPlan.of(source, images)
+    names = plan.shard_names()
+    mine = names[index::count]
+    with work.locked(f"part-{index}-of-{count}"):
+        check_output(work.output, overwrite, plan)
+        start_work(work, plan, may_restart=False, restart="Remove that folder, and start every part again.")
+        found = write_shards(source, images, plan, work, mine, num_proc, progress)
+        finished = sum(is_finished(work, plan, name) for name in names)
+    return PartReport(work.path, len(mine) - found, found, finished, len(names))
 
 
 def is_complete(work: WorkFolder, plan: PreparationPlan, overwrite: bool, on_error: str = "skip") -> bool:
@@ -178,11 +176,6 @@ def is_complete(work: WorkFolder, plan: PreparationPlan, overwrite: bool, on_err
     return all((work.output / "data" / f"{name}.parquet").is_file() for name in plan.shard_names())
 
 
-def _source_changed(work: WorkFolder, plan: PreparationPlan) -> bool:
-    state_file = work.output / SOURCE_STATE_FILE
-    return state_file.is_file() and state_file.read_text(encoding="utf-8").strip() != plan.files_state
-
-
 def clear_up(work: WorkFolder) -> PreparationReport:
     """Finish a preparation that was killed after the dataset had reached its place."""
     logger.warning(f"{work.output} is already complete; nothing to do.")
@@ -191,29 +184,22 @@ def clear_up(work: WorkFolder) -> PreparationReport:
 
 
 def check_output(output: Path, overwrite: bool, plan: PreparationPlan) -> None:
-    """Refuse to write over anything except an older dataset, and that only when asked."""
-    if not output.exists():
-        return
-    if not output.is_dir():
+    """Refuse to write over anything except an earlier dataset, and that only when asked."""
+    if output.exists() and not output.is_dir():
         raise DatasetError(f"The output must be a folder; got the file {output}. Name a new folder.")
-    if not any(output.iterdir()):
+    if not output.exists() or not any(output.iterdir()):
         return
     if not (output / PREPARATION_FILE).is_file():
         raise DatasetError(f"{output} holds files that are not a prepared dataset. Name a new folder.")
     if overwrite:
         return
     reason = ""
-    try:
+    with contextlib.suppress(DatasetError):
         there = PreparationReport.read(output)
-    except DatasetError:
-        pass
-    else:
-        found = choice_differences(there.choices, plan.choices) or choice_differences(there.software, plan.software)
-        reason = f": {', '.join(found)}" if found else ""
-        reason = reason.replace("in one and", "there and").replace("in the other", "now")
+        reason = differences(there.choices, plan.choices) or differences(there.software, plan.software)
     raise DatasetError(
-        f"{output} is not empty but holds another dataset{reason}. Name a new folder, or pass overwrite=True"
-        " (--overwrite)."
+        f"{output} is not empty but holds another dataset{reason and ': '}{reason}. Name a new folder, or pass"
+        " overwrite=True (--overwrite)."
     )
 
 
@@ -235,10 +221,10 @@ def finish(work: WorkFolder, plan: PreparationPlan, files_state: str | None) -> 
     if unknown:
         raise DatasetError(f"{work.data} holds {min(unknown)}, which is not a shard of this dataset. Move it away.")
     report = PreparationReport.count(plan, work.data, work.output)
-    work.write_whole(work.dataset / PREPARATION_FILE, report.as_json())
-    work.write_whole(work.dataset / "README.md", str(dataset_card(report, plan.card, work.data)) + "\n")
+    work.write_text(work.dataset / PREPARATION_FILE, report.as_json())
+    work.write_text(work.dataset / "README.md", str(dataset_card(report, plan.card, work.data)) + "\n")
     if files_state is not None:
-        work.write_whole(work.dataset / SOURCE_STATE_FILE, files_state + "\n")
+        work.write_text(work.dataset / SOURCE_STATE_FILE, files_state + "\n")
     work.publish()
     for _, sentence, ids in suspect_sentences(report.suspect_images):
         logger.warning(f"{sentence}. The first: {ids[0]}.")

@@ -1,8 +1,9 @@
-"""CSV tables as people have them: with a byte-order mark, with ; or tab or |, with image ids spelt in other ways."""
+"""CSV tables with any usual delimiter, with or without a byte-order mark, and with image ids in any spelling."""
 
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 RADIOGRAPH_SUFFIXES = DICOM_SUFFIXES + PICTURE_SUFFIXES
 
 _DELIMITERS = ",;\t|"
-# How spreadsheets and data frames write that there is nothing.
+# How spreadsheets and data frames write an empty cell.
 EMPTY_CELLS = frozenset({"", "nan", "na", "n/a", "null", "none", "<na>"})
 # An image id names a file, so it must not be able to name one elsewhere.
 _IMAGE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -24,90 +25,96 @@ Value = TypeVar("Value")
 
 
 def bare_id(written: str) -> str:
-    """An image id without spaces around it and without a radiograph's suffix, as some tables write it."""
+    """Remove spaces around an image id, and the suffix of a radiograph, which some tables write."""
     name = written.strip()
     stem, dot, suffix = name.rpartition(".")
     return stem if stem and f"{dot}{suffix.lower()}" in RADIOGRAPH_SUFFIXES else name
 
 
 def id_key(written: str) -> str:
-    """What two spellings of the same image id have in common: letter case and suffix do not matter."""
+    """Return the same key for all spellings of an image id: letter case and suffix do not matter."""
     return bare_id(written).casefold()
 
 
 class Table:
-    """A CSV file in UTF-8; its delimiter is the one of comma, semicolon, tab and | that splits off the column image_id.
+    """A CSV file in UTF-8, delimited by commas, semicolons, tabs or | (whichever makes `key` a column).
 
     Args:
-        path: The file.
+        path (`Path`):
+            The file.
+        key (`str`, *optional*, defaults to `"image_id"`):
+            A column that the table must have.
 
     Raises:
-        DatasetError: It cannot be opened, is empty, or is no CSV text; the latter may come while its rows are read.
+        [`DatasetError`]: When the file cannot be opened, is empty or is not a CSV file, which may show only while its
+            rows are read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key: str = "image_id") -> None:
         self.name = path.name
-        self._lines = self._read(path)
+        self._lines = self._read(path, key)
         #: Names of the columns.
         self.header: list[str] = next(self._lines, (0, []))[1]
         if not self.header:
-            raise DatasetError(f"{path.name} is empty; a table with a header was expected. Download it again")
+            raise DatasetError(f"{path.name} must be a table with a header; got an empty file. Download it again.")
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield (line number, cells) of every row that is not blank."""
+        """Yield line number and cells of every row that is not blank."""
         return self._lines
 
     def named_rows(self, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-        """Yield (line number, cells by column name), with "" for whatever stands for nothing (NaN, NA, null, none).
+        """Yield line number and cells by column name. A missing cell and NaN, NA, null or none become "".
 
         Args:
-            columns: Columns that must be there; a row too short to hold a column has "" in it.
+            columns (`Sequence[str]`):
+                Columns that must be there.
 
         Raises:
-            DatasetError: A column is missing.
+            [`DatasetError`]: When a column is missing.
         """
         missing = [name for name in columns if name not in self.header]
         if missing:
             raise DatasetError(
-                f"{self.name}: no column {', '.join(map(repr, missing))}; it has {', '.join(self.header)}. Name the"
-                " column so, or download the table again"
+                f"{self.name} must have the column {', '.join(map(repr, missing))}; got {', '.join(self.header)}."
+                " Rename the column, or download the table again."
             )
         for line, cells in self:
-            given = dict(zip(self.header, cells, strict=False))
+            given = [*cells, *[""] * len(self.header)]
             yield (
                 line,
-                {name: "" if (cell := given.get(name, "")).lower() in EMPTY_CELLS else cell for name in self.header},
+                {
+                    name: "" if cell.lower() in EMPTY_CELLS else cell
+                    for name, cell in zip(self.header, given, strict=False)
+                },
             )
 
-    def _read(self, path: Path) -> Iterator[tuple[int, list[str]]]:
+    def _read(self, path: Path, key: str) -> Iterator[tuple[int, list[str]]]:
+        line, columns = 0, 0
         try:
             with path.open(newline="", encoding="utf-8-sig") as stream:
-                delimiter = _delimiter(stream.readline())
+                delimiter = _delimiter(stream.readline(), key)
                 stream.seek(0)
                 reader = csv.reader(stream, delimiter=delimiter)
-                columns = 0
-                try:
-                    for cells in reader:
-                        columns = columns or len(cells)
-                        if any(cell.strip() for cell in cells[columns:]):
-                            raise DatasetError(
-                                f"{path.name}: line {reader.line_num} has {len(cells)} cells, but the table has "
-                                f"{columns} columns, so that values would count for the wrong ones. Correct the row; "
-                                "decimals are written with a point"
-                            )
-                        if any(cells):
-                            yield reader.line_num, [cell.strip() for cell in cells]
-                except csv.Error as error:
-                    raise DatasetError(f"{path.name}: line {reader.line_num} is no CSV text ({error})") from None
+                for cells in reader:
+                    line, columns = reader.line_num, columns or len(cells)
+                    if any(cell.strip() for cell in cells[columns:]):
+                        raise DatasetError(
+                            f"{path.name}: line {line} must have {columns} cells, one per column; got {len(cells)}."
+                            " Correct the row, and write decimals with a point."
+                        )
+                    if any(cells):
+                        yield line, [cell.strip() for cell in cells]
+        except csv.Error as error:
+            raise DatasetError(f"{path.name} is not a CSV file: {error} after line {line}.") from None
         except UnicodeDecodeError as error:
-            raise DatasetError(f"{path.name} is no CSV text in UTF-8 ({error.reason}); save it as UTF-8") from None
+            raise DatasetError(f"{path.name} is not a CSV file in UTF-8 ({error.reason}). Save it as UTF-8.") from None
         except OSError as error:
-            raise DatasetError(f"{path.name} cannot be read ({error.strerror}); it must be a readable file") from None
+            raise DatasetError(f"{path.name} cannot be read ({error.strerror}). Name a readable file.") from None
 
 
-def _delimiter(header: str) -> str:
+def _delimiter(header: str, key: str) -> str:
     for delimiter in _DELIMITERS:
-        if "image_id" in (cell.strip().strip('"') for cell in header.split(delimiter)):
+        if key in (cell.strip().strip('"') for cell in header.split(delimiter)):
             return delimiter
     return ","
 
@@ -116,63 +123,52 @@ def read_groups(path: Path) -> dict[str, str]:
     """Read which images belong to one patient.
 
     Args:
-        path: CSV with the columns image_id and group_id.
+        path (`Path`):
+            CSV with the columns image_id and group_id.
 
     Returns:
-        Group by `id_key` of the image.
+        `dict[str, str]`: Group by `id_key` of the image.
 
     Raises:
-        DatasetError: No such file or column, an empty cell, or an image in two groups.
+        [`DatasetError`]: When there is no such file or column, a cell is empty, or an image has two groups.
     """
-    if not path.is_file():
-        raise DatasetError(f"there is no groups file {path}; it is a CSV with the columns image_id and group_id")
-    table = Table(path)
-    if not {"image_id", "group_id"} <= set(table.header):
-        raise DatasetError(
-            f"{path.name}: the columns image_id and group_id are needed; it has {', '.join(table.header)}"
-        )
     groups: dict[str, str] = {}
-    for line, row in table.named_rows(("image_id", "group_id")):
+    for line, row in Table(path).named_rows(("image_id", "group_id")):
         if not row["image_id"] or not row["group_id"]:
-            raise DatasetError(f"{path.name}: line {line} needs both an image_id and a group_id")
+            raise DatasetError(f"{path.name}: line {line} must have an image_id and a group_id. Complete the row.")
         put_value(groups, row, row["group_id"], f"{path.name}: line {line} puts image {{}} into a second group")
     return groups
 
 
 def put_value(values: dict[str, Value], row: Mapping[str, str], value: Value, contradiction: str) -> None:
-    """Remember an image's value; a second, other one is an error."""
+    """Store the value of an image; another value than before is an error."""
     if values.setdefault(id_key(row["image_id"]), value) != value:
-        raise DatasetError(f"{contradiction.format(row['image_id'])}; an image has one")
+        raise DatasetError(f"{contradiction.format(row['image_id'])}. Remove one of the rows.")
 
 
 def check_image_id(text: str) -> None:
-    """Make sure that a cell names an image.
-
-    Raises:
-        LabelError: It is empty, or holds what no file name of an image holds.
-    """
+    """Raise [`LabelError`] if a cell cannot be the name of an image file."""
     if not _IMAGE_ID.fullmatch(text):
-        raise LabelError(f"{text!r} is no image id")
+        raise LabelError(f"an image id must be letters, digits, '.', '_' and '-'; got {text!r}")
 
 
 def parse_number(text: str, column: str) -> float:
-    """Read a number of a table.
+    """Read the number in a cell.
 
     Args:
-        text: The cell.
-        column: Its column, for the message.
-
-    Returns:
-        The number.
+        text (`str`):
+            The cell.
+        column (`str`):
+            Its column, for the message.
 
     Raises:
-        LabelError: The cell is empty or no number, such as one with a decimal comma.
+        [`LabelError`]: When the cell is empty or not a finite number.
     """
     try:
-        number = float(text or "nan")
+        number = float(text)
     except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
         hint = " (write decimals with a point)" if "," in text else ""
-        raise LabelError(f"column {column!r} must hold a number, but holds {text!r}{hint}") from None
-    if number - number != 0:  # NaN or infinite
-        raise LabelError(f"column {column!r} must hold a number, but {f'holds {text!r}' if text else 'is empty'}")
+        raise LabelError(f"column {column!r} must hold a number; got {text!r}{hint}")
     return number

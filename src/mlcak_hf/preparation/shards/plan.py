@@ -1,17 +1,18 @@
-"""The plan of a preparation, made before any image is read: equal plans give equal bytes."""
+"""The plan of a preparation, made before any image is read. Equal plans give equal bytes."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, astuple, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ...errors import DatasetError
-from ..source import ImageRecord, PreparationSource, SkippedImage, SourceCard, SourceImages
+from ..image_folder import file_state
+from ..source import PreparationSource, SkippedImage, SourceCard, SourceImages
 
 IMAGES_PER_SHARD = 256
 """About 10 MB at 256 px: little to repeat after a kill, and few files for all of VinDr-CXR (71)."""
@@ -74,18 +75,16 @@ class PreparationPlan:
         # on_error does not change a shard: one with an unreadable image is never finished with "raise".
         choices = {name: value for name, value in source.options.choices().items() if name != "on_error"}
         software = _installed_versions()
-        made_of = {
-            "choices": choices,
-            "software": software,
-            "skipped": [astuple(image) for image in images.skipped],
-            "per_shard": IMAGES_PER_SHARD,
-        }
+        skipped = [astuple(image) for image in images.skipped]
+        made_of = {"choices": choices, "software": software, "skipped": skipped, "per_shard": IMAGES_PER_SHARD}
         content = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode())
         state = hashlib.sha256()
         for split, records in images.splits.items():
             for record in records:
-                size, changed_ns = _file_state(Path(record.path))
-                content.update(repr((split, *_described(record), size)).encode())
+                size, changed_ns = file_state(Path(record.path))
+                # Everything known about an image except its folder, which differs between machines.
+                known = [getattr(record, entry.name) for entry in fields(record) if entry.name not in ("path", "group")]
+                content.update(repr((split, *known, Path(record.path).name, record.group, size)).encode())
                 state.update(repr((record.image_id, size, changed_ns)).encode())
         return cls(
             fingerprint=content.hexdigest(),
@@ -99,11 +98,6 @@ class PreparationPlan:
             table_notes=images.table_notes,
             card=source.card(),
         )
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What every shard records about the dataset that it belongs to."""
-        return {"fingerprint": self.fingerprint, "choices": self.choices, "software": self.software}
 
     def shard_names(self, split: str | None = None) -> list[str]:
         """Return the file names, without suffix, of the shards of a split or of all splits, in order."""
@@ -145,42 +139,22 @@ class PreparationPlan:
             raise DatasetError(f"{path} is damaged. Copy it again, or remove {path.parent}.") from None
 
     def difference(self, other: PreparationPlan) -> str | None:
-        """Say how another plan differs; `None` if both give the same bytes."""
-        found = choice_differences(self.choices, other.choices) or choice_differences(self.software, other.software)
-        if not found and self.fingerprint != other.fingerprint:
-            return "the tables or the images of the source differ"
-        return ", ".join(found) or None
+        """Say how this plan differs from another; `None` if both give the same bytes."""
+        if self.fingerprint == other.fingerprint:
+            return None
+        found = differences(self.choices, other.choices) or differences(self.software, other.software)
+        return found or "other tables or images"
 
 
-def choice_differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Say which values of two dictionaries differ."""
-    return [
-        f"{name} is {one.get(name)!r} in one and {other.get(name)!r} in the other"
-        for name in sorted(one.keys() | other.keys())
-        if one.get(name) != other.get(name)
-    ]
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    """Say which of our values differ from theirs; empty if none does."""
+    names = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
+    return ", ".join(f"{name} {ours.get(name)!r} instead of {theirs.get(name)!r}" for name in names)
 
 
 def _installed_versions() -> dict[str, str]:
     versions = {}
     for name in _SOFTWARE:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return versions
-
-
-def _file_state(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except OSError:  # reading it will say what is wrong
-        return -1, -1
-    return found.st_size, found.st_mtime_ns
-
-
-def _described(record: ImageRecord) -> Iterator[object]:
-    # Everything known about an image except its folder, which differs between machines.
-    yield from (getattr(record, entry.name) for entry in fields(record) if entry.name not in ("path", "group"))
-    yield Path(record.path).name
-    yield record.group

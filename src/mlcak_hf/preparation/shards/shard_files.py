@@ -1,81 +1,146 @@
-"""One shard: a fixed number of images of a split in one Parquet file, written atomically."""
+"""The shards of a dataset: a fixed number of images of a split in one Parquet file, written atomically."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from transformers.utils import logging
 
 from ...errors import DatasetError
-from ..rows import ImageNotes, dataset_features, image_rows
-from ..source import ImageRecord, PreparationSource
+from ...worker_processes import stream_from_processes
+from ..rows import ImageNotes, dataset_features, image_rows, unreadable
+from ..source import ImageRecord, PreparationSource, SourceImages
+from .plan import PreparationPlan
 from .work_folder import WorkFolder, explained_write, put
+
+logger = logging.get_logger(__name__)
 
 _ROWS_PER_GROUP = 64  # the most that a writing or streaming process holds at once
 _METADATA_KEY = b"mlcak"
 
 
-@dataclass(frozen=True)
-class ShardTask:
-    """What a process needs to write one shard.
-
-    Args:
-        name (`str`):
-            Name of the file, without its suffix.
-        split (`str`):
-            Split of its images.
-        images (`Sequence[ImageRecord]`):
-            Images in the order of the rows.
-        source (`PreparationSource`):
-            Where images and labels come from.
-        identity (`Mapping[str, Any]`):
-            Fingerprint, choices and software of the dataset that the shard belongs to.
-        work (`WorkFolder`):
-            Where the finished file goes.
-    """
+class Shard(NamedTuple):
+    """File name without its suffix, split, and images in the order of the rows."""
 
     name: str
     split: str
     images: Sequence[ImageRecord]
-    source: PreparationSource
-    identity: Mapping[str, Any]
-    work: WorkFolder
 
 
-def write_shard(task: ShardTask) -> Iterator[None]:
-    """Write the file of a shard; yields after each image. The bytes depend on the images and choices alone.
+def start_work(work: WorkFolder, plan: PreparationPlan, may_restart: bool, restart: str) -> None:
+    """Resume unfinished work of the same plan; refuse any other, or remove it.
 
     Args:
-        task (`ShardTask`):
-            The shard.
+        work (`WorkFolder`):
+            The folder to work in.
+        plan (`PreparationPlan`):
+            What is to be written.
+        may_restart (`bool`):
+            Remove unfinished work that does not match.
+        restart (`str`):
+            Sentence that says how to start again, for the message.
+    """
+    if work.plan_file.is_file():
+        there = PreparationPlan.read(work.plan_file)
+        reason = there.difference(plan)
+        if reason is None and there.files_state != plan.files_state:
+            reason = "images of the source were modified since"
+        if reason is None and not work.is_published:
+            return
+        if reason is not None and not may_restart:
+            raise DatasetError(f"{work.path} holds unfinished work that does not match: {reason}. {restart}")
+        work.discard()
+    work.start(plan.as_json())
+
+
+def write_shards(
+    source: PreparationSource,
+    images: SourceImages,
+    plan: PreparationPlan,
+    work: WorkFolder,
+    names: Sequence[str],
+    num_proc: int,
+    progress: bool,
+) -> int:
+    """Write the missing shards among the named ones; return how many were finished before.
 
     Raises:
         [`DicomError`]: When a radiograph cannot be read, with `on_error="raise"`.
-        [`DatasetError`]: When the file cannot be written, as on a full disk.
+        [`DatasetError`]: When a file cannot be written, or a process dies.
     """
+    shards, size = [], plan.images_per_shard
+    for split, records in images.splits.items():
+        for number, name in enumerate(plan.shard_names(split)):
+            if name in names:
+                shards.append(Shard(name, split, records[number * size : (number + 1) * size]))
+    none_skipped = source.options.on_error == "raise"
+    missing = [shard for shard in shards if not is_finished(work, plan, shard.name, none_skipped)]
+    done = len(shards) - len(missing)
+    if done:
+        logger.warning(f"{done} of {len(shards)} shards were finished before; continuing with the others.")
+    work.forget_unfinished(shard.name for shard in missing)
+    total, to_read = (sum(len(shard.images) for shard in some) for some in (shards, missing))
+    missing.sort(key=lambda shard: len(shard.images), reverse=True)  # so that no process waits at the end
+    try:
+        images_done = stream_from_processes(
+            partial(_write_shard, source, plan, work),
+            missing,
+            num_proc,
+            doing=lambda shard: f"writing {shard.name}",
+            advice="Finished shards are kept, and the same command continues.",
+            preload=__name__,
+        )
+        shown = {"desc": "radiographs", "unit": "image", "disable": not progress}
+        for _ in logging.tqdm(images_done, total=total, initial=total - to_read, **shown):
+            pass
+    finally:
+        work.forget_unfinished(shard.name for shard in missing)
+    return done
+
+
+def is_finished(work: WorkFolder, plan: PreparationPlan, name: str, none_skipped: bool = False) -> bool:
+    """Return whether a shard is complete and what would be written now."""
+    path = work.data / f"{name}.parquet"
+    if not path.is_file():
+        return False
+    try:
+        _, notes = read_shard_notes(path, plan.fingerprint)
+    except DatasetError as error:
+        logger.warning(f"{error} It is written again.")
+        return False
+    if notes.skipped and none_skipped:
+        raise unreadable(notes.skipped[0].reason)
+    return True
+
+
+def _write_shard(source: PreparationSource, plan: PreparationPlan, work: WorkFolder, shard: Shard) -> Iterator[None]:
+    """Write the file of a shard; yields after each image. The bytes depend on the images and choices alone."""
     notes = ImageNotes()
-    schema = dataset_features(task.source.label_features()).arrow_schema
+    schema = dataset_features(source.label_features()).arrow_schema
     waiting: list[dict[str, Any]] = []
-    path, unfinished = task.work.data / f"{task.name}.parquet", task.work.begin(task.name)
+    path, unfinished = work.data / f"{shard.name}.parquet", work.begin(shard.name)
     with explained_write(path):
         try:
             # Statistics would hold a second copy of small images, and PNG does not profit from a dictionary.
             parquet = {"use_dictionary": False, "write_statistics": False}
             with unfinished.open("xb") as stream, pq.ParquetWriter(stream, schema, **parquet) as writer:
-                for record in task.images:
-                    waiting += [row for _, row in image_rows(task.source, task.split, record, notes)]
+                for record in shard.images:
+                    waiting += [row for _, row in image_rows(source, shard.split, record, notes)]
                     while len(waiting) >= _ROWS_PER_GROUP:
                         writer.write_table(pa.Table.from_pylist(waiting[:_ROWS_PER_GROUP], schema=schema))
                         del waiting[:_ROWS_PER_GROUP]
                     yield
                 if waiting:
                     writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
-                recorded = {**task.identity, "images": len(task.images), **asdict(notes)}
+                made_of = {"fingerprint": plan.fingerprint, "choices": plan.choices, "software": plan.software}
+                recorded = made_of | {"shard": shard.name, "images": len(shard.images), **asdict(notes)}
                 writer.add_key_value_metadata({_METADATA_KEY: json.dumps(recorded)})
             put(unfinished, path)
         finally:

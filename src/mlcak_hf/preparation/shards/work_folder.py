@@ -1,43 +1,50 @@
-"""Where an unfinished dataset lies, beside its place: what is in it after a kill is whole, or is never looked at."""
+"""The folder `OUTPUT.partial`, in which a dataset is written before it becomes OUTPUT."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from ...errors import DatasetError, MLCAKError
 
 _PLAN_FILE = "plan.json"
+_LOCK_SUFFIXES = (".lock", ".owner")
 
 
 class WorkFolder:
-    """The folder `OUTPUT.partial`.
+    """The folder of an unfinished dataset. A kill at any moment leaves nothing in it that could be mistaken.
 
     ```
-    plan.json        what is being made; written when the folders are there, removed when they are gone
-    dataset/data/    finished shards, each renamed into place; the whole of `dataset` becomes OUTPUT at the end
+    plan.json        what is being written; the first file to appear and the last to go
+    dataset/data/    finished shards, each renamed into place; `dataset` becomes OUTPUT at the end
     unfinished/      files that are being written, and what a kill left of them
-    replaced/        the dataset that was in OUTPUT before, between two renames
+    replaced/        the earlier dataset of OUTPUT, between two renames
     discarded/       the same, once it is no longer needed
+    whole.lock       held by the process that writes the dataset, named in whole.owner
     ```
 
     Args:
-        output: The folder that the dataset is for.
-        path: The unfinished folder, where it bears another name.
+        output (`str` or `os.PathLike`):
+            Folder that the dataset is for.
+        path (`Path`, *optional*):
+            The unfinished folder, if it has another name.
 
     Raises:
-        DatasetError: The output is the root of a file system.
+        [`DatasetError`]: When the output is the root of a file system.
     """
 
-    def __init__(self, output: Path, path: Path | None = None) -> None:
-        if not output.name:
-            raise DatasetError(f"{output} cannot be the dataset's folder; name a new folder in it")
-        self.output = output
-        self.path = path or output.with_name(f"{output.name}.partial")
+    def __init__(self, output: str | os.PathLike[str], path: Path | None = None) -> None:
+        self.output = Path(output).expanduser().absolute()
+        if not self.output.name:
+            raise DatasetError(f"The output must be a folder of its own; got {self.output}. Name a new folder in it.")
+        self.path = path or self.output.with_name(f"{self.output.name}.partial")
         self.plan_file = self.path / _PLAN_FILE
         self.dataset = self.path / "dataset"
         self.data = self.dataset / "data"
@@ -45,66 +52,83 @@ class WorkFolder:
         self._replaced, self._discarded = self.path / "replaced", self.path / "discarded"
 
     @classmethod
-    def given(cls, path: Path) -> WorkFolder:
-        """The unfinished folder that is meant by a path: the folder itself, whatever its name, or its output's."""
+    def given(cls, part: str | os.PathLike[str]) -> WorkFolder:
+        """Return the unfinished folder that a path names: the folder itself, whatever its name, or its output."""
+        path = Path(part).expanduser().absolute()
         if (path / _PLAN_FILE).is_file():
             return cls(path, path)
-        return cls(path.with_name(path.name.removesuffix(".partial")) if path.name else path)
+        return cls(path.parent / path.name.removesuffix(".partial"))
 
     @property
     def is_published(self) -> bool:
-        """Whether a dataset came out of this folder, which was then not cleared any more."""
+        """Whether the dataset has left this folder, and only the removal of the folder is missing."""
         return self.plan_file.is_file() and not self.dataset.exists()
 
-    @property
-    def has_shards(self) -> bool:
-        """Whether a shard is finished."""
-        return any(self.data.glob("*.parquet"))
+    @contextlib.contextmanager
+    def locked(self, part: str = "whole") -> Iterator[None]:
+        """Keep other processes from writing the same part, and explain errors of the disk.
+
+        Raises:
+            [`DatasetError`]: When another process holds the lock, or the folder cannot be written.
+        """
+        with explained_write(self.output):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock, owner = FileLock(self.path / f"{part}.lock", timeout=0), self.path / f"{part}.owner"
+            try:
+                lock.acquire()
+            except Timeout:
+                by = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
+                raise DatasetError(f"{self.output} is being prepared by {by}. Wait until it ends.") from None
+            try:
+                owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+                yield
+            finally:
+                for path in (owner, self.path / f"{part}.lock"):
+                    path.unlink(missing_ok=True)
+                lock.release()
+                self._remove_if_empty()
 
     def recover(self) -> None:
-        """Put the old dataset back, if a kill came between its setting aside and the appearance of the new one."""
+        """Put the earlier dataset back if a kill came between the two renames of `publish`."""
         if self._replaced.is_dir() and not self.output.exists():
             self._replaced.rename(self.output)
 
     def start(self, plan: str) -> None:
-        """Make the folder for a plan, or leave it as it is if it is there already.
+        """Make the folder for a plan, unless it is there already.
 
         Raises:
-            DatasetError: There is such a folder, but with other things in it.
+            [`DatasetError`]: When there is such a folder with other files.
         """
         known = {self.plan_file, self.dataset, self.unfinished}
-        if self.path.exists() and not self.plan_file.is_file() and set(self.path.iterdir()) - known:
-            raise DatasetError(f"{self.path} holds other files, and is needed to work in; move them away")
+        unknown = [path for path in self.path.iterdir() if path not in known and path.suffix not in _LOCK_SUFFIXES]
+        if unknown and not self.plan_file.is_file():
+            raise DatasetError(f"{self.path} is needed to work in, but holds other files. Move them away.")
         for folder in (self.data, self.unfinished):
             folder.mkdir(parents=True, exist_ok=True)
         if not self.plan_file.is_file():
-            self.write_whole(self.plan_file, plan)
+            self.write_text(self.plan_file, plan)
 
     def begin(self, name: str) -> Path:
-        """Name a file to write before it gets its real name.
-
-        The name is new each time: a writer that outlived its job never meets the next one in the same file.
-        """
+        """Return a new name for an unfinished file, which a writer that outlived its job cannot know."""
         return self.unfinished / f"{name}.{uuid.uuid4().hex}"
 
-    def write_whole(self, path: Path, text: str) -> None:
-        """Write a text file that is there whole or not at all."""
+    def write_text(self, path: Path, text: str) -> None:
+        """Write a text file atomically."""
         unfinished = self.begin(path.name)
         with unfinished.open("x", encoding="utf-8", newline="\n") as stream:
             stream.write(text)
         put(unfinished, path)
 
     def forget_unfinished(self, names: Iterable[str]) -> None:
-        """Remove what a kill left of shards that are about to be written; other machines may be at work on others."""
-        wanted = set(names)
-        for path in self.unfinished.iterdir() if self.unfinished.is_dir() else ():
-            if path.name.split(".")[0] in wanted:
+        """Remove unfinished files of these shards; other machines may be writing others."""
+        for name in names:
+            for path in self.unfinished.glob(f"{name}.*"):
                 path.unlink(missing_ok=True)
 
     def publish(self) -> None:
-        """Let the finished dataset appear at once; an old one is set aside first and comes back if that fails."""
-        sync_folder(self.data)
-        sync_folder(self.dataset)
+        """Move the finished dataset into place. The earlier one is set aside, and comes back if that fails."""
+        _sync(self.data)
+        _sync(self.dataset)
         if self.output.exists():
             self.output.rename(self._replaced)
         try:
@@ -112,48 +136,48 @@ class WorkFolder:
         except OSError:
             self.recover()
             raise
-        sync_folder(self.output.parent)
+        _sync(self.output.parent)
         self.discard()
 
     def discard(self) -> None:
-        """Remove the folder, the plan last: a kill in between leaves nothing that could be taken for something else."""
+        """Remove the folder, the plan last."""
         if self._replaced.exists():
             self._replaced.rename(self._discarded)  # half removed, it must not come back
         for folder in (self._discarded, self.dataset, self.unfinished):
             shutil.rmtree(folder, ignore_errors=True)
         self.plan_file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # somebody put files of their own into it
+        self._remove_if_empty()
+
+    def _remove_if_empty(self) -> None:
+        with contextlib.suppress(OSError):
             self.path.rmdir()
 
 
 def put(unfinished: Path, path: Path) -> None:
-    """Give a finished file its name, once all of it is on the disk."""
-    with unfinished.open("rb") as stream:
-        os.fsync(stream.fileno())
+    """Give a finished file its name, after all of it has reached the disk."""
+    _sync(unfinished)
     unfinished.replace(path)
-    sync_folder(path.parent)
+    _sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make sure that names in a folder are on the disk, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sync(path: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
 def explained_write(path: Path) -> Iterator[None]:
-    """Turn a full disk, a missing permission and the like into one DatasetError that says what to do."""
+    """Turn a full disk, a missing permission and other errors of writing into one `DatasetError` with a remedy."""
     try:
         yield
     except OSError as error:
         if isinstance(error, MLCAKError):  # a radiograph that is not there is a FileNotFoundError, too
             raise
         raise DatasetError(
-            f"cannot write {path}: {error.strerror or error}. What was finished is kept: mend the cause (free space,"
-            " permissions), and the same command continues"
+            f"Cannot write {path}: {error.strerror or error}. Finished shards are kept: free space or correct the"
+            " permissions, and the same command continues."
         ) from error
