@@ -16,7 +16,7 @@ from vindr_factories import make_vindr
 
 from mlcak_hf.errors import DatasetError
 from mlcak_hf.preparation.report import PreparationReport
-from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
+from mlcak_hf.vindr_cxr.vindr_source import prepare_vindr_cxr
 
 
 @pytest.fixture

@@ -132,9 +132,9 @@ KAGGLE_CASES = [
     (["k00", "ILD", 3, "R1", 1, 2, 3, 4], "k00 .*line 54: class_id must be 5 for ILD; got 3"),
     (["k00", "nan", "", "R1", 1, 2, 3, 4], "k00 .*line 54: column 'class_name' is empty"),
     (["k00", "ILD", 5, "NaN", 1, 2, 3, 4], "k00 .*line 54: column 'rad_id' is empty"),
-    (["k00", "ILD", 5, "R1", 1, 2, "NaN", 4], "k00 .*line 54: column 'x_max' .* is empty"),
-    (["k00", "ILD", 5, "R1", 1, 2, "3,5", 4], "k00 .*column 'x_max' .* holds '3,5' .*with a point"),
-    (["", "ILD", 5, "R1", 1, 2, 3, 4], "line 54: '' is no image id"),
+    (["k00", "ILD", 5, "R1", 1, 2, "NaN", 4], "k00 .*line 54: column 'x_max' must hold a number; got ''"),
+    (["k00", "ILD", 5, "R1", 1, 2, "3,5", 4], "k00 .*column 'x_max' must hold a number; got '3,5' .*with a point"),
+    (["", "ILD", 5, "R1", 1, 2, 3, 4], "line 54: an image id must be .*; got ''"),
 ]  # fmt: skip
 
 
@@ -236,7 +236,7 @@ def test_nothing_is_guessed_about_sizes(kaggle, meta, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image_id,rows,columns\nk00,48,40", "no column 'height', 'width'; it has image_id, rows"),
+        ("image_id,rows,columns\nk00,48,40", "must have the column 'height', 'width'; got image_id, rows"),
         ("image_id,dim0,dim1\nk00,48,", "line 2 must hold whole numbers of pixels in dim0 and dim1; got '48' and ''"),
         ("image_id,dim0,dim1\nk00,48,40.5", "line 2 must hold whole numbers"),
         ("image_id,dim0,dim1\nk00,48,40\nk00,40,48", "line 3 gives image k00 a second size"),

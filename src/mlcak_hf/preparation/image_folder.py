@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -163,8 +163,3 @@ def file_state(path: Path) -> tuple[int, int]:
     except OSError:  # reading it will say what is wrong
         return -1, -1
     return found.st_size, found.st_mtime_ns
-
-
-def file_states(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """Yield name, size and modification time of every radiograph."""
-    return ((path.name, *file_state(path)) for path in radiograph_files(folder))

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from ..errors import DatasetError
 from .card import dataset_card
 from .report import PREPARATION_FILE, PreparationReport
-from .shards.plan import PreparationPlan, differences
+from .shards.plan import PreparationPlan, changed_choices
 from .shards.shard_files import is_finished, start_work, write_shards
 from .shards.work_folder import WorkFolder
 from .source import PreparationSource
@@ -196,7 +196,7 @@ def check_output(output: Path, overwrite: bool, plan: PreparationPlan) -> None:
     reason = ""
     with contextlib.suppress(DatasetError):
         there = PreparationReport.read(output)
-        reason = differences(there.choices, plan.choices) or differences(there.software, plan.software)
+        reason = changed_choices(there.choices, plan.choices) or changed_choices(there.software, plan.software)
     raise DatasetError(
         f"{output} is not empty but holds another dataset{reason and ': '}{reason}. Name a new folder, or pass"
         " overwrite=True (--overwrite)."

@@ -156,7 +156,7 @@ def prepare_vindr_cxr(
     output_dir: str | os.PathLike[str],
     options: VinDrOptions | None = None,
     *,
-    num_proc: int | None = None,
+    num_proc: int = 1,
     overwrite: bool = False,
     progress: bool = True,
     **choices: Any,

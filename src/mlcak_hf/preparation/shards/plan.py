@@ -142,11 +142,11 @@ class PreparationPlan:
         """Say how this plan differs from another; `None` if both give the same bytes."""
         if self.fingerprint == other.fingerprint:
             return None
-        found = differences(self.choices, other.choices) or differences(self.software, other.software)
+        found = changed_choices(self.choices, other.choices) or changed_choices(self.software, other.software)
         return found or "other tables or images"
 
 
-def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+def changed_choices(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
     """Say which of our values differ from theirs; empty if none does."""
     names = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
     return ", ".join(f"{name} {ours.get(name)!r} instead of {theirs.get(name)!r}" for name in names)
