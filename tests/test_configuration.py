@@ -121,7 +121,7 @@ def test_no_local_head_and_square_pairs():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"local_labels": ["a", "b", "a"]}, r"unique.*\['a'\]"),
+        ({"local_labels": ["a", "b", "a"]}, r"unique.*\['a', 'b', 'a'\]"),
         ({"local_labels": ["a", " "]}, "non-empty"),
         ({"local_labels": [1]}, "local_labels"),
         ({"local_labels": "Edema"}, "local_labels"),
@@ -131,7 +131,7 @@ def test_no_local_head_and_square_pairs():
         ({"attention_levels": [4]}, r"4 layers.*got \[4\]"),
         ({"attention_levels": [-5]}, "from -4 to 3"),
         ({"attention_levels": []}, "at least one"),
-        ({"attention_levels": [3, -1]}, "unique layers"),
+        ({"attention_levels": [3, -1]}, "each at most once"),
         ({"attention_levels": ["last"]}, "attention_levels"),
         ({"problem_type": "regression"}, "problem_type"),
         ({"problem_type": None}, "problem_type"),

@@ -5,14 +5,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-# On a CPU, so many entries of the maps of heads are made at a time that they stay in its cache: more than twice as fast
-# as through memory. Elsewhere all at once.
+# Entries of attention maps that a CPU computes at a time: they stay in its cache, which is more than twice as fast.
 _CACHED_ENTRIES = 1 << 20
 
 #: Name under which transformers knows this attention: `model.set_attn_implementation("mlcak")`.
@@ -21,27 +20,26 @@ ATTENTION_IMPLEMENTATION = "mlcak"
 
 def mlcak_attention_forward(
     module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float | None = None,
     output_attentions: bool = False,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[Tensor, Tensor | None]:
     """
-    Scaled dot product attention that also returns its map, averaged over heads, where it is wanted.
+    Scaled dot product attention that also returns its map, averaged over heads, on request.
 
-    It keeps no state: whether to return a map follows from the argument of this call and from the fixed mark on
-    `module`, so that the recomputation of gradient checkpointing and other threads see the same. A chosen level makes
-    the maps of its heads once, for output and mean, and keeps none of them: the backward pass makes them again.
+    It keeps no state, so gradient checkpointing and other threads get the same result. A chosen level computes the maps
+    of its heads once, for output and mean, and does not keep them: the backward pass computes them again.
 
     Args:
         module (`nn.Module`): The attention layer; its `is_mlcak_level` marks a chosen level.
         query, key, value (`torch.Tensor` of shape `(B, heads, N, head_dim)`): Projected tokens.
         attention_mask (`torch.Tensor`, *optional*): Additive or boolean mask that broadcasts to `(B, heads, N, N)`.
         scaling (`float`, *optional*): Factor on the scores; `head_dim ** -0.5` if not given.
-        output_attentions (`bool`): Whether this forward pass wants maps.
+        output_attentions (`bool`): Whether to return the map of a chosen level.
 
     Returns:
         The output of shape `(B, N, heads, head_dim)`, and `softmax(q k^T * scaling).mean(heads)` of shape `(B, N, N)`
@@ -63,43 +61,36 @@ def mlcak_attention_forward(
     return output.transpose(1, 2).contiguous(), mean
 
 
-def _maps_of_heads(
-    query: torch.Tensor, key: torch.Tensor, attention_mask: torch.Tensor | None, scaling: float
-) -> torch.Tensor:
+def _maps_of_heads(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
     scores = torch.matmul(query * scaling, key.transpose(-2, -1))
-    if attention_mask is not None and attention_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    elif attention_mask is not None:
-        scores = scores + attention_mask
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    elif mask is not None:
+        scores = scores + mask
     return scores.softmax(dim=-1, dtype=torch.float32)
 
 
-def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None, scaling: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> tuple[Tensor, Tensor]:
     """The output `(B, heads, N, head_dim)` and the mean map `(B, N, N)`, a few images at a time."""
     outputs, means = [], []
-    for part, mask in _few_images(query, key, attention_mask):
-        maps = _maps_of_heads(query[part], key[part], mask, scaling)
+    for part, own_mask in _few_images(query, key, mask):
+        maps = _maps_of_heads(query[part], key[part], own_mask, scaling)
         outputs.append(torch.matmul(maps.to(value.dtype), value[part]))
         means.append(maps.mean(dim=1))
     return _joined(outputs), _joined(means)
 
 
-def _few_images(
-    query: torch.Tensor, key: torch.Tensor, attention_mask: torch.Tensor | None
-) -> Iterator[tuple[slice, torch.Tensor | None]]:
-    """Parts of a batch that are worked on together, each with its part of the mask."""
+def _few_images(query: Tensor, key: Tensor, mask: Tensor | None) -> Iterator[tuple[slice, Tensor | None]]:
+    """Parts of a batch, each with its part of the mask."""
     batch, heads, tokens = query.shape[:3]
     on_cpu = query.device.type == "cpu"
     few = max(1, _CACHED_ENTRIES // (heads * tokens * key.shape[2])) if on_cpu else batch
-    own_masks = attention_mask is not None and attention_mask.ndim == 4 and attention_mask.shape[0] == batch
     for start in range(0, batch, few):
         part = slice(start, start + few)
-        yield part, attention_mask[part] if own_masks and attention_mask is not None else attention_mask
+        yield part, mask if mask is None or mask.ndim < 4 or mask.shape[0] != batch else mask[part]
 
 
-def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -107,28 +98,19 @@ class _HeadMeanAttention(torch.autograd.Function):
     """Attention and the mean of its maps over heads; only query, key and value outlive the forward pass."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        scaling: float,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        ctx.save_for_backward(query, key, value, attention_mask)
-        ctx.scaling = scaling
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        query, key, value, mask, ctx.scaling = inputs
+        ctx.save_for_backward(query, key, value, mask)
         # A part that no loss uses then has no gradient instead of zeros.
         ctx.set_materialize_grads(False)
-        return _attend(query, key, value, attention_mask, scaling)
+        return _attend(*inputs)
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, grad_output: torch.Tensor | None, grad_mean: torch.Tensor | None
-    ) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, attention_mask = ctx.saved_tensors
-        gradients: tuple[list[torch.Tensor], ...] = ([], [], [])
-        for part, mask in _few_images(query, key, attention_mask):
+    def backward(ctx: Any, grad_output: Tensor | None, grad_mean: Tensor | None) -> tuple[Tensor | None, ...]:
+        query, key, value, all_masks = ctx.saved_tensors
+        gradients: tuple[list[Tensor], ...] = ([], [], [])
+        for part, mask in _few_images(query, key, all_masks):
             maps = _maps_of_heads(query[part], key[part], mask, ctx.scaling)
             if grad_output is None:
                 grad_maps = torch.zeros_like(maps)
@@ -137,7 +119,7 @@ class _HeadMeanAttention(torch.autograd.Function):
                 grad_maps = torch.matmul(grad_output[part], value[part].transpose(-2, -1)).float()
             if grad_mean is not None:
                 grad_maps += (grad_mean[part] / query.shape[1]).unsqueeze(1)
-            # Of a softmax: maps * (grad - sum(grad * maps)).
+            # Gradient of a softmax: maps * (grad - sum(grad * maps)).
             grad_maps -= (grad_maps * maps).sum(dim=-1, keepdim=True)
             grad_scores = grad_maps.mul_(maps).mul_(ctx.scaling).to(query.dtype)
             gradients[0].append(torch.matmul(grad_scores, key[part]))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
@@ -19,6 +20,9 @@ from .image_processing_mlcak import MLCAKImageProcessor
 
 logger = logging.get_logger(__name__)
 
+#: Mean and standard deviation, one number each or one per channel.
+Normalisation = tuple[Sequence[float], Sequence[float]]
+
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 #: Normalisation of the published checkpoints of each type, for those that carry no preprocessor_config.json.
@@ -26,7 +30,7 @@ _USUAL_NORMALISATION = {"vit": _HALF, "deit": _IMAGENET, "dinov2": _IMAGENET, "d
 _PROJECTION = "embeddings.patch_embeddings.projection"
 
 
-def resize_patch_filters(weight: torch.Tensor, patch_size: int) -> torch.Tensor:
+def resize_patch_filters(weight: Tensor, patch_size: int) -> Tensor:
     """
     Resize patch filters by the pseudo-inverse of the area average `A`: `w' = pinv(A^T) w` along either axis.
 
@@ -47,17 +51,13 @@ def resize_patch_filters(weight: torch.Tensor, patch_size: int) -> torch.Tensor:
     if old_size == patch_size:
         return weight.clone()
     area = torch.tensor(area_weights(old_size, patch_size), dtype=torch.float64)
-    operator: torch.Tensor = torch.linalg.pinv(area.T)
+    operator: Tensor = torch.linalg.pinv(area.T)
     return (operator @ weight.double() @ operator.T).to(weight.dtype)
 
 
 def fold_channels(
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    old: tuple[Sequence[float], Sequence[float]],
-    new: tuple[Sequence[float], Sequence[float]],
-    num_channels: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    weight: Tensor, bias: Tensor, old: Normalisation, new: Normalisation, num_channels: int
+) -> tuple[Tensor, Tensor]:
     """
     Make patch filters expect another normalisation and, for one channel, a grey image instead of three equal channels.
 
@@ -67,9 +67,8 @@ def fold_channels(
     Args:
         weight (`torch.Tensor` of shape `(D, C, p, p)`): Filters.
         bias (`torch.Tensor` of shape `(D,)`): Their bias.
-        old (`tuple` of two `Sequence[float]`): Mean and standard deviation per channel that the filters were trained
-            with.
-        new (`tuple` of two `Sequence[float]`): Those that the new model is fed with; one number, or one per channel.
+        old (`tuple` of two `Sequence[float]`): Mean and standard deviation that the filters were trained with.
+        new (`tuple` of two `Sequence[float]`): Those of the new model's input.
         num_channels (`int`): 1 or `C`.
 
     Returns:
@@ -93,7 +92,7 @@ def adapt_backbone(
     num_channels: int,
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
-) -> tuple[Any, dict[str, torch.Tensor]]:
+) -> tuple[Any, dict[str, Tensor]]:
     """
     Load a checkpoint and adapt configuration and weights; see [`MLCAKForCXRClassification.from_backbone`].
 
@@ -143,20 +142,18 @@ def adapt_backbone(
 
 
 @torch.no_grad()
-def _interpolate_positions(source: Any, model_type: str, grid: int) -> torch.Tensor:
+def _interpolate_positions(source: Any, model_type: str, grid: int) -> Tensor:
     """Position embeddings for `grid` x `grid` patches, by the backbone's own interpolation; prefix tokens stay."""
     embeddings = source.embeddings
-    positions: torch.Tensor = embeddings.position_embeddings
+    positions: Tensor = embeddings.position_embeddings
     prefix = BACKBONE_PREFIX_TOKENS[model_type]
     side = embeddings.patch_embeddings.patch_size[0] * grid
     tokens = positions.new_zeros(1, grid * grid + prefix, positions.shape[-1])
-    interpolated: torch.Tensor = embeddings.interpolate_pos_encoding(tokens, side, side)
+    interpolated: Tensor = embeddings.interpolate_pos_encoding(tokens, side, side)
     return interpolated.clone()
 
 
-def _read_normalisation(
-    path_or_id: str | os.PathLike[str], model_type: str, num_channels: int
-) -> tuple[Sequence[float], Sequence[float]]:
+def _read_normalisation(path_or_id: str | os.PathLike[str], model_type: str, num_channels: int) -> Normalisation:
     """Mean and standard deviation per channel that the checkpoint was trained with."""
     own = (MLCAKImageProcessor.image_mean, MLCAKImageProcessor.image_std)
     usual = own if num_channels == 1 else _USUAL_NORMALISATION[model_type]

@@ -162,11 +162,9 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
     def validate_local_labels(self) -> None:
         """Check that the findings' names are non-empty and unique."""
-        if any(not name.strip() for name in self.local_labels):
-            raise ValueError(f"local_labels must be non-empty names; got {self.local_labels}.")
-        repeated = sorted({name for name in self.local_labels if self.local_labels.count(name) > 1})
-        if repeated:
-            raise ValueError(f"local_labels must be unique; these come more than once: {repeated}.")
+        names = [name.strip() for name in self.local_labels]
+        if "" in names or len(set(names)) < len(names):
+            raise ValueError(f"local_labels must be unique, non-empty names; got {self.local_labels}.")
 
     def validate_local_loss_weight(self) -> None:
         """Check that the weight of the local loss is a finite number >= 0."""
@@ -178,22 +176,19 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         if self.attention_levels is None:
             return
         num_layers = self.backbone_config.num_hidden_layers
-        outside = [level for level in self.attention_levels if not -num_layers <= level < num_layers]
-        if outside or not self.attention_levels:
+        levels = {level % num_layers for level in self.attention_levels if -num_layers <= level < num_layers}
+        if not levels or len(levels) < len(self.attention_levels):
             raise ValueError(
                 f"attention_levels must name at least one of the backbone's {num_layers} layers, from {-num_layers} to "
-                f"{num_layers - 1} (None means all); got {self.attention_levels}."
+                f"{num_layers - 1}, each at most once (None means all); got {self.attention_levels}."
             )
-        if len(set(self.resolved_attention_levels)) < len(self.attention_levels):
-            raise ValueError(f"attention_levels must be unique layers; got {self.attention_levels}.")
 
     def validate_global_labels(self) -> None:
         """Check that the global labels are numbered 0..n-1 and have unique names."""
-        if not self.id2label or set(self.id2label) != set(range(len(self.id2label))):
-            raise ValueError(f"id2label must have the keys 0, 1, ..., n-1; got {self.id2label}.")
-        if len(set(self.id2label.values())) < len(self.id2label):
-            raise ValueError(f"id2label must have unique names; got {self.id2label}.")
-        if len(self.id2label) == 1 and self.problem_type == "single_label_classification":
+        labels = self.id2label or {}
+        if not labels or set(labels) != set(range(len(labels))) or len(set(labels.values())) < len(labels):
+            raise ValueError(f"id2label must have the keys 0, 1, ..., n-1 and unique names; got {self.id2label}.")
+        if len(labels) == 1 and self.problem_type == "single_label_classification":
             raise ValueError(
                 'num_labels must be at least 2 with problem_type="single_label_classification"; got 1. Use '
                 'num_labels=2, or problem_type="multi_label_classification" for one yes-or-no label.'

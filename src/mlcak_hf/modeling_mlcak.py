@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformers import MODEL_MAPPING, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
@@ -37,22 +37,22 @@ class MLCAKOutput(ModelOutput):
         global_loss, local_loss (`torch.FloatTensor`, *optional*, scalars): The parts of `loss`.
     """
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    local_logits: torch.Tensor | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    mlcak: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    global_loss: torch.Tensor | None = None
-    local_loss: torch.Tensor | None = None
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    local_logits: Tensor | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    mlcak: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    global_loss: Tensor | None = None
+    local_loss: Tensor | None = None
 
 
 def global_classification_loss(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
+    logits: Tensor,
+    labels: Tensor,
     problem_type: str = "single_label_classification",
-    num_items: int | float | torch.Tensor | None = None,
-) -> torch.Tensor:
+    num_items: float | Tensor | None = None,
+) -> Tensor:
     """
     Loss of the global task: cross-entropy, or masked binary cross-entropy averaged over the labels.
 
@@ -89,8 +89,8 @@ def global_classification_loss(
 
 
 def local_classification_loss(
-    local_logits: torch.Tensor, local_targets: torch.Tensor, num_items: int | float | torch.Tensor | None = None
-) -> torch.Tensor:
+    local_logits: Tensor, local_targets: Tensor, num_items: float | Tensor | None = None
+) -> Tensor:
     """
     Loss of the local findings: masked binary cross-entropy, `sum / (images * findings)`.
 
@@ -106,7 +106,7 @@ def local_classification_loss(
     return _masked_bce_sum(local_logits, local_targets, "local_targets") / count / local_logits.shape[1]
 
 
-def _masked_bce_sum(logits: torch.Tensor, labels: torch.Tensor, name: str) -> torch.Tensor:
+def _masked_bce_sum(logits: Tensor, labels: Tensor, name: str) -> Tensor:
     if labels.shape != logits.shape:
         raise ValueError(f"{name} must have shape {tuple(logits.shape)}; got {tuple(labels.shape)}.")
     targets = labels.float()
@@ -193,7 +193,7 @@ class MLCAKModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
     def forward(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: Tensor,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -324,9 +324,9 @@ class MLCAKForCXRClassification(MLCAKModel):  # type: ignore[no-untyped-call]
 
     def forward(  # type: ignore[override]
         self,
-        pixel_values: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        local_targets: torch.Tensor | None = None,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        local_targets: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,

@@ -23,7 +23,6 @@ from .modeling_mlcak import MLCAKForCXRClassification
 _REMEDY = "Name a folder that train_teacher.py or distil_student.py wrote, or the Hub id of such a model."
 # What transformers, huggingface_hub and safetensors raise for a folder without what was asked for.
 _LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
-_REASON_CHARACTERS = 300
 
 
 @contextmanager
@@ -51,7 +50,7 @@ def loading(
         raise
     except _LOADING_ERRORS as cause:
         # The first sentence says what is wrong; often a page of general advice follows.
-        reason = textwrap.shorten(re.split(r"\.\s", str(cause))[0], _REASON_CHARACTERS, placeholder=" ...").rstrip(".")
+        reason = textwrap.shorten(re.split(r"\.\s", str(cause))[0], 300, placeholder=" ...").rstrip(".")
         if not Path(source).exists():
             may_be_on_hub = str(source).count("/") <= 1 and not Path(source).is_absolute()
             reason = f"it is neither a folder nor on the Hub ({reason})" if may_be_on_hub else "there is no such folder"
