@@ -14,7 +14,7 @@ start=$SECONDS
 
 step() { printf '\n\033[1m== %s (%d s)\033[0m\n' "$1" "$((SECONDS - start))"; }
 run() { printf '\033[2m$ %s\033[0m\n' "$*"; "$@"; }
-train() { run accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no "$@"; }
+train() { run accelerate launch -q --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no "$@"; }
 
 mkdir -p "$out"
 step "1/6  Synthetic radiographs with VinDr-CXR's layout"

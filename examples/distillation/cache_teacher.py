@@ -1,6 +1,6 @@
 """Build a teacher cache without training: the first part of distil_student.py with --teacher_cache.
 
-    accelerate launch examples/distillation/cache_teacher.py --config student --dataset vindr-256 \
+    accelerate launch -q examples/distillation/cache_teacher.py --config student --dataset vindr-256 \
         --teacher runs/teacher \
         --teacher_cache runs/teacher-cache --cache_views 4
 

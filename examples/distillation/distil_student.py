@@ -1,16 +1,16 @@
 """Distil a teacher into a low-resolution student, or train the same student without one.
 
-    accelerate launch examples/distillation/distil_student.py --config student --dataset vindr-256 \
+    accelerate launch -q examples/distillation/distil_student.py --config student --dataset vindr-256 \
         --teacher runs/teacher \
         --output_dir runs/student-mlcak
-    accelerate launch examples/distillation/distil_student.py --config student --dataset vindr-256 \
+    accelerate launch -q examples/distillation/distil_student.py --config student --dataset vindr-256 \
         --alpha 0 --beta 0 --gamma 0 --output_dir runs/student-plain
 
 Online, the teacher runs in every step. With --teacher_cache FOLDER it runs once: its outputs for --cache_views V seeded
 views of every image are stored first (or the rest of them, after an interruption), and epoch e trains on view e modulo
 V:
 
-    accelerate launch examples/distillation/distil_student.py --config student --dataset vindr-256 \
+    accelerate launch -q examples/distillation/distil_student.py --config student --dataset vindr-256 \
         --teacher runs/teacher \
         --teacher_cache runs/teacher-cache --cache_views 4 --output_dir runs/student-mlcak
 
@@ -25,8 +25,6 @@ share initial weights, order of images and views.
 Two processes on a machine without accelerator: accelerate launch --multi_gpu --num_processes 2 ...
 Writes to --output_dir: the model, its image processor, training.json (options, counts, log) and curves.png.
 """
-
-from pathlib import Path
 
 from mlcak_hf.data.training_data import DataArguments
 from mlcak_hf.data.views import ViewParameters
@@ -55,7 +53,7 @@ def main() -> None:
         compute_metrics=make_compute_metrics(student.model.config),
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    save_trained(trainer, model_args, data_args, student.data, script=Path(__file__).stem)
+    save_trained(trainer, model_args, data_args, student.data)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train a teacher (or any single model) on the global label and the local findings of chest X-rays.
 
-    accelerate launch examples/distillation/train_teacher.py --config teacher --dataset vindr-256 \
+    accelerate launch -q examples/distillation/train_teacher.py --config teacher --dataset vindr-256 \
         --output_dir runs/teacher
 
 --config names a recipe in hub_configs/recipes or a YAML file. Every entry can be given on the command line too, which
@@ -8,7 +8,7 @@ wins: transformers' TrainingArguments, and the options that --help lists. --mode
 a trained model; --backbone starts from a pretrained ViT, DeiT or DINOv2 checkpoint, resized to that size. The dataset
 is what `mlcak prepare` wrote, or any other with a column of images and of labels:
 
-    accelerate launch examples/distillation/train_teacher.py --config teacher --dataset kermany.parquet \
+    accelerate launch -q examples/distillation/train_teacher.py --config teacher --dataset kermany.parquet \
         --findings_column none --group_column patient_id --output_dir runs/kermany-teacher
 
 Two processes on a machine without accelerator: accelerate launch --multi_gpu --num_processes 2 ...
@@ -16,7 +16,6 @@ Writes to --output_dir: the model, its image processor, training.json (options, 
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mlcak_hf.data.training_data import DataArguments
 from mlcak_hf.data.views import ViewParameters
@@ -51,7 +50,7 @@ def main() -> None:
         compute_metrics=make_compute_metrics(teacher.model.config),
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    save_trained(trainer, model_args, data_args, teacher.data, script=Path(__file__).stem)
+    save_trained(trainer, model_args, data_args, teacher.data)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Compare trained models on one split: table, JSON, figure, and which differences are beyond noise.
 
-    accelerate launch examples/evaluation/evaluate_models.py --dataset vindr-256 --output runs/comparison \
+    accelerate launch -q examples/evaluation/evaluate_models.py --dataset vindr-256 --output runs/comparison \
         --models teacher=runs/teacher student-plain=runs/student-plain student-mlcak=runs/student-mlcak
 
 Runs (seeds) of one row share a name: `student=runs/student-0 student=runs/student-1`. The first run of a row is paired

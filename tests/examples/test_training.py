@@ -39,7 +39,6 @@ load_best_model_at_end: true
 metric_for_best_model: auroc_global
 logging_steps: 1
 report_to: none
-disable_tqdm: true
 seed: 1
 """
 
@@ -258,11 +257,23 @@ def test_what_cannot_be_trained_is_said_in_a_word(made, teacher, monkeypatch, tm
 
 def test_an_error_at_the_shell_is_one_line(tmp_path):
     (tmp_path / "recipe.yaml").write_text("learning_rat: 1e-3\n")
-    command = [sys.executable, EXAMPLES / "train_teacher.py", "--config", tmp_path / "recipe.yaml", "--dataset", "none"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "-q", "--num_processes", 1]
+    command += [EXAMPLES / "train_teacher.py", "--config", tmp_path / "recipe.yaml", "--dataset", "none"]
     ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200)
     assert ran.returncode == 1
     assert "Traceback" not in ran.stderr
     assert ran.stderr.strip().splitlines()[-1].endswith("Did you mean 'learning_rate'?")
+
+
+def test_without_a_terminal_an_evaluation_is_one_line(made):
+    """Progress bars and dumps of every metric would fill the log of a long run."""
+    command = [sys.executable, EXAMPLES / "distil_student.py", *student_arguments(made, made / "quiet"), *PLAIN]
+    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200, check=True)
+    *evaluations, last = ran.stdout.strip().splitlines()
+    assert last.startswith("Model, image processor and training.json")
+    assert [line.split(",")[0] for line in evaluations] == ["epoch 1", "epoch 2", "epoch 2"]
+    assert all("eval_loss" in line and "eval_auroc_global" in line and len(line) < 100 for line in evaluations)
+    assert "it/s" not in ran.stderr
 
 
 PLAIN = ["--alpha", 0, "--beta", 0, "--gamma", 0]

@@ -1,6 +1,7 @@
 """Two real processes give what one gives, to rounding: gradients, weights after SGD steps, logs, evaluation."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +15,12 @@ from train_in_processes import main
 SCRIPT = Path(__file__).with_name("train_in_processes.py")
 
 
-def launch(processes: int, output: Path, *sizes: int) -> dict:
+def launch(processes: int, output: Path, *sizes: int, script: Path = SCRIPT) -> dict:
     # accelerate's --cpu would start MPI; its launcher for GPUs starts two processes on a CPU just as well. Port 0 lets
     # the system pick: several test runs may go on at once.
     options = ["--multi_gpu", "--num_processes", processes, "--main_process_port", 0, "--num_machines", 1]
     options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *options, SCRIPT, output, *sizes]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, script, output, *sizes]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     run = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, timeout=280)
     assert run.returncode == 0, run.stderr[-3000:]
@@ -64,3 +65,11 @@ def test_two_processes_that_resume_in_an_epoch_equal_two_that_went_on(tmp_path, 
     assert len(resumed["gradients"]) == 3
     for name, weight in whole["weights"].items():
         assert torch.equal(resumed["weights"][name], weight), name
+
+
+@pytest.mark.slow
+def test_options_that_change_the_batches_of_two_processes_are_refused(tmp_path):
+    messages = launch(2, tmp_path / "refused.pt", script=SCRIPT.with_name("refused_in_processes.py"))
+    assert len(messages) == 5
+    for name, message in messages.items():
+        assert re.search(rf"{name}.* with several processes", message), message

@@ -1,10 +1,11 @@
-"""The record of a training run, `training.json`: written beside the weights, read by the model card."""
+"""The record of a training run, `training.json`: saved beside the weights, shown in the model card."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -66,13 +67,7 @@ class TrainingRecord:
 
     @classmethod
     def of_run(
-        cls,
-        trainer: Any,
-        model_args: Any,
-        data_args: Any,
-        preparation: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        script: str,
+        cls, trainer: Any, model_args: Any, data_args: Any, preparation: Mapping[str, Any], metrics: Mapping[str, float]
     ) -> TrainingRecord:
         """Record a finished training run.
 
@@ -85,13 +80,11 @@ class TrainingRecord:
                 How the dataset was prepared.
             metrics (`Mapping[str, float]`):
                 Metrics of the saved model on the validation split.
-            script (`str`):
-                Name of the script.
         """
         views, config = getattr(trainer.data_collator, "views", None), trainer.model.config
         return cls(
             {
-                "script": script,
+                "script": Path(sys.argv[0]).stem,
                 "model": model_entry(trainer, model_args),
                 "data": without_folders(asdict(data_args)) | {"preparation": dict(preparation)},
                 "views": None if views is None else asdict(views),

@@ -121,12 +121,11 @@ def set_up_training(
     set_seed(args.seed)
     model = build_model(model_args, data.labels)
     config: Any = model.config
-    teachers, processors = None, None
-    if known is not None:
-        teachers = Teachers(known, model, args.attention_options)
-        if getattr(model_args, "teacher", None) is not None:
-            named = zip(known, teachers.configs, strict=True)
-            processors = [load_processor(source, other, "teacher", DistillationError) for source, other in named]
+    teachers = None if known is None else Teachers(known, model, args.attention_options)
+    processors = None
+    if teachers is not None and known is getattr(model_args, "teacher", None):
+        named = zip(known, teachers.configs, strict=True)
+        processors = [load_processor(source, other, "teacher", DistillationError) for source, other in named]
     processor = data.processor(config.image_size, model_processor(model_args.model))
     collator = MLCAKCollator(processor, processors, views if data_args.augment else None, args.seed)
 
@@ -218,7 +217,7 @@ def open_teacher_cache(
 
 
 def save_trained(
-    trainer: MLCAKTrainer, model_args: ModelArguments, data_args: DataArguments, data: TrainingData, script: str
+    trainer: MLCAKTrainer, model_args: ModelArguments, data_args: DataArguments, data: TrainingData
 ) -> None:
     """Evaluate and save a trained model with its image processor, its training record and its curves.
 
@@ -231,8 +230,6 @@ def save_trained(
             The options of the script.
         data ([`TrainingData`]):
             The dataset.
-        script (`str`):
-            Name of the script, for the record.
     """
     metrics = trainer.evaluate()
     trainer.save_model()
@@ -240,7 +237,7 @@ def save_trained(
     if not trainer.is_world_process_zero():
         return
     folder = Path(str(trainer.args.output_dir))
-    TrainingRecord.of_run(trainer, model_args, data_args, data.preparation, metrics, script).save(folder)
+    TrainingRecord.of_run(trainer, model_args, data_args, data.preparation, metrics).save(folder)
     set_outdated_card_aside(folder)
     draw_training_curves(trainer.state.log_history, folder / "curves.png", title=folder.name)
     print(f"Model, image processor and training.json: {folder}")
