@@ -122,9 +122,10 @@ def set_up_training(
     model = build_model(model_args, data.labels)
     config: Any = model.config
     teachers = None if known is None else Teachers(known, model, args.attention_options)
+    sources: Any = getattr(model_args, "teacher", None)
     processors = None
-    if teachers is not None and known is getattr(model_args, "teacher", None):
-        named = zip(known, teachers.configs, strict=True)
+    if teachers is not None and sources is not None:
+        named = zip(sources, teachers.configs, strict=True)
         processors = [load_processor(source, other, "teacher", DistillationError) for source, other in named]
     processor = data.processor(config.image_size, model_processor(model_args.model))
     collator = MLCAKCollator(processor, processors, views if data_args.augment else None, args.seed)
