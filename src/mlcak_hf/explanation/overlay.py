@@ -35,8 +35,7 @@ def resize_for_display(radiograph: npt.NDArray[np.float32]) -> npt.NDArray[np.fl
         return radiograph
     height, width = (max(1, round(side * factor)) for side in radiograph.shape)
     if factor < 1:
-        resized: npt.NDArray[np.float32] = area_resize(radiograph, height, width)
-        return resized
+        return np.asarray(area_resize(radiograph, height, width))
     enlarged = Image.fromarray(radiograph).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(enlarged, dtype=np.float32).clip(0.0, 1.0)
 
@@ -74,8 +73,7 @@ def attention_over_radiograph(
     x = (np.arange(shown_width) + 0.5) * original_size[1] / shown_width
     down = _blend_weights((y - top) / (bottom - top) * rows, rows)
     across = _blend_weights((x - left) / (right - left) * columns, columns)
-    mapped: npt.NDArray[np.float32] = (down @ attention.astype(np.float64) @ across.T).astype(np.float32)
-    return mapped
+    return np.asarray(down @ attention.astype(np.float64) @ across.T, dtype=np.float32)
 
 
 def _blend_weights(positions: npt.NDArray[np.float64], cells: int) -> npt.NDArray[np.float64]:
@@ -84,15 +82,8 @@ def _blend_weights(positions: npt.NDArray[np.float64], cells: int) -> npt.NDArra
     The blend is flat at the centres (smoothstep): linear blending in two directions draws a four-pointed star.
     """
     between = np.clip(positions - 0.5, 0.0, cells - 1.0)
-    lower = np.minimum(between.astype(int), max(cells - 2, 0))
-    way = between - lower
-    share = way * way * (3.0 - 2.0 * way)
-    weights = np.zeros((len(positions), cells))
-    rows = np.arange(len(positions))
-    weights[rows, lower] = 1.0 - share
-    if cells > 1:
-        weights[rows, lower + 1] = share
-    return weights
+    nearness = np.clip(1.0 - np.abs(between[:, None] - np.arange(cells)), 0.0, 1.0)
+    return nearness * nearness * (3.0 - 2.0 * nearness)
 
 
 def draw_heatmap(
@@ -131,9 +122,9 @@ def draw_heatmap(
     relative = attention * (attention.size / total) if total > 0 else np.zeros_like(attention)
     shown_size = (radiograph.shape[0], radiograph.shape[1])
     over = attention_over_radiograph(relative, original_size, model_size_px, fit, shown_size)
-    strength = (np.log(np.clip(over, 1.0, _FULL_COLOUR)) / np.log(_FULL_COLOUR))[..., None]
-    tint = _STRONGEST_TINT * strength
-    overlay = radiograph[..., None] * (1.0 - tint) + colormaps[_COLOURS](strength[..., 0])[..., :3] * tint
+    strength = np.log(np.clip(over, 1.0, _FULL_COLOUR)) / np.log(_FULL_COLOUR)
+    tint = _STRONGEST_TINT * strength[..., None]
+    overlay = radiograph[..., None] * (1.0 - tint) + colormaps[_COLOURS](strength)[..., :3] * tint
     explanation = f"{attention.shape[0]} x {attention.shape[1]} patches; 1x: as much as if all got the same"
     if relative.max() < _CLEARLY_UNEVEN:
         explanation += f"; nearly uniform, at most {relative.max():.2f}x"
@@ -146,36 +137,31 @@ def _to_rgb(values: npt.NDArray[np.floating]) -> Image.Image:
 
 def _with_legend(overlay: Image.Image, caption: str) -> Image.Image:
     """Frame the overlay: colour bar at its right, what it shows and the research-use line below."""
-    text_px = min(22, max(11, overlay.width // 42))
-    font = ImageFont.load_default(size=text_px)
-    margin, line = text_px, round(1.5 * text_px)
-    bar_width, label_width = text_px, 5 * text_px
-    text_width = overlay.width + margin + bar_width + label_width
+    text_px = margin = min(22, max(11, overlay.width // 42))
+    font, line = ImageFont.load_default(size=text_px), round(1.5 * text_px)
+    text_width = overlay.width + 7 * text_px  # a margin, the bar and its labels
     lines = [piece for text in (caption, _FOOTER) for piece in _wrap(text, font, text_width)]
     height = overlay.height + margin + line * len(lines) + margin // 2
     canvas = Image.new("RGB", (text_width + margin, height), "black")
     canvas.paste(overlay, (margin // 2, margin // 2))
     draw = ImageDraw.Draw(canvas)
-    bar_left = overlay.width + margin
-    bar_top, bar_height = margin, overlay.height - 2 * margin
-    if bar_height > 0:
-        shades = np.linspace(1.0, 0.0, bar_height)[:, None].repeat(bar_width, 1)
-        canvas.paste(_to_rgb(colormaps[_COLOURS](shades)[..., :3]), (bar_left, bar_top))
-        for value in _TICKS:
-            y = bar_top + (1 - np.log(value) / np.log(_FULL_COLOUR)) * bar_height
-            draw.text((bar_left + bar_width + margin // 3, y), f"{value}x", "white", font, anchor="lm")
+    bar_left, bar_height = overlay.width + margin, max(overlay.height - 2 * margin, 1)
+    shades = np.linspace(1.0, 0.0, bar_height)[:, None].repeat(text_px, 1)
+    canvas.paste(_to_rgb(colormaps[_COLOURS](shades)[..., :3]), (bar_left, margin))
+    for value in _TICKS:
+        y = margin + (1 - np.log(value) / np.log(_FULL_COLOUR)) * bar_height
+        draw.text((bar_left + text_px + margin // 3, y), f"{value}x", "white", font, anchor="lm")
     for index, text in enumerate(lines):
-        y = overlay.height + margin + line * index
-        draw.text((margin // 2, y), text, "white", font)
+        draw.text((margin // 2, overlay.height + margin + line * index), text, "white", font)
     return canvas
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: int) -> list[str]:
     """Break a text into lines that are at most `width_px` wide, at its spaces."""
-    lines: list[str] = []
+    lines = [""]
     for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(longer) <= width_px:
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width_px or not lines[-1]:
             lines[-1] = longer
         else:
             lines.append(word)
