@@ -23,6 +23,7 @@ from mlcak_hf.explanation.class_token import class_token_attention
 from mlcak_hf.explanation.overlay import attention_over_radiograph
 from mlcak_hf.image_processing_mlcak import map_boxes
 from mlcak_hf.preparation.report import PreparationReport
+from mlcak_hf.probabilities import probabilities
 from mlcak_hf.script import parse_recipe, run_script
 
 
@@ -61,7 +62,7 @@ def look(folder: str, images: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     output = model(pixels, output_attentions=True)
     shown = pixels[:, 0].numpy() * processor.image_std[0] + processor.image_mean[0]
     attention = class_token_attention(output.mlcak.numpy(), model.config.num_prefix_tokens, model.grid_size)
-    return shown, output.logits.softmax(-1)[:, -1].numpy(), attention
+    return shown, probabilities(output.logits, model.config.problem_type)[:, -1], attention
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from mlcak_hf.errors import DatasetError
 from mlcak_hf.phantoms.dicom_format import TRANSFER_SYNTAXES
 from mlcak_hf.phantoms.plan import DRAWN_FINDINGS
 from mlcak_hf.phantoms.writer import write_phantoms
-from mlcak_hf.vindr_cxr.prepare_vindr_cxr import prepare_vindr_cxr
+from mlcak_hf.vindr_cxr.vindr_source import prepare_vindr_cxr
 
 FINDINGS = (
     "Aortic enlargement,Atelectasis,Calcification,Cardiomegaly,Clavicle fracture,Consolidation,Edema,Emphysema,"
