@@ -153,9 +153,7 @@ def count_votes(readings: Sequence[Reading], annotated: Collection[str] = VINDR_
 
 
 def aggregate(
-    readings: Sequence[Reading],
-    aggregation: Aggregation = "majority",
-    annotated: Collection[str] = VINDR_CXR_LABELS,
+    readings: Sequence[Reading], aggregation: Aggregation = "majority", annotated: Collection[str] = VINDR_CXR_LABELS
 ) -> dict[str, Any]:
     """Return the training targets of one image.
 

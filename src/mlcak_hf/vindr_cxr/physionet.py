@@ -12,15 +12,7 @@ from pathlib import Path
 from ..configuration_mlcak import VINDR_CXR_FINDINGS
 from ..errors import LabelError
 from ..preparation.tables import Table
-from .labels import (
-    NO_FINDING,
-    VINDR_CXR_LABELS,
-    Reading,
-    canonical_header,
-    canonical_label,
-    filled_cell,
-    parse_vote,
-)
+from .labels import NO_FINDING, VINDR_CXR_LABELS, Reading, canonical_header, canonical_label, filled_cell, parse_vote
 from .vindr_folder import BOX_EDGES, VinDrFolder
 
 

@@ -16,6 +16,7 @@ from mlcak_hf.errors import DatasetError
 from mlcak_hf.vindr_cxr.inspection import inspect as module
 from mlcak_hf.vindr_cxr.inspection.file_facts import FileFacts
 from mlcak_hf.vindr_cxr.inspection.inspect import inspect_vindr_cxr
+from mlcak_hf.vindr_cxr.inspection.inspection_report import Problem
 from mlcak_hf.vindr_cxr.inspection.sample import SampledImage, choose_sample, estimate
 from mlcak_hf.vindr_cxr.vindr_source import prepare_vindr_cxr
 
@@ -103,7 +104,7 @@ def test_the_json_contains_everything_but_no_paths_or_patients(small_vindr, tmp_
     assert len(values["files"]) == 8
     assert values["labels"]["test"]["images"] == 2
     assert values["agreement"]["labels"]["Edema"]["some"] >= 0
-    assert values["num_proc"] == 1
+    assert values["estimate"]["num_proc"] == 1
     assert [problem["kind"] for problem in values["problems"]] == [problem.kind for problem in report.problems]
     assert set(values["sample"]) <= {file["file"] for file in values["files"]}
     for secret in (*PATIENT_TAGS.values(), "SECRET", "Somebody", str(tmp_path)):
@@ -190,7 +191,8 @@ def test_kaggle_and_pictures(tmp_path) -> None:
     reshaped = inspect(root, sizes=tmp_path / "t.csv")
     assert len(found(reshaped, "reshaped")) == 12
     assert "JPEG image(s) with boxes have other proportions" in printed(reshaped)
-    assert report.problems[-1] == ("table_notes", "file(s) of test/ have no labels on Kaggle and were not used", [], 1)
+    note = "file(s) of test/ have no labels on Kaggle and were not used"
+    assert report.problems[-1] == Problem("table_notes", note, [], 1)
     assert "--sizes same" in inspect(root).problems[0].text
     assert len(inspect(root).files) == 12
 
@@ -267,12 +269,12 @@ def test_the_estimate_takes_each_syntax_from_its_own_images() -> None:
         SampledImage(files[0], b"1234", 2.0), SampledImage(files[1], b"12", 4.0),
         SampledImage(files[10], b"123456", 0.5), SampledImage(files[11], problem="damaged"),
     ]  # fmt: skip
-    estimated = estimate(sample, files)
+    estimated = estimate(sample, files, 256, 2)
     assert estimated is not None
     assert (estimated.images, estimated.sampled) == (16, 3)
-    assert estimated.duration_s == pytest.approx(10 * 3.0 + 5 * 0.5 + 1 * 2.0)  # medians; X from all of them
+    assert estimated.duration_s == pytest.approx((10 * 3.0 + 5 * 0.5 + 1 * 2.0) / 2)  # medians; X from all of them
     assert estimated.num_bytes == 10 * 3 + 5 * 6 + 1 * 4
-    assert estimate(sample[3:], files) is None
+    assert estimate(sample[3:], files, 256, 2) is None
 
 
 def test_the_estimated_disk_is_what_prepare_writes(small_vindr, tmp_path) -> None:

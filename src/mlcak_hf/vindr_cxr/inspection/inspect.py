@@ -79,7 +79,11 @@ def inspect_vindr_cxr(
     for target in (json_file, contact_sheet):
         if target is not None:
             _check_writable(Path(target))
-    run = partial(_in_processes, num_proc=num_proc, progress=progress)
+
+    def run(function: Callable[..., Any], jobs: Sequence[Any], doing: str) -> list[Any]:
+        results = map_in_processes(function, jobs, num_proc, doing="reading radiographs", preload=__name__)
+        return list(logging.tqdm(results, total=len(jobs), desc=doing, unit="file", disable=not progress))
+
     images, problems = _read_tables(source)
     paths = [path for name in LAYOUTS[options.layout].folders for path in radiograph_files(root / name)]
     files = run(file_facts, paths, "headers")
@@ -88,15 +92,12 @@ def inspect_vindr_cxr(
         draw_contact_sheet(sample, Path(contact_sheet), len(files))
     by_path = {str(root / facts.file): facts for facts in files}
     records = [(record, by_path[record.path]) for split in images.splits.values() for record in split]
-    problems += [
-        *_unreadable(files, sample),
-        *_duplicates(root, files, run),
-        *_suspect(records, sample),
-    ]
+    problems += [*_unreadable(files, sample), *_duplicates(root, files, run), *_suspect(records, sample)]
     for note in images.table_notes:
         count, _, text = note.partition(" ")
         problems.append(Problem("table_notes", text, [], int(count)))
-    to_prepare = [facts for _, facts in records] if images.splits else files
+    found = [facts for _, facts in records] if images.splits else files
+    to_prepare = [facts for facts in found if facts.problem is None]
     labels = options.annotated or VINDR_CXR_LABELS
     readings = {name: [record.readings for record in split] for name, split in images.splits.items()}
     report = InspectionReport(
@@ -106,9 +107,7 @@ def inspect_vindr_cxr(
         counts={name: count_labels(read, labels) for name, read in readings.items() if read},
         agreement=reader_agreement(readings.get("train", []), labels),
         sample=sample,
-        estimate=estimate(sample, [facts for facts in to_prepare if facts.problem is None]),
-        size_px=options.size_px,
-        num_proc=num_proc,
+        estimate=estimate(sample, to_prepare, options.size_px, num_proc),
     )
     if json_file is not None:
         Path(json_file).write_text(report.as_json(), encoding="utf-8")
@@ -122,9 +121,8 @@ def _check_writable(path: Path) -> None:
         if not existed:
             path.unlink()
     except OSError as error:
-        raise DatasetError(
-            f"{path} cannot be written ({error.strerror}). Name a file in a folder that exists."
-        ) from None
+        reason = f"{path} cannot be written ({error.strerror})"
+        raise DatasetError(f"{reason}. Name a file in a folder that exists.") from None
 
 
 def _read_tables(source: VinDrSource) -> tuple[SourceImages, list[Problem]]:
@@ -137,13 +135,6 @@ def _read_tables(source: VinDrSource) -> tuple[SourceImages, list[Problem]]:
         headline, _, detail = image.reason.partition(": ")
         skipped.append((headline, f"{image.folder}/{image.image_id}" + f" ({detail})" * bool(detail)))
     return images, [Problem("skipped", f"image(s) {text}", names, len(names)) for text, names in grouped(skipped)]
-
-
-def _in_processes(
-    function: Callable[..., Any], jobs: Sequence[Any], doing: str, num_proc: int, progress: bool
-) -> list[Any]:
-    results = map_in_processes(function, jobs, num_proc, doing="reading radiographs", preload=__name__)
-    return list(logging.tqdm(results, total=len(jobs), desc=doing, unit="file", disable=not progress))
 
 
 def _unreadable(files: Sequence[FileFacts], sample: Sequence[SampledImage]) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from rich.console import RenderableType
 from rich.filesize import decimal
@@ -24,7 +24,8 @@ _FORMAT_VERSION = 1
 _SHOWN = 3  # files per row of a table; the JSON has all of them
 
 
-class Problem(NamedTuple):
+@dataclass(frozen=True)
+class Problem:
     """Something to look at before preparing.
 
     Args:
@@ -63,10 +64,6 @@ class InspectionReport:
             Radiographs read as `prepare` would read them.
         estimate (`PreparationEstimate`, *optional*):
             Time and disk space that `prepare` would need, if a radiograph could be read.
-        size_px (`int`):
-            Size of the stored images in the estimate.
-        num_proc (`int`):
-            Number of processes that read the sample.
     """
 
     layout: str
@@ -76,8 +73,6 @@ class InspectionReport:
     agreement: ReaderAgreement | None
     sample: list[SampledImage]
     estimate: PreparationEstimate | None
-    size_px: int
-    num_proc: int
 
     @property
     def kinds(self) -> list[dict[str, Any]]:
@@ -105,23 +100,12 @@ class InspectionReport:
         if self.estimate is None:
             yield Text("No radiograph could be read, so mlcak prepare cannot be estimated.")
         else:
-            yield Text(self.estimate.summary(self.size_px, self.num_proc))
+            yield Text(self.estimate.summary())
 
     def as_json(self) -> str:
         """Return everything as JSON, with file names but without paths."""
-        values = {
-            "format_version": _FORMAT_VERSION,
-            "layout": self.layout,
-            "kinds": self.kinds,
-            "problems": [problem._asdict() for problem in self.problems],
-            "labels": {name: counts._asdict() for name, counts in self.counts.items()},
-            "agreement": None if self.agreement is None else asdict(self.agreement),
-            "sample": [image.facts.file for image in self.sample],
-            "estimate": None if self.estimate is None else asdict(self.estimate),
-            "size_px": self.size_px,
-            "num_proc": self.num_proc,
-            "files": [asdict(facts) for facts in self.files],
-        }
+        values = {"format_version": _FORMAT_VERSION, "kinds": self.kinds} | asdict(self)
+        values["sample"] = [image.facts.file for image in self.sample]
         return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
     def _label_rows(self) -> Iterator[dict[str, Any]]:

@@ -6,13 +6,12 @@ import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import cohen_kappa_score
 
-from ..labels import VINDR_CXR_LABELS, Reading
+from ..labels import VINDR_CXR_LABELS, Reading, count_votes
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,8 @@ class ReaderAgreement:
         )
 
 
-class LabelCounts(NamedTuple):
+@dataclass(frozen=True)
+class LabelCounts:
     """Number of images of a source folder, and for each label those marked by most, or by any, of their readers."""
 
     images: int
@@ -94,19 +94,10 @@ def count_labels(images: Sequence[Sequence[Reading]], labels: Sequence[str]) -> 
         labels (`Sequence[str]`):
             Labels that were annotated.
     """
-    votes, readers = _votes(images, labels), np.array([[len(readings)] for readings in images])
-    majority, some = (2 * votes > readers).sum(axis=0), (votes > 0).sum(axis=0)
-    return LabelCounts(
-        len(images),
-        dict(zip(labels, majority.tolist(), strict=True)),
-        dict(zip(labels, some.tolist(), strict=True)),
-    )
-
-
-def _votes(images: Sequence[Sequence[Reading]], labels: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Number of readers who marked each label, of shape `(images, labels)`."""
-    votes = np.array([np.sum([reading.votes for reading in readings], axis=0) for readings in images])
-    return np.asarray(votes[:, [VINDR_CXR_LABELS.index(label) for label in labels]])
+    votes = [(count_votes(readings), len(readings)) for readings in images]
+    majority = {label: sum(2 * yes[label] > number for yes, number in votes) for label in labels}
+    some = {label: sum(yes[label] > 0 for yes, _ in votes) for label in labels}
+    return LabelCounts(len(images), majority, some)
 
 
 def reader_agreement(images: Sequence[Sequence[Reading]], labels: Sequence[str]) -> ReaderAgreement | None:
@@ -124,28 +115,27 @@ def reader_agreement(images: Sequence[Sequence[Reading]], labels: Sequence[str])
     several = [readings for readings in images if len(readings) > 1]
     if not several:
         return None
-    per_image = Counter(len(readings) for readings in several)
+    readers, votes = np.array([len(readings) for readings in several]), [count_votes(readings) for readings in several]
+    per_image = Counter(readers.tolist())
     commonest = max(sorted(per_image), key=per_image.__getitem__)
-    same_number = np.array([len(readings) == commonest for readings in several])
     teams = {frozenset(reading.reader for reading in readings) for readings in several}
     agreement = {}
-    for label, yes in zip(labels, _votes(several, labels).T, strict=True):
-        column = VINDR_CXR_LABELS.index(label)
-        by_reader = [{reading.reader: reading.votes[column] for reading in readings} for readings in several]
-        cohen, pairs = mean_cohen_kappa(by_reader)
+    for label in labels:
+        yes, column = np.array([number[label] for number in votes]), VINDR_CXR_LABELS.index(label)
+        cohen, pairs = mean_cohen_kappa([{r.reader: r.votes[column] for r in readings} for readings in several])
         agreement[label] = LabelAgreement(
             some=int((yes > 0).sum()),
-            unanimous=sum(all(votes.values()) for votes in by_reader),
+            unanimous=int((yes == readers).sum()),
             cohen=cohen,
             cohen_pairs=pairs,
-            fleiss=fleiss_kappa(np.stack([commonest - yes, yes], axis=1)[same_number]),
+            fleiss=fleiss_kappa(np.stack([commonest - yes, yes], axis=1)[readers == commonest]),
         )
     return ReaderAgreement(
         images=len(several),
         readers=len(frozenset().union(*teams)),
         readers_per_image=dict(sorted(per_image.items())),
         same_readers=len(teams) == 1,
-        fleiss_images=int(same_number.sum()),
+        fleiss_images=per_image[commonest],
         labels=agreement,
     )
 

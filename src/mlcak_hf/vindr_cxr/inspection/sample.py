@@ -64,23 +64,28 @@ class PreparationEstimate:
         sampled (`int`):
             Images read for the estimate.
         duration_s (`float`):
-            Total time of all processes.
+            Time that the processes need together.
         num_bytes (`int`):
             Size of the stored images.
+        size_px (`int`):
+            Side of the stored images.
+        num_proc (`int`):
+            Number of processes.
     """
 
     images: int
     sampled: int
     duration_s: float
     num_bytes: int
+    size_px: int
+    num_proc: int
 
-    def summary(self, size_px: int, num_proc: int) -> str:
-        """Return a sentence for the terminal, for images of this size and this number of processes."""
-        duration = timedelta(seconds=max(1, round(self.duration_s / num_proc)))
+    def summary(self) -> str:
+        """Return a sentence for the terminal."""
         return (
-            f"Estimate for mlcak prepare --size {size_px} --workers {num_proc}: about {duration} (h:m:s) and"
-            f" {decimal(self.num_bytes)} for {self.images:,} images, from {self.sampled} sampled radiographs read with"
-            " as many processes."
+            f"Estimate for mlcak prepare --size {self.size_px} --workers {self.num_proc}: about"
+            f" {timedelta(seconds=max(1, round(self.duration_s)))} (h:m:s) and {decimal(self.num_bytes)} for"
+            f" {self.images:,} images, from {self.sampled} sampled radiographs read with as many processes."
         )
 
 
@@ -123,7 +128,9 @@ def read_sampled(source: VinDrSource, facts: FileFacts) -> SampledImage:
     return SampledImage(facts, rows[0][1]["image"]["bytes"], time.perf_counter() - start, suspicions=suspicions)
 
 
-def estimate(sample: Sequence[SampledImage], files: Sequence[FileFacts]) -> PreparationEstimate | None:
+def estimate(
+    sample: Sequence[SampledImage], files: Sequence[FileFacts], size_px: int, num_proc: int
+) -> PreparationEstimate | None:
     """Extrapolate from a sample to all files, separately for each transfer syntax.
 
     Args:
@@ -131,6 +138,10 @@ def estimate(sample: Sequence[SampledImage], files: Sequence[FileFacts]) -> Prep
             Sampled images.
         files (`Sequence[FileFacts]`):
             Files that would be prepared.
+        size_px (`int`):
+            Side of the stored images.
+        num_proc (`int`):
+            Number of processes, for the sample and for the preparation.
 
     Returns:
         [`PreparationEstimate`] or `None`: The estimate; `None` if no image could be read.
@@ -144,4 +155,4 @@ def estimate(sample: Sequence[SampledImage], files: Sequence[FileFacts]) -> Prep
         # The median, as the first image of each process takes longer: it loads the decoder.
         duration_s += number * float(np.median([image.duration_s for image in like]))
         num_bytes += number * float(np.mean([len(image.png) for image in like]))
-    return PreparationEstimate(len(files), len(good), duration_s, round(num_bytes))
+    return PreparationEstimate(len(files), len(good), duration_s / num_proc, round(num_bytes), size_px, num_proc)
