@@ -33,6 +33,9 @@ VINDR_CXR_FINDINGS: tuple[str, ...] = (
     "Other lesion",
 )
 
+#: The two global classes, unless a dataset names others.
+GLOBAL_CLASS_NAMES: tuple[str, str] = ("Normal", "Abnormal")
+
 #: Backbones whose first token is the class token, and the number of their prefix tokens (registers not counted).
 BACKBONE_PREFIX_TOKENS: dict[str, int] = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1}
 
@@ -94,7 +97,7 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         self.local_labels = list(self.local_labels)
         self.attention_levels = None if self.attention_levels is None else list(self.attention_levels)
         if self.id2label is None and kwargs.get("num_labels") in (None, 2):
-            self.id2label = {0: "Normal", 1: "Abnormal"}
+            self.id2label = dict(enumerate(GLOBAL_CLASS_NAMES))
         elif self.id2label is None:
             self.num_labels = kwargs["num_labels"]
         if self.num_labels == 1:

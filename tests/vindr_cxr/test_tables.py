@@ -234,3 +234,12 @@ def test_an_image_in_two_groups_under_two_spellings(tmp_path) -> None:
         DatasetError, match=r"g\.csv: line 3 puts image A1\.png into a second group\. Remove one of the rows"
     ):
         read_groups(path)
+
+
+def test_a_box_of_a_global_label_is_not_used_and_counted(small_vindr) -> None:
+    before = read_layout(small_vindr).splits["train"]
+    path = small_vindr / BOXES
+    path.write_text(path.read_text() + "a6,R1,Other disease,1,2,3,4\n")
+    found = read_layout(small_vindr)
+    assert found.splits["train"] == before
+    assert found.table_notes == ["1 box(es) of annotations_train.csv belong to a global label and were not used"]

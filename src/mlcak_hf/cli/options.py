@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from ..radiographs.choices import ValueRange
-
-Layout = Literal["auto", "physionet", "kaggle"]
-Aggregation = Literal["majority", "any", "all", "mean", "none"]
+from ..vindr_cxr.choices import Layout
 
 DataDirArgument = Annotated[Path, typer.Argument(help="VinDr-CXR as downloaded, from PhysioNet or Kaggle.")]
 LayoutOption = Annotated[Layout, typer.Option(help="Source layout. `auto` detects it from the tables present.")]

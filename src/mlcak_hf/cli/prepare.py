@@ -10,7 +10,8 @@ import typer
 
 from ..errors import DatasetError
 from ..radiographs.choices import Fit, Voi
-from .options import Aggregation, DataDirArgument, LayoutOption, SizesOption, ValueRangeOption
+from ..vindr_cxr.choices import Aggregation
+from .options import DataDirArgument, LayoutOption, SizesOption, ValueRangeOption
 from .terminal import console
 
 if TYPE_CHECKING:

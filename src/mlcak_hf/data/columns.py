@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import ClassLabel, Dataset
 
+from ..configuration_mlcak import GLOBAL_CLASS_NAMES
 from ..errors import DatasetError, LabelError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 # Entries of a list of findings that mean "no finding".
 _NO_FINDING = frozenset({"", "no finding", "no findings", "normal"})
 # Names of the labels 0 and 1 if the dataset does not name them.
-_DERIVED_LABELS = ["Normal", "Abnormal"]
+_DERIVED_LABELS = list(GLOBAL_CLASS_NAMES)
 _MISSING = -1.0
 
 

@@ -34,10 +34,7 @@ _DESCRIPTION = (
     " boxes in original pixels. Images are grey squares, 0 is air. For research only."
 )
 _HOMEPAGE = "https://physionet.org/content/vindr-cxr/1.0.0/"
-_LICENSE = (
-    "PhysioNet Credentialed Health Data License 1.5.0 and its data use agreement, if the source is VinDr-CXR:"
-    " do not pass the data on"
-)
+_LICENSE = "PhysioNet Credentialed Health Data License 1.5.0, if the source is VinDr-CXR: do not pass the data on"
 
 
 @dataclass
@@ -59,11 +56,7 @@ class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
         """Name the cache folder by the choices and the content of the data folder, so that no stale one is reused."""
         plan = PreparationPlan.of(self.source, self.images)
         choices = json.dumps(self.source.options.choices(), sort_keys=True)
-        identity = {
-            "choices": choices,
-            "content": f"{plan.fingerprint} {plan.files_state}",
-            "version": str(self.version),
-        }
+        identity = {"choices": choices, "content": plan.fingerprint + plan.files_state}
         return str(super().create_config_id(identity, custom_features))
 
 

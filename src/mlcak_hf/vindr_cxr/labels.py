@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from ..configuration_mlcak import VINDR_CXR_FINDINGS
 from ..errors import LabelError
-
-Aggregation = Literal["majority", "any", "all", "mean", "none"]
+from .choices import Aggregation
 
 NO_FINDING = "No finding"
 GLOBAL_LABELS: tuple[str, ...] = ("COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases", NO_FINDING)
 VINDR_CXR_LABELS: tuple[str, ...] = (*VINDR_CXR_FINDINGS, *GLOBAL_LABELS)
-GLOBAL_CLASS_NAMES: tuple[str, str] = ("Normal", "Abnormal")
 MISSING = -1
 
 # The training table of VinDr-CXR spells it "Other diseases", its test table "Other disease".

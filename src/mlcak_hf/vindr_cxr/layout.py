@@ -136,8 +136,7 @@ def read_layout(data_dir: str | os.PathLike[str], options: VinDrOptions | None =
     elsewhere = {id_key(image_id) for folder in others for image_id in folder.readings}
     for image_id in train.readings:
         if id_key(image_id) in elsewhere:
-            headline = "of train/ that are also in test/"
-            train.refuse(image_id, headline, f"Remove them from one of the two tables, {SKIP_OR}")
+            train.refuse(image_id, "of train/ that are also in test/", f"Remove them from one table, {SKIP_OR}")
     sizes = original_sizes(root, folders, options.sizes)
     images = {folder.name: folder.records(groups, sizes) for folder in folders}
     test_groups = {record.group for record in images.get("test", ())}

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from ..errors import LabelError
 from ..preparation.options import PreparationOptions
+from .choices import Aggregation, Layout
 from .conversions import SAME_SIZES
-from .labels import VINDR_CXR_LABELS, Aggregation, resolve_annotated
-
-Layout = Literal["auto", "physionet", "kaggle"]
+from .labels import VINDR_CXR_LABELS, resolve_annotated
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,6 @@ _PHANTOM_NOTICE = (
     "**Synthetic images.** They were drawn by `mlcak phantom` and show no patient. They test software; a model trained"
     " on them is of no use on radiographs."
 )
-_PHANTOM_RECORD = "phantom.json"  # written by `mlcak phantom` into the folder
 _AGGREGATION_TEXT = {
     "majority": "more than half of the readers said yes.",
     "any": "at least one reader said yes.",
@@ -54,7 +53,7 @@ def vindr_card(data_dir: Path, options: VinDrOptions) -> SourceCard:
     Returns:
         `SourceCard`: The sentences.
     """
-    phantoms = (data_dir / _PHANTOM_RECORD).is_file()
+    phantoms = (data_dir / "phantom.json").is_file()  # written by `mlcak phantom`
     test = "`test` is the source's own test set: read it once, at the end."
     if options.layout == "kaggle":
         test = (

@@ -11,22 +11,14 @@ from typing import Any
 import datasets
 from transformers.utils import logging
 
-from ..configuration_mlcak import VINDR_CXR_FINDINGS
+from ..configuration_mlcak import GLOBAL_CLASS_NAMES, VINDR_CXR_FINDINGS
 from ..errors import DatasetError, LabelError
 from ..preparation.group_split import number_groups, split_by_group
 from ..preparation.prepare import prepare_dataset
 from ..preparation.report import PreparationReport
 from ..preparation.source import PreparationSource, SourceCard, SourceImages
 from .kaggle import KAGGLE_LABELS
-from .labels import (
-    GLOBAL_CLASS_NAMES,
-    GLOBAL_LABELS,
-    VINDR_CXR_LABELS,
-    Reading,
-    aggregate,
-    count_votes,
-    resolve_annotated,
-)
+from .labels import GLOBAL_LABELS, VINDR_CXR_LABELS, Reading, aggregate, count_votes, resolve_annotated
 from .layout import LAYOUTS, detect_layout, read_layout
 from .options import VinDrOptions
 from .vindr_card import vindr_card

@@ -102,7 +102,7 @@ def test_the_json_contains_everything_but_no_paths_or_patients(small_vindr, tmp_
         p.stat().st_size for p in small_vindr.rglob("*.dicom")
     )
     assert len(values["files"]) == 8
-    assert values["labels"]["test"]["images"] == 2
+    assert values["counts"]["test"]["images"] == 2
     assert values["agreement"]["labels"]["Edema"]["some"] >= 0
     assert values["estimate"]["num_proc"] == 1
     assert [problem["kind"] for problem in values["problems"]] == [problem.kind for problem in report.problems]

@@ -20,11 +20,10 @@ from ..labels import VINDR_CXR_LABELS
 from ..layout import LAYOUTS, read_layout
 from ..options import VinDrOptions
 from ..vindr_source import VinDrSource
-from .contact_sheet import draw_contact_sheet
 from .file_facts import FileFacts, file_facts, pixel_digest
 from .inspection_report import InspectionReport, Problem, grouped
 from .reader_agreement import count_labels, reader_agreement
-from .sample import SampledImage, choose_sample, estimate, read_sampled
+from .sample import SampledImage, choose_sample, draw_contact_sheet, estimate, read_sampled
 
 SAMPLE_SIZE = 24
 
@@ -158,13 +157,11 @@ def _duplicates(root: Path, files: Sequence[FileFacts], run: Callable[..., list[
 def _suspect(records: Sequence[tuple[Any, FileFacts]], sample: Sequence[SampledImage]) -> Iterator[Problem]:
     suspects: dict[str, list[str]] = {"boxes_outside": [], "reshaped": []}
     for record, facts in records:
-        if not facts.rows or not facts.columns:
-            continue
-        for box in record.boxes:
+        for box in record.boxes if facts.rows and facts.columns else ():
             beyond = beyond_px(box, *(record.boxes_size or (facts.rows, facts.columns)))
             if beyond > 0:
                 suspects["boxes_outside"].append(f"{facts.file} ({box.finding} of {box.reader}, {beyond:.3g} px)")
-        if is_reshaped(record, facts.rows, facts.columns):
+        if facts.rows and facts.columns and is_reshaped(record, facts.rows, facts.columns):
             suspects["reshaped"].append(facts.file)
     of_all = set(suspects)
     for image in sample:
