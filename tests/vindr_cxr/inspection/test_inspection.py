@@ -239,6 +239,28 @@ def test_a_window_that_misses_all_pixels_is_reported(small_vindr) -> None:
     assert "of the 8 sampled: image(s) have no usable contrast" in printed(report)
 
 
+@pytest.mark.parametrize("suffix", [".dicom", ".png"])
+def test_inspect_and_prepare_list_the_same_images_without_usable_contrast(tmp_path, suffix) -> None:
+    root = make_kaggle(tmp_path / "k", [kaggle_row(f"k{n}", "R1") for n in range(8)])
+
+    def replace(name: str, values: np.ndarray, **window: int) -> None:
+        (root / "train" / f"{name}.dicom").unlink()
+        path = root / "train" / f"{name}{suffix}"
+        make_dicom(path, values, bits=16, **window) if suffix == ".dicom" else Image.fromarray(values).save(path)
+
+    replace("k0", chest())  # 12 bits in 16
+    if suffix == ".dicom":
+        replace("k1", chest() + np.uint16(32768), WindowCenter=2048, WindowWidth=4096)  # the window misses all pixels
+    else:
+        replace("k1", np.full((48, 40), 30000, np.uint16))
+    replace("k2", 2 * chest() + np.uint16(20000))  # an eighth of the range: low contrast, but real
+    report = inspect(root)
+    assert found(report, "underfilled_range") == [f"train/k0{suffix}"]
+    assert found(report, "no_contrast") == [f"train/k1{suffix}"]
+    prepared = prepare_vindr_cxr(root, tmp_path / "out", size_px=32, progress=False)
+    assert (prepared.suspect_images["underfilled_range"], prepared.suspect_images["no_contrast"]) == (["k0"], ["k1"])
+
+
 def facts(name: str, syntax: str, **others) -> FileFacts:
     return FileFacts(f"train/{name}", syntax=syntax, bits=12, photometric="MONOCHROME2", **others)
 
