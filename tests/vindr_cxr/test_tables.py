@@ -65,7 +65,9 @@ def test_files_that_are_no_tables(tmp_path) -> None:
     with pytest.raises(DatasetError, match=r"t\.csv is not a CSV file: .* after line 1"):
         list(Table(path))
     path.write_text("")
-    with pytest.raises(DatasetError, match=r"t\.csv must be a table with a header; got an empty file\. Download it again"):
+    with pytest.raises(
+        DatasetError, match=r"t\.csv must be a table with a header; got an empty file\. Download it again"
+    ):
         list(Table(path).named_rows(["image_id"]))
     with pytest.raises(DatasetError, match=r"cannot be read \(Is a directory\)"):
         Table(tmp_path)
@@ -92,7 +94,10 @@ def test_a_missing_column_of_boxes_says_what_to_do(small_vindr) -> None:
 
 def test_an_empty_table_of_labels(small_vindr) -> None:
     (small_vindr / LABELS).write_text("")
-    with pytest.raises(DatasetError, match=r"image_labels_train\.csv must be a table with a header; got an empty file\. Download it again"):
+    with pytest.raises(
+        DatasetError,
+        match=r"image_labels_train\.csv must be a table with a header; got an empty file\. Download it again",
+    ):
         read_layout(small_vindr)
 
 

@@ -293,7 +293,13 @@ TABLE_CASES = [
     (BOXES, rename("Consolidation", "Consolidated"), LabelError, "a4 .*Unknown label 'Consolidated'", True),
     (BOXES, set_cell(3, "x_max", "5"), LabelError, "a2 .*Cardiomegaly: the box 5, 20, 5, 35 has no area", True),
     (BOXES, set_cell(3, "x_max", ""), LabelError, "a2 .*line 3: column 'x_max' must hold a number; got ''", True),
-    (BOXES, set_cell(3, "x_max", "wide"), LabelError, "a2 .*line 3: column 'x_max' must hold a number; got 'wide'", True),
+    (
+        BOXES,
+        set_cell(3, "x_max", "wide"),
+        LabelError,
+        "a2 .*line 3: column 'x_max' must hold a number; got 'wide'",
+        True,
+    ),
     (
         BOXES,
         set_cell(3, "image_id", "zz"),
