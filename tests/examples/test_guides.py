@@ -113,6 +113,17 @@ def test_the_readmes_first_snippet_prints_what_stands_below_it():
     assert ran.stdout == printed
 
 
+def test_the_readmes_training_snippet_runs_as_printed(tmp_path):
+    blocks = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    first, *others = [body for language, body in blocks if language == "python"]
+    (training,) = [body for body in others if "Trainer(" in body]
+    ran = subprocess.run(
+        [sys.executable, "-c", first + training], capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert float(ran.stdout.split()[-1]) > 0
+
+
 @guide
 def test_every_name_imported_in_a_snippet_exists(guide):
     for language, code in BLOCK.findall(guide.read_text(encoding="utf-8")):

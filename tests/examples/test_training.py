@@ -137,6 +137,20 @@ def test_a_teacher_is_trained_and_saved_whole(teacher):
     assert str(teacher.parent) not in (teacher / "training.json").read_text(), "no local path in what may be published"
 
 
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_text_labels_in_a_file_beside_the_images_train(made, monkeypatch, tmp_path, suffix):
+    rows = [{"image": f"{i}.png", "label": ("normal", "pneumonia")[i % 2]} for i in range(16)]
+    for i, row in enumerate(rows):
+        PIL.Image.fromarray(np.full((32, 32), 90 + i, np.uint8)).save(tmp_path / row["image"])
+    lines = ["image,label", *(f"{row['image']},{row['label']}" for row in rows)]
+    (tmp_path / f"rows.{suffix}").write_text(json.dumps(rows) if suffix == "json" else "\n".join(lines))
+    arguments = ["--config", made / "recipe.yaml", "--dataset", tmp_path / f"rows.{suffix}", "--model", made / "large"]
+    arguments += ["--findings_column", "none", "--validation_fraction", "0.5", "--num_train_epochs", "1"]
+    run(monkeypatch, "train_teacher", *arguments, "--output_dir", tmp_path / "teacher")
+    model = MLCAKForCXRClassification.from_pretrained(tmp_path / "teacher")
+    assert model.config.id2label == {0: "normal", 1: "pneumonia"}
+
+
 def test_a_student_is_distilled_and_every_part_logged(made, teacher, monkeypatch):
     run(monkeypatch, "distil_student", *student_arguments(made, made / "student"), "--teacher", teacher)
     record = json.loads((made / "student" / "training.json").read_text())
