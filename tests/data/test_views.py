@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from mlcak_hf.data.view_pixels import expose, view_pixels
-from mlcak_hf.data.views import View, ViewParameters
+from mlcak_hf.data.views import View, ViewParameters, expose, view_pixels
 from mlcak_hf.errors import RecipeError
 from mlcak_hf.image_processing_mlcak import area_resize, to_unit_range
 

@@ -14,8 +14,7 @@ from torch import Tensor
 from ..errors import DistillationError
 from ..image_processing_mlcak import MLCAKImageProcessor, to_unit_range
 from .decoded_images import MAX_DECODED_PX, to_square
-from .view_pixels import view_pixels
-from .views import VIEW_DEFINITION, ViewParameters
+from .views import VIEW_DEFINITION, ViewParameters, view_pixels
 
 
 def teacher_pixel_keys(teachers: int) -> list[str]:
