@@ -11,16 +11,17 @@ import typer
 from ..errors import DatasetError
 from ..radiographs.choices import Fit, Voi
 from ..vindr_cxr.choices import Aggregation
-from .options import DataDirArgument, LayoutOption, SizesOption, ValueRangeOption
+from .options import LayoutOption, SizesOption, ValueRangeOption
 from .terminal import console
 
 if TYPE_CHECKING:
     from ..preparation.report import PreparationReport
+    from ..preparation.source import PreparationSource
 
 
 def prepare(
     context: typer.Context,
-    data_dir: DataDirArgument,
+    data_dir: Annotated[Path, typer.Argument(help="VinDr-CXR as downloaded, or any folder with --labels.")],
     output: Annotated[Path, typer.Argument(help="Folder to write: Parquet files and a dataset card.")],
     size_px: Annotated[int, typer.Option("--size", help="Side of the stored square images, in pixels.", min=8)] = 256,
     bits: Annotated[Literal["8", "16"], typer.Option(help="Bits per pixel of the stored images.")] = "8",
@@ -37,6 +38,17 @@ def prepare(
     groups: Annotated[
         Path | None, typer.Option(help="CSV file with image_id, group_id: patients, for the split.")
     ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Any folder of radiographs: CSV file with a row of labels per image.")
+    ] = None,
+    image_column: Annotated[str, typer.Option(help="With --labels: column of file names.")] = "image_id",
+    label_column: Annotated[
+        str, typer.Option(help="With --labels: column of 0 and 1 or class names; `none` derives it from the findings.")
+    ] = "label",
+    findings: Annotated[
+        list[str] | None, typer.Option(help="With --labels: a column of 0 and 1 for one finding; repeat.")
+    ] = None,
+    patient_column: Annotated[str | None, typer.Option(help="With --labels: column of patients.")] = None,
     validation_fraction: Annotated[float, typer.Option(help="Share of the images for validation.")] = 0.15,
     seed: Annotated[int, typer.Option(help="Seed of the validation split.")] = 0,
     on_error: Annotated[
@@ -45,7 +57,8 @@ def prepare(
     layout: LayoutOption = "auto",
     sizes: SizesOption = None,
     test_fraction: Annotated[
-        float | None, typer.Option(help="Kaggle layout: share of the images for the test split.", show_default="0.15")
+        float | None,
+        typer.Option(help="Kaggle or --labels: share of the test split.", show_default="0.15"),
     ] = None,
     workers: Annotated[int, typer.Option(help="Number of processes that decode.", min=1)] = 1,
     shard: Annotated[
@@ -54,18 +67,29 @@ def prepare(
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a dataset in the output folder.")] = False,
 ) -> None:
-    """Turn a VinDr-CXR download into a small dataset that `load_dataset` reads. Nothing is uploaded.
+    """Turn VinDr-CXR, or any folder with a CSV file of labels, into a small dataset. Nothing is uploaded.
 
     Run the same command again to resume after an interruption or an error.
     """
+    from ..labels_csv.labels_source import LabelsOptions, LabelsSource
     from ..preparation.prepare import prepare_dataset, prepare_part
     from ..vindr_cxr.options import VinDrOptions
     from ..vindr_cxr.vindr_source import VinDrSource
 
     # The command's parameters have the names of the options.
-    choices = {option.name: context.params[option.name] for option in fields(VinDrOptions)}
-    options = VinDrOptions(**choices | {"bits": int(bits)})
-    source = VinDrSource(data_dir, options)
+    kinds = {kind: [option.name for option in fields(kind)] for kind in (VinDrOptions, LabelsOptions)}
+    own, other = (VinDrOptions, LabelsOptions) if labels is None else (LabelsOptions, VinDrOptions)
+    for name in set(kinds[other]) - set(kinds[own]):
+        given = context.get_parameter_source(name)
+        if given is not None and given.name == "COMMANDLINE":
+            without = "needs --labels" if labels is None else "is not for --labels; leave it out"
+            raise DatasetError(f"--{name.replace('_', '-')} {without}.")
+    choices = {name: context.params[name] for name in kinds[own]} | {"bits": int(bits)}
+    source: PreparationSource = (
+        VinDrSource(data_dir, VinDrOptions(**choices))
+        if labels is None
+        else LabelsSource(data_dir, LabelsOptions(**choices))
+    )
     if shard is None:
         print_preparation(prepare_dataset(source, output, num_proc=workers, overwrite=overwrite))
         return
@@ -111,6 +135,7 @@ def print_preparation(report: PreparationReport) -> None:
         out.print(f"Suspect images: {sentence}. They are {named}; all are in preparation.json, suspect_images.{kind}.")
     if report.choices["groups"] == "image":
         out.print(
-            "Splits are by image, as no groups of patients were given (--groups): a patient may be in two splits."
+            "Splits are by image, as no patients were given (--groups, or --patient-column with --labels): a patient"
+            " may be in two splits."
         )
     out.print(f"Dataset: {report.output_dir}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -44,12 +45,16 @@ class ImageFolder:
     _spelling: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def scan(cls: type[FolderT], path: Path) -> FolderT:
+    def scan(cls: type[FolderT], path: Path, name: str | None = None, deep: bool = False) -> FolderT:
         """List the radiographs of a folder.
 
         Args:
             path (`Path`):
                 The folder.
+            name (`str`, *optional*):
+                Name for reports; by default its own.
+            deep (`bool`, *optional*, defaults to `False`):
+                List its sub-folders as well.
 
         Returns:
             `ImageFolder`: The folder with its files.
@@ -57,9 +62,9 @@ class ImageFolder:
         Raises:
             [`DatasetError`]: When it cannot be read or holds no radiograph.
         """
-        folder = cls(path.name)
+        folder = cls(name or path.name)
         files_of: dict[str, list[str]] = {}
-        for file in radiograph_files(path):
+        for file in radiograph_files(path, deep):
             image_id = folder.identify(file.name)
             files_of.setdefault(image_id, []).append(file.name)
             if file.is_file():
@@ -127,12 +132,14 @@ class ImageFolder:
 SKIP_OR = f"or leave them out: {SKIP}"
 
 
-def radiograph_files(folder: Path) -> list[Path]:
-    """List the files directly in a folder that are named as radiographs, sorted, without hidden files.
+def radiograph_files(folder: Path, deep: bool = False) -> list[Path]:
+    """List the files of a folder that are named as radiographs, sorted, without hidden files.
 
     Args:
         folder (`Path`):
             The folder.
+        deep (`bool`, *optional*, defaults to `False`):
+            List its sub-folders as well.
 
     Returns:
         `list[Path]`: The files.
@@ -141,12 +148,19 @@ def radiograph_files(folder: Path) -> list[Path]:
         [`DatasetError`]: When the folder cannot be read.
     """
     try:
-        names = sorted(path.name for path in folder.iterdir())
+        if deep:
+            walk = os.walk(folder, onerror=_stop)
+            files = [Path(parent, name) for parent, _, names in walk for name in names]
+        else:
+            files = list(folder.iterdir())
     except OSError as error:
-        raise DatasetError(
-            f"{folder.name}/ cannot be read ({error.strerror}). Name a folder that you may list."
-        ) from None
-    return [folder / name for name in names if name.lower().endswith(RADIOGRAPH_SUFFIXES) and name[0] != "."]
+        name = Path(error.filename or folder).name
+        raise DatasetError(f"{name}/ cannot be read ({error.strerror}). Name a folder that you may list.") from None
+    return sorted(file for file in files if file.name.lower().endswith(RADIOGRAPH_SUFFIXES) and file.name[0] != ".")
+
+
+def _stop(error: OSError) -> None:
+    raise error
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:

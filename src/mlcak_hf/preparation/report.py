@@ -34,9 +34,9 @@ class SplitSummary:
         images (`int`):
             Number of different images.
         normal (`int`):
-            Rows whose label is at most 0.5.
+            Rows with a label of at most 0.5; -1 is missing.
         abnormal (`int`):
-            The other rows.
+            Rows with a greater label.
         groups (`int`):
             Number of different groups (patients, if known).
         image_ids (`list[str]`):
@@ -184,10 +184,10 @@ class PreparationReport:
 def _summary(shards: Sequence[Path]) -> SplitSummary:
     table = pa.concat_tables(pq.read_table(shard, columns=["image_id", "label", "group"]) for shard in shards)
     ids, labels = table["image_id"].to_pylist(), table["label"].to_pylist()
-    abnormal = sum(label > 0.5 for label in labels)
+    abnormal, normal = sum(label > 0.5 for label in labels), sum(0 <= label <= 0.5 for label in labels)
     images = list(dict.fromkeys(ids))
     groups = len(set(table["group"].to_pylist()))
-    return SplitSummary(len(ids), len(images), len(ids) - abnormal, abnormal, groups, images)
+    return SplitSummary(len(ids), len(images), normal, abnormal, groups, images)
 
 
 def _sources(

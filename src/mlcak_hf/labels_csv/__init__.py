@@ -1,0 +1,1 @@
+"""A folder of radiographs and a CSV file of labels as a source."""
