@@ -65,9 +65,7 @@ def test_files_that_are_no_tables(tmp_path) -> None:
     with pytest.raises(DatasetError, match=r"t\.csv is not a CSV file: .* after line 1"):
         list(Table(path))
     path.write_text("")
-    with pytest.raises(
-        DatasetError, match=r"t\.csv must be a table with a header; got an empty file\. Download it again"
-    ):
+    with pytest.raises(DatasetError, match=r"must be a table with a header; got an empty file\. Download"):
         list(Table(path).named_rows(["image_id"]))
     with pytest.raises(DatasetError, match=r"cannot be read \(Is a directory\)"):
         Table(tmp_path)
@@ -96,7 +94,7 @@ def test_an_empty_table_of_labels(small_vindr) -> None:
     (small_vindr / LABELS).write_text("")
     with pytest.raises(
         DatasetError,
-        match=r"image_labels_train\.csv must be a table with a header; got an empty file\. Download it again",
+        match=r"train\.csv must be a table with a header; got an empty file",
     ):
         read_layout(small_vindr)
 
