@@ -346,7 +346,7 @@ def test_a_backbone_is_folded_for_the_normalisation_of_the_size(made, tmp_path):
         "local_labels": [],
         "problem_type": "single_label_classification",
     }
-    model = build_model(ModelArguments(model=str(made / "small"), backbone=str(tmp_path)), labels)
+    model, _ = build_model(ModelArguments(model=str(made / "small"), backbone=str(tmp_path)), labels)
     expected = MLCAKForCXRClassification.from_backbone(tmp_path, 16, 4, image_mean=[0.4], image_std=[0.2], **labels)
     for name, weight in expected.backbone.state_dict().items():
         torch.testing.assert_close(model.backbone.state_dict()[name], weight, msg=name)
@@ -481,12 +481,14 @@ def test_a_head_is_kept_for_the_same_labels_only(teacher):
     trained = AutoModelForImageClassification.from_pretrained(teacher)
     arguments = ModelArguments(model=str(teacher))
     kind = {"problem_type": "single_label_classification"}
-    same = build_model(arguments, kind | {"id2label": {0: "Abnormal", 1: "Normal"}, "local_labels": ["Edema", "ILD"]})
+    same, _ = build_model(
+        arguments, kind | {"id2label": {0: "Abnormal", 1: "Normal"}, "local_labels": ["Edema", "ILD"]}
+    )
     assert torch.equal(same.classifier.weight, trained.classifier.weight[[1, 0]]), "the same labels in another order"
     assert torch.equal(same.classifier.bias, trained.classifier.bias[[1, 0]])
     assert not torch.equal(same.local_classifier.weight, trained.local_classifier.weight), "as many, but others"
     assert not same.local_classifier.bias.any()
     assert same.local_classifier.weight.std() < 0.05
-    kept = build_model(arguments, kind | {"id2label": {0: "a", 1: "b"}, "local_labels": trained.config.local_labels})
+    kept, _ = build_model(arguments, kind | {"id2label": {0: "a", 1: "b"}, "local_labels": trained.config.local_labels})
     assert torch.equal(kept.local_classifier.weight, trained.local_classifier.weight)
     assert not torch.equal(kept.classifier.weight, trained.classifier.weight)

@@ -49,24 +49,10 @@ class ModelArguments:
             )
 
 
-def model_processor(model: str) -> MLCAKImageProcessor:
-    """Load the image processor of a shipped size or a trained model.
-
-    Args:
-        model (`str`):
-            As [`ModelArguments.model`].
-
-    Raises:
-        [`RecipeError`]: When there is no such model, or its processor does not fit it.
-    """
-    folder = resolve_model(model)
-    return load_processor(folder, load_config(folder))
-
-
-def build_model(arguments: ModelArguments, labels: dict[str, Any]) -> MLCAKForCXRClassification:
+def build_model(
+    arguments: ModelArguments, labels: dict[str, Any]
+) -> tuple[MLCAKForCXRClassification, MLCAKImageProcessor]:
     """Make a model for these labels.
-
-    A backbone's filters are adapted to the normalization of the size's own image processor.
 
     Args:
         arguments ([`ModelArguments`]):
@@ -75,36 +61,34 @@ def build_model(arguments: ModelArguments, labels: dict[str, Any]) -> MLCAKForCX
             `id2label`, `local_labels` and `problem_type`, as [`TrainingData.labels`].
 
     Returns:
-        [`MLCAKForCXRClassification`]: The model. A trained head for the same labels in another order is reordered; one
-        for other labels is initialized again.
+        `tuple`: The model, and the image processor of its size; the filters of a backbone are adapted to the
+        normalization of this processor. A trained head for the same labels in another order is reordered; one for
+        other labels is initialized again.
 
     Raises:
-        [`RecipeError`]: When there is no such model or backbone, or the backbone is not supported.
+        [`RecipeError`]: When there is no such model or backbone, the backbone is not supported, or the processor does
+            not fit.
     """
     folder = resolve_model(arguments.model)
-    trained = load_config(folder)
+    size = load_config(folder)
+    processor = load_processor(folder, size)
     labels = labels | {"local_loss_weight": arguments.local_loss_weight}
     if arguments.backbone is not None:
-        return _from_backbone(arguments.backbone, trained, load_processor(folder, trained), labels)
-    config = MLCAKConfig(backbone_config=trained.backbone_config, attention_levels=trained.attention_levels, **labels)
+        options: dict[str, Any] = {name: getattr(size, name) for name in ("image_size", "patch_size", "num_channels")}
+        if processor.do_normalize:
+            options |= {"image_mean": processor.image_mean, "image_std": processor.image_std}
+        else:
+            options |= {"image_mean": [0.0], "image_std": [1.0]}
+        remedy = "Name a pretrained ViT, DeiT or DINOv2 checkpoint; a trained MLCAK model is named with --model."
+        with loading(arguments.backbone, "backbone", remedy):
+            return MLCAKForCXRClassification.from_backbone(arguments.backbone, **options, **labels), processor
+    config = MLCAKConfig(backbone_config=size.backbone_config, attention_levels=size.attention_levels, **labels)
     if Path(folder).is_dir() and not weight_files(folder):
-        return MLCAKForCXRClassification(config)
+        return MLCAKForCXRClassification(config), processor
     model = load_model(folder, config=config, ignore_mismatched_sizes=True)
-    _fit_head(model, model.classifier, trained.global_labels, config.global_labels)
-    _fit_head(model, model.local_classifier, list(trained.local_labels), list(config.local_labels))
-    return model
-
-
-def _from_backbone(
-    backbone: str, size: MLCAKConfig, processor: MLCAKImageProcessor, labels: dict[str, Any]
-) -> MLCAKForCXRClassification:
-    options: dict[str, Any] = {name: getattr(size, name) for name in ("image_size", "patch_size", "num_channels")}
-    options["image_mean"], options["image_std"] = [0.0], [1.0]
-    if processor.do_normalize:
-        options["image_mean"], options["image_std"] = processor.image_mean, processor.image_std
-    remedy = "Name a pretrained ViT, DeiT or DINOv2 checkpoint; a trained MLCAK model is named with --model."
-    with loading(backbone, "backbone", remedy):
-        return MLCAKForCXRClassification.from_backbone(backbone, **options, **labels)
+    _fit_head(model, model.classifier, size.global_labels, config.global_labels)
+    _fit_head(model, model.local_classifier, list(size.local_labels), list(config.local_labels))
+    return model, processor
 
 
 def _fit_head(

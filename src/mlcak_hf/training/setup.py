@@ -28,7 +28,7 @@ from ..modeling_mlcak import MLCAKForCXRClassification
 from ..pretrained import load_processor, weights_digest
 from .arguments import MLCAKTrainingArguments
 from .curves import draw_training_curves
-from .models import ModelArguments, build_model, model_processor
+from .models import ModelArguments, build_model
 from .objective import check_labels, has_labels
 from .record import TrainingRecord
 from .trainer import MLCAKTrainer
@@ -119,7 +119,7 @@ def set_up_training(
         data = open_training_data(data_args, labels)
     # Students with the same seed start from the same weights, whatever was loaded before.
     set_seed(args.seed)
-    model = build_model(model_args, data.labels)
+    model, processor = build_model(model_args, data.labels)
     config: Any = model.config
     teachers = None if known is None else Teachers(known, model, args.attention_options)
     sources: Any = getattr(model_args, "teacher", None)
@@ -127,7 +127,7 @@ def set_up_training(
     if teachers is not None and sources is not None:
         named = zip(sources, teachers.configs, strict=True)
         processors = [load_processor(source, other, "teacher", DistillationError) for source, other in named]
-    processor = data.processor(config.image_size, model_processor(model_args.model))
+    processor = data.processor(config.image_size, processor)
     collator = MLCAKCollator(processor, processors, views if data_args.augment else None, args.seed)
 
     def check(train: RadiographDataset, validation: RadiographDataset) -> None:
