@@ -74,6 +74,8 @@ def load_config(
         [`MLCAKError`]: Of the class `error`, when it cannot be loaded or is not an MLCAK config.
     """
     with loading(source, role, error=error):
+        if Path(source).is_dir() and not Path(source, "config.json").is_file():
+            raise FileNotFoundError("the folder has no config.json")
         config = AutoConfig.from_pretrained(source, **kwargs)
         if not isinstance(config, MLCAKConfig):
             raise ValueError(f"its model_type must be {MLCAKConfig.model_type!r}; got {config.model_type!r}")
