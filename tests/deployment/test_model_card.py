@@ -127,7 +127,7 @@ def test_a_card_without_numbers_says_so() -> None:
     )
 
 
-def test_a_card_tells_nothing_of_the_machine(card: ModelCard) -> None:
+def test_a_card_names_no_local_folder(card: ModelCard) -> None:
     assert "somebody" not in card.content
     assert "| Dataset | chest-phantoms |" in card.content
     assert "| Weights \\| start | random |" in card.content
@@ -174,7 +174,7 @@ def test_a_model_without_a_hub_id_is_loaded_from_a_path() -> None:
     assert 'from_pretrained("path/to/student-28")' in card.content
 
 
-def test_a_measured_threshold_is_named_where_thresholds_are_spoken_of(comparison: Comparison) -> None:
+def test_the_limits_name_a_measured_threshold(comparison: Comparison) -> None:
     card = create_model_card(
         CONFIG, model_id="student", comparison=changed(comparison, thresholds=({"Abnormal": 0.4},))
     )

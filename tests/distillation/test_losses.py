@@ -70,6 +70,13 @@ def test_logit_loss_equals_its_equation(kind, temperature, independent):
     )
 
 
+def test_kl_is_by_default_of_a_softmax_at_temperature_one():
+    student, teacher = logits(0), logits(1)
+    torch.testing.assert_close(
+        LogitDistillationLoss("kl")(student, teacher), slow_logit_loss(student, teacher, "kl", 1.0, False)
+    )
+
+
 @pytest.mark.parametrize("kind", ["mse", "normalized_mse", "kl"])
 def test_attention_loss_equals_its_equation(kind):
     student, teacher = maps(0), maps(1)

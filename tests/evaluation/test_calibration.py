@@ -54,7 +54,7 @@ def test_calibration_error_equals_a_slow_reference(sample):
     assert reliability(scores, labels).count == (40,) * 10
 
 
-def test_calibration_error_tells_honest_from_boastful():
+def test_calibration_error_is_small_for_true_probabilities_and_large_for_overconfident_ones():
     rng = np.random.default_rng(0)
     truth = rng.random(20000)
     labels = (rng.random(20000) < truth).astype(np.int8)
@@ -73,7 +73,7 @@ def test_ties_share_a_bin_whatever_the_order():
 
 
 def test_calibration_error_weighs_bins_by_their_images():
-    # 90 images of which the score is right, 10 of which it is off by 0.4: ties make two unequal bins.
+    # The score is right for 90 images and off by 0.4 for 10; ties make two unequal bins.
     scores = np.repeat([0.2, 0.9], [90, 10])
     labels = np.concatenate([np.repeat([1, 0], [18, 72]), np.repeat([1, 0], [5, 5])]).astype(np.int8)
     assert reliability(scores, labels).count == (90, 10)
@@ -91,6 +91,14 @@ def test_missing_labels_count_neither_in_the_brier_score_nor_in_its_draws():
     found = calibration_draws(missing, weights)["brier_global"]
     assert found.value == pytest.approx(known.value, abs=1e-12)
     assert found.draws == pytest.approx(known.draws, abs=1e-12)
+
+
+def test_calibration_is_averaged_over_the_annotated_labels_also_those_that_never_occur():
+    task = local_scores([[0.2, 0.1, 0.5], [0.9, 0.3, 0.5]], [[0, 0, -1], [1, 0, -1]], "abc")
+    found = calibration_draws(task, draw_weights(range(2), 40))
+    assert found["brier_global"].value == pytest.approx(((0.04 + 0.01) / 2 + (0.01 + 0.09) / 2) / 2)
+    assert found["calibration_error_global"].value == pytest.approx(((0.2 + 0.1) / 2 + (0.1 + 0.3) / 2) / 2)
+    assert not len(found["calibration_error_global"].draws)
 
 
 @pytest.mark.parametrize("specificity", [0.0, 0.5, 0.9, 0.95, 1.0])

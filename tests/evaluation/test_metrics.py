@@ -175,7 +175,7 @@ def test_metric_in_batches_equals_one_call(sample, tmp_path):
     assert metric.compute() == expected
 
 
-def test_metric_says_what_it_must_be_fed(tmp_path):
+def test_metric_names_inputs_that_are_missing_or_differ_in_length(tmp_path):
     metric = MLCAKMetric(FINDINGS, cache_dir=str(tmp_path))
     with pytest.raises(MLCAKError, match=r"must be \['local_predictions', 'local_references'\]; got \[\]"):
         metric.add_batch(predictions=[0.1], references=[0])

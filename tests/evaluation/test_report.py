@@ -374,7 +374,7 @@ def test_intervals_are_over_patients_where_they_are_known():
     assert width(by_image) == (pytest.approx(alone / 10**0.5, rel=0.15), False)
 
 
-def test_operating_thresholds_are_told_of_every_run_with_their_split():
+def test_the_footer_lists_the_operating_thresholds_of_every_run_and_their_split():
     runs = [predictions("student", run=run, thresholds=np.array([value])) for run, value in (("0", 0.4), ("1", 0.55))]
     teacher = predictions("teacher", run="0", thresholds=np.array([math.inf]))
     comparison = compare([teacher, *runs], n_draws=100, context={"threshold_split": "tuning"})

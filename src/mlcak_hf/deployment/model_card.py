@@ -220,7 +220,7 @@ def _limits(config: PreTrainedConfig, comparison: Comparison | None, measured: R
         "about other hospitals.",
         "The numbers come from a single training run; another seed gives different ones."
         if runs == 1
-        else f"The numbers are means over {runs} training runs, of which this model is one.",
+        else f"The numbers are means over {runs} training runs; this model is one of them.",
     ]
     unknown = [name for name in config.local_labels if name not in comparison.class_counts]
     missing = {

@@ -85,7 +85,7 @@ def run_evaluation(args: EvaluationArguments) -> Comparison | None:
     Raises:
         [`MLCAKError`]: When an argument is wrong; found before any model runs.
     """
-    # Without an accelerator, several processes only find each other if told that they run on CPUs.
+    # Without an accelerator, several processes find each other only with `cpu=True`.
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     models = models_to_evaluate(args.models, args.lowres)
     with accelerator.main_process_first():
