@@ -137,8 +137,9 @@ def test_rates_at_thresholds_are_averaged_over_the_labels_with_both_classes(samp
     masked = np.where(np.arange(400) % 2, labels, -1)
     task = local_scores(np.stack([scores] * 3, axis=1), np.stack([labels, masked, np.zeros(400)], axis=1), "abc")
     weights = draw_weights(range(400), 50)
-    found = threshold_draws(task, np.array([0.4, 0.6, np.nan]), weights)
-    pairs = [(labels, 0.4), (masked, 0.6)]
+    # An image is positive if its score reaches the threshold.
+    found = threshold_draws(task, np.array([scores[0], scores[1], np.nan]), weights)
+    pairs = [(labels, scores[0]), (masked, scores[1])]
     for place, key in enumerate(("sensitivity_at_threshold_global", "specificity_at_threshold_global")):
         expected = np.mean([rates(scores, truth, threshold)[place] for truth, threshold in pairs])
         assert found[key].value == pytest.approx(expected)
