@@ -143,7 +143,7 @@ def adapt_backbone(
 
 @torch.no_grad()
 def _interpolate_positions(source: Any, model_type: str, grid: int) -> Tensor:
-    """Position embeddings for `grid` x `grid` patches, by the backbone's own interpolation; prefix tokens stay."""
+    """Interpolate the position embeddings of the patches with the backbone's own method."""
     embeddings = source.embeddings
     positions: Tensor = embeddings.position_embeddings
     prefix = BACKBONE_PREFIX_TOKENS[model_type]

@@ -36,7 +36,7 @@ VINDR_CXR_FINDINGS: tuple[str, ...] = (
 #: The two global classes, unless a dataset names others.
 GLOBAL_CLASS_NAMES: tuple[str, str] = ("Normal", "Abnormal")
 
-#: Backbones whose first token is the class token, and the number of their prefix tokens (registers not counted).
+#: Supported backbones, with a class token first, and their number of prefix tokens (without registers).
 BACKBONE_PREFIX_TOKENS: dict[str, int] = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1}
 
 
@@ -55,7 +55,7 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         local_loss_weight (`float`, defaults to 1.0):
             Weight (lambda >= 0) of the local loss in `L_classification = CE(MCCT) + lambda * BCE(MLCT)`.
         attention_levels (`list[int]`, *optional*):
-            Encoder layers whose head-averaged attention is returned; negative numbers count from the last layer.
+            Encoder layers that return their head-averaged attention; negative numbers count from the last layer.
             `None` means all layers.
         id2label (`dict[int, str]`, defaults to `{0: "Normal", 1: "Abnormal"}`):
             Names of the global labels by index 0..n-1 (integers, or strings as in JSON). `num_labels` and `label2id`
@@ -65,7 +65,7 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
     Raises:
         huggingface_hub.errors.StrictDataclassError:
-            If a value has the wrong type or lies outside its range; the message names the field.
+            If a value has the wrong type or is outside its range.
 
     Example:
 
@@ -160,7 +160,7 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         if self.image_size < 1 or self.patch_size < 1 or self.image_size % self.patch_size:
             raise ValueError(
                 f"backbone_config.image_size must be a multiple of backbone_config.patch_size, so that every pixel "
-                f"lies in a patch; got image_size={self.image_size} and patch_size={self.patch_size}."
+                f"is in a patch; got image_size={self.image_size} and patch_size={self.patch_size}."
             )
 
     def validate_local_labels(self) -> None:

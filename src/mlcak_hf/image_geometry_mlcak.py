@@ -8,10 +8,10 @@ import numpy as np
 
 FIT_CHOICES = ("pad", "squash")
 
-# Products of so many rows of weights at a time skip nearly all zeros and are still large enough to be fast.
+# Rows of weights that are multiplied at a time: few enough to skip nearly all zeros, enough to be fast.
 _ROWS_AT_A_TIME = 8
-# Up to so many multiplications the libraries behind numpy use one thread. More threads are slower for images, get into
-# the way of a data loader's other processes, and give other last bits.
+# Largest product that numpy's library computes with one thread. More threads are slower for images, compete with the
+# data loader's other processes, and change the last bits.
 _ONE_THREAD = 1 << 18
 
 
@@ -62,7 +62,7 @@ def apply_weights(images: np.ndarray, row_weights: np.ndarray, column_weights: n
 
 def area_resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
     """
-    Resize by exact area averages (the resize of this whole package).
+    Resize by exact area averages.
 
     Args:
         images (`np.ndarray` of shape `(..., H, W)`): Any real dtype.
@@ -123,13 +123,13 @@ def weigh_columns(images: np.ndarray, weights: np.ndarray, out: np.ndarray) -> N
 
 def nonzero_runs(weights: np.ndarray) -> list[tuple[slice, slice, np.ndarray]]:
     """
-    Cut weights `(n_out, n_in)`, each row of which is 0 but for one short run, into a few rows at a time.
+    Cut weights with one short run of non-zeros per row into blocks of a few rows.
 
     Args:
         weights (`np.ndarray` of shape `(n_out, n_in)`): Rows of zeros are allowed.
 
     Returns:
-        For each few rows: the rows, the inputs that count for them, and the contiguous weights between both.
+        For each block: its rows, the inputs with non-zero weights, and the contiguous weights between both.
     """
     runs = []
     for start in range(0, len(weights), _ROWS_AT_A_TIME):
@@ -179,7 +179,7 @@ def map_boxes(
     inverse: bool = False,
 ) -> np.ndarray:
     """
-    Map boxes from original pixels to the model's input, or back (the mapping of this whole package).
+    Map boxes from original pixels to the model's input, or back.
 
     Coordinates are continuous pixel edges: a box over the whole image is `(0, 0, width, height)`.
 

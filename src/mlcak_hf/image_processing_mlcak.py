@@ -70,7 +70,7 @@ class MLCAKImageProcessor(PilBackend):
         do_normalize (`bool`, defaults to `True`): Subtract the mean and divide by the standard deviation.
 
     Raises:
-        ValueError: If a setting lies outside its range.
+        ValueError: If a setting is outside its range.
 
     Example:
 
@@ -105,7 +105,7 @@ class MLCAKImageProcessor(PilBackend):
             `np.ndarray` of shape `(B, C, S, S)`: float32, bit for bit what `processor(images)` gives.
 
         Raises:
-            ValueError: If the shape or the values are others.
+            ValueError: If the shape or the values are wrong.
         """
         images = np.asarray(images)
         if images.ndim != 3 or images.size == 0:
@@ -156,7 +156,7 @@ class MLCAKImageProcessor(PilBackend):
         if height is None or height != width or height < 1:
             raise ValueError(f'size must be a square {{"height": S, "width": S}} with S >= 1; got {dict(size)}.')
         if settings["lowres"] is not None and not 1 <= settings["lowres"] <= height:
-            raise ValueError(f"lowres must lie between 1 and size ({height}), or be None; got {settings['lowres']}.")
+            raise ValueError(f"lowres must be between 1 and size ({height}), or None; got {settings['lowres']}.")
         for name in ("image_mean", "image_std"):
             settings[name] = tuple(np.atleast_1d(settings[name]).astype(float).tolist())
         mean, std = settings["image_mean"], settings["image_std"]

@@ -1,4 +1,4 @@
-"""A ViT-family backbone with a global and a local head, whose attention maps can be read without eager attention."""
+"""A ViT-family backbone with a global and a local head that returns attention without eager attention."""
 
 import os
 from collections.abc import Sequence
@@ -208,7 +208,7 @@ class MLCAKModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             [`BaseModelOutputWithPooling`]: `last_hidden_state` after the final norm, `pooler_output`: its class token.
 
         Raises:
-            RuntimeError: If attention is asked for but cannot be captured.
+            RuntimeError: If the requested attention cannot be captured.
         """
         config = self.config
         expected = (config.num_channels, config.image_size, config.image_size)

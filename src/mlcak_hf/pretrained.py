@@ -35,7 +35,7 @@ def loading(
         source (`str` or `os.PathLike`):
             The folder or Hub id that is loaded.
         role (`str`, *optional*, defaults to `"model"`):
-            What it is loaded as, such as `"teacher"`.
+            What it is loaded as, e.g. `"teacher"`.
         remedy (`str`, *optional*):
             What to do instead.
         error (`type`, *optional*, defaults to [`RecipeError`]):
@@ -68,7 +68,7 @@ def load_config(
         role, error:
             As in [`loading`].
         kwargs:
-            Passed to `from_pretrained`, such as `revision`.
+            Passed to `from_pretrained`, e.g. `revision`.
 
     Raises:
         [`MLCAKError`]: Of the class `error`, when it cannot be loaded or is not an MLCAK config.

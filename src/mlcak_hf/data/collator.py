@@ -35,8 +35,8 @@ class MLCAKCollator:
     """
     Make a batch of one view of each radiograph, with its pixels for the student and for every teacher.
 
-    Teachers and student see the same view, each reduced to its own size with its own normalisation. A view depends on
-    (seed, epoch, index) alone, not on workers, batches or processes.
+    Teachers and student see the same view, each at its own size and with its own normalisation. A view depends on seed,
+    epoch and index alone, not on workers, batches or processes.
 
     Args:
         processor ([`MLCAKImageProcessor`]):
@@ -85,11 +85,11 @@ class MLCAKCollator:
 
     @property
     def epoch(self) -> int:
-        """Epoch whose views are made, counted from 0."""
+        """Epoch of the views, counted from 0."""
         return int(self._epoch.item())
 
     def set_epoch(self, epoch: int) -> None:
-        """Switch to the views of another epoch, also in workers that already run."""
+        """Set the epoch of the views, in running workers too."""
         self._epoch.fill_(epoch)
 
     def for_evaluation(self) -> MLCAKCollator:
@@ -100,13 +100,13 @@ class MLCAKCollator:
         return other
 
     def at_epoch(self, epoch: int) -> MLCAKCollator:
-        """Return a collator that is fixed to the views of one epoch."""
+        """Return a collator for the views of one epoch."""
         other = copy.copy(self)
         other._epoch = torch.tensor(epoch)
         return other
 
     def view_key(self) -> dict[str, Any]:
-        """Return what determines a view besides image, index and epoch. It is part of the key of a teacher cache."""
+        """Return what determines a view besides image, index and epoch, for the key of a teacher cache."""
         return {
             "definition": VIEW_DEFINITION,
             "ranges": None if self.views is None else asdict(self.views),

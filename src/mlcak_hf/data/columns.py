@@ -26,7 +26,7 @@ _MISSING = -1.0
 @dataclass(frozen=True)
 class DatasetColumns:
     """
-    Which column holds what. `None` or `"none"` means that there is no such column.
+    Names of the columns. `None` or `"none"`: no such column.
 
     Args:
         image (`str`, *optional*, defaults to `"image"`):
@@ -42,7 +42,7 @@ class DatasetColumns:
         image_id (`str`, *optional*):
             Name of the image.
         unlabelled (`bool`, *optional*, defaults to `False`):
-            Whether label and findings may both be `None`, as a teacher needs no labels. They are then missing (-1).
+            Whether label and findings may both be `None`, for training with a teacher. They are then missing (-1).
     """
 
     image: str = "image"
@@ -87,7 +87,7 @@ def global_labels(dataset: Dataset, columns: DatasetColumns) -> tuple[str, list[
         dataset (`Dataset`):
             The training rows.
         columns ([`DatasetColumns`]):
-            Which column holds what.
+            Names of the columns.
 
     Returns:
         `tuple[str, list[str]]`: The kind of label: `"several"` per image, `"name"`, `"integer"`, `"probability"` of
@@ -126,7 +126,7 @@ def finding_names(dataset: Dataset, columns: DatasetColumns) -> list[str]:
         dataset (`Dataset`):
             The training rows.
         columns ([`DatasetColumns`]):
-            Which column holds what.
+            Names of the columns.
 
     Returns:
         `list[str]`: The fields of a struct or the names of a ClassLabel in their order, or the sorted names in a list
@@ -156,11 +156,11 @@ class Targets:
         dataset (`Dataset`):
             The training rows; the types of their columns determine how every later row is read.
         columns ([`DatasetColumns`]):
-            Which column holds what.
+            Names of the columns.
 
     Raises:
         [`DatasetError`]: If a column has an unsupported type.
-        [`LabelError`]: If the dataset has none of the model's findings, or labels of another kind than its head.
+        [`LabelError`]: If the dataset has none of the model's findings, or labels that do not fit its head.
     """
 
     def __init__(self, config: MLCAKConfig, dataset: Dataset, columns: DatasetColumns) -> None:

@@ -52,8 +52,8 @@ class DecodedImages:
     """
     The decoded images of a dataset, in the order of its rows. Made by [`decode_once`].
 
-    Every image is read from the file when it is asked for. The file is not memory-mapped, so the memory of the process
-    stays flat, and the operating system's page cache is shared by worker processes and runs.
+    Every image is read when it is needed, without a memory map: the process's memory stays flat, and worker processes
+    and runs share the operating system's page cache.
 
     Args:
         folder (`str` or `Path`):
@@ -112,8 +112,8 @@ def decode_once(
     """
     Decode the images of a dataset into a file, or open the file that an earlier run wrote.
 
-    The folder's name is a hash of the rows' fingerprint and of the arguments, so another dataset, split or `fit` has
-    its own folder. It is written atomically, under a lock: of several processes one decodes and the others wait. What a
+    The folder's name is a hash of the rows' fingerprint and of the arguments, so every dataset, split and `fit` has its
+    own folder. It is written atomically, under a lock: of several processes one decodes and the others wait. What a
     killed process left behind is removed by the next run on the same images. Like the other caches of `datasets`, the
     folder may be deleted whenever no training runs.
 

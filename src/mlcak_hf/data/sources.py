@@ -75,8 +75,8 @@ def split_rows(
         dataset (`Dataset`):
             The rows.
         columns ([`DatasetColumns`]):
-            Its `group` keeps the images of a patient together; else `image_id`, else the row's number, is the group. A
-            row whose patient is missing (null or "") is a group of its own.
+            Images with the same `group` stay together. Without it, or where it is missing (null or ""), every image is
+            a group of its own.
         fraction (`float`, *optional*, defaults to 0.15):
             Share of the rows for validation, between 0 and 1.
         seed (`int`, *optional*, defaults to 0):

@@ -1,14 +1,13 @@
 """
 Seeded views: one random exposure and geometry of a stored radiograph, the same for teacher and student.
 
-The pixels of a view, for models of any size, are area averages of one continuous transform. Exposed pixels are
-interpolated linearly along the rows of the image and, from row to row, linearly along columns
-of the view; outside the image it is dark. The view's geometry moves that image, and the pixels of every model
-are area averages of it, so a student sees the area average of what its teacher sees.
+The pixels of a view are area averages of one continuous image, so a student sees the area average of what its teacher
+sees. Pixels are interpolated linearly along the rows of the stored image and along the columns of the view; outside the
+stored image it is dark.
 
-Integrals of piecewise linear functions are differences of piecewise quadratic ones: along the rows of the image over
-narrow columns of the view, then along these columns. Slanted ends are corrected to first order. (Catmull
-and Smith, "3-D transformations of images in scanline order", SIGGRAPH 1980.)
+Averages are differences of piecewise quadratic integrals: along the rows of the image over narrow columns of the view,
+then along these columns. Slanted ends are corrected to first order. (Catmull and Smith, "3-D transformations of images
+in scanline order", SIGGRAPH 1980.)
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import torch
 from ..errors import RecipeError
 from ..image_processing_mlcak import area_resize, to_unit_range
 
-#: Raised whenever the same numbers would make another view: teacher caches of the old one are then refused.
+#: To be raised when the same parameters give other pixels: older teacher caches are then refused.
 VIEW_DEFINITION = 3
 
 # Largest width of a column, in stored pixels: one column for each pixel if a stored 256 px image becomes 224 px.
@@ -32,16 +31,17 @@ _COLUMN_PX = 1.25
 
 @dataclass(frozen=True)
 class View:
-    """One drawn view: what `view_pixels` makes of one image. The defaults change nothing.
+    """
+    Exposure and geometry of one view of a radiograph, in the order gamma, contrast, flip, rotation, scale, shift.
 
     Args:
-        rotation_deg: counter-clockwise rotation about the centre, in degrees.
-        scale: enlargement about the centre; above 1 zooms in.
-        shift_x: move to the right, as a fraction of the width.
-        shift_y: move down, as a fraction of the height.
-        flip: mirror left and right, before the other moves.
-        gamma: exponent of the stored grey values in [0, 1]; exposure comes before geometry.
-        contrast: factor of the grey values after the exponent; 0 stays 0, so that the background stays dark.
+        rotation_deg (`float`, defaults to 0): Counter-clockwise rotation about the centre, in degrees.
+        scale (`float`, defaults to 1): Magnification about the centre; above 1 zooms in.
+        shift_x (`float`, defaults to 0): Shift to the right, as a fraction of the width.
+        shift_y (`float`, defaults to 0): Shift down, as a fraction of the height.
+        flip (`bool`, defaults to `False`): Mirror left and right.
+        gamma (`float`, defaults to 1): Exponent of the grey values in [0, 1].
+        contrast (`float`, defaults to 1): Factor of the grey values after the exponent; the background stays dark.
     """
 
     rotation_deg: float = 0.0
@@ -54,7 +54,7 @@ class View:
 
     @property
     def moves(self) -> bool:
-        """Whether the geometry changes."""
+        """Whether the view has another geometry than the stored image."""
         return (self.rotation_deg, self.scale, self.shift_x, self.shift_y, self.flip) != (0.0, 1.0, 0.0, 0.0, False)
 
     def matrix(self) -> np.ndarray:
@@ -70,19 +70,21 @@ class View:
 
 @dataclass(frozen=True)
 class ViewParameters:
-    """Ranges that views are drawn from. The defaults suit chest radiographs: no flip, because the heart is on one side.
+    """
+    Ranges to draw views from. By default there is no flip, because the heart is on one side.
 
     Args:
-        rotation_deg: largest rotation to either side, in degrees; 0 to 180.
-        min_scale: smallest enlargement, above 0.
-        max_scale: largest enlargement; up to 256/224 = 1.14 a 224 px view of a stored 256 px image invents no detail.
-        shift: largest move along each axis, as a fraction of the side; 0 to 0.5.
-        flip_probability: 0 to 1.
-        max_gamma: exponents of the grey values are drawn between 1/max_gamma and max_gamma; at least 1.
-        max_contrast: factors of the grey values are drawn between 1/max_contrast and max_contrast; at least 1.
+        rotation_deg (`float`, defaults to 10): Largest rotation to either side, in degrees, 0 to 180.
+        min_scale (`float`, defaults to 0.9): Smallest magnification, at least 0.1.
+        max_scale (`float`, defaults to 1.14): Largest magnification. Up to 256/224 = 1.14, a 224 px view of a stored
+            256 px image is not enlarged.
+        shift (`float`, defaults to 0.05): Largest shift along each axis, as a fraction of the side, 0 to 0.5.
+        flip_probability (`float`, defaults to 0): Probability of a flip, 0 to 1.
+        max_gamma (`float`, defaults to 1.2): Exponents lie between 1 / max_gamma and max_gamma; at least 1.
+        max_contrast (`float`, defaults to 1.15): Factors lie between 1 / max_contrast and max_contrast; at least 1.
 
     Raises:
-        RecipeError: if a value lies outside its range.
+        [`RecipeError`]: If a value is outside its range.
 
     Example:
 
@@ -114,25 +116,26 @@ class ViewParameters:
         }
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
-                raise RecipeError(f"{name} of the views must lie in [{low}, {high}]; got {getattr(self, name)}.")
+                raise RecipeError(f"{name} of the views must be between {low} and {high}; got {getattr(self, name)}.")
 
     @classmethod
     def none(cls) -> ViewParameters:
-        """Ranges that leave every image as it is stored."""
+        """Ranges that leave the stored images unchanged."""
         return cls(rotation_deg=0, min_scale=1, max_scale=1, shift=0, max_gamma=1, max_contrast=1)
 
     def draw(self, seed: int, epoch: int, index: int) -> View:
-        """Draw the view of one image in one epoch.
+        """
+        Draw the view of one image in one epoch.
 
         Args:
-            seed: of the run; at least 0.
-            epoch: counted from 0.
-            index: of the image in its dataset.
+            seed (`int`): Seed of the run, at least 0.
+            epoch (`int`): Epoch, counted from 0.
+            index (`int`): Index of the image in its dataset.
 
         Returns:
-            The same view for the same three numbers, wherever and in whichever order it is drawn.
+            [`View`]: It depends on these three numbers alone.
         """
-        # Always seven draws, so that closing one range moves no other.
+        # Always seven draws, so that a range of zero width changes no other draw.
         draws = np.random.default_rng([seed, epoch, index]).random(7)
         signed = 2 * draws - 1
         return View(
@@ -211,7 +214,7 @@ def _average_along_rows(
     """
     Average each row of the image, `(height, width)`, over columns of the view: `(columns, height)`.
 
-    Also returns the mean of (place in the column - its centre) * value, to first order: from the values at its ends.
+    Also returns the mean of (position in the column - its centre) * value, to first order.
     """
     # A row of the image is a line through the view. Its own x, where it meets the view's x, is this affine function.
     slope = of_x[0] - of_x[1] * of_y[0] / of_y[1]
@@ -261,7 +264,7 @@ def _average_lines(
         sums[:, 1:-1] += shifts
         starts[:, :-2] += shifts
         starts[:, 1:-1] -= shifts
-    # Where the ends of the intervals lie, in samples.
+    # Ends of the intervals, in samples.
     edges = slope * length / 2 * (2 * np.arange(count + 1) / count - 1) + (length + 1) / 2
     places = (start * length / 2).astype(np.float32)[:, None] + edges.astype(np.float32)
     np.clip(places, 0, length + 1, out=places)
