@@ -1,4 +1,4 @@
-"""Draw what a teacher and its student see of some radiographs, and where the student looks: one picture for a report.
+"""Draw some radiographs as a teacher and its student see them, with the student's attention: one picture for a report.
 
     python examples/demo/draw_overview.py --dataset demo/dataset --teacher demo/teacher --student demo/student-mlcak \
         --output demo/overview.png
@@ -54,8 +54,8 @@ def choose_rows(rows: Dataset, columns: int) -> list[tuple[int, str]]:
 
 
 @torch.inference_mode()
-def look(folder: str, images: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a model makes of images: its pixels `(n, S, S)` in [0, 1], P(last label) `(n,)`, attention `(n, r, c)`."""
+def apply_model(folder: str, images: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a model's pixels `(n, S, S)` in [0, 1], probability of the last label `(n,)` and attention `(n, r, c)`."""
     model = MLCAKForCXRClassification.from_pretrained(folder)
     processor = MLCAKImageProcessor.from_pretrained(folder)
     pixels = MLCAKCollator(processor)([{"image": image} for image in images])["pixel_values"]
@@ -66,13 +66,13 @@ def look(folder: str, images: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def main() -> None:
-    """Choose, look, draw."""
+    """Choose images, apply both models, draw."""
     (args,) = parse_recipe([OverviewArguments])
     rows, fit = open_dataset(args.dataset)[args.split], PreparationReport.read(args.dataset).choices["fit"]
     chosen = choose_rows(rows, args.columns)
     images = [rows[place]["image"] for place, _ in chosen]
-    seen_by_teacher, teacher_says, _ = look(args.teacher, images)
-    seen_by_student, student_says, attention = look(args.student, images)
+    seen_by_teacher, teacher_says, _ = apply_model(args.teacher, images)
+    seen_by_student, student_says, attention = apply_model(args.student, images)
     large, small = seen_by_teacher.shape[-1], seen_by_student.shape[-1]
 
     figure = Figure(figsize=(2.1 * len(chosen), 7.0), dpi=110, layout="constrained")

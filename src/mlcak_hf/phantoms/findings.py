@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from .canvas import Mask, Pen, PixelBox, at, bezier, circle, ramp, smooth_curve
 from .chest import LEFT, RIGHT, Chest, Streams, random_side
+
+_Draw: TypeAlias = Callable[[Chest, np.random.Generator], "Finding | None"]
 
 
 @dataclass(frozen=True)
@@ -194,12 +197,8 @@ def _central_line(chest: Chest, g: np.random.Generator) -> None:
     chest.extra += Pen(chest.canvas).line(path, 1.0, 0.2).layer() * 0.35
 
 
-_MIMICS: tuple[tuple[float, Callable[[Chest, np.random.Generator], Finding | None]], ...] = (
-    (0.15, _nipples),
-    (0.12, _skin_fold),
-    (0.12, _leads),
-    (0.05, _central_line),
-)
+#: Mimics, in the order of drawing, and the share of images that show them.
+_MIMICS: dict[_Draw, float] = {_nipples: 0.15, _skin_fold: 0.12, _leads: 0.12, _central_line: 0.05}
 
 
 def add_mimics(chest: Chest, g: np.random.Generator) -> tuple[Finding, ...]:
@@ -207,5 +206,6 @@ def add_mimics(chest: Chest, g: np.random.Generator) -> tuple[Finding, ...]:
 
     They are drawn on normal and abnormal images alike.
     """
-    drawn = [draw(chest, g) for (share, draw), u in zip(_MIMICS, g.random(len(_MIMICS)), strict=True) if u < share]
+    chance = zip(_MIMICS.items(), g.random(len(_MIMICS)), strict=True)
+    drawn = [draw(chest, g) for (draw, share), u in chance if u < share]
     return tuple(filter(None, drawn))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import functools
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -99,12 +98,7 @@ class PhantomReport:
 
 
 def write_phantoms(
-    output_dir: str | os.PathLike[str],
-    *,
-    num_proc: int = 1,
-    progress: bool = True,
-    overwrite: bool = False,
-    **options: Any,
+    output_dir: str | Path, *, num_proc: int = 1, progress: bool = True, overwrite: bool = False, **options: Any
 ) -> PhantomReport:
     """Write synthetic chest radiographs as DICOM files with annotations, in exactly the layout of VinDr-CXR.
 
@@ -113,7 +107,7 @@ def write_phantoms(
     `groups.csv` names the fictitious patient of each image; some patients have two images.
 
     Args:
-        output_dir (`str` or `os.PathLike`):
+        output_dir (`str` or `Path`):
             Folder to write.
         num_proc (`int`, *optional*, defaults to 1):
             Number of processes.
