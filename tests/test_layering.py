@@ -43,20 +43,7 @@ WITHOUT_FUTURE: set[str] = set()
 LONG_FILES: set[str] = set()
 LONG_PARAMETER_LISTS: set[str] = set()
 REPEATED_MODULES: set[str] = set()
-REPEATED_NAMES: set[str] = {
-    "Aggregation",
-    "FOLDERS",
-    "FORMAT",
-    "Fit",
-    "Layout",
-    "NO_FINDING",
-    "RADIOGRAPH_SUFFIXES",
-    "SKIP",
-    "TABLES",
-    "Voi",
-    "Weights",
-    "read_folders",
-}
+REPEATED_NAMES: set[str] = set()
 
 
 @cache

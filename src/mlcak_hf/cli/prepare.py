@@ -10,7 +10,7 @@ import typer
 
 from ..errors import DatasetError
 from ..radiographs.choices import Fit, Voi
-from ..vindr_cxr.choices import Aggregation
+from ..vindr_cxr.choices import VoteRule
 from .options import LayoutOption, SizesOption, ValueRangeOption
 from .terminal import console
 
@@ -30,7 +30,7 @@ def prepare(
         Voi, typer.Option(help="Range of grey values: the file's window, percentiles, or all stored bits.")
     ] = "dicom",
     value_range: ValueRangeOption = None,
-    aggregation: Annotated[Aggregation, typer.Option(help="How the readers' votes become labels.")] = "majority",
+    aggregation: Annotated[VoteRule, typer.Option(help="How the readers' votes become labels.")] = "majority",
     annotated: Annotated[
         list[str] | None,
         typer.Option(help="A label that this source annotated; repeat. All others count as missing, not as negative."),

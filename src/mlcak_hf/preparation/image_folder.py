@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from ..errors import DatasetError, MLCAKError
+from ..radiographs.file_search import RADIOGRAPH_SUFFIXES
 from .source import SKIP, SkippedImage
-from .tables import RADIOGRAPH_SUFFIXES, bare_id, id_key
+from .tables import bare_id, id_key
 
 FolderT = TypeVar("FolderT", bound="ImageFolder")
 

@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DicomError
+from ..radiographs.file_search import DICOM_SUFFIXES
 from ..radiographs.png_jpeg import HEAD_BYTES, SIGNATURES
 from ..radiographs.read import read_with_facts
 from .source import SKIP, ImageRecord, PreparationSource, SkippedImage
 from .suspect_images import SUSPICIONS, suspicions
-from .tables import DICOM_SUFFIXES
 
 
 @dataclass

@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import DatasetError, LabelError
-
-DICOM_SUFFIXES = (".dicom", ".dcm", ".dic")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
-RADIOGRAPH_SUFFIXES = DICOM_SUFFIXES + PICTURE_SUFFIXES
+from ..radiographs.file_search import RADIOGRAPH_SUFFIXES
 
 _DELIMITERS = ",;\t|"
 # How spreadsheets and data frames write an empty cell.

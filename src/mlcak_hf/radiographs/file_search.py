@@ -11,7 +11,9 @@ from pathlib import Path
 
 from ..errors import DatasetError
 
-RADIOGRAPH_SUFFIXES = frozenset({".dcm", ".dic", ".dicom", ".jpeg", ".jpg", ".png"})
+DICOM_SUFFIXES = (".dicom", ".dcm", ".dic")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+RADIOGRAPH_SUFFIXES = DICOM_SUFFIXES + PICTURE_SUFFIXES
 
 
 @dataclass

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Literal
 
-Aggregation = Literal["majority", "any", "all", "mean", "none"]
+VoteRule = Literal["majority", "any", "all", "mean", "none"]
 Layout = Literal["auto", "physionet", "kaggle"]

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ..errors import DatasetError
 from ..preparation.image_folder import SKIP_OR
-from ..preparation.tables import PICTURE_SUFFIXES, Table, id_key, put_value
+from ..preparation.tables import Table, id_key, put_value
+from ..radiographs.file_search import PICTURE_SUFFIXES
 from .vindr_folder import VinDrFolder
 
 SAME_SIZES = "same"

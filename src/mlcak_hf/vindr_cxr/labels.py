@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..configuration_mlcak import VINDR_CXR_FINDINGS
 from ..errors import LabelError
-from .choices import Aggregation
+from .choices import VoteRule
 
 NO_FINDING = "No finding"
 GLOBAL_LABELS: tuple[str, ...] = ("COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases", NO_FINDING)
@@ -151,7 +151,7 @@ def count_votes(readings: Sequence[Reading], annotated: Collection[str] = VINDR_
 
 
 def aggregate(
-    readings: Sequence[Reading], aggregation: Aggregation = "majority", annotated: Collection[str] = VINDR_CXR_LABELS
+    readings: Sequence[Reading], aggregation: VoteRule = "majority", annotated: Collection[str] = VINDR_CXR_LABELS
 ) -> dict[str, Any]:
     """Return the training targets of one image.
 

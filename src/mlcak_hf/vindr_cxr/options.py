@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from ..errors import LabelError
 from ..preparation.options import PreparationOptions
-from .choices import Aggregation, Layout
+from .choices import Layout, VoteRule
 from .conversions import SAME_SIZES
 from .labels import VINDR_CXR_LABELS, resolve_annotated
 
@@ -51,7 +51,7 @@ class VinDrOptions(PreparationOptions):
         ```
     """
 
-    aggregation: Aggregation = "majority"
+    aggregation: VoteRule = "majority"
     annotated: Sequence[str] | None = None
     layout: Layout = "auto"
     sizes: str | PathLike[str] | None = None
@@ -59,7 +59,7 @@ class VinDrOptions(PreparationOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_one_of(LabelError, aggregation=get_args(Aggregation))
+        self._check_one_of(LabelError, aggregation=get_args(VoteRule))
         self._check_one_of(layout=get_args(Layout))
         if self.test_fraction is not None:
             self._check_fraction("test_fraction")

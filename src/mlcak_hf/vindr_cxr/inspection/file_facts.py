@@ -15,9 +15,9 @@ from pydicom.encaps import parse_fragments
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from ...errors import DicomError
-from ...preparation.tables import DICOM_SUFFIXES, PICTURE_SUFFIXES
 from ...radiographs.dicom.header import PixelLayout, check_layout, read_image_tags
 from ...radiographs.dicom.pixels import READABLE_SYNTAXES, check_frame, check_length, missing_decoder
+from ...radiographs.file_search import DICOM_SUFFIXES, PICTURE_SUFFIXES
 from ...radiographs.png_jpeg import SIGNATURES, lost_depth
 from ...radiographs.read import DICOM_HEAD_BYTES, why_not_dicom
 
