@@ -21,7 +21,7 @@ def random_attention(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def overlap(n_in: int, n_out: int, i: int, o: int) -> float:
-    """Length of the input sample i (length 1) that lies in the output interval o."""
+    """Length of the input sample i (length 1) inside the output interval o."""
     return max(0.0, min(i + 1, (o + 1) * n_in / n_out) - max(i, o * n_in / n_out))
 
 

@@ -1,4 +1,4 @@
-"""A teacher cache: equal to the teacher on the same views, resumable to the byte, refused when stale or damaged."""
+"""A teacher cache: equal to the teacher on the same views, resumable, refused when it is stale or damaged."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def training_logs(trainer):
 
 
 @pytest.mark.parametrize("aggregation", ["mean", "per_level"])
-def test_a_cache_holds_what_the_teacher_says_of_the_very_view_that_the_student_sees(tmp_path, monkeypatch, aggregation):
+def test_a_cache_holds_the_teachers_outputs_for_the_students_views(tmp_path, monkeypatch, aggregation):
     small_shards(monkeypatch)
     teacher, student, collator = toy_teacher(), toy_model(seed=1), toy_collator()
     kept = build(tmp_path, teacher, student, collator=collator, attention=AttentionOptions(aggregation=aggregation))
@@ -94,7 +94,7 @@ def test_a_cache_holds_what_the_teacher_says_of_the_very_view_that_the_student_s
 
 
 def test_half_precision_changes_the_attention_loss_by_less_than_a_thousandth(built):
-    """Of a step, against a student far from the teacher and one whose loss has fallen to a tenth."""
+    """In one step, for a student far from the teacher and one at a tenth of its loss."""
     stored = TeacherCache(built).read(range(10), 0).attention
     collator, student = toy_collator(), toy_model(seed=1)
     exact = Teachers(toy_teacher(), student)(collator(ROWS)).attention
@@ -107,7 +107,7 @@ def test_half_precision_changes_the_attention_loss_by_less_than_a_thousandth(bui
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=0)
 
 
-def test_the_size_is_as_announced(whole):
+def test_the_size_of_a_cache_is_that_of_its_records(whole):
     """15,000 images, 8 views, 7x7 patches, `mean`: below 1 GB, by the size of a record."""
     record = np.dtype([("logits", "<f4", (2,)), ("local_logits", "<f4", (22,)), ("attention", "<f2", (1, 50, 50))])
     assert record.itemsize * 15_000 * 8 < 1e9
@@ -182,7 +182,7 @@ def test_later_epochs_see_the_views_again(tmp_path, built):
     assert second != pytest.approx(first, rel=1e-3)
 
 
-def test_a_cache_alone_is_enough_and_evaluation_does_not_know_of_it(tmp_path, built):
+def test_a_cache_needs_no_teacher_and_evaluation_does_not_read_it(tmp_path, built):
     trainer = make_trainer(
         tmp_path, teacher=None, rows=ROWS, teacher_cache=built, evaluate=ROWS[:7], per_device_eval_batch_size=3
     )
@@ -203,7 +203,7 @@ def test_a_cache_with_attention_also_teaches_logits_alone(tmp_path, built):
     assert "distil_attention" not in training_logs(trainer)[0]
 
 
-def test_it_goes_to_worker_processes_without_its_pages(built):
+def test_worker_processes_map_the_shards_themselves(built):
     kept = TeacherCache(built)
     expected = kept.read([1, 7], 1)
     packed = pickle.dumps(kept)
@@ -218,7 +218,7 @@ class Killed(BaseException):
     """Stands for a process that is gone."""
 
 
-def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(tmp_path, built, monkeypatch):
+def test_a_killed_build_resumes_and_writes_the_same_bytes(tmp_path, built, monkeypatch):
     small_shards(monkeypatch)
     folder, write = tmp_path / "cache", cache.CacheFiles.write
     with monkeypatch.context() as dying:
@@ -239,11 +239,11 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(tmp_path, bu
         cache.CacheFiles, "write", lambda self, number, records: (made.append(number), write(self, number, records))
     )
     build(folder)
-    assert 0 not in made, "what was whole is not made again"
+    assert 0 not in made, "complete shards are kept"
     assert bytes_of(folder) == bytes_of(built)
 
 
-def test_a_whole_cache_is_opened_without_asking_the_teacher(tmp_path, whole, monkeypatch):
+def test_a_complete_cache_is_opened_without_loading_the_teacher(tmp_path, whole, monkeypatch):
     toy_teacher().save_pretrained(tmp_path / "teacher")
     monkeypatch.setattr("mlcak_hf.distillation.teachers.load_teacher", lambda teacher: pytest.fail("loaded"))
     kept = build(whole, teacher=str(tmp_path / "teacher"))
@@ -273,7 +273,7 @@ def test_a_damaged_shard_is_found_before_the_training_and_made_again(tmp_path, w
     assert bytes_of(whole) == bytes_of(built)
 
 
-def test_a_full_disk_is_said_before_the_teacher_runs_and_while_writing(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_the_teacher_runs_and_while_writing(tmp_path, monkeypatch):
     full = shutil._ntuple_diskusage(100, 95, 5)
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda path: full)
@@ -326,7 +326,7 @@ def test_labels_and_what_changes_nothing_are_not_in_the_key(tmp_path, whole):
     assert build(whole, rows=relabelled, teacher=toy_teacher(local_loss_weight=2.0)).num_views == 2
 
 
-def test_a_cache_of_something_else_is_not_built_upon(whole):
+def test_a_build_refuses_a_different_cache(whole):
     before = bytes_of(whole)
     for message, changes in {
         "teacher weights": {"teacher": toy_teacher(seed=9)},
@@ -343,7 +343,7 @@ def test_a_cache_of_something_else_is_not_built_upon(whole):
     assert bytes_of(whole) == before
 
 
-def test_a_folder_that_holds_no_cache_is_said_to_hold_none(tmp_path, whole):
+def test_a_folder_without_a_cache_is_refused(tmp_path, whole):
     with pytest.raises(CacheError, match="no teacher cache in"):
         TeacherCache(tmp_path)
     description = json.loads((whole / "cache.json").read_text())
@@ -357,7 +357,7 @@ def test_a_folder_that_holds_no_cache_is_said_to_hold_none(tmp_path, whole):
         TeacherCache(whole)
 
 
-def test_what_no_cache_can_be_made_of_is_said_at_once(tmp_path):
+def test_unsuitable_options_and_data_are_refused_at_once(tmp_path):
     with pytest.raises(CacheError, match="cache_views must be at least 1; got 0"):
         build(tmp_path, num_views=0)
     with pytest.raises(CacheError, match="all views of an image are the same; got 2"):

@@ -32,7 +32,7 @@ def test_a_model_becomes_a_teacher_in_place():
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_what_is_no_mlcak_model_is_refused(tmp_path):
+def test_another_kind_of_model_is_refused(tmp_path):
     vit = ViTForImageClassification(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=16))
     with pytest.raises(DistillationError, match="got ViTForImageClassification"):
         Teachers(vit, toy_model())

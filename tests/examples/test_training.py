@@ -253,7 +253,7 @@ def test_a_run_is_resumed(made, monkeypatch):
     assert [entry["step"] for entry in record["log"] if "loss" in entry] == list(range(1, 9))
 
 
-def test_what_cannot_be_trained_is_said_in_a_word(made, teacher, monkeypatch, tmp_path):
+def test_wrong_options_are_refused_with_the_reason(made, teacher, monkeypatch, tmp_path):
     arguments = student_arguments(made, tmp_path)
     with pytest.raises(RecipeError, match="--teacher must be given"):
         run(monkeypatch, "distil_student", *arguments)
@@ -296,7 +296,7 @@ LAST_CHECKPOINT = ["--load_best_model_at_end", "false", "--metric_for_best_model
 
 @pytest.fixture
 def no_decoding(monkeypatch):
-    """Fails the test if it comes to decode the dataset, which takes its time."""
+    """Fail if the dataset is decoded, which takes long."""
 
     def decode(*args, **kwargs):
         pytest.fail("the dataset is decoded before the mistake is found")
@@ -305,7 +305,7 @@ def no_decoding(monkeypatch):
 
 
 def plain_vit(folder: Path, processor: bool = True) -> Path:
-    """A ViT that is no MLCAK model."""
+    """A ViT, not an MLCAK model."""
     config = ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32)
     ViTForImageClassification(config).save_pretrained(folder)
     if processor:
@@ -418,7 +418,7 @@ def test_a_best_metric_that_validation_does_not_define_is_refused(made, monkeypa
         run(monkeypatch, script, *arguments, "--metric_for_best_model", "auroc/ILD")
 
 
-def test_what_is_advised_for_one_class_trains(made, monkeypatch, tmp_path):
+def test_the_remedy_for_one_class_trains(made, monkeypatch, tmp_path):
     def one_class(split, table):
         return relabelled(table, label=1) if split == "validation" else table
 
@@ -448,7 +448,7 @@ def test_a_teacher_teaches_on_images_without_labels(made, teacher, monkeypatch, 
     assert record["train"]["local"] == {"Edema": [0, 0], "Nodule/Mass": [0, 0]}
 
 
-def test_without_labels_what_cannot_be_done_is_said_before_decoding(made, teacher, monkeypatch, tmp_path, no_decoding):
+def test_without_labels_wrong_options_are_refused_before_decoding(made, teacher, monkeypatch, tmp_path, no_decoding):
     missing = with_columns(made / "dataset", tmp_path / "dataset", lambda split, table: relabelled(table, -1, -1))
     arguments = [*student_arguments(made, tmp_path / "out"), "--dataset", missing]
     taught = ["--teacher", teacher]

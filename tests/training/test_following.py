@@ -1,4 +1,4 @@
-"""What a person who follows a training sees: where the time goes, and which image broke it."""
+"""What is logged during training: where the time goes, and which image broke it."""
 
 import math
 from types import SimpleNamespace
@@ -97,7 +97,7 @@ def test_a_broken_student_stops_the_training_and_names_the_images(tmp_path):
     assert trainer.state.global_step == 0, "no weight has changed"
 
 
-def test_a_broken_teacher_is_told_from_a_broken_student(tmp_path):
+def test_a_broken_teacher_is_named_not_the_student(tmp_path):
     teacher = toy_model(32, 4, layers=4, seed=2)
     with torch.no_grad():
         teacher.local_classifier.bias[1] = math.nan
@@ -182,7 +182,7 @@ def test_tensorboard_gets_the_parts_where_it_is_installed(tmp_path, monkeypatch)
         assert len(events.Scalars(f"train/{name}")) == 2
 
 
-def test_a_run_shorter_than_logging_steps_is_logged_all_the_same(tmp_path):
+def test_a_run_shorter_than_logging_steps_is_logged(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=4, logging_steps=50)
     trainer.train()
     assert len(training_logs(trainer)) == 4

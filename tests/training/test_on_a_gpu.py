@@ -16,7 +16,7 @@ PARTS = ("loss", "loss_global", "loss_local", "distil_global", "distil_local", "
 
 @pytest.fixture(autouse=True)
 def exact_products():
-    """No TensorFloat-32, whose products have ten bits."""
+    """Switch off TensorFloat-32, which multiplies with ten bits."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     yield

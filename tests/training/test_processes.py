@@ -57,7 +57,7 @@ def test_two_processes_equal_one(tmp_path, images, batch, steps, cached):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("images", [10, 7], ids=["uneven", "repeats only"])
-def test_two_processes_that_resume_in_an_epoch_equal_two_that_went_on(tmp_path, images):
+def test_two_processes_resumed_in_an_epoch_equal_uninterrupted_ones(tmp_path, images):
     """Two steps an epoch, stopped after the first of the second: the last batch's repeats still do not count."""
     whole = launch(2, tmp_path / "whole.pt", images, 3, 1)
     resumed = launch(2, tmp_path / "resumed.pt", images, 3, 1, 0, 3)

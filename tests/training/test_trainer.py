@@ -192,7 +192,7 @@ def calls_of(model, monkeypatch):
     return calls
 
 
-def test_without_gamma_nobody_pays_for_attention(tmp_path, monkeypatch):
+def test_without_gamma_no_attention_is_computed(tmp_path, monkeypatch):
     student, teacher = toy_model(seed=1), toy_model(32, 4, layers=4, seed=2)
     calls = calls_of(student, monkeypatch) + calls_of(teacher, monkeypatch)
     trainer = make_trainer(tmp_path, student, teacher, gamma=0.0, max_steps=1)
@@ -240,7 +240,7 @@ def test_a_multi_label_global_head_is_distilled_label_by_label(tmp_path):
     assert training_logs(trainer)[-1]["distil_global"] > 0
 
 
-def test_what_cannot_be_distilled_is_said_at_once(tmp_path):
+def test_models_that_do_not_match_are_refused_at_once(tmp_path):
     with pytest.raises(DistillationError, match="local findings"):
         make_trainer(tmp_path, teacher=toy_model(findings=["Edema"]))
     student = toy_model(seed=1)
@@ -337,7 +337,7 @@ def test_a_dataset_without_a_label_and_without_a_teacher_is_refused(tmp_path, ch
     make_trainer(tmp_path, rows=rows)
 
 
-def test_a_teacher_whose_attention_cannot_be_read_is_refused(tmp_path):
+def test_a_teacher_without_captured_attention_is_refused(tmp_path):
     teacher = toy_model(32, 4, layers=4, seed=2)
     teacher.set_attn_implementation("sdpa")
     with pytest.raises(DistillationError, match=r"teacher.set_attn_implementation\('mlcak'\)"):

@@ -123,7 +123,7 @@ def weights_of(trainer):
 
 
 def assert_close(ours, theirs, rtol=1e-5):
-    """Compare named tensors relative to each one's norm; one whose terms nearly cancel, to a tenth of the largest."""
+    """Compare named tensors relative to their norms, or to a tenth of the largest norm for those near zero."""
     largest = max(value.norm().item() for value in theirs.values())
     for name, value in ours.items():
         off = (value - theirs[name]).norm().item()

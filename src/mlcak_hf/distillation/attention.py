@@ -22,7 +22,7 @@ class AttentionOptions:
 
     Args:
         student_levels (`Sequence[int]`, *optional*):
-            Encoder layers of the student whose attention is taught; negative numbers count from the last. Defaults to
+            Encoder layers of the student that are taught attention; negative numbers count from the last. Defaults to
             all layers that the student's config returns.
         aggregation (`str`, *optional*, defaults to `"mean"`):
             `"mean"` gives one map, the mean over the levels (the paper's MLCAK); `"per_level"` keeps one map per level.
@@ -233,7 +233,7 @@ class AttentionAlignment(nn.Module):
             raise DistillationError(
                 f"The {who}'s attention must have shape (batch, {layout.num_tokens}, {layout.num_tokens}), for "
                 f"{layout.grid[0]}x{layout.grid[1]} patches and {layout.prefix_tokens} prefix token(s); got "
-                f"{tuple(chosen[0].shape)}. Align the models whose configs were given."
+                f"{tuple(chosen[0].shape)}. Use the models that the configs describe."
             )
         # Under autocast, a product of half-precision maps would lose the small entries that matter for the loss.
         with torch.autocast(device_type=chosen[0].device.type, enabled=False):

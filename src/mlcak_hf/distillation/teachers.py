@@ -182,7 +182,7 @@ def teacher_config(teacher: Any) -> Any:
     with loading(teacher, "teacher", "Copy its weights again, or train it again.", DistillationError):
         files = weight_files(teacher)
         if Path(teacher).is_dir() and not files:
-            raise FileNotFoundError("it has no weights, such as model.safetensors")
+            raise FileNotFoundError("it has no weights (model.safetensors)")
         for weights in (path for path in files if path.suffix == ".safetensors"):
             # Opening compares the length of the file with its header, and reads nothing else.
             with safe_open(weights, framework="pt"):

@@ -43,7 +43,7 @@ class MLCAKTrainingArguments(TrainingArguments):
         attention_aggregation (`str`, *optional*, defaults to `"mean"`):
             `"mean"`: one map over all levels, as in the paper; `"per_level"`: a loss per pair of levels, averaged.
         student_levels (`list[int]`, *optional*):
-            Encoder layers of the student whose attention is taught; negative numbers count from the last. Defaults to
+            Encoder layers of the student that are taught attention; negative numbers count from the last. Defaults to
             all layers that the student's config returns.
 
     Raises:
@@ -111,7 +111,7 @@ class MLCAKTrainingArguments(TrainingArguments):
 
 
 def _refuse_other_batches(args: MLCAKTrainingArguments) -> None:
-    """Refuse options that give several processes other batches than those of which the trainer counts the images."""
+    """Refuse options that change the batches of several processes, because the trainer counts their images."""
     config: Any = args.accelerator_config
     changed = {
         "auto_find_batch_size": args.auto_find_batch_size,

@@ -245,7 +245,7 @@ def save_trained(
 
 
 def set_outdated_card_aside(folder: Path) -> None:
-    """Rename a generated model card whose numbers belong to other weights than the folder's."""
+    """Rename a generated model card if it describes earlier weights."""
     card = folder / "README.md"
     if not card.is_file():
         return
