@@ -17,8 +17,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from mlcak_hf.evaluation.arguments import EvaluationArguments
-from mlcak_hf.evaluation.report.tables import write_report
-from mlcak_hf.evaluation.report.tables import rich_table
+from mlcak_hf.evaluation.report.tables import rich_table, write_report
 from mlcak_hf.evaluation.report.wording import statements
 from mlcak_hf.evaluation.run import run_evaluation
 from mlcak_hf.script import parse_recipe, run_script

@@ -38,6 +38,13 @@ def test_weighted_statistics_equal_those_of_copied_images(sample, metric):
         assert value == pytest.approx(METRICS[metric](labels[copies], scores[copies]), abs=1e-12)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_lowest_score_counts(metric):
+    scores, labels = np.array([0.9, 0.5, 0.1]), np.array([1, 0, 1])
+    (value,) = ranking_draws(metric, scores, labels, np.ones((3, 1), dtype=np.int32))
+    assert value == pytest.approx(METRICS[metric](labels, scores))
+
+
 def test_mean_leaves_unknown_values_out(sample):
     *_, weights = sample
     values = np.stack([np.arange(60.0), np.arange(60.0) ** 2], axis=1)
@@ -73,12 +80,15 @@ def test_draws_repeat_by_seed():
     groups = np.arange(30)
     assert (draw_weights(groups, 40, 5) == draw_weights(groups, 40, 5)).all()
     assert (draw_weights(groups, 40, 5) != draw_weights(groups, 40, 6)).any()
+    assert (draw_weights(groups) == draw_weights(groups, 2000, 0)).all()
 
 
-def test_draws_with_one_class_are_dropped_and_counted():
-    labels = np.array([1] + [0] * 9, dtype=np.int8)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("rare", [0, 1])
+def test_draws_with_one_class_are_dropped_and_counted(metric, rare):
+    labels = np.array([rare] + [1 - rare] * 9, dtype=np.int8)
     scores = np.linspace(0, 1, 10)
-    draws = ranking_draws("auroc", scores, labels, draw_weights(np.arange(10), 1000, 0))
+    draws = ranking_draws(metric, scores, labels, draw_weights(np.arange(10), 1000, 0))
     interval = percentile_interval(draws)
     assert interval.dropped == np.isnan(draws).sum()
     assert interval.dropped / 1000 == pytest.approx(0.9**10, abs=0.05)
@@ -89,6 +99,7 @@ def test_an_interval_of_too_few_draws_is_undefined():
     interval = percentile_interval([0.9] * 39 + [math.nan] * 61)
     assert (interval.low, interval.high) == (None, None)
     assert (interval.draws, interval.dropped) == (39, 61)
+    assert percentile_interval([0.9] * 40).low == pytest.approx(0.9)
     with pytest.raises(MLCAKError, match="at least 40"):
         draw_weights([1, 2], 39)
 
@@ -101,6 +112,8 @@ def test_macro_is_over_the_same_labels_in_every_draw():
     per_label, macro = label_draws("auroc", task, draw_weights(np.arange(40), 50))
     assert np.isnan(per_label[1]).all()
     assert macro == pytest.approx(per_label[[0, 2]].mean(axis=0))
+    task = local_scores(np.ones((40, 1)), np.ones((40, 1)), "a")
+    assert np.isnan(label_draws("auroc", task, draw_weights(np.arange(40), 50))[1]).tolist() == [True] * 50
 
 
 def test_macro_is_undefined_in_a_draw_without_both_classes_of_a_label():

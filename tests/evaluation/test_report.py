@@ -18,8 +18,7 @@ from mlcak_hf.evaluation.comparison import Comparison
 from mlcak_hf.evaluation.localisation import Localisation
 from mlcak_hf.evaluation.predictions import ModelPredictions, align
 from mlcak_hf.evaluation.report.figure import draw_comparison
-from mlcak_hf.evaluation.report.tables import write_report
-from mlcak_hf.evaluation.report.tables import markdown, rich_table
+from mlcak_hf.evaluation.report.tables import markdown, rich_table, write_report
 from mlcak_hf.evaluation.report.wording import footer, statements
 from mlcak_hf.evaluation.scores import TaskScores, global_scores, local_scores
 from mlcak_hf.probabilities import probabilities
