@@ -95,6 +95,11 @@ def test_draws_with_one_class_are_dropped_and_counted(metric, rare):
     assert interval.draws + interval.dropped == 1000
 
 
+def test_an_interval_is_from_the_2_5th_to_the_97_5th_percentile():
+    interval = percentile_interval(np.arange(1001) / 1000)
+    assert (interval.low, interval.high) == pytest.approx((0.025, 0.975))
+
+
 def test_an_interval_of_too_few_draws_is_undefined():
     interval = percentile_interval([0.9] * 39 + [math.nan] * 61)
     assert (interval.low, interval.high) == (None, None)
