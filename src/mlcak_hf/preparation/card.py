@@ -68,7 +68,5 @@ def dataset_card(report: PreparationReport, source: SourceCard, data: Path) -> D
 def _digest(data: Path) -> str:
     digest = hashlib.sha256()
     for shard in sorted(data.iterdir()):
-        with shard.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        digest.update(shard.read_bytes())
     return digest.hexdigest()[:12]

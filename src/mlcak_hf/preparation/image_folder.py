@@ -70,12 +70,10 @@ class ImageFolder:
             files_of.setdefault(image_id, []).append(file.name)
             if file.is_file():
                 folder.files.setdefault(image_id, file)
-            elif file.is_dir():
-                headline = f"of {folder.name}/ with a folder in place of the file"
-                folder.refuse(image_id, headline, f"Put the image file there, {SKIP_OR}")
             else:
-                headline = f"of {folder.name}/ whose file is a broken link"
-                folder.refuse(image_id, headline, f"Restore the file, {SKIP_OR}")
+                found = "a folder" if file.is_dir() else "a broken link"
+                headline = f"of {folder.name}/ with {found} in place of the file"
+                folder.refuse(image_id, headline, f"Put the image file there, {SKIP_OR}")
         for image_id, names in files_of.items():
             if len(names) > 1:
                 headline = f"with more than one file in {folder.name}/"
