@@ -31,6 +31,13 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert not {"torch", "transformers", "numpy", "datasets", "pydicom"} & set(loaded)
 
 
+def test_workers_that_read_radiographs_do_not_import_torch() -> None:
+    """It takes ten seconds of processor time in each of them, more than reading a hundred files."""
+    loaded = python("import sys, mlcak_hf.prediction.reading; print(*sys.modules)").split()
+    assert "pydicom" in loaded
+    assert not {"torch", "transformers", "datasets"} & set(loaded)
+
+
 def test_public_names_are_listed_and_found() -> None:
     assert set(mlcak_hf.__all__) <= set(dir(mlcak_hf))
     assert all(getattr(mlcak_hf, name) is not None for name in mlcak_hf.__all__)

@@ -240,6 +240,17 @@ def test_predictions_are_those_of_the_model(predictor: RadiographPredictor, radi
         assert prediction.error is None
 
 
+def test_neither_batch_size_nor_workers_change_a_probability(predictor: RadiographPredictor, radiographs: Path) -> None:
+    files = find_radiographs(radiographs) * 3
+    expected = predictor.predict(files, batch_size=1)
+    for options in ({"batch_size": 7}, {"batch_size": 4, "workers": 2}):
+        predictions = predictor.predict(files, **options)
+        assert [prediction.file for prediction in predictions] == files
+        for prediction, alone in zip(predictions, expected, strict=True):
+            assert prediction.probabilities == pytest.approx(alone.probabilities, abs=1e-6)
+            assert prediction.findings == pytest.approx(alone.findings, abs=1e-6)
+
+
 def test_sixteen_bits_survive(predictor: RadiographPredictor, tmp_path: Path) -> None:
     """A 16-bit file predicts as its 8-bit twin does; through the pipeline's 8-bit path it would be nearly white."""
     shades = np.linspace(0, 255, 64 * 64).reshape(64, 64).astype(np.uint8)

@@ -48,6 +48,11 @@ def test_an_image_without_contrast_raises_no_alarm(image) -> None:
     assert not looks_inverted(image.astype(np.float32))
 
 
+def test_an_upside_down_radiograph_is_not_called_inverted(shared_data) -> None:
+    paths = sorted((shared_data / "nih-in-vindr-layout" / "test").glob("*.dicom"))[::4]
+    assert not [path for path in paths if looks_inverted(np.flipud(read_radiograph(path)))]
+
+
 def test_real_radiographs_are_told_from_their_negatives(shared_data) -> None:
     """A sample of one in six."""
     paths = sorted((shared_data / "nih-in-vindr-layout" / "train").glob("*.dicom"))[::6]

@@ -35,28 +35,28 @@ def looks_inverted(image: npt.NDArray[np.float32]) -> bool:
             Radiograph in [0, 1] that should have 0 = dark (air). 256 px on the longer side are enough.
 
     Returns:
-        `bool`: True if the image resembles the negative of a chest more than a chest. False for an image without
-        contrast.
+        `bool`: True if the negative resembles a chest, and more than the image resembles an upside-down one. False for
+        an image without contrast.
     """
-    return upright_resemblance(image) < 0
+    grid = brightness_grid(image)
+    return -_resemblance(grid, _UPRIGHT) > max(0.0, _resemblance(grid, _UPRIGHT[::-1]))
 
 
-def upright_resemblance(image: npt.NDArray[np.float32], upright: npt.NDArray[np.float64] = _UPRIGHT) -> float:
+def upright_resemblance(image: npt.NDArray[np.float32]) -> float:
     """Correlate the 5 x 5 brightness grid of a radiograph with that of an average upright chest.
 
     Args:
         image (`np.ndarray` of shape `(H, W)`):
             Radiograph in [0, 1].
-        upright (`np.ndarray` of shape `(5, 5)`, *optional*):
-            Brightness grid of an upright chest.
 
     Returns:
         `float`: Correlation in [-1, 1]. The negative image has the opposite sign. 0 for an image without contrast.
     """
-    grid = brightness_grid(image)
-    if grid.std() < 1e-3:
-        return 0.0
-    return float(np.corrcoef(grid.ravel(), upright.ravel())[0, 1])
+    return _resemblance(brightness_grid(image), _UPRIGHT)
+
+
+def _resemblance(grid: npt.NDArray[np.float64], chest: npt.NDArray[np.float64]) -> float:
+    return float(np.corrcoef(grid.ravel(), chest.ravel())[0, 1]) if grid.std() >= 1e-3 else 0.0
 
 
 def brightness_grid(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -96,10 +96,8 @@ def _is_underfilled(
     header: DicomHeader, stored: npt.NDArray[np.uint16] | float, voi: Voi, value_range: ValueRange | None
 ) -> bool:
     """Whether few of the stored bits are used though they set the limits; `stored`: codes, or the largest magnitude."""
-    bits = header.layout.bits
-    if bits <= 12 or voi == "percentile" or header.view is not None or value_range is not None:
-        return False
-    if header.dataset.get("ModalityLUTSequence"):
+    bits, has_table = header.layout.bits, bool(header.dataset.get("ModalityLUTSequence"))
+    if bits <= 12 or voi == "percentile" or header.view is not None or value_range is not None or has_table:
         return False
     if not isinstance(stored, float):
         codes = stored if header.padded is None else stored[~header.padded[stored]]

@@ -25,6 +25,7 @@ START_LIMIT_S = 60.0
 """Time limit for the child to start and load its decoder, for example from a network drive."""
 
 _DTYPES = (b"u1", b"i1", b"u2", b"i2")
+_CRASHED = "The data is damaged and crashed the decoder."
 _REMEDY = "Download or export the file again, or leave it out."
 
 
@@ -58,12 +59,11 @@ class IsolatedDecoder:
                 if self._child is None or self._child.poll() is not None:
                     self._start(decoder)
                 return self._ask_in_time(TIME_LIMIT_S, decoder, frame, rows, columns)
-            except TimeoutError as error:
+            except (OSError, EOFError) as error:
                 self.stop()
-                raise DicomError(f"Decoding was stopped after {error} s: the data is damaged. {_REMEDY}") from None
-            except (OSError, EOFError):
-                self.stop()
-                raise DicomError(f"The data is damaged and crashed the decoder. {_REMEDY}") from None
+                late = isinstance(error, TimeoutError)
+                what = f"Decoding was stopped after {error} s: the data is damaged." if late else _CRASHED
+                raise DicomError(f"{what} {_REMEDY}") from None
 
     def stop(self) -> None:
         """Stop the child process, if there is one."""
