@@ -66,7 +66,7 @@ class Sizes:
     threads: int = field(default=2, metadata={"help": "Threads of a process"})
     cpu_time: bool = field(default=False, metadata={"help": "Processor time of all threads instead of the clock's"})
     memory_model: str = field(
-        default="student-vit-ti8-112", metadata={"help": "Size whose memory is measured, or none"}
+        default="student-vit-ti8-112", metadata={"help": "Size for the memory measurement, or none"}
     )
     memory_of: str | None = field(default=None, metadata={"help": "Inner use: measure one kind of attention"})
     output: str | None = field(default=None, metadata={"help": "JSON file for every number"})

@@ -51,7 +51,7 @@ class Sizes:
     """How much is measured."""
 
     dataset: str | None = field(default=None, metadata={"help": "Parquet file with a column of stored images"})
-    images: int = field(default=256, metadata={"help": "Images whose views are timed"})
+    images: int = field(default=256, metadata={"help": "Number of images that are timed"})
     compared: int = field(default=64, metadata={"help": "Of these, compared with the definition (a second for each)"})
     rounds: int = field(default=7, metadata={"help": "Rounds of timing"})
     steps: int = field(default=12, metadata={"help": "Training steps, to see how long they wait"})
@@ -62,7 +62,7 @@ class Sizes:
 
 
 def drawn_image(seed: int, side: int) -> np.ndarray:
-    """A smooth image with fine noise, whose PNG is about as large as a radiograph's."""
+    """A smooth image with fine noise; its PNG file is about as large as a radiograph's."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side] / side
     waves = sum(rng.normal() * np.cos(6 * (fx * x + fy * y) + p) for fx, fy, p in rng.uniform(-3, 3, (12, 3)))
@@ -78,7 +78,7 @@ def as_png(image: PILImage.Image) -> bytes:
 
 
 def drawn_dataset(count: int, side: int, folder: str) -> Dataset:
-    """A dataset on disk whose images repeat after 64."""
+    """A dataset on disk; its images repeat after 64."""
     stored = [as_png(PILImage.fromarray(drawn_image(seed, side))) for seed in range(64)]
     rows = ({"image": {"bytes": stored[i % 64], "path": None}, "label": i % 2} for i in range(count))
     return Dataset.from_generator(

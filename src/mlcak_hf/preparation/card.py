@@ -50,7 +50,7 @@ def dataset_card(report: PreparationReport, source: SourceCard, data: Path) -> D
             # dataset prepared again in the same folder would be read as the old one.
             configs=[{"config_name": f"prepared-{_digest(data)}", "data_files": files}],
         ),
-        template_path=str(hub_configs_dir() / "dataset_card_template.md"),
+        template_path=str(hub_configs_dir() / "templates" / "dataset_card.md"),
         source=source,
         pretty_name=source.title,
         software=report.software,
