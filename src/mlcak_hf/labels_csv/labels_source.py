@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -11,7 +12,7 @@ from typing import Any
 import datasets
 
 from ..errors import DatasetError, LabelError
-from ..preparation.group_split import number_groups, split_by_group
+from ..preparation.group_split import make_splits, number_groups
 from ..preparation.image_folder import SKIP_OR, ImageFolder
 from ..preparation.options import PreparationOptions
 from ..preparation.source import ImageRecord, PreparationSource, SourceCard, SourceImages
@@ -57,10 +58,9 @@ class LabelsOptions(PreparationOptions):
         super().__post_init__()
         if self.groups is not None:
             raise DatasetError("groups (--groups) is for VinDr-CXR. Name the column of patients (--patient-column).")
-        fraction = 0.15 if self.test_fraction is None else self.test_fraction
-        for name, value in (("labels", fspath(self.labels)), ("findings", tuple(self.findings or ()))):
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "test_fraction", fraction)
+        object.__setattr__(self, "labels", fspath(self.labels))
+        object.__setattr__(self, "findings", tuple(self.findings or ()))
+        object.__setattr__(self, "test_fraction", 0.15 if self.test_fraction is None else self.test_fraction)
         self._check_fraction("test_fraction")
         if self.label_column == "none" and not self.findings:
             raise DatasetError("There must be a label column or findings. Name them (--label-column, --findings).")
@@ -68,8 +68,8 @@ class LabelsOptions(PreparationOptions):
     @property
     def columns(self) -> list[str]:
         """The columns that are used."""
-        optional = [self.label_column if self.label_column != "none" else None, self.patient_column]
-        return [self.image_column, *(name for name in optional if name), *self.findings]
+        label = [] if self.label_column == "none" else [self.label_column]
+        return [self.image_column, *label, *filter(None, [self.patient_column]), *self.findings]
 
     def choices(self) -> dict[str, Any]:
         """Return the choices as plain values; no path, which may name a person."""
@@ -146,16 +146,15 @@ class LabelsSource(PreparationSource):
         """
         options, folder = self.options, ImageFolder.scan(Path(self.data_dir).expanduser(), "images", deep=True)
         records: dict[str, LabelledRecord] = {}
-        for line, row in self._rows():
+        rows = list(self._rows())
+        for line, row in rows:
             written = row[options.image_column].replace("\\", "/").rpartition("/")[2]
             image_id = folder.identify(written) if written else f"line {line}"
             try:
                 record = self._record(image_id, row, folder)
             except LabelError as error:
-                detail = f"line {line}: {error}"
-                folder.refuse(
-                    image_id, "with unusable labels in the CSV file", f"Correct them, {SKIP_OR}", detail, LabelError
-                )
+                headline, remedy = "with unusable labels in the CSV file", f"Correct them, {SKIP_OR}"
+                folder.refuse(image_id, headline, remedy, f"line {line}: {error}", LabelError)
                 record = LabelledRecord(image_id, "", image_id)
             if not written:
                 folder.refuse(image_id, "without a name in the CSV file", f"Complete the row, {SKIP_OR}")
@@ -170,17 +169,18 @@ class LabelsSource(PreparationSource):
         if options.on_error == "raise":
             folder.raise_problems()
         usable = [record for image_id, record in records.items() if image_id not in folder.problems]
-        train, test = split_by_group(usable, options.test_fraction or 0, "test", "test_fraction")
-        train, validation = split_by_group(train, options.validation_fraction, str(options.seed), "validation_fraction")
-        splits = {"train": train, "validation": validation, "test": test}
-        splits = {name: images for name, images in splits.items() if images or name == "train"}
-        if not train:
-            raise DatasetError("The folder and the CSV file must have an image in common; got none. Check the names.")
+        if not usable:
+            raise DatasetError("The folder and the CSV file must have a usable image in common; got none. Check them.")
+        splits = make_splits(usable, options, options.test_fraction or 0)
         unlabelled = sum(record.label == _MISSING for record in usable)
-        unused = [name for name in self._table().header if name not in options.columns]
+        unused = [name for name in rows[0][1] if name not in options.columns]
+        folder.table_notes += Counter(
+            {
+                "image(s) have no label, which is stored as -1": unlabelled,
+                f"column(s) of the CSV file were not used: {', '.join(unused)}": len(unused),
+            }
+        )
         notes = [f"{count} {text}" for text, count in folder.table_notes.items()]
-        notes += [f"{unlabelled} image(s) have no label, which is stored as -1"] * bool(unlabelled)
-        notes += [f"{len(unused)} column(s) of the CSV file were not used: {', '.join(unused)}"] * bool(unused)
         return SourceImages(number_groups(splits) if options.patient_column else splits, folder.skipped(), notes)
 
     def label_features(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -212,17 +212,10 @@ class LabelsSource(PreparationSource):
             labels=["Labels are those of the CSV file, unchanged."],
         )
 
-    def _table(self) -> Table:
-        return Table(Path(self.options.labels).expanduser(), self.options.image_column)
-
     def _rows(self) -> Iterator[tuple[int, dict[str, str]]]:
-        table = self._table()
-        if missing := [name for name in self.options.columns if name not in table.header]:
-            raise DatasetError(
-                f"{table.name} must have the column {', '.join(map(repr, missing))}; got {', '.join(table.header)}."
-                " Name the columns (--image-column, --label-column, --patient-column, --findings)."
-            )
-        return table.named_rows(self.options.columns)
+        table = Table(Path(self.options.labels).expanduser(), self.options.image_column)
+        remedy = "Name the columns (--image-column, --label-column, --patient-column, --findings)."
+        return table.named_rows(self.options.columns, remedy)
 
     def _record(self, image_id: str, row: Mapping[str, str], folder: ImageFolder) -> LabelledRecord:
         options = self.options

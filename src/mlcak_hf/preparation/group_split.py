@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from ..errors import DatasetError
+from .options import PreparationOptions
 from .source import ImageRecord
 
 Record = TypeVar("Record", bound=ImageRecord)
@@ -72,6 +73,31 @@ def split_by_group(
         raise DatasetError(f"{name} needs at least two groups to divide; got {len(set(groups))}. Set it to 0.")
     rest = [record for record in records if record.group not in chosen]
     return rest, [record for record in records if record.group in chosen]
+
+
+def make_splits(
+    records: Sequence[Record], options: PreparationOptions, test_fraction: float, test: Sequence[Record] = ()
+) -> dict[str, list[Record]]:
+    """Divide images into splits by whole groups.
+
+    Args:
+        records (`Sequence[ImageRecord]`):
+            Images to divide.
+        options (`PreparationOptions`):
+            Share of the images for validation, and its seed.
+        test_fraction (`float`):
+            Share of the images to set aside as the test split.
+        test (`Sequence[ImageRecord]`, *optional*, defaults to `()`):
+            The test split of the source, if it has one.
+
+    Returns:
+        `dict[str, list[ImageRecord]]`: The images of train, validation and test; empty splits are left out.
+    """
+    # The salt is not the seed: models are tested on the same images, whatever the seed.
+    rest, set_aside = split_by_group(records, test_fraction, "test", "test_fraction")
+    train, validation = split_by_group(rest, options.validation_fraction, str(options.seed), "validation_fraction")
+    splits = {"train": train, "validation": validation, "test": [*test, *set_aside]}
+    return {name: images for name, images in splits.items() if images}
 
 
 def number_groups(splits: dict[str, list[Record]]) -> dict[str, list[Record]]:

@@ -6,6 +6,7 @@ import csv
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,31 +60,27 @@ class Table:
         """Yield line number and cells of every row that is not blank."""
         return self._lines
 
-    def named_rows(self, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    def named_rows(
+        self, columns: Sequence[str], remedy: str = "Rename the column, or download the table again."
+    ) -> Iterator[tuple[int, dict[str, str]]]:
         """Yield line number and cells by column name. A missing cell and NaN, NA, null or none become "".
 
         Args:
             columns (`Sequence[str]`):
                 Columns that must be there.
+            remedy (`str`, *optional*):
+                What to do if one is missing.
 
         Raises:
             [`DatasetError`]: When a column is missing.
         """
         missing = [name for name in columns if name not in self.header]
         if missing:
-            raise DatasetError(
-                f"{self.name} must have the column {', '.join(map(repr, missing))}; got {', '.join(self.header)}."
-                " Rename the column, or download the table again."
-            )
+            wanted, got = ", ".join(map(repr, missing)), ", ".join(self.header)
+            raise DatasetError(f"{self.name} must have the column {wanted}; got {got}. {remedy}")
         for line, cells in self:
-            given = [*cells, *[""] * len(self.header)]
-            yield (
-                line,
-                {
-                    name: "" if cell.lower() in EMPTY_CELLS else cell
-                    for name, cell in zip(self.header, given, strict=False)
-                },
-            )
+            given = ["" if cell.lower() in EMPTY_CELLS else cell for cell in cells]
+            yield line, dict(zip_longest(self.header, given[: len(self.header)], fillvalue=""))
 
     def _read(self, path: Path, key: str) -> Iterator[tuple[int, list[str]]]:
         line, columns = 0, 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from ..configuration_mlcak import GLOBAL_CLASS_NAMES, VINDR_CXR_FINDINGS
 from ..errors import DatasetError, LabelError
-from ..preparation.group_split import number_groups, split_by_group
+from ..preparation.group_split import make_splits, number_groups
 from ..preparation.prepare import prepare_dataset
 from ..preparation.report import PreparationReport
 from ..preparation.source import PreparationSource, SourceCard, SourceImages
@@ -77,21 +77,14 @@ class VinDrSource(PreparationSource):
         options, found = self.options, read_layout(self.data_dir, self.options)
         for note in found.table_notes:
             logger.warning(note)
-        train, test = found.splits["train"], found.splits.get("test", [])
-        if options.test_fraction is not None:
-            # The salt is not the seed: models are tested on the same images, whatever the seed.
-            train, test = split_by_group(train, options.test_fraction, "test", "test_fraction")
-        train, validation = split_by_group(train, options.validation_fraction, str(options.seed), "validation_fraction")
-        splits = {"train": train, "validation": validation, "test": test}
-        for name, fraction in (("validation", options.validation_fraction), ("test", options.test_fraction)):
-            if fraction == 0:
-                del splits[name]
-        for name, records in splits.items():
+        for name, records in found.splits.items():
             if not records:
                 raise DatasetError(
                     f"The split {name} must hold at least one usable image of {self.data_dir}; got none."
                     " Complete the download."
                 )
+        train, test = found.splits["train"], found.splits.get("test", ())
+        splits = make_splits(train, options, options.test_fraction or 0, test)
         return replace(found, splits=number_groups(splits) if options.groups else splits)
 
     def label_features(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -100,11 +93,19 @@ class VinDrSource(PreparationSource):
 
     def label_rows(self, record: VinDrRecord, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield key and label columns of the image, or of each reader with `aggregation="none"`."""
-        if not self.per_reader(split):
-            yield record.image_id, self._labels(record, record.readings)
-            return
-        for reading in record.readings:
-            yield f"{record.image_id}/{reading.reader}", self._labels(record, (reading,), reading.reader)
+        annotated, aggregation = self.options.annotated or VINDR_CXR_LABELS, self.options.aggregation
+        by_reader: dict[str, tuple[Reading, ...]] = {"": record.readings}
+        if self.per_reader(split):
+            by_reader = {reading.reader: (reading,) for reading in record.readings}
+        for reader, readings in by_reader.items():
+            columns = aggregate(readings, aggregation, annotated) | {
+                "votes": count_votes(record.readings, annotated),
+                "num_readers": len(record.readings),
+                "boxes": [box._asdict() for box in record.boxes if reader in ("", box.reader)],
+            }
+            if aggregation == "none":
+                columns["reader"] = reader
+            yield f"{record.image_id}/{reader}".removesuffix("/"), columns
 
     def per_reader(self, split: str) -> bool:
         """Return whether a split has one row per reader."""
@@ -118,15 +119,6 @@ class VinDrSource(PreparationSource):
     def card(self) -> SourceCard:
         """Return the sentences of the dataset card that depend on VinDr-CXR."""
         return vindr_card(Path(self.data_dir), self.options)
-
-    def _labels(self, record: VinDrRecord, readings: Sequence[Reading], reader: str = "") -> dict[str, Any]:
-        annotated = self.options.annotated or VINDR_CXR_LABELS
-        columns = aggregate(readings, self.options.aggregation, annotated) | {
-            "votes": count_votes(record.readings, annotated),
-            "num_readers": len(record.readings),
-            "boxes": [box._asdict() for box in record.boxes if reader in ("", box.reader)],
-        }
-        return columns | ({"reader": reader} if self.options.aggregation == "none" else {})
 
 
 def vindr_label_features(aggregation: str) -> tuple[dict[str, Any], dict[str, Any]]:
