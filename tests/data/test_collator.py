@@ -1,5 +1,7 @@
 """Batches: the evaluation's pixels are the processor's, and teacher and student see one view."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -95,6 +97,21 @@ def test_labels_keep_their_kind():
     soft = MLCAKCollator(processor(16))([row | {"labels": np.array([0.3, 0.7])} for row in rows()])
     assert soft["labels"].shape == (3, 2)
     assert soft["labels"].dtype == torch.float32
+    several = MLCAKCollator(processor(16))([row | {"labels": [0, 1]} for row in rows()])
+    assert several["labels"].dtype == torch.float32
+
+
+def test_each_teacher_has_pixels_of_its_own():
+    batch = MLCAKCollator(processor(16), [processor(32), processor(48), processor(64)])(rows())
+    keys = ["pixel_values", "teacher_pixel_values", "teacher_pixel_values_2", "teacher_pixel_values_3"]
+    assert [batch[key].shape[-1] for key in keys] == [16, 32, 48, 64]
+
+
+def test_the_view_key_holds_everything_that_makes_a_view():
+    plain, drawn = MLCAKCollator(processor(16)), MLCAKCollator(processor(16), views=ViewParameters(), max_px=64)
+    assert [plain.view_key()[name] for name in ("ranges", "seed", "max_px")] == [None, None, None]
+    assert [drawn.view_key()[name] for name in ("seed", "max_px")] == [0, 64]
+    assert drawn.view_key()["ranges"] == asdict(ViewParameters())
 
 
 def test_workers_that_outlive_an_epoch_follow_it():
@@ -118,3 +135,6 @@ def test_processors_that_make_other_squares_are_refused():
     with pytest.raises(DistillationError, match="value_range"):
         MLCAKCollator(processor(16, value_range=[0, 4095]), processor(32))
     MLCAKCollator(processor(16, value_range=[0, 4095]), processor(32, value_range=(0, 4095)))
+    loaded = processor(32, value_range=(0, 4095))
+    loaded.value_range = [0, 4095]
+    MLCAKCollator(processor(16, value_range=(0, 4095)), loaded)

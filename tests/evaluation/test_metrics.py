@@ -141,6 +141,12 @@ def test_sensitivity_keeps_the_step_that_lies_exactly_on_the_specificity():
     assert sensitivity_at_specificity(labels, scores) == 1.0  # one of ten negatives above: specificity exactly 0.9
 
 
+def test_sensitivity_keeps_steps_on_a_straight_part_of_the_curve():
+    # One of each class at every score: the curve is the diagonal.
+    scores, labels = np.repeat(np.arange(10.0), 2), np.tile([0, 1], 10)
+    assert sensitivity_at_specificity(labels, scores) == pytest.approx(0.1)
+
+
 def test_probabilities_neither_overflow_nor_lose_order():
     extreme = probabilities([[-800.0, 0.0, 800.0]])
     assert extreme.tolist() == [[0.0, 0.5, 1.0]]
@@ -152,6 +158,15 @@ def test_metric_keeps_float64_scores_apart(tmp_path):
     metric = MLCAKMetric(cache_dir=str(tmp_path))
     result = metric.compute(predictions=np.array([0.3, 0.3 + 1e-12]), references=np.array([0, 1]))
     assert result["auroc_global"] == 1.0
+
+
+def test_without_names_a_binary_task_is_abnormal_and_other_classes_are_numbered():
+    binary = MLCAKMetric(keep_in_memory=True).compute(predictions=[0.2, 0.7], references=[1, 1])
+    assert binary["single_class_labels"] == ["global/Abnormal"]
+    three = MLCAKMetric(keep_in_memory=True).compute(predictions=np.eye(3), references=[0, 1, 1])
+    assert three["auroc_global/0"] == 1.0
+    assert three["unannotated_labels"] == []
+    assert three["single_class_labels"] == ["global/2"]
 
 
 def test_metric_in_batches_equals_one_call(sample, tmp_path):
@@ -237,6 +252,23 @@ def test_compute_metrics_without_a_local_head(sample, config):
     soft = np.where(abnormal[:, None] < 0, -1.0, np.stack([1 - abnormal, abnormal], axis=1))
     result = make_compute_metrics(config)(EvalPrediction(logits, soft))
     assert set(result) == {"auroc_global", "average_precision_global", "sensitivity_at_90_specificity_global"}
+
+
+def test_compute_metrics_without_labels_of_the_findings(sample, config):
+    scores, abnormal, local, _ = sample
+    logits = np.stack([np.zeros(80), scores], axis=1)
+    result = make_compute_metrics(config)(EvalPrediction((logits, local), abnormal))
+    assert set(result) == {"auroc_global", "average_precision_global", "sensitivity_at_90_specificity_global"}
+
+
+def test_compute_metrics_take_the_sigmoid_of_several_labels_and_the_softmax_by_default(config):
+    logits, labels = np.array([[3.0, 2.0], [2.0, 0.0], [-2.0, -1.0]]), np.array([[1, 1], [0, 0], [0, 1]])
+    config.local_labels, config.problem_type = [], "multi_label_classification"
+    several = make_compute_metrics(config)(EvalPrediction(logits, labels))
+    assert several["auroc_global/Normal"] == slow_auroc(logits[:, 0], labels[:, 0])
+    config.problem_type = None
+    single = make_compute_metrics(config)(EvalPrediction(logits, labels[:, 1]))
+    assert single["auroc_global"] == slow_auroc(logits[:, 1] - logits[:, 0], labels[:, 1])
 
 
 def test_compute_metrics_never_returns_nan(sample, config):
