@@ -13,7 +13,7 @@ from toys import FINDINGS, KeepGradients, assert_close, make_trainer, processor,
 from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.distillation.attention import AttentionOptions
-from mlcak_hf.distillation.cache import store as cache
+from mlcak_hf.distillation.cache import build as cache
 from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache
 from mlcak_hf.distillation.cache.store import CachedCollator, TeacherCache
 from mlcak_hf.distillation.losses import AttentionDistillationLoss

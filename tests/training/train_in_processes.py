@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from toys import KeepGradients, StopAt, make_trainer, toy_collator, toy_model, toy_rows
 
-from mlcak_hf.distillation.cache import store as cache_files
+from mlcak_hf.distillation.cache import build as cache_files
 from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache
 from mlcak_hf.distillation.teachers import Teachers
 from mlcak_hf.script import run_script

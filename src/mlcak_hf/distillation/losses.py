@@ -83,10 +83,9 @@ class LogitDistillationLoss(nn.Module):
         student, teacher = student / self.temperature, teacher / self.temperature
         if self.independent_labels:
             p = teacher.sigmoid()
-            divergence = p * (F.logsigmoid(teacher) - F.logsigmoid(student)) + (1 - p) * (
-                F.logsigmoid(-teacher) - F.logsigmoid(-student)
-            )
-            return self.temperature**2 * divergence.mean(dim=-1)
+            positive = p * (F.logsigmoid(teacher) - F.logsigmoid(student))
+            negative = (1 - p) * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+            return self.temperature**2 * (positive + negative).mean(dim=-1)
         log_p, log_q = teacher.log_softmax(-1), student.log_softmax(-1)
         return self.temperature**2 * (log_p.exp() * (log_p - log_q)).sum(dim=-1)
 
@@ -127,9 +126,7 @@ class AttentionDistillationLoss(nn.Module):
     def __init__(self, kind: AttentionLossKind = "normalized_mse") -> None:
         super().__init__()
         if kind not in ("mse", "normalized_mse", "kl"):
-            raise RecipeError(
-                f"attention_loss must be 'mse', 'normalized_mse' or 'kl'; got {kind!r}. Choose one of them."
-            )
+            raise RecipeError(f"attention_loss must be 'mse', 'normalized_mse' or 'kl'; got {kind!r}. Use one of them.")
         self.kind = kind
 
     def forward(self, student_attention: Tensor, teacher_attention: Tensor) -> Tensor:

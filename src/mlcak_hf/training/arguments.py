@@ -7,13 +7,13 @@ import os
 import sys
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
-from ..distillation.attention import AttentionOptions
-from ..distillation.losses import AttentionDistillationLoss, LogitDistillationLoss
+from ..distillation.attention import Aggregation, AttentionOptions
+from ..distillation.losses import AttentionDistillationLoss, AttentionLossKind, LogitDistillationLoss, LogitLossKind
 from ..errors import RecipeError
 
 
@@ -57,14 +57,10 @@ class MLCAKTrainingArguments(TrainingArguments):
     alpha: float = field(default=1.0, metadata={"help": "Weight (>= 0) of the distance between local logits."})
     beta: float = field(default=1.0, metadata={"help": "Weight (>= 0) of the distance between global logits."})
     gamma: float = field(default=1.0, metadata={"help": "Weight (>= 0) of the distance between attention maps."})
-    logit_loss: Literal["mse", "kl"] = field(default="mse", metadata={"help": "Distance between logits."})
+    logit_loss: LogitLossKind = field(default="mse", metadata={"help": "Distance between logits."})
     temperature: float = field(default=1.0, metadata={"help": "Temperature (> 0) of the logit loss 'kl'."})
-    attention_loss: Literal["mse", "normalized_mse", "kl"] = field(
-        default="normalized_mse", metadata={"help": "Distance between attention maps."}
-    )
-    attention_aggregation: Literal["mean", "per_level"] = field(
-        default="mean", metadata={"help": "One map over all levels, or a loss per pair of levels."}
-    )
+    attention_loss: AttentionLossKind = field(default="normalized_mse", metadata={"help": "Distance between maps."})
+    attention_aggregation: Aggregation = field(default="mean", metadata={"help": "One map, or one per pair."})
     student_levels: list[int] | None = field(default=None, metadata={"help": "Student layers that are taught."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep it off: the collator needs all."})
     label_names: list[str] | None = field(default_factory=lambda: ["labels", "local_targets"])

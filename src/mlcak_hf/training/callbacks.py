@@ -1,4 +1,4 @@
-"""What happens at the trainer's events: the epoch of the views, the log of the steps, and short runs."""
+"""What happens at the trainer's events: the epoch of the views, and the log of the steps."""
 
 from __future__ import annotations
 
@@ -32,15 +32,6 @@ class EpochCallback(TrainerCallback):
         self.collator.set_epoch(int(state.epoch or 0))
 
 
-class ShortRunCallback(TrainerCallback):
-    """Log about ten times in a run that is shorter than `logging_steps`, which would leave no curves."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Adapt the interval."""
-        if state.logging_steps > state.max_steps:
-            state.logging_steps = max(1, state.max_steps // 10)
-
-
 class EvaluationPrinter(TrainerCallback):
     """Print a line per evaluation, where there is no progress bar; transformers would print every log."""
 
@@ -69,10 +60,14 @@ class StepLog(TrainerCallback):
         self._asked_at: float | None = None
         self._reset()
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log about ten times in a run that is shorter than `logging_steps`, which would leave no curves."""
+        if state.logging_steps > state.max_steps:
+            state.logging_steps = max(1, state.max_steps // 10)
+
     def _reset(self) -> None:
         self._parts: dict[str, Tensor] = {}
         self._images = self._step_s = self._wait_s = self._teacher_s = 0.0
-        self._teacher_runs = False
         self._teacher_events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
@@ -87,7 +82,6 @@ class StepLog(TrainerCallback):
     @contextmanager
     def teaching(self) -> Iterator[None]:
         """Time a forward pass of the teacher."""
-        self._teacher_runs = True
         if self._accelerator.device.type == "cuda":
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             begin.record()
@@ -117,8 +111,7 @@ class StepLog(TrainerCallback):
                 Images of the micro-batch.
         """
         for name, part in parts.items():
-            total = (part.detach() * num_items).float()
-            self._parts[name] = self._parts[name] + total if name in self._parts else total
+            self._parts[name] = self._parts.get(name, 0.0) + (part.detach() * num_items).float()
         self._images += images
 
     def read(self) -> dict[str, float]:
@@ -136,7 +129,7 @@ class StepLog(TrainerCallback):
         # Seconds are added up over processes, which work side by side.
         means["images_per_second"] = images * self._accelerator.num_processes / step_s
         means["data_wait_share"] = wait_s / step_s
-        if self._teacher_runs:
+        if teacher_s:
             means["teacher_share"] = teacher_s / step_s
         self._reset()
         return means

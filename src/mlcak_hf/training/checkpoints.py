@@ -17,9 +17,8 @@ from ..errors import DistillationError
 
 logger = logging.get_logger(__name__)
 
-# Names that a search for checkpoints does not find.
+# A name that a search for checkpoints does not find.
 _UNFINISHED = "unfinished-checkpoint"
-_EARLIER = "earlier"
 #: What a resume needs, and the files that hold it.
 _NEEDED = {
     "trainer state": "trainer_state.json",
@@ -110,7 +109,7 @@ class WholeCheckpointTrainer(Trainer):
         if self.args.should_save:
             shutil.rmtree(run / _UNFINISHED, ignore_errors=True)
             for earlier in [] if checkpoint else run.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-                aside = run / f"{_EARLIER}-{earlier.name}"
+                aside = run / f"earlier-{earlier.name}"
                 shutil.rmtree(aside, ignore_errors=True)
                 earlier.rename(aside)
                 logger.warning(f"{earlier} belongs to an earlier run and is now {aside.name}.")

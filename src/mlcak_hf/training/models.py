@@ -75,10 +75,8 @@ def build_model(
     labels = labels | {"local_loss_weight": arguments.local_loss_weight}
     if arguments.backbone is not None:
         options: dict[str, Any] = {name: getattr(size, name) for name in ("image_size", "patch_size", "num_channels")}
-        if processor.do_normalize:
-            options |= {"image_mean": processor.image_mean, "image_std": processor.image_std}
-        else:
-            options |= {"image_mean": [0.0], "image_std": [1.0]}
+        mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0], [1.0])
+        options |= {"image_mean": mean, "image_std": std}
         remedy = "Name a pretrained ViT, DeiT or DINOv2 checkpoint; a trained MLCAK model is named with --model."
         with loading(arguments.backbone, "backbone", remedy):
             return MLCAKForCXRClassification.from_backbone(arguments.backbone, **options, **labels), processor

@@ -172,17 +172,12 @@ def _check_metric(
     counts = describe_targets(validation, config)
     known = [f"{name} {count}" for name, count in counts["global"].items()]
     known += [f"{name} {positive} of {count} annotated" for name, (positive, count) in counts.get("local", {}).items()]
-    remedy = (
-        "Without labels, keep the last checkpoint: --load_best_model_at_end false --metric_for_best_model eval_loss."
-    )
-    if labelled:
-        remedy = (
-            "Use a split with positive and negative images (or another --validation_fraction or --split_seed), or "
-            "--metric_for_best_model eval_loss."
-        )
+    remedy = "Use a split with positive and negative images (another --validation_fraction or --split_seed), or"
+    if not labelled:
+        remedy = "Without labels, keep the last checkpoint: --load_best_model_at_end false"
     raise RecipeError(
         f"metric_for_best_model must be defined on the validation split; got {args.metric_for_best_model} for "
-        f"{counts['rows']} images, {', '.join(known)}. {remedy}"
+        f"{counts['rows']} images, {', '.join(known)}. {remedy} --metric_for_best_model eval_loss."
     )
 
 

@@ -19,7 +19,7 @@ from ..distillation.finite_check import image_names, not_finite_message, rows_no
 from ..distillation.teachers import TEACHER_PREFIX, TeacherOutputs, Teachers
 from ..errors import DistillationError
 from .arguments import MLCAKTrainingArguments
-from .callbacks import EpochCallback, EvaluationPrinter, ShortRunCallback, StepLog
+from .callbacks import EpochCallback, EvaluationPrinter, StepLog
 from .checkpoints import WholeCheckpointTrainer
 from .objective import LABELS, Objective, check_labels
 
@@ -103,7 +103,6 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         self._objective = Objective(self.model.config, args, alignment)
         self._step_log = StepLog(self.accelerator)
         self.add_callback(self._step_log)
-        self.add_callback(ShortRunCallback())
         if args.disable_tqdm:
             self.remove_callback(PrinterCallback)
             self.add_callback(EvaluationPrinter())
@@ -169,16 +168,15 @@ class MLCAKTrainer(WholeCheckpointTrainer):
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        self._mark_repeats(batches[-1])
-        count = torch.tensor([sum(_num_images(batch) for batch in batches)], device=device)
-        return batches, self.accelerator.gather(count).sum()
+        images = sum(len(batch["pixel_values"]) for batch in batches[:-1]) + self._mark_repeats(batches[-1])
+        return batches, self.accelerator.gather(torch.tensor([images], device=device)).sum()
 
-    def _mark_repeats(self, batch: dict[str, Any]) -> None:
-        """Give weight 0 to the images with which accelerate fills the last batch of every process to the same size."""
+    def _mark_repeats(self, batch: dict[str, Any]) -> int:
+        """Give weight 0 to images that accelerate repeats to fill the last batch of every process; count the others."""
         rows: Any = self.train_dataset
-        size, last = batch["pixel_values"].shape[0], self.accelerator.gradient_state.end_of_dataloader
+        size, last = len(batch["pixel_values"]), self.accelerator.gradient_state.end_of_dataloader
         if self.args.world_size == 1 or not last or self.args.dataloader_drop_last:
-            return
+            return size
         # accelerate knows this number too, but forgets it where an epoch is resumed in its middle.
         real = self._real_images(size, len(rows) % (self.args.train_batch_size * self.args.world_size))
         if real < size:
@@ -188,6 +186,7 @@ class MLCAKTrainer(WholeCheckpointTrainer):
                 if batch.get(name) is not None:
                     batch[name] = batch[name].clone()
                     batch[name][real:] = -1
+        return real
 
     def _real_images(self, size: int, remainder: int) -> int:
         """Count the images of this process's last batch that are no repeats; `remainder` is that of all processes."""
@@ -283,8 +282,3 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         """Add the mean of every part of the loss since the last log, over images and processes."""
         # "loss" marks the training log, which every process writes at the same step; evaluation logs "eval_loss".
         super().log(logs | self._step_log.read() if "loss" in logs else logs, start_time)
-
-
-def _num_images(batch: dict[str, Any]) -> int:
-    weights = batch.get("image_weights")
-    return int(batch["pixel_values"].shape[0] if weights is None else weights.sum())

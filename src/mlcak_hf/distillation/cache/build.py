@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import PartialState
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers.utils import logging
 
 from ...data.collator import teacher_pixel_keys
@@ -23,7 +24,11 @@ from ...errors import CacheError
 from ..finite_check import first_names, image_names, rows_not_finite
 from ..teachers import TeacherOutputs, Teachers
 from .key import CACHE_FORMAT, cache_key, described_configs, teacher_processors
-from .store import CACHE_FILE, CacheFiles, TeacherCache, images_per_shard
+from .store import CACHE_FILE, CacheFiles, TeacherCache
+
+# Every mapped shard keeps a file open, so their number is limited; small ones lose little when a build is killed.
+_MAX_SHARDS = 256
+_MIN_SHARD_IMAGES = 128
 
 
 @dataclass(frozen=True)
@@ -91,19 +96,17 @@ def build_teacher_cache(
     state = PartialState(cpu=not torch.accelerator.is_available())
     found = CacheFiles(folder) if Path(folder, CACHE_FILE).exists() else None
     if options.num_views is None:
-        num_views = found.num_views if found else 4 if collator.views is not None else 1
-        options = replace(options, num_views=num_views)
+        options = replace(options, num_views=found.num_views if found else 4 if collator.views is not None else 1)
     files = CacheFiles(folder, describe_cache(teachers, dataset, collator, options))
     if found:
         found.check(files.key)
     elif state.is_main_process:
         files.create()
     missing = [number for number in range(files.num_shards) if not files.is_whole(number)]
-    if missing:
-        _check_room(files, missing)
+    _check_room(files, missing)
     if missing and state.is_main_process:
-        for partial in files.folder.glob(".*.partial"):
-            partial.unlink()
+        for unfinished in files.folder.glob(".*.partial"):
+            unfinished.unlink()
     # Nobody writes before everybody has seen which shards are missing.
     state.wait_for_everyone()
     if missing:
@@ -149,7 +152,7 @@ def describe_cache(teachers: Teachers, dataset: Any, collator: Any, options: Cac
     return {
         "key": key | cache_key(teachers, collator, dataset),
         "record": record,
-        "images per shard": images_per_shard(len(dataset)),
+        "images per shard": max(_MIN_SHARD_IMAGES, -(-len(dataset) // _MAX_SHARDS)),
         "teachers": described_configs(teachers),
     }
 
@@ -173,23 +176,17 @@ class _Place(NamedTuple):
     images: range
 
 
-class _Views(Dataset[dict[str, torch.Tensor]]):
-    """Batches of the teachers' pixels by their places; each fixes its own view, so workers share no state."""
-
-    def __init__(self, dataset: Any, collator: Any) -> None:
-        self.dataset, self.collator = dataset, collator
-        self.names = teacher_pixel_keys(len(teacher_processors(collator)))
-
-    def __getitem__(self, place: _Place) -> dict[str, torch.Tensor]:
-        rows = [self.dataset[index] for index in place.images]
-        for index, row in zip(place.images, rows, strict=True):
-            if row.get("index") != index:
-                raise CacheError(
-                    f"The index of row {index} must be {index}; got {row.get('index')}. A cache is read by index: use "
-                    "a RadiographDataset, or number the rows."
-                )
-        batch = self.collator.at_epoch(place.view)(rows)
-        return {name: batch[name] for name in self.names}
+def _teacher_pixels(dataset: Any, collator: Any, place: _Place) -> dict[str, torch.Tensor]:
+    """Make the teachers' pixels for a place, which fixes its own view, so workers share no state."""
+    rows = [dataset[index] for index in place.images]
+    for index, row in zip(place.images, rows, strict=True):
+        if row.get("index") != index:
+            raise CacheError(
+                f"The index of row {index} must be {index}; got {row.get('index')}. A cache is read by index: use "
+                "a RadiographDataset, or number the rows."
+            )
+    batch = collator.at_epoch(place.view)(rows)
+    return {name: batch[name] for name in teacher_pixel_keys(len(teacher_processors(collator)))}
 
 
 def fill_shards(
@@ -205,21 +202,22 @@ def fill_shards(
         teachers, dataset, collator, options:
             As for `build_teacher_cache`; the teachers on their device.
     """
-    places = [
+    places: Any = [
         _Place(number, view, files.images(number)[start : start + options.batch_size])
         for number in shards
         for view in range(files.num_views)
         for start in range(0, len(files.images(number)), options.batch_size)
     ]
-    # Every place is a batch of its own, so the loader need not collate.
-    loader = DataLoader(_Views(dataset, collator), None, sampler=places, num_workers=options.num_workers)
+    # Every place is a batch of its own.
+    pixels_of = partial(_teacher_pixels, dataset, collator)
+    loader: Any = DataLoader(places, batch_size=None, collate_fn=pixels_of, num_workers=options.num_workers)
     state = PartialState()
-    written: Future[None] | None = None
-    progress = {"unit": "view", "disable": not (options.progress_bar and state.is_main_process)}
+    quiet, num_views = not (options.progress_bar and state.is_main_process), sum(len(place.images) for place in places)
     with (
-        logging.tqdm(total=sum(len(place.images) for place in places), desc="Teacher cache", **progress) as bar,
+        logging.tqdm(total=num_views, desc="Teacher cache", unit="view", disable=quiet) as bar,
         ThreadPoolExecutor(max_workers=1) as writer,
     ):
+        written = writer.submit(lambda: None)
         for number, batches in groupby(zip(places, loader, strict=True), key=lambda batch: batch[0].shard):
             records = np.zeros((files.num_views, len(files.images(number))), files.record)
             for place, batch in batches:
@@ -228,11 +226,9 @@ def fill_shards(
                 start, size = place.images.start - files.images(number).start, len(place.images)
                 _keep(records[place.view, start : start + size], outputs, image_names(dataset, place.images))
                 bar.update(size)
-            if written is not None:
-                written.result()  # An error while writing the last shard is raised here.
+            written.result()  # An error while writing the last shard is raised here.
             written = writer.submit(files.write, number, records)
-        if written is not None:
-            written.result()
+        written.result()
 
 
 def _keep(records: np.ndarray, outputs: TeacherOutputs, names: list[str]) -> None:

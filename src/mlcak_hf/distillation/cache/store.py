@@ -22,9 +22,6 @@ from .key import CACHE_FORMAT, differences
 #: Description of a cache, written before the first shard.
 CACHE_FILE = "cache.json"
 _DIGEST_BYTES = hashlib.sha256().digest_size
-# Every mapped shard keeps a file open, so their number is limited.
-_MAX_SHARDS = 256
-_MIN_SHARD_IMAGES = 128
 
 
 class CacheFiles:
@@ -115,9 +112,7 @@ class CacheFiles:
         """
         buffer = io.BytesIO()
         np.save(buffer, records)
-        hashed = self._hash(number)
-        hashed.update(buffer.getbuffer())
-        self._replace(self.path(number), buffer.getbuffer(), hashed.digest())
+        self._replace(self.path(number), buffer.getbuffer(), self._digest(number, buffer.getbuffer()))
 
     def is_whole(self, number: int) -> bool:
         """Return whether a shard exists, belongs to this cache, and is unchanged."""
@@ -125,13 +120,13 @@ class CacheFiles:
             contents = np.memmap(self.path(number), np.uint8, "r")
         except (FileNotFoundError, ValueError):  # An empty file cannot be mapped.
             return False
-        hashed = self._hash(number)
-        hashed.update(contents[:-_DIGEST_BYTES])
-        return bytes(hashed.digest()) == contents[-_DIGEST_BYTES:].tobytes()
+        return self._digest(number, contents[:-_DIGEST_BYTES]) == contents[-_DIGEST_BYTES:].tobytes()
 
-    def _hash(self, number: int) -> Any:
-        """Start a checksum with key and number, so that it fails for a shard of a different cache or position."""
-        return hashlib.sha256(json.dumps([self.key, number], sort_keys=True).encode())
+    def _digest(self, number: int, contents: Any) -> bytes:
+        """Hash key and number too, so that the checksum fails for a shard of a different cache or position."""
+        hashed = hashlib.sha256(json.dumps([self.key, number], sort_keys=True).encode())
+        hashed.update(contents)
+        return hashed.digest()
 
     def _replace(self, path: Path, *parts: bytes | memoryview) -> None:
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -243,8 +238,3 @@ class CachedCollator:
         batch: dict[str, Tensor] = self.collator(rows)
         known = self.cache.read([row["index"] for row in rows], self.collator.epoch, self.attention)
         return batch | known.to_batch()
-
-
-def images_per_shard(num_images: int) -> int:
-    """Return the number of images per shard of a new cache: few, so that a killed build loses little."""
-    return max(_MIN_SHARD_IMAGES, -(-num_images // _MAX_SHARDS))
