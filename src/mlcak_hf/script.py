@@ -57,8 +57,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         for scalar in scalars:
             key = self.construct_object(scalar)
             if key in seen:
-                line = scalar.start_mark.line + 1
-                problem = f"the key {key!r} is repeated in line {line}; remove one of the two."
+                problem = f"the key {key!r} is repeated in line {scalar.start_mark.line + 1}; remove one of the two."
                 raise yaml.constructor.ConstructorError(None, None, problem)
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -104,8 +103,7 @@ def parse_recipe(dataclass_types: Sequence[Any], argv: Sequence[str] | None = No
         given, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
-        options = [option.lstrip("-") for option in parser._option_string_actions]
-        hint = close_name(unknown[0].lstrip("-"), options)
+        hint = close_name(unknown[0].lstrip("-"), [name.lstrip("-") for name in parser._option_string_actions])
         raise RecipeError(f"Unknown {parser.where}: {' '.join(unknown)}.{hint}")
     return tuple(parsed)
 

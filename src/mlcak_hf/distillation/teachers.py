@@ -88,7 +88,12 @@ class Teachers:
         for number, (model, alignment) in enumerate(zip(models, self.alignments, strict=True)):
             if alignment is None:
                 continue
-            _check_attention_is_captured(model)
+            found = model.config.backbone_config._attn_implementation
+            if found != ATTENTION_IMPLEMENTATION:
+                raise DistillationError(
+                    f"The teacher's attention implementation must be {ATTENTION_IMPLEMENTATION!r}; got {found!r}. "
+                    f"Call teacher.set_attn_implementation({ATTENTION_IMPLEMENTATION!r}), or set gamma to 0."
+                )
             if model is not self.sources[number]:
                 # Nobody else uses this teacher, so it need not return maps that are not paired.
                 known = self.configs[number].resolved_attention_levels
@@ -246,15 +251,6 @@ def _paired_levels(teacher: Any, student: Any, options: AttentionOptions) -> tup
             )
         positions.append([levels.index(level) for level in needed])
     return positions[0], positions[1]
-
-
-def _check_attention_is_captured(model: Any) -> None:
-    implementation = model.config.backbone_config._attn_implementation
-    if implementation != ATTENTION_IMPLEMENTATION:
-        raise DistillationError(
-            f"The teacher's attention implementation must be {ATTENTION_IMPLEMENTATION!r}; got {implementation!r}. "
-            f"Call teacher.set_attn_implementation({ATTENTION_IMPLEMENTATION!r}), or set gamma to 0."
-        )
 
 
 def _mean(tensors: Sequence[Tensor | None]) -> Tensor | None:
