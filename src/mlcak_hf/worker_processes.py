@@ -25,12 +25,7 @@ _LIKELY_CAUSE = "Either the memory was full (use fewer workers) or a decoder cra
 
 
 def map_in_processes(
-    function: Callable[[Job], Result],
-    jobs: Sequence[Job],
-    num_proc: int,
-    *,
-    doing: str,
-    preload: str,
+    function: Callable[[Job], Result], jobs: Sequence[Job], num_proc: int, *, doing: str, preload: str
 ) -> Iterator[Result]:
     """Apply a function to many jobs in worker processes, and yield the results in the order of the jobs.
 
@@ -63,12 +58,7 @@ def map_in_processes(
     early: dict[int, Result] = {}
     position = 0
     for number, result in stream_from_processes(
-        partial(_map_chunk, function),
-        chunks,
-        num_proc,
-        doing=lambda _: doing,
-        advice="Run the command again.",
-        preload=preload,
+        partial(_map_chunk, function), chunks, num_proc, doing=lambda _: doing, preload=preload
     ):
         early[number] = result
         while position in early:
@@ -86,8 +76,8 @@ def stream_from_processes(
     num_proc: int,
     *,
     doing: Callable[[Job], str],
-    advice: str,
     preload: str,
+    advice: str = "Run the command again.",
 ) -> Iterator[Result]:
     """Run generators in worker processes, and yield what they produce as soon as it arrives.
 
@@ -102,10 +92,10 @@ def stream_from_processes(
             Number of processes; 1 runs the jobs in this process.
         doing (`Callable`):
             Says what a worker does with a job, for the error message, such as `"writing train-00001"`.
-        advice (`str`):
-            Sentence that says what to do after a worker died.
         preload (`str`):
             Module that the workers need. It is imported once and shared by all of them.
+        advice (`str`, *optional*, defaults to `"Run the command again."`):
+            Sentence that says what to do after a worker died.
 
     Raises:
         [`DatasetError`]: When a worker dies or cannot be started.
@@ -116,7 +106,9 @@ def stream_from_processes(
             for job in jobs:
                 yield from function(job)
         return
-    context = _process_context(preload)
+    # A forked copy of a process with threads can hang. A fork server has none, and imports the libraries once for all.
+    context: Any = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    context.set_forkserver_preload([preload])  # without effect on spawned processes
     waiting = deque(jobs)
     workers: dict[Any, _Worker] = {}
     try:
@@ -124,11 +116,9 @@ def stream_from_processes(
             worker = _Worker(context, function, waiting.popleft())
             workers[worker.pipe] = worker
         while workers:
-            pipe: Any
-            for pipe in connection.wait(list(workers)):
-                worker = workers[pipe]
+            for worker in [workers[pipe] for pipe in connection.wait(list(workers))]:
                 with worker.explained_death(doing, advice):
-                    is_result, content = pipe.recv()
+                    is_result, content = worker.pipe.recv()
                 if is_result:
                     yield content
                 elif content is not None:
@@ -136,22 +126,15 @@ def stream_from_processes(
                 elif waiting:
                     worker.job = waiting.popleft()
                     with worker.explained_death(doing, advice):
-                        pipe.send(worker.job)
+                        worker.pipe.send(worker.job)
                 else:
-                    pipe.close()
-                    workers.pop(pipe).process.join()
+                    del workers[worker.pipe]
+                    worker.pipe.close()
+                    worker.process.join()
     finally:
         for worker in workers.values():
             worker.process.kill()
             worker.process.join()
-
-
-def _process_context(preload: str) -> Any:
-    # A forked copy of a process with threads can hang. A fork server has none, and imports the libraries once for all.
-    context: Any = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload([preload])
-    return context
 
 
 class _Worker:

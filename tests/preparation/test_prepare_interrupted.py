@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -196,7 +197,7 @@ def test_work_of_other_choices_or_files_is_refused_or_started_anew(vindr, prepar
     make_dicom(file, chest(60, 60), bits=12)
     with pytest.raises(DatasetError, match="does not match: other tables or images"):
         prepare()
-    monkeypatch.setattr(plan, "version", lambda name: "0.0.1")
+    monkeypatch.setattr(plan, "distributions", lambda name: [SimpleNamespace(version="0.0.1")])
     with pytest.raises(DatasetError, match=r"datasets '.*' instead of '0\.0\.1'"):
         prepare()
     monkeypatch.undo()

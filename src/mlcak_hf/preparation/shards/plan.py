@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from dataclasses import asdict, astuple, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,7 @@ class PreparationPlan:
         """
         # on_error does not change a shard: one with an unreadable image is never finished with "raise".
         choices = {name: value for name, value in source.options.choices().items() if name != "on_error"}
-        software = _installed_versions()
+        software = {name: found[0].version for name in _SOFTWARE if (found := list(distributions(name=name)))}
         skipped = [astuple(image) for image in images.skipped]
         made_of = {"choices": choices, "software": software, "skipped": skipped, "per_shard": IMAGES_PER_SHARD}
         content = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode())
@@ -132,8 +131,7 @@ class PreparationPlan:
             return cls(**values | {"skipped": skipped, "card": SourceCard(**values["card"])})
         except OSError as error:
             raise DatasetError(
-                f"{path.parent} holds no unfinished dataset ({error.strerror}). Name the folder that"
-                " `mlcak prepare --shard` left."
+                f"{path.parent} holds no unfinished dataset ({error.strerror}). Name one of `mlcak prepare --shard`."
             ) from None
         except (ValueError, TypeError, KeyError):
             raise DatasetError(f"{path} is damaged. Copy it again, or remove {path.parent}.") from None
@@ -150,11 +148,3 @@ def changed_choices(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
     """Say which of our values differ from theirs; empty if none does."""
     names = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
     return ", ".join(f"{name} {ours.get(name)!r} instead of {theirs.get(name)!r}" for name in names)
-
-
-def _installed_versions() -> dict[str, str]:
-    versions = {}
-    for name in _SOFTWARE:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions

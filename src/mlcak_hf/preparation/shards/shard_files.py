@@ -49,14 +49,12 @@ def start_work(work: WorkFolder, plan: PreparationPlan, may_restart: bool, resta
     """
     if work.plan_file.is_file():
         there = PreparationPlan.read(work.plan_file)
-        reason = there.difference(plan)
-        if reason is None and there.files_state != plan.files_state:
-            reason = "images of the source were modified since"
-        if reason is None and not work.is_published:
-            return
-        if reason is not None and not may_restart:
+        modified = "images of the source were modified since" if there.files_state != plan.files_state else ""
+        reason = there.difference(plan) or modified
+        if reason and not may_restart:
             raise DatasetError(f"{work.path} holds unfinished work that does not match: {reason}. {restart}")
-        work.discard()
+        if reason or work.is_published:
+            work.discard()
     work.start(plan.as_json())
 
 
@@ -94,8 +92,8 @@ def write_shards(
             missing,
             num_proc,
             doing=lambda shard: f"writing {shard.name}",
-            advice="Finished shards are kept, and the same command continues.",
             preload=__name__,
+            advice="Finished shards are kept, and the same command continues.",
         )
         shown = {"desc": "radiographs", "unit": "image", "disable": not progress}
         for _ in logging.tqdm(images_done, total=total, initial=total - to_read, **shown):
@@ -127,24 +125,21 @@ def _write_shard(source: PreparationSource, plan: PreparationPlan, work: WorkFol
     waiting: list[dict[str, Any]] = []
     path, unfinished = work.data / f"{shard.name}.parquet", work.begin(shard.name)
     with explained_write(path):
-        try:
-            # Statistics would hold a second copy of small images, and PNG does not profit from a dictionary.
-            parquet = {"use_dictionary": False, "write_statistics": False}
-            with unfinished.open("xb") as stream, pq.ParquetWriter(stream, schema, **parquet) as writer:
-                for record in shard.images:
-                    waiting += [row for _, row in image_rows(source, shard.split, record, notes)]
-                    while len(waiting) >= _ROWS_PER_GROUP:
-                        writer.write_table(pa.Table.from_pylist(waiting[:_ROWS_PER_GROUP], schema=schema))
-                        del waiting[:_ROWS_PER_GROUP]
-                    yield
-                if waiting:
-                    writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
-                made_of = {"fingerprint": plan.fingerprint, "choices": plan.choices, "software": plan.software}
-                recorded = made_of | {"shard": shard.name, "images": len(shard.images), **asdict(notes)}
-                writer.add_key_value_metadata({_METADATA_KEY: json.dumps(recorded)})
-            put(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        # Statistics would hold a second copy of small images, and PNG does not profit from a dictionary.
+        parquet = {"use_dictionary": False, "write_statistics": False}
+        with unfinished.open("xb") as stream, pq.ParquetWriter(stream, schema, **parquet) as writer:
+            for record in shard.images:
+                waiting += [row for _, row in image_rows(source, shard.split, record, notes)]
+                while len(waiting) >= _ROWS_PER_GROUP:
+                    writer.write_table(pa.Table.from_pylist(waiting[:_ROWS_PER_GROUP], schema=schema))
+                    del waiting[:_ROWS_PER_GROUP]
+                yield
+            if waiting:
+                writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
+            made_of = {"fingerprint": plan.fingerprint, "choices": plan.choices, "software": plan.software}
+            recorded = made_of | {"shard": shard.name, "images": len(shard.images), **asdict(notes)}
+            writer.add_key_value_metadata({_METADATA_KEY: json.dumps(recorded)})
+        put(unfinished, path)
 
 
 def read_shard_notes(path: Path, fingerprint: str) -> tuple[int, ImageNotes]:
@@ -166,11 +161,8 @@ def read_shard_notes(path: Path, fingerprint: str) -> tuple[int, ImageNotes]:
         recorded = json.loads((pq.read_metadata(path).metadata or {})[_METADATA_KEY])
         images, notes = int(recorded["images"]), ImageNotes.from_dict(recorded)
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise DatasetError(
-            f"{path} is not a complete shard ({type(error).__name__}). Copy or prepare it again."
-        ) from None
+        found = type(error).__name__
+        raise DatasetError(f"{path} is not a complete shard ({found}). Copy or prepare it again.") from None
     if recorded.get("fingerprint") != fingerprint or recorded.get("shard") != path.stem:
-        raise DatasetError(
-            f"{path} belongs to a different dataset (other choices, files or software). Remove the file."
-        )
+        raise DatasetError(f"{path} belongs to a dataset of other choices, files or software. Remove the file.")
     return images, notes

@@ -15,7 +15,6 @@ from filelock import FileLock, Timeout
 from ...errors import DatasetError, MLCAKError
 
 _PLAN_FILE = "plan.json"
-_LOCK_SUFFIXES = (".lock", ".owner")
 
 
 class WorkFolder:
@@ -100,7 +99,7 @@ class WorkFolder:
             [`DatasetError`]: When there is such a folder with other files.
         """
         known = {self.plan_file, self.dataset, self.unfinished}
-        unknown = [path for path in self.path.iterdir() if path not in known and path.suffix not in _LOCK_SUFFIXES]
+        unknown = [path for path in self.path.iterdir() if path not in known and path.suffix not in (".lock", ".owner")]
         if unknown and not self.plan_file.is_file():
             raise DatasetError(f"{self.path} is needed to work in, but holds other files. Move them away.")
         for folder in (self.data, self.unfinished):
