@@ -41,24 +41,16 @@ def original_sizes(
     Raises:
         [`DatasetError`]: When files with boxes have no size at all, or sizes are given for DICOM files alone.
     """
-    pictures = {
-        (folder.name, image_id): id_key(image_id)
-        for folder in folders
-        for image_id, path in folder.files.items()
-        if path.suffix.lower() in PICTURE_SUFFIXES
-    }
+    files = [(image_id, path) for folder in folders for image_id, path in folder.files.items()]
+    pictures = {id_key(image_id) for image_id, path in files if path.suffix.lower() in PICTURE_SUFFIXES}
     if not pictures and sizes is not None:
         raise DatasetError("sizes (--sizes) is only for PNG and JPEG files; the folder holds DICOM files. Remove it.")
     if not pictures or sizes == SAME_SIZES:
         return {}
     beside = [path for folder in folders if (path := root / f"{folder.name}_meta.csv").is_file()]
     tables = beside if sizes is None else [Path(sizes)]
-    known: dict[str, tuple[int, int]] = {}
-    for path in tables:
-        known |= _read_sizes(path)
-    with_boxes = [
-        (folder, image_id) for folder in folders for image_id in folder.boxes if (folder.name, image_id) in pictures
-    ]
+    known = {key: size for table in tables for key, size in _read_sizes(table).items()}
+    with_boxes = [(folder, image_id) for folder in folders for image_id in folder.boxes if id_key(image_id) in pictures]
     if with_boxes and not tables:
         raise DatasetError(
             f"{len(with_boxes)} PNG or JPEG file(s) have boxes in pixels of the original radiographs, whose sizes are"
@@ -69,7 +61,7 @@ def original_sizes(
         if id_key(image_id) not in known:
             headline = f"of {folder.name}/ with boxes, but without a size in {' or '.join(t.name for t in tables)}"
             folder.refuse(image_id, headline, f"Add their rows, {SKIP_OR}")
-    return {key: known[key] for key in pictures.values() if key in known}
+    return {key: size for key, size in known.items() if key in pictures}
 
 
 def _read_sizes(path: Path) -> dict[str, tuple[int, int]]:

@@ -106,10 +106,8 @@ def _detected(root: Path) -> str:
 
 
 def _fitting(folder: Path) -> list[str]:
-    try:
-        return [name for name, layout in LAYOUTS.items() if (folder / layout.sign).exists()]
-    except OSError:  # a folder that may not be listed
-        return []
+    # A folder that may not be listed has none.
+    return [name for name, layout in LAYOUTS.items() if os.access(folder / layout.sign, os.F_OK)]
 
 
 def read_layout(data_dir: str | os.PathLike[str], options: VinDrOptions | None = None) -> SourceImages:

@@ -129,19 +129,15 @@ class VinDrFolder(ImageFolder):
 
     def note_disagreements(self, labels_table: str, boxes_table: str) -> None:
         """Count where the readings and the boxes of the two tables differ, as notes; all are kept."""
-        unmarked = unframed = 0
-        for image_id in self.readings.keys() - self.problems.keys():
-            marked = {
-                (reader, finding)
-                for reader, reading in self.readings[image_id].items()
-                for finding in reading.marked
-                if finding in VINDR_CXR_FINDINGS
+        usable = self.readings.keys() - self.problems.keys()
+        readings = [(image_id, reading) for image_id in usable for reading in self.readings[image_id].values()]
+        marked = {(image_id, reading.reader, label) for image_id, reading in readings for label in reading.marked}
+        framed = [(image_id, box.reader, box.finding) for image_id in usable for box in self.boxes.get(image_id, ())]
+        local = {mark for mark in marked if mark[2] in VINDR_CXR_FINDINGS}
+        unmarked, unframed = sum(mark not in marked for mark in framed), len(local.difference(framed))
+        self.table_notes += Counter(
+            {
+                f"box(es) of {boxes_table} frame a finding that their reader did not mark in {labels_table}": unmarked,
+                f"finding(s) marked in {labels_table} have no box in {boxes_table}": unframed,
             }
-            framed = [(box.reader, box.finding) for box in self.boxes.get(image_id, ())]
-            unframed += len(marked.difference(framed))
-            unmarked += sum(pair not in marked for pair in framed)
-        notes = {
-            f"box(es) of {boxes_table} frame a finding that their reader did not mark in {labels_table}": unmarked,
-            f"finding(s) marked in {labels_table} have no box in {boxes_table}": unframed,
-        }
-        self.table_notes.update({text: count for text, count in notes.items() if count})
+        )

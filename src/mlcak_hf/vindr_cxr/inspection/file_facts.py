@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -99,6 +100,14 @@ def file_facts(path: Path) -> FileFacts:
         else:
             facts.problem = f"The file is damaged or not an image ({type(error).__name__}). Download it again."
     return facts
+
+
+def grouped(pairs: Iterable[tuple[Any, Any]]) -> list[tuple[Any, list[Any]]]:
+    """Return members by kind, largest group first."""
+    groups: dict[Any, list[Any]] = {}
+    for kind, member in pairs:
+        groups.setdefault(kind, []).append(member)
+    return sorted(groups.items(), key=lambda item: -len(item[1]))
 
 
 def pixel_digest(root: Path, facts: FileFacts) -> str:

@@ -20,8 +20,8 @@ from ..labels import VINDR_CXR_LABELS
 from ..layout import LAYOUTS, read_layout
 from ..options import VinDrOptions
 from ..vindr_source import VinDrSource
-from .file_facts import FileFacts, file_facts, pixel_digest
-from .inspection_report import InspectionReport, Problem, grouped
+from .file_facts import FileFacts, file_facts, grouped, pixel_digest
+from .inspection_report import InspectionReport, Problem
 from .reader_agreement import count_labels, reader_agreement
 from .sample import SampledImage, choose_sample, draw_contact_sheet, estimate, read_sampled
 
@@ -91,7 +91,10 @@ def inspect_vindr_cxr(
         draw_contact_sheet(sample, Path(contact_sheet), len(files))
     by_path = {str(root / facts.file): facts for facts in files}
     records = [(record, by_path[record.path]) for split in images.splits.values() for record in split]
-    problems += [*_unreadable(files, sample), *_duplicates(root, files, run), *_suspect(records, sample)]
+    unreadable = [(facts.problem, facts.file) for facts in files if facts.problem]
+    unreadable += [(image.problem, image.facts.file) for image in sample if image.problem]
+    problems += [Problem("unreadable", text, names, len(names)) for text, names in grouped(unreadable)]
+    problems += [*_duplicates(root, files, run), *_suspect(records, sample)]
     for note in images.table_notes:
         count, _, text = note.partition(" ")
         problems.append(Problem("table_notes", text, [], int(count)))
@@ -134,13 +137,6 @@ def _read_tables(source: VinDrSource) -> tuple[SourceImages, list[Problem]]:
         headline, _, detail = image.reason.partition(": ")
         skipped.append((headline, f"{image.folder}/{image.image_id}" + f" ({detail})" * bool(detail)))
     return images, [Problem("skipped", f"image(s) {text}", names, len(names)) for text, names in grouped(skipped)]
-
-
-def _unreadable(files: Sequence[FileFacts], sample: Sequence[SampledImage]) -> Iterator[Problem]:
-    problems = [(facts.problem, facts.file) for facts in files]
-    problems += [(image.problem, image.facts.file) for image in sample]
-    for text, names in grouped((text, name) for text, name in problems if text is not None):
-        yield Problem("unreadable", text, names, len(names))
 
 
 def _duplicates(root: Path, files: Sequence[FileFacts], run: Callable[..., list[str]]) -> Iterator[Problem]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import RenderableType
 from rich.filesize import decimal
@@ -13,12 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from .file_facts import FileFacts
+from .file_facts import FileFacts, grouped
 from .reader_agreement import LabelCounts, ReaderAgreement
 from .sample import PreparationEstimate, SampledImage
-
-Kind = TypeVar("Kind", bound=Hashable)
-Member = TypeVar("Member")
 
 _FORMAT_VERSION = 1
 _SHOWN = 3  # files per row of a table; the JSON has all of them
@@ -120,14 +117,6 @@ class InspectionReport:
                 agreement = self.agreement.labels[label]
                 row |= {"Cohen's kappa": agreement.cohen, "Fleiss' kappa": agreement.fleiss}
             yield row
-
-
-def grouped(pairs: Iterable[tuple[Kind, Member]]) -> list[tuple[Kind, list[Member]]]:
-    """Return members by kind, largest group first."""
-    groups: dict[Kind, list[Member]] = {}
-    for kind, member in pairs:
-        groups.setdefault(kind, []).append(member)
-    return sorted(groups.items(), key=lambda item: -len(item[1]))
 
 
 def _problem_row(problem: Problem) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -151,15 +151,12 @@ def mean_cohen_kappa(votes: Sequence[Mapping[str, int]]) -> tuple[float | None, 
         `tuple`: The mean, or `None` without pairs, and the number of pairs. A pair whose votes are all the same has no
         kappa and is not counted.
     """
-    by_pair: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    by_pair: defaultdict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     for image in votes:
-        for pair in itertools.combinations(sorted(image), 2):
-            by_pair.setdefault(pair, []).append((image[pair[0]], image[pair[1]]))
-    kappas = []
-    for both in by_pair.values():
-        first, second = zip(*both, strict=True)
-        if len({*first, *second}) > 1:
-            kappas.append(float(cohen_kappa_score(first, second, labels=[0, 1])))
+        for (first, vote), (second, other) in itertools.combinations(sorted(image.items()), 2):
+            by_pair[first, second].append((vote, other))
+    defined = [np.array(both) for both in by_pair.values() if len(set(itertools.chain(*both))) > 1]
+    kappas = [float(cohen_kappa_score(*both.T, labels=[0, 1])) for both in defined]
     return (float(np.mean(kappas)), len(kappas)) if kappas else (None, 0)
 
 
@@ -180,6 +177,4 @@ def fleiss_kappa(counts: npt.NDArray[np.int64]) -> float | None:
     agreeing = (counts * (counts - 1)).sum(axis=1) / (n * (n - 1))
     shares = counts.sum(axis=0) / counts.sum()
     by_chance = float((shares**2).sum())
-    if by_chance == 1.0:
-        return None
-    return float((agreeing.mean() - by_chance) / (1.0 - by_chance))
+    return None if by_chance == 1.0 else float((agreeing.mean() - by_chance) / (1.0 - by_chance))

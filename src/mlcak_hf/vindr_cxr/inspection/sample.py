@@ -21,7 +21,7 @@ from ...preparation.rows import ImageNotes, image_rows
 from ..labels import VINDR_CXR_LABELS, Reading
 from ..vindr_folder import VinDrRecord
 from ..vindr_source import VinDrSource
-from .file_facts import FileFacts
+from .file_facts import FileFacts, grouped
 
 _ANY_READING = Reading("", (0,) * len(VINDR_CXR_LABELS))  # only the image matters here
 
@@ -100,16 +100,10 @@ def choose_sample(files: Sequence[FileFacts], number: int) -> list[FileFacts]:
     Returns:
         `list[FileFacts]`: Files of each kind in turn, the most common kind first, evenly spaced within a kind.
     """
-    kinds: dict[tuple[object, ...], list[FileFacts]] = {}
-    for facts in files:
-        if facts.problem is None:
-            kinds.setdefault((facts.syntax, facts.photometric, facts.bits), []).append(facts)
-    ranked = sorted(kinds.values(), key=len, reverse=True)
-    shares = [0] * len(ranked)
-    for _ in range(min(number, sum(map(len, ranked)))):
-        open_kinds = [k for k, kind in enumerate(ranked) if shares[k] < len(kind)]
-        shares[min(open_kinds, key=lambda k: (shares[k], k))] += 1
-    return [kind[i * len(kind) // share] for kind, share in zip(ranked, shares, strict=True) for i in range(share)]
+    kinds = grouped(((f.syntax, f.photometric, f.bits), f) for f in files if f.problem is None)
+    turns = sorted((turn, kind) for kind, (_, alike) in enumerate(kinds) for turn in range(len(alike)))
+    shares = Counter(kind for _, kind in turns[:number])
+    return [alike[i * len(alike) // shares[k]] for k, (_, alike) in enumerate(kinds) for i in range(shares[k])]
 
 
 def read_sampled(source: VinDrSource, facts: FileFacts) -> SampledImage:
