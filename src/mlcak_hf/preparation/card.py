@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
@@ -52,14 +51,9 @@ def dataset_card(report: PreparationReport, source: SourceCard, data: Path) -> D
         ),
         template_path=str(hub_configs_dir() / "templates" / "dataset_card.md"),
         source=source,
-        pretty_name=source.title,
-        software=report.software,
-        splits=[{"split": split, **asdict(summary)} for split, summary in report.splits.items()],
-        choices=report.choices,
-        num_skipped=len(report.skipped),
-        reasons=[{"reason": reason, "count": count} for reason, count in reasons.items()],
-        table_notes=report.table_notes,
-        suspect_images=[{"kind": kind, "sentence": text} for kind, text, _ in suspect_sentences(report.suspect_images)],
+        **vars(report),
+        reasons=reasons,
+        suspects=list(suspect_sentences(report.suspect_images)),
         voi_text=_VOI_TEXT[report.choices["voi"]].format(highest=2 ** report.choices["bits"] - 1, **report.choices),
     )
     return card

@@ -116,9 +116,8 @@ class ImageFolder:
             return
         first = min(self.problems.items())[1]
         same = sorted(image_id for image_id, p in self.problems.items() if p.headline == first.headline)
-        named = [f"{i} ({self.problems[i].detail.rstrip('.')})" if self.problems[i].detail else i for i in same[:5]]
-        more = f" and {len(same) - 5} more" if len(same) > 5 else ""
-        raise first.error(f"{len(same)} image(s) {first.headline}: {', '.join(named)}{more}. {first.remedy}.")
+        named = [f"{i} ({self.problems[i].detail.rstrip('.')})" if self.problems[i].detail else i for i in same]
+        raise first.error(f"{len(same)} image(s) {first.headline}: {listed(named, 5)}. {first.remedy}.")
 
     def skipped(self) -> list[SkippedImage]:
         """Return the images with a problem, by id."""
@@ -167,12 +166,3 @@ def listed(names: Sequence[str], most: int = 6) -> str:
     if not names:
         return "nothing"
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def file_state(path: Path) -> tuple[int, int]:
-    """Return size in bytes and modification time in nanoseconds; -1 for a file that is not there."""
-    try:
-        found = path.stat()
-    except OSError:  # reading it will say what is wrong
-        return -1, -1
-    return found.st_size, found.st_mtime_ns

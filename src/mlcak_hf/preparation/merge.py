@@ -6,6 +6,7 @@ import filecmp
 import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ..errors import DatasetError
@@ -15,6 +16,8 @@ from .report import PREPARATION_FILE, PreparationReport
 from .shards.plan import PreparationPlan
 from .shards.shard_files import read_shard_notes
 from .shards.work_folder import WorkFolder, put
+
+_same = partial(filecmp.cmp, shallow=False)
 
 
 def merge_prepared(
@@ -79,10 +82,6 @@ def merge_prepared(
                 put(unfinished, target)
         same_source = len({other.files_state for other in plans}) == 1
         return finish(work, plan, plan.files_state if same_source else None)
-
-
-def _same(one: Path, other: Path) -> bool:
-    return filecmp.cmp(one, other, shallow=False)
 
 
 def _check_copies(copies: dict[str, list[Path]], plan: PreparationPlan) -> None:

@@ -99,10 +99,8 @@ def prepare_dataset(
             if not state.is_file() or state.read_text(encoding="utf-8").strip() == plan.files_state:
                 return clear_up(work)
             if not overwrite:
-                raise DatasetError(
-                    f"{work.output} is complete, but images of the source were modified since. Prepare them again with"
-                    " overwrite=True (--overwrite)."
-                )
+                modified = f"{work.output} is complete, but images of the source were modified since"
+                raise DatasetError(f"{modified}. Prepare them again with overwrite=True (--overwrite).")
         check_output(work.output, overwrite, plan)
         restart = "Remove that folder, or start again with overwrite=True (--overwrite)."
         start_work(work, plan, overwrite or not any(work.data.glob("*.parquet")), restart)
@@ -169,9 +167,8 @@ def is_complete(work: WorkFolder, plan: PreparationPlan, overwrite: bool, on_err
         report = PreparationReport.read(work.output)
     except DatasetError:
         return False
-    if report.fingerprint != plan.fingerprint or (report.skipped and on_error == "raise"):
-        return False
-    if overwrite and not work.is_published:  # otherwise a kill only prevented the clearing up
+    others = report.fingerprint != plan.fingerprint or (report.skipped and on_error == "raise")
+    if others or (overwrite and not work.is_published):  # once published, a kill only prevented the clearing up
         return False
     return all((work.output / "data" / f"{name}.parquet").is_file() for name in plan.shard_names())
 
@@ -187,12 +184,11 @@ def check_output(output: Path, overwrite: bool, plan: PreparationPlan) -> None:
     """Refuse to write over anything except an earlier dataset, and that only when asked."""
     if output.exists() and not output.is_dir():
         raise DatasetError(f"The output must be a folder; got the file {output}. Name a new folder.")
-    if not output.exists() or not any(output.iterdir()):
+    is_prepared = (output / PREPARATION_FILE).is_file()
+    if not output.exists() or not any(output.iterdir()) or (is_prepared and overwrite):
         return
-    if not (output / PREPARATION_FILE).is_file():
+    if not is_prepared:
         raise DatasetError(f"{output} holds files that are not a prepared dataset. Name a new folder.")
-    if overwrite:
-        return
     reason = ""
     with contextlib.suppress(DatasetError):
         there = PreparationReport.read(output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..errors import DatasetError
 from .rows import ImageNotes
@@ -21,7 +22,7 @@ from .shards.shard_files import read_shard_notes
 from .source import SkippedImage
 
 PREPARATION_FILE = "preparation.json"
-_FORMAT_VERSION = 3
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class PreparationReport:
         Raises:
             [`DatasetError`]: When a shard is damaged, or a split has no image left.
         """
-        parts, splits = [ImageNotes(plan.skipped)], dict[str, SplitSummary]()
+        parts, splits, used = [ImageNotes(plan.skipped)], dict[str, SplitSummary](), Counter[str]()
         for split in plan.shards:
             shards = [data / f"{name}.parquet" for name in plan.shard_names(split)]
             recorded = [read_shard_notes(shard, plan.fingerprint) for shard in shards]
@@ -115,27 +116,23 @@ class PreparationReport:
             if not splits[split].images:
                 raise DatasetError(f"No image of the split {split} could be read. Pass on_error='raise' to see why.")
             parts += [notes for _, notes in recorded]
-        images = ImageNotes.merge(parts)
-        return cls(
-            output,
-            plan.fingerprint,
-            plan.software,
-            plan.choices,
-            _sources(plan, splits, images.skipped),
-            splits,
-            plan.table_notes,
-            **vars(images),
-        )
+            used[plan.folders[split]] += splits[split].images
+        notes = ImageNotes.merge(parts)
+        left_out = Counter(image.folder for image in notes.skipped)
+        # Every image of a source folder is accounted for: found = used + skipped.
+        sources = {
+            folder: {"found": number + left_out[folder], "used": number, "skipped": left_out[folder]}
+            for folder, number in used.items()
+        }
+        made_of = plan.fingerprint, plan.software, plan.choices
+        return cls(output, *made_of, sources, splits, plan.table_notes, **vars(notes))
 
     def table(self) -> Table:
         """Return the splits as a table for the terminal."""
-        table = Table(title="Prepared dataset")
-        table.add_column("split")
-        for name in ("rows", "images", "normal", "abnormal", "groups"):
-            table.add_column(name, justify="right")
+        counts = ("rows", "images", "normal", "abnormal", "groups")
+        table = Table("split", *(Column(name, justify="right") for name in counts), title="Prepared dataset")
         for split, summary in self.splits.items():
-            counts = (summary.rows, summary.images, summary.normal, summary.abnormal, summary.groups)
-            table.add_row(split, *map(str, counts))
+            table.add_row(split, *(str(getattr(summary, name)) for name in counts))
         return table
 
     def skipped_table(self) -> Table:
@@ -147,7 +144,7 @@ class PreparationReport:
 
     def as_json(self) -> str:
         """Return the text of `preparation.json`."""
-        values = {"format_version": _FORMAT_VERSION} | asdict(self)
+        values = {"format_version": _VERSION} | asdict(self)
         del values["output_dir"]
         return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
@@ -169,16 +166,14 @@ class PreparationReport:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             found = values.pop("format_version", None)
-            if found == _FORMAT_VERSION:
+            if found == _VERSION:
                 values["splits"] = {name: SplitSummary(**summary) for name, summary in values["splits"].items()}
                 return cls(Path(folder), **values | vars(ImageNotes.from_dict(values)))
         except OSError:
             raise DatasetError(f"{path} does not exist. Name a folder that `mlcak prepare` wrote.") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DatasetError(f"{path} is damaged ({error}). Prepare the dataset again.") from None
-        raise DatasetError(
-            f"{path} must have format_version {_FORMAT_VERSION}; got {found!r}. Prepare the dataset again."
-        )
+        raise DatasetError(f"{path} must have format_version {_VERSION}; got {found!r}. Prepare the dataset again.")
 
 
 def _summary(shards: Sequence[Path]) -> SplitSummary:
@@ -188,15 +183,3 @@ def _summary(shards: Sequence[Path]) -> SplitSummary:
     images = list(dict.fromkeys(ids))
     groups = len(set(table["group"].to_pylist()))
     return SplitSummary(len(ids), len(images), normal, abnormal, groups, images)
-
-
-def _sources(
-    plan: PreparationPlan, splits: dict[str, SplitSummary], skipped: Sequence[SkippedImage]
-) -> dict[str, dict[str, int]]:
-    # Every image of a source folder is accounted for: found = used + skipped.
-    sources = {}
-    for folder in dict.fromkeys(plan.folders.values()):
-        used = sum(summary.images for split, summary in splits.items() if plan.folders[split] == folder)
-        missing = sum(image.folder == folder for image in skipped)
-        sources[folder] = {"found": used + missing, "used": used, "skipped": missing}
-    return sources

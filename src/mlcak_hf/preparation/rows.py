@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +39,7 @@ class ImageNotes:
     @classmethod
     def merge(cls, parts: Sequence[ImageNotes]) -> ImageNotes:
         """Join the notes of several parts, sorted so that the order does not depend on the processes."""
-        skipped = sorted(
-            (image for part in parts for image in part.skipped), key=lambda image: (image.folder, image.image_id)
-        )
+        skipped = sorted(chain(*(part.skipped for part in parts)), key=attrgetter("folder", "image_id"))
         suspects = {kind: sorted(i for part in parts for i in part.suspect_images[kind]) for kind in SUSPICIONS}
         return cls(skipped, suspects)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from .options import PreparationOptions
 
@@ -118,27 +117,22 @@ class SourceCard:
     citation: str = ""
 
 
-class PreparationSource(ABC):
+class PreparationSource(Protocol):
     """A local source of radiographs and labels. It is pickled to worker processes, so it holds no images."""
 
     options: PreparationOptions
 
-    @abstractmethod
     def read(self) -> SourceImages:
         """Read the tables and divide the images into splits; no image is opened."""
 
-    @abstractmethod
     def label_features(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the label columns before and after the boxes, as `datasets` features."""
 
-    @abstractmethod
     def label_rows(self, record: Any, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield a key and the label columns (with `boxes`) for each row of an image."""
 
-    @abstractmethod
     def folder_of(self, split: str) -> str:
         """Return the folder that the images of a split come from."""
 
-    @abstractmethod
     def card(self) -> SourceCard:
         """Return the sentences of the dataset card that depend on this source."""

@@ -15,7 +15,7 @@ from ..radiographs.file_search import RADIOGRAPH_SUFFIXES
 
 _DELIMITERS = ",;\t|"
 # How spreadsheets and data frames write an empty cell.
-EMPTY_CELLS = frozenset({"", "nan", "na", "n/a", "null", "none", "<na>"})
+_EMPTY_CELLS = frozenset({"", "nan", "na", "n/a", "null", "none", "<na>"})
 # An image id names a file, so it must not be able to name one elsewhere.
 _IMAGE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -79,7 +79,7 @@ class Table:
             wanted, got = ", ".join(map(repr, missing)), ", ".join(self.header)
             raise DatasetError(f"{self.name} must have the column {wanted}; got {got}. {remedy}")
         for line, cells in self:
-            given = ["" if cell.lower() in EMPTY_CELLS else cell for cell in cells]
+            given = ["" if cell.lower() in _EMPTY_CELLS else cell for cell in cells]
             yield line, dict(zip_longest(self.header, given[: len(self.header)], fillvalue=""))
 
     def _read(self, path: Path, key: str) -> Iterator[tuple[int, list[str]]]:

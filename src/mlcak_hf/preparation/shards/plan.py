@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DatasetError
-from ..image_folder import file_state
 from ..source import PreparationSource, SkippedImage, SourceCard, SourceImages
 
 IMAGES_PER_SHARD = 256
@@ -80,7 +79,11 @@ class PreparationPlan:
         state = hashlib.sha256()
         for split, records in images.splits.items():
             for record in records:
-                size, changed_ns = file_state(Path(record.path))
+                try:
+                    file = Path(record.path).stat()
+                    size, changed_ns = file.st_size, file.st_mtime_ns
+                except OSError:  # reading it will say what is wrong
+                    size, changed_ns = -1, -1
                 # Everything known about an image except its folder, which differs between machines.
                 known = [getattr(record, entry.name) for entry in fields(record) if entry.name not in ("path", "group")]
                 content.update(repr((split, *known, Path(record.path).name, record.group, size)).encode())
