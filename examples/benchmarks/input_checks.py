@@ -1,11 +1,12 @@
 """How often do the input checks of `mlcak predict` warn of good radiographs, and how often do they miss changed ones?
 
 Checked are all images of the Parquet files and all DICOM files below a folder: untouched, inverted, upside down and
-turned by 90 degrees; with a flat image and white noise for each. They are split into halves by a hash of the patient.
+turned by 90 degrees; with a flat image and white noise for each. They are split into halves by a hash of the patient,
+DICOM files, for which no patient is known here, by their names: a copy of a Parquet image may be in the other half.
 
 The shipped weights were fitted to one half of the patients by another hash, and the shipped limits chosen with the
 figures of all images in view, so for the shipped checks neither half is an untouched test set. Therefore the script
-also fits weights and limits again, on the first half only: the last row is a held-out figure of the method.
+also fits weights and limits again, on the first half only: the last row is held out, except for such copies.
 
     python examples/benchmarks/input_checks.py --data-dir data
 
