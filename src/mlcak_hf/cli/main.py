@@ -18,7 +18,6 @@ from .phantom import phantom
 from .predict import predict
 from .prepare import merge, prepare
 from .publish import card, push
-from .terminal import print_error
 
 
 class _Commands(typer.core.TyperGroup):
@@ -63,7 +62,10 @@ def main() -> NoReturn:
     try:
         app()
     except MLCAKError as error:
-        print_error(str(error))
+        from rich.console import Console
+        from rich.text import Text
+
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)

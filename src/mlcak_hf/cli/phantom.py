@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from ..errors import DatasetError
-from .terminal import console
-
-if TYPE_CHECKING:
-    from ..phantoms.writer import PhantomReport
 
 
 def phantom(
-    output: Annotated[Path, typer.Argument(help="Folder to write, in VinDr-CXR's layout.")],
-    train: Annotated[int, typer.Option(help="Number of training radiographs.", min=1)] = 1000,
-    test: Annotated[int, typer.Option(help="Number of test radiographs.", min=1)] = 300,
-    size_px: Annotated[int, typer.Option("--size", help="Typical shorter side, in pixels.", min=64)] = 512,
+    output: Annotated[Path, Argument(help="Folder to write, in VinDr-CXR's layout.")],
+    train: Annotated[int, Option(help="Number of training radiographs.", min=1)] = 1000,
+    test: Annotated[int, Option(help="Number of test radiographs.", min=1)] = 300,
+    size_px: Annotated[int, Option("--size", help="Typical shorter side, in pixels.", min=64)] = 512,
     prevalence: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=SHARE", help='Share of images with a finding, such as "Cardiomegaly=0.2"; repeat.'),
+        Option(metavar="NAME=SHARE", help='Share of images with a finding, such as "Cardiomegaly=0.2"; repeat.'),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Random seed. The same seed writes the same bytes.")] = 0,
-    workers: Annotated[int, typer.Option(help="Number of processes that draw.", min=1)] = 1,
-    overwrite: Annotated[bool, typer.Option(help="Replace phantoms from an earlier run.")] = False,
+    seed: Annotated[int, Option(help="Random seed. The same seed writes the same bytes.")] = 0,
+    workers: Annotated[int, Option(help="Number of processes that draw.", min=1)] = 1,
+    overwrite: Annotated[bool, Option(help="Replace phantoms from an earlier run.")] = False,
 ) -> None:
     """Write synthetic chest radiographs as DICOM files, in VinDr-CXR's layout on PhysioNet."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
     from ..phantoms.writer import write_phantoms
 
     report = write_phantoms(
@@ -40,7 +39,17 @@ def phantom(
         overwrite=overwrite,
         prevalence=dict(_named_share(given) for given in prevalence or ()),
     )
-    _print_report(report)
+    table = Table("Images", *(Column(split, justify="right") for split in report.num_images))
+    table.title = "Synthetic radiographs"
+    table.add_row("all", *map(str, report.num_images.values()))
+    table.add_row("with any finding", *map(str, report.num_abnormal.values()), end_section=True)
+    for finding in next(iter(report.finding_counts.values())):
+        table.add_row(finding, *(str(counts[finding]) for counts in report.finding_counts.values()))
+    out = Console()
+    out.print(table)
+    syntaxes = ", ".join(f"{name} {count}" for name, count in report.transfer_syntaxes.items())
+    out.print(f"Transfer syntaxes: {syntaxes}")
+    out.print(f"Phantoms: {report.output_dir}   patients: {report.groups_file}")
 
 
 def _named_share(given: str) -> tuple[str, float]:
@@ -49,19 +58,3 @@ def _named_share(given: str) -> tuple[str, float]:
         return name, float(share)
     except ValueError:
         raise DatasetError(f'--prevalence must be NAME=SHARE, such as "Cardiomegaly=0.2"; got {given!r}.') from None
-
-
-def _print_report(report: PhantomReport) -> None:
-    from rich.table import Column, Table
-
-    table = Table("Images", *(Column(split, justify="right") for split in report.num_images))
-    table.title = "Synthetic radiographs"
-    table.add_row("all", *map(str, report.num_images.values()))
-    table.add_row("with any finding", *map(str, report.num_abnormal.values()), end_section=True)
-    for finding in next(iter(report.finding_counts.values())):
-        table.add_row(finding, *(str(counts[finding]) for counts in report.finding_counts.values()))
-    out = console()
-    out.print(table)
-    syntaxes = ", ".join(f"{name} {count}" for name, count in report.transfer_syntaxes.items())
-    out.print(f"Transfer syntaxes: {syntaxes}")
-    out.print(f"Phantoms: {report.output_dir}   patients: {report.groups_file}")

@@ -6,45 +6,36 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Exit, Option
 
 from ..radiographs.choices import Voi
+from ..radiographs.file_search import FileSearch, search_radiographs
 from .options import ValueRangeOption
-from .terminal import console
-
-if TYPE_CHECKING:
-    from ..prediction.result import Prediction
-    from ..radiographs.file_search import FileSearch
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="Folder or Hub id of a trained model.")],
-    inputs: Annotated[list[Path], typer.Argument(help="DICOM, PNG or JPEG files, or folders of them.")],
+    model: Annotated[str, Argument(help="Folder or Hub id of a trained model.")],
+    inputs: Annotated[list[Path], Argument(help="DICOM, PNG or JPEG files, or folders of them.")],
     table_format: Annotated[
         Literal["table", "csv", "json"] | None,
-        typer.Option("--format", help="Format of the predictions. By default that of the output's suffix, or a table."),
+        Option("--format", help="Format of the predictions. By default that of the output's suffix, or a table."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="File to write: .csv, .json or .txt.")] = None,
-    heatmaps: Annotated[Path | None, typer.Option(help="Folder for pictures of the model's attention.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Radiographs per forward pass.", min=1)] = 16,
-    workers: Annotated[int, typer.Option(help="Number of processes that read while the model runs.", min=1)] = 1,
-    threads: Annotated[int, typer.Option(help="Threads of the model on the CPU.", min=1)] = 1,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps. By default the first GPU, else the CPU.")] = (
-        None
-    ),
+    output: Annotated[Path | None, Option(help="File to write: .csv, .json or .txt.")] = None,
+    heatmaps: Annotated[Path | None, Option(help="Folder for pictures of the model's attention.")] = None,
+    batch_size: Annotated[int, Option(help="Radiographs per forward pass.", min=1)] = 16,
+    workers: Annotated[int, Option(help="Number of processes that read while the model runs.", min=1)] = 1,
+    threads: Annotated[int, Option(help="Threads of the model on the CPU.", min=1)] = 1,
+    device: Annotated[str | None, Option(help="cpu, cuda or mps. By default the first GPU, else the CPU.")] = None,
     value_range: ValueRangeOption = None,
     voi: Annotated[
         Voi | None,
-        typer.Option(
-            help="Range of grey values: the file's window, percentiles, or all stored bits. By default that"
-            " of the training images."
-        ),
+        Option(help="Grey values: the file's window, percentiles, or all stored bits. By default as in training."),
     ] = None,
     on_suspect: Annotated[
         Literal["warn", "refuse"],
-        typer.Option(help="What to do with images that do not look like an upright frontal chest radiograph."),
+        Option(help="What to do if an image does not look like an upright frontal chest X-ray."),
     ] = "warn",
 ) -> None:
     """Predict the global label and the local findings of radiographs.
@@ -52,14 +43,14 @@ def predict(
     Exit code 1 if a file cannot be read or is refused.
     """
     import torch
+    from rich.console import Console
 
     from ..prediction.outputs import check_outputs
     from ..prediction.predictor import RadiographPredictor
     from ..prediction.result import Prediction
     from ..prediction.tables import choose_format, write_predictions
-    from ..radiographs.file_search import search_radiographs
 
-    search, errors = search_radiographs(inputs, exclude=[] if heatmaps is None else [heatmaps]), console(stderr=True)
+    search, errors = search_radiographs(inputs, exclude=[heatmaps] if heatmaps else []), Console(stderr=True)
     check_outputs(search.files, output, heatmaps)
     chosen = choose_format(table_format, output)
     torch.set_num_threads(threads)
@@ -78,10 +69,10 @@ def predict(
             yield prediction
 
     try:
-        write_predictions(counted(), chosen, output, console(), predictor.provenance)
+        write_predictions(counted(), chosen, output, Console(), predictor.provenance)
     except KeyboardInterrupt:
         errors.print(f"Stopped. {_summary(counts, search)}")
-        raise typer.Exit(130) from None
+        raise Exit(130) from None
     for what, path in (("Predictions", output), ("Heatmaps", heatmaps)):
         if path is not None:
             errors.print(f"{what}: {path}")
@@ -91,7 +82,7 @@ def predict(
     errors.print(_summary(counts, search))
     errors.print("Research use only: not a medical device, not for diagnosis.")
     if counts["unreadable"] or counts["refused"]:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def _summary(counts: Counter[str], search: FileSearch) -> str:

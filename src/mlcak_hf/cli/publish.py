@@ -5,37 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from ..errors import DeploymentError
-from .terminal import console
 
 
 def card(
-    folder: Annotated[Path, typer.Argument(help="Folder of a trained model. Its README.md is written.")],
-    comparison: Annotated[Path | None, typer.Option(help="comparison.json with the model's results.")] = None,
-    row: Annotated[str | None, typer.Option(help="The model's row in it. By default the folder's name.")] = None,
-    repo_id: Annotated[str | None, typer.Option(help="Hub id for the code snippets, such as owner/name.")] = None,
+    folder: Annotated[Path, Argument(help="Folder of a trained model. Its README.md is written.")],
+    comparison: Annotated[Path | None, Option(help="comparison.json with the model's results.")] = None,
+    row: Annotated[str | None, Option(help="The model's row in it. By default the folder's name.")] = None,
+    repo_id: Annotated[str | None, Option(help="Hub id for the code snippets, such as owner/name.")] = None,
     license_id: Annotated[
-        str | None, typer.Option("--license", help="Licence of the weights, such as apache-2.0. None by default.")
+        str | None, Option("--license", help="Licence of the weights, such as apache-2.0. None by default.")
     ] = None,
 ) -> None:
     """Write the model card of a trained model from its results; what was not measured is marked as such."""
+    from rich.console import Console
+
     from ..deployment.model_card import card_for_folder
 
     made = card_for_folder(folder, comparison, row, model_id=repo_id, license=license_id)
     made.save(folder / "README.md")
-    console().print(f"Model card: {folder / 'README.md'}")
+    Console().print(f"Model card: {folder / 'README.md'}")
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(help="Folder of a trained model with its card, or a prepared dataset.")],
-    repo_id: Annotated[str, typer.Argument(help="owner/name on the Hub.")],
-    public: Annotated[bool, typer.Option(help="Make the repository public; private otherwise.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch to push to.")] = None,
+    folder: Annotated[Path, Argument(help="Folder of a trained model with its card, or a prepared dataset.")],
+    repo_id: Annotated[str, Argument(help="owner/name on the Hub.")],
+    public: Annotated[bool, Option(help="Make the repository public; private otherwise.")] = False,
+    revision: Annotated[str | None, Option(help="Branch to push to.")] = None,
     i_may_share_this_data: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--i-may-share-this-data",
             help="For a dataset: confirm that its data use agreement allows this upload. VinDr-CXR's forbids sharing"
             " with anyone.",
@@ -46,6 +47,8 @@ def push(
 
     A prepared dataset is refused without --i-may-share-this-data, and always becomes a private repository.
     """
+    from rich.console import Console
+
     from ..deployment.publish import is_prepared_dataset, push_dataset_to_hub, push_to_hub
 
     if is_prepared_dataset(folder):
@@ -54,4 +57,4 @@ def push(
         commit = push_dataset_to_hub(folder, repo_id, i_may_share_this_data=i_may_share_this_data, revision=revision)
     else:
         commit = push_to_hub(folder, repo_id, private=not public, revision=revision)
-    console().print(f"Pushed: {commit.commit_url}")
+    Console().print(f"Pushed: {commit.commit_url}")
