@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .modeling_mlcak import MLCAKForCXRClassification as MLCAKForCXRClassification
     from .modeling_mlcak import MLCAKOutput as MLCAKOutput
     from .prediction.predictor import RadiographPredictor as RadiographPredictor
-    from .prediction.result import Prediction as Prediction
+    from .prediction.reading import Prediction as Prediction
     from .radiographs.file_search import find_radiographs as find_radiographs
     from .radiographs.read import read_radiograph as read_radiograph
     from .training.arguments import MLCAKTrainingArguments as MLCAKTrainingArguments
@@ -41,7 +41,7 @@ _MODULES = {
     "MLCAKOutput": "modeling_mlcak",
     "MLCAKTrainer": "training.trainer",
     "MLCAKTrainingArguments": "training.arguments",
-    "Prediction": "prediction.result",
+    "Prediction": "prediction.reading",
     "RadiographPredictor": "prediction.predictor",
     "VinDrOptions": "vindr_cxr.options",
     "find_radiographs": "radiographs.file_search",

@@ -19,7 +19,7 @@ from mlcak_hf.explanation.overlay import attention_over_radiograph, draw_heatmap
 from mlcak_hf.image_processing_mlcak import area_resize, fit_to_square, map_boxes
 from mlcak_hf.prediction.outputs import OutputNames
 from mlcak_hf.prediction.predictor import RadiographPredictor
-from mlcak_hf.prediction.result import Prediction
+from mlcak_hf.prediction.reading import Prediction
 from mlcak_hf.prediction.tables import write_predictions
 from mlcak_hf.radiographs.file_search import find_radiographs
 from mlcak_hf.radiographs.read import read_radiograph

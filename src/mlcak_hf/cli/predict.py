@@ -47,7 +47,7 @@ def predict(
 
     from ..prediction.outputs import check_outputs
     from ..prediction.predictor import RadiographPredictor
-    from ..prediction.result import Prediction
+    from ..prediction.reading import Prediction
     from ..prediction.tables import choose_format, write_predictions
 
     search, errors = search_radiographs(inputs, exclude=[heatmaps] if heatmaps else []), Console(stderr=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -22,9 +23,9 @@ from ..pretrained import check_processor, load_model, load_processor, weights_di
 from ..probabilities import probabilities
 from ..radiographs.choices import Fit, ValueRange, Voi, check_value_range
 from ..training.record import TRAINING_FILE, TrainingRecord
+from ..worker_processes import map_in_processes
 from .outputs import OutputNames, check_outputs
-from .reading import OnSuspect, ReadFile, ReadOptions, read_files
-from .result import Prediction
+from .reading import OnSuspect, Prediction, ReadFile, read_file
 
 # zlib level of the heatmaps: a third of the time of the default for a fifth more bytes.
 _PNG_COMPRESSION = 2
@@ -178,36 +179,35 @@ class RadiographPredictor:
             Path(heatmaps_dir).mkdir(parents=True, exist_ok=True)
             names = OutputNames(heatmaps_dir, ".png")
         total, processor = len(files) if isinstance(files, Sized) else None, self.processor
-        options = ReadOptions(
-            processor.size["height"] if processor.lowres is None else processor.lowres,
-            cast(Fit, processor.fit),
-            self.voi,
-            self.value_range,
-            self.on_suspect,
+        read_one = partial(
+            read_file,
+            size_px=processor.size["height"] if processor.lowres is None else processor.lowres,
+            fit=cast(Fit, processor.fit),
+            voi=self.voi,
+            value_range=self.value_range,
+            on_suspect=self.on_suspect,
             with_picture=names is not None,
         )
-        read = read_files(map(Path, files), options, workers)
+        read = map(read_one, map(Path, files))
+        if workers > 1:
+            paths, module = [Path(file) for file in files], read_file.__module__
+            read = map_in_processes(read_one, paths, workers, doing="reading radiographs", preload=module)
         with logging.tqdm(total=total, desc="Predicting", unit="file", disable=not progress) as bar:
             while batch := list(islice(read, batch_size)):
-                self._predict_batch([file for file in batch if file.square is not None], attention, names)
+                self._predict_batch([file for file in batch if file.radiograph is not None], attention, names)
                 bar.update(len(batch))
                 yield from (file.prediction for file in batch)
 
+    @torch.inference_mode()
     def _predict_batch(self, batch: Sequence[ReadFile], attention: bool, names: OutputNames | None) -> None:
         if not batch:
             return
-        # `reduce`, not `__call__`: values are in [0, 1] already, whatever range the processor expects of others.
-        pixel_values = self.processor.reduce(np.stack([file.square for file in batch if file.square is not None]))
         predictions = [file.prediction for file in batch]
-        self._run_model(torch.from_numpy(pixel_values), predictions, attention or names is not None)
-        if names is not None:
-            for file in batch:
-                file.prediction.heatmap = self._draw(file, names.next(file.prediction.file))
-
-    @torch.inference_mode()
-    def _run_model(self, pixel_values: torch.Tensor, predictions: list[Prediction], attention: bool) -> None:
+        # `reduce`, not `__call__`: values are in [0, 1] already, whatever range the processor expects of others.
+        pixel_values = self.processor.reduce(np.stack([file.radiograph.pixels for file in batch if file.radiograph]))
         output: MLCAKOutput = self.model(
-            pixel_values=pixel_values.to(self.device, self.model.dtype), output_attentions=attention
+            pixel_values=torch.from_numpy(pixel_values).to(self.device, self.model.dtype),
+            output_attentions=attention or names is not None,
         )
         config = self.model.config
         assert output.logits is not None
@@ -219,21 +219,25 @@ class RadiographPredictor:
             for prediction, values in zip(predictions, rows, strict=True):
                 prediction.findings = dict(zip(config.local_labels, values, strict=True))
                 prediction.findings |= dict.fromkeys(self.unlearned_findings & set(config.local_labels), float("nan"))
-        if attention and output.mlcak is not None:
+        if output.mlcak is not None:
             rows_of_class_token = output.mlcak[:, :1].float().cpu().numpy()
             maps = class_token_attention(rows_of_class_token, self.model.config.num_prefix_tokens, self.model.grid_size)
             for prediction, over_patches in zip(predictions, maps.astype(np.float32), strict=True):
                 prediction.attention = over_patches
+        if names is not None:
+            for file in batch:
+                file.prediction.heatmap = self._draw(file, names.next(file.prediction.file))
 
     def _draw(self, file: ReadFile, path: Path) -> Path:
         prediction = file.prediction
+        assert file.radiograph is not None
         assert file.picture is not None
         assert prediction.attention is not None
         highest = max(prediction.probabilities, key=lambda label: prediction.probabilities[label])
         picture = draw_heatmap(
             resize_for_display(file.picture),
             prediction.attention,
-            original_size=file.original_size,
+            original_size=(file.radiograph.original_height, file.radiograph.original_width),
             model_size_px=self.model.config.image_size,
             fit=self.processor.fit,
             caption=f"{highest} {prediction.probabilities[highest]:.2f}",

@@ -5,22 +5,25 @@ Nothing here imports torch, so that a worker process starts in a second.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import MLCAKError
 from ..radiographs.choices import Fit, ValueRange, Voi
-from ..radiographs.read import NO_CONTRAST, read_radiograph, read_with_facts, resize_radiograph, without_padding
+from ..radiographs.read import (
+    NO_CONTRAST,
+    Radiograph,
+    read_radiograph,
+    read_with_facts,
+    resize_radiograph,
+    without_padding,
+)
 from ..trust.file_checks import file_warnings
 from ..trust.image_checks import NOTHING_VISIBLE, image_warnings
-from ..worker_processes import map_in_processes
-from .result import Prediction
 
 OnSuspect = Literal["warn", "refuse"]
 
@@ -29,97 +32,114 @@ CHECKED_PX = 64
 DISPLAY_PX = 1024
 
 
-@dataclass(frozen=True)
-class ReadOptions:
-    """How files are read and checked.
+@dataclass
+class Prediction:
+    """The model's output for one file, or the reason why there is none.
 
     Args:
-        size_px (`int`):
-            Side of the square for the model, in pixels.
-        fit, voi, value_range:
-            As in [`read_radiograph`].
-        on_suspect (`str`, *optional*, defaults to `"warn"`):
-            As in [`RadiographPredictor`].
-        with_picture (`bool`, *optional*, defaults to `False`):
-            Whether to read a picture for a heatmap too.
+        file (`Path`):
+            The radiograph.
+        probabilities (`dict[str, float]`):
+            Probability of each global label. They sum to 1 for a single-label model. Empty on an error.
+        findings (`dict[str, float]`):
+            Probability of each local finding; NaN for one that the model never saw in training. Empty for a model
+            without a local head.
+        attention (`np.ndarray` of shape `(rows, columns)`, *optional*):
+            The class token's row of the MLCAK map over the patches.
+        heatmap (`Path`, *optional*):
+            The heatmap that was written.
+        warning (`str`, *optional*):
+            Why the image may not be an upright frontal chest radiograph.
+        refused_because (`str`, *optional*):
+            Why there are no probabilities although the file could be read.
+        error (`str`, *optional*):
+            Why the file could not be read.
     """
 
-    size_px: int
-    fit: Fit
-    voi: Voi
-    value_range: ValueRange | None = None
-    on_suspect: OnSuspect = "warn"
-    with_picture: bool = False
+    file: Path
+    probabilities: dict[str, float] = field(default_factory=dict)
+    findings: dict[str, float] = field(default_factory=dict)
+    attention: npt.NDArray[np.float32] | None = None
+    heatmap: Path | None = None
+    warning: str | None = None
+    refused_because: str | None = None
+    error: str | None = None
+
+    @property
+    def outcome(self) -> str:
+        """`"unreadable"`, `"refused"` or `"predicted"`."""
+        return "unreadable" if self.error else "refused" if self.refused_because else "predicted"
+
+    @property
+    def image_id(self) -> str:
+        """The file's name without its suffix: the `image_id` of the same radiograph in a prepared dataset."""
+        return self.file.stem
 
 
-@dataclass
-class ReadFile:
+class ReadFile(NamedTuple):
     """A file that was read and checked.
 
     Args:
         prediction ([`Prediction`]):
             What is known so far: the file, and its warning, or why it was refused or could not be read.
-        square (`np.ndarray` of shape `(size_px, size_px)`, *optional*):
-            The radiograph for the model, float32 in [0, 1]. `None` if nothing is to be predicted.
-        original_size (`tuple[int, int]`):
-            Height and width in the file, in pixels.
-        picture (`np.ndarray` of shape `(height, width)`, *optional*):
+        radiograph ([`Radiograph`], *optional*):
+            The radiograph as the square for the model. `None` if nothing is to be predicted.
+        picture (`np.ndarray` of shape `(H, W)`, *optional*):
             The radiograph in its own proportions, for a heatmap.
     """
 
     prediction: Prediction
-    square: npt.NDArray[np.float32] | None = None
-    original_size: tuple[int, int] = (0, 0)
+    radiograph: Radiograph | None = None
     picture: npt.NDArray[np.float32] | None = None
 
 
-def read_files(files: Iterable[Path], options: ReadOptions, workers: int = 1) -> Iterator[ReadFile]:
-    """Read files in their order.
+def read_file(
+    file: Path,
+    size_px: int,
+    fit: Fit,
+    voi: Voi,
+    value_range: ValueRange | None,
+    on_suspect: OnSuspect,
+    with_picture: bool,
+) -> ReadFile:
+    """Read and check one file.
 
     Args:
-        files (`Iterable[Path]`):
-            The files. With several workers they are listed before the first is read.
-        options ([`ReadOptions`]):
-            How to read them.
-        workers (`int`, *optional*, defaults to 1):
-            Number of processes that read. With 1, files are read in this process, when they are asked for.
+        file (`Path`):
+            The file.
+        size_px (`int`):
+            Side of the square for the model, in pixels.
+        fit, voi, value_range: As in [`read_radiograph`].
+        on_suspect (`str`):
+            As in [`RadiographPredictor`].
+        with_picture (`bool`):
+            Whether to read a picture for a heatmap too.
     """
-    read = partial(read_file, options=options)
-    if workers == 1:
-        return map(read, files)
-    return map_in_processes(read, list(files), workers, doing="reading radiographs", preload=__name__)
-
-
-def read_file(file: Path, options: ReadOptions) -> ReadFile:
-    """Read and check one file."""
     prediction = Prediction(file)
     try:
         # One read serves the model and the checks: area averages over whole blocks are those of the smaller square.
-        blocks = -(-CHECKED_PX // options.size_px)
-        read = read_with_facts(file, blocks * options.size_px, options.fit, options.voi, options.value_range)
+        blocks = -(-CHECKED_PX // size_px)
+        read = read_with_facts(file, blocks * size_px, fit, voi, value_range)
         height, width = read.original_height, read.original_width
-        content = read.pixels if options.fit == "squash" else without_padding(read.pixels, height, width)
+        content = read.pixels if fit == "squash" else without_padding(read.pixels, height, width)
         warnings = [
             *file_warnings(file, (height, width)),
             *image_warnings(resize_radiograph(content, CHECKED_PX, "squash") if content.size else read.pixels),
         ]
-        nothing_visible = NO_CONTRAST if NOTHING_VISIBLE in warnings else None
-        prediction.refused_because = read.contrast_problem or nothing_visible
+        prediction.refused_because = read.contrast_problem or (NO_CONTRAST if NOTHING_VISIBLE in warnings else None)
         if prediction.refused_because is None and warnings:
             prediction.warning = "; ".join(warnings)
-            prediction.refused_because = prediction.warning if options.on_suspect == "refuse" else None
+            prediction.refused_because = prediction.warning if on_suspect == "refuse" else None
         if prediction.refused_because is not None:
             return ReadFile(prediction)
-        square = resize_radiograph(read.pixels, options.size_px, "squash")
-        picture = _picture(file, height, width, options) if options.with_picture else None
-        return ReadFile(prediction, square, (height, width), picture)
+        square = replace(read, pixels=resize_radiograph(read.pixels, size_px, "squash"))
+        if not with_picture:
+            return ReadFile(prediction, square)
+        if max(height, width) <= DISPLAY_PX:
+            return ReadFile(prediction, square, read_radiograph(file, voi=voi, value_range=value_range))
+        # Reading a square of the display size can use the reduced resolutions of JPEG 2000; its padding is cut off.
+        padded = read_radiograph(file, DISPLAY_PX, "pad", voi, value_range)
+        return ReadFile(prediction, square, without_padding(padded, height, width))
     except (MLCAKError, OSError) as error:
         # The message begins with the name of the file, which is beside it in every form of output.
         return ReadFile(Prediction(file, error=str(error).removeprefix(f"{file.name}: ")))
-
-
-def _picture(file: Path, height: int, width: int, options: ReadOptions) -> npt.NDArray[np.float32]:
-    if max(height, width) <= DISPLAY_PX:
-        return read_radiograph(file, voi=options.voi, value_range=options.value_range)
-    # Reading a square of the display size can use the reduced resolutions of JPEG 2000; its padding is cut off.
-    return without_padding(read_radiograph(file, DISPLAY_PX, "pad", options.voi, options.value_range), height, width)

@@ -8,6 +8,8 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from heapq import nlargest
+from itertools import compress
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +19,7 @@ from rich.text import Text
 
 from ..errors import MLCAKError
 from .outputs import check_outputs
-from .result import Prediction
+from .reading import Prediction
 
 _FORMAT_OF_SUFFIX = {".txt": "table", ".csv": "csv", ".json": "json"}
 _HIGHEST_FINDINGS = 3
@@ -128,37 +130,31 @@ def _opened(output: Path) -> Iterator[IO[str]]:
 
 
 def _print_table(predictions: list[Prediction], console: Console) -> None:
-    shown = [prediction for prediction in predictions if prediction.probabilities]
-    if shown:
+    if shown := [prediction for prediction in predictions if prediction.probabilities]:
         folder = _common_folder(shown)
-        table = Table(Column("File", overflow="fold"), title=Text(folder), title_justify="left")
-        for label in shown[0].probabilities:
-            table.add_column(Text(label), justify="right")
-        has_findings, has_heatmaps = any(p.findings for p in shown), any(p.heatmap for p in shown)
-        if has_findings:
-            table.add_column("Highest findings")
-        if has_heatmaps:
-            table.add_column("Heatmap", overflow="fold")
-        for prediction in shown:
-            file = os.path.relpath(prediction.file, folder) if folder else str(prediction.file)
-            cells = [file, *(f"{probability:.3f}" for probability in prediction.probabilities.values())]
-            if has_findings:
-                learned = [item for item in prediction.findings.items() if not math.isnan(item[1])]
-                highest = sorted(learned, key=lambda item: -item[1])[:_HIGHEST_FINDINGS]
-                cells.append(", ".join(f"{name} {probability:.2f}" for name, probability in highest))
-            if has_heatmaps:
-                cells.append(prediction.heatmap.name if prediction.heatmap else "")
-            table.add_row(*map(Text, cells))  # Text: brackets in a file name are not markup.
+        labels = (Column(Text(label), justify="right") for label in shown[0].probabilities)
+        columns = [Column("File", overflow="fold"), *labels, Column("Highest findings")]
+        columns.append(Column("Heatmap", overflow="fold"))
+        rows = [_cells(prediction, folder) for prediction in shown]
+        filled = [any(cells) for cells in zip(*rows, strict=True)]
+        table = Table(*compress(columns, filled), title=Text(folder), title_justify="left")
+        for row in rows:
+            table.add_row(*map(Text, compress(row, filled)))  # Text: brackets in a file name are not markup.
         console.print(table)
-    _print_reasons(predictions, console)
-
-
-def _print_reasons(predictions: list[Prediction], console: Console) -> None:
     notes = (("Not read", "error", "red"), ("Refused", "refused_because", "red"), ("Warning", "warning", "yellow"))
     for prediction in predictions:
         for kind, attribute, style in notes:
             if reason := getattr(prediction, attribute):
                 console.print(Text(f"{kind}: {prediction.file}: {reason}", style=style))
+
+
+def _cells(prediction: Prediction, folder: str) -> list[str]:
+    file = os.path.relpath(prediction.file, folder) if folder else str(prediction.file)
+    learned = {name: value for name, value in prediction.findings.items() if not math.isnan(value)}
+    highest = nlargest(_HIGHEST_FINDINGS, learned, key=learned.__getitem__)
+    findings = ", ".join(f"{name} {learned[name]:.2f}" for name in highest)
+    heatmap = prediction.heatmap.name if prediction.heatmap else ""
+    return [file, *(f"{probability:.3f}" for probability in prediction.probabilities.values()), findings, heatmap]
 
 
 def _common_folder(predictions: list[Prediction]) -> str:
@@ -189,17 +185,11 @@ def _write_csv(predictions: Iterable[Prediction], file: IO[str], provenance: Map
 
 def _csv_row(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
     row = _json_object(prediction, provenance)
-    columns = {
-        "probabilities": {f"global/{label}": f"{value:.6g}" for label, value in row["probabilities"].items()},
-        "findings": {
-            f"finding/{name}": "" if value is None else f"{value:.6g}" for name, value in row["findings"].items()
-        },
-        "attention": {},
-    }
-    merged: dict[str, Any] = {}
-    for name, value in row.items():
-        merged |= columns.get(name, {name: value})
-    return merged
+    del row["attention"]
+    names = {name: row.pop(name) for name in ("file", "image_id")}
+    numbers = {f"global/{label}": value for label, value in row.pop("probabilities").items()}
+    numbers |= {f"finding/{name}": value for name, value in row.pop("findings").items()}
+    return names | {name: "" if value is None else f"{value:.6g}" for name, value in numbers.items()} | row
 
 
 def _write_json(predictions: Iterable[Prediction], file: IO[str], provenance: Mapping[str, str]) -> None:
