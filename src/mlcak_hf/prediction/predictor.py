@@ -188,7 +188,7 @@ class RadiographPredictor:
             on_suspect=self.on_suspect,
             with_picture=names is not None,
         )
-        read = map(read_one, map(Path, files))
+        read: Iterator[ReadFile] = map(read_one, map(Path, files))
         if workers > 1:
             paths, module = [Path(file) for file in files], read_file.__module__
             read = map_in_processes(read_one, paths, workers, doing="reading radiographs", preload=module)

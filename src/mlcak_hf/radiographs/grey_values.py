@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DicomError
-from .resampling import Edges, area_overlaps, resample, sample_edges
+from .resampling import Edges, Pixels, area_overlaps, resample, sample_edges
 
 # Percentiles depend on the image size, so they are always taken at one size: this many pixels on the longer side. A
 # marker or a collimator edge covers less than 1 % of a radiograph, hence 1 and 99.
@@ -24,7 +24,7 @@ UNDERFILLED_BELOW = 1 / 8
 
 
 def percentile_limits(
-    values: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_] | None = None, edges: Edges | None = None
+    values: Pixels, valid: npt.NDArray[np.bool_] | None = None, edges: Edges | None = None
 ) -> tuple[float, float]:
     """Compute the 1st and 99th percentile of a radiograph at the reference size (longer side 256 px).
 
@@ -65,6 +65,6 @@ def percentile_limits(
     return low, high
 
 
-def stretch(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.float32]:
+def stretch(values: npt.NDArray[Any], low: float, high: float) -> Pixels:
     """Map `low` to 0 and `high` to 1, and clip."""
     return np.clip((values - low) / (high - low), 0.0, 1.0).astype(np.float32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ..errors import DicomError
@@ -13,6 +12,7 @@ from ..unit_range_mlcak import to_unit_range
 from .choices import ValueRange, Voi
 from .dicom.header import MAX_PIXELS
 from .grey_values import UNDERFILLED_BELOW, percentile_limits, stretch
+from .resampling import Pixels
 
 # This many bytes at the beginning of a file are enough for `SIGNATURES` and [`lost_depth`].
 HEAD_BYTES = 26
@@ -39,9 +39,7 @@ def lost_depth(head: bytes) -> str | None:
     return f"A PNG with 16 bits must be grey; this one is {_PNG_COLOURS[head[25]]}. Save it as 16-bit grey."
 
 
-def read_png_jpeg(
-    stream: BinaryIO, voi: Voi = "dicom", value_range: ValueRange | None = None
-) -> tuple[npt.NDArray[np.float32], bool]:
+def read_png_jpeg(stream: BinaryIO, voi: Voi, value_range: ValueRange | None) -> tuple[Pixels, bool]:
     """Read a PNG or JPEG file, upright according to its orientation tag.
 
     Args:
@@ -63,8 +61,8 @@ def read_png_jpeg(
     sixteen_bits = picture.mode.startswith("I")  # "I" in older Pillow versions
     image = to_unit_range(np.asarray(picture).astype(np.uint16) if picture.mode == "I" else picture)
     # Percentiles adapt to the image, so they cannot leave it underfilled.
-    underfilled = sixteen_bits and value_range is None and voi != "percentile"
-    underfilled = underfilled and float(image.max()) < UNDERFILLED_BELOW
+    few_bits_used = sixteen_bits and float(image.max()) < UNDERFILLED_BELOW
+    underfilled = few_bits_used and value_range is None and voi != "percentile"
     if value_range is not None:
         stored = image.astype(np.float64) * (65535 if sixteen_bits else 1 if picture.mode == "1" else 255)
         if sixteen_bits or picture.mode in ("1", "L"):
@@ -83,10 +81,8 @@ def _decode(stream: BinaryIO) -> Image.Image:
             if picture.width * picture.height > MAX_PIXELS:
                 raise DicomError(f"The image must have at most {MAX_PIXELS:,} pixels; got {size} pixels. Reduce it.")
             if frames != 1 or mode not in _MODES:
-                raise DicomError(
-                    f"A radiograph must be one grey or RGB frame; got {frames} frame(s) in colour mode {mode}. Export"
-                    " the original again."
-                )
+                found = f"{frames} frame(s) in colour mode {mode}"
+                raise DicomError(f"A radiograph must be one grey or RGB frame; got {found}. Export the original again.")
             # Follow a photograph's orientation tag, as `datasets` does.
             return ImageOps.exif_transpose(picture)
     except DicomError:
@@ -94,7 +90,5 @@ def _decode(stream: BinaryIO) -> Image.Image:
     except Image.DecompressionBombError:
         raise DicomError(f"The image must have at most {MAX_PIXELS:,} pixels; it has far more. Reduce it.") from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise DicomError(
-            f"Cannot read this PNG or JPEG ({type(error).__name__}). The file may be damaged or cut off. Copy or"
-            " download it again, or leave it out."
-        ) from error
+        problem = f"Cannot read this PNG or JPEG ({type(error).__name__}). The file may be damaged or cut off."
+        raise DicomError(f"{problem} Copy or download it again, or leave it out.") from error

@@ -42,19 +42,6 @@ def looks_inverted(image: npt.NDArray[np.float32]) -> bool:
     return -_resemblance(grid, _UPRIGHT) > max(0.0, _resemblance(grid, _UPRIGHT[::-1]))
 
 
-def upright_resemblance(image: npt.NDArray[np.float32]) -> float:
-    """Correlate the 5 x 5 brightness grid of a radiograph with that of an average upright chest.
-
-    Args:
-        image (`np.ndarray` of shape `(H, W)`):
-            Radiograph in [0, 1].
-
-    Returns:
-        `float`: Correlation in [-1, 1]. The negative image has the opposite sign. 0 for an image without contrast.
-    """
-    return _resemblance(brightness_grid(image), _UPRIGHT)
-
-
 def _resemblance(grid: npt.NDArray[np.float64], chest: npt.NDArray[np.float64]) -> float:
     return float(np.corrcoef(grid.ravel(), chest.ravel())[0, 1]) if grid.std() >= 1e-3 else 0.0
 

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import DicomError
 from .choices import FITS, VOI_MODES, Fit, ValueRange, Voi, check_value_range
 from .dicom.image import read_dicom
 from .grey_values import PERCENTILES
 from .png_jpeg import SIGNATURES, read_png_jpeg
-from .resampling import resample, sample_edges, weights_onto_square
+from .resampling import Pixels, resample, sample_edges, weights_onto_square
 
 NO_CONTRAST = (
     "The image has no usable contrast: almost all pixels have the same grey value. Read it with"
@@ -48,7 +47,7 @@ class Radiograph:
             contrast does not count.
     """
 
-    pixels: npt.NDArray[np.float32]
+    pixels: Pixels
     original_height: int
     original_width: int
     underfilled: bool = False
@@ -71,7 +70,7 @@ def read_radiograph(
     fit: Fit = "pad",
     voi: Voi = "dicom",
     value_range: ValueRange | None = None,
-) -> npt.NDArray[np.float32]:
+) -> Pixels:
     """Read a radiograph from a DICOM, PNG or JPEG file. The content decides, not the name.
 
     DICOM files may be uncompressed, deflated, RLE, JPEG baseline, JPEG 2000 or High-Throughput JPEG 2000, and, where
@@ -167,13 +166,13 @@ def _read(stream: BinaryIO, size_px: int | None, fit: Fit, voi: Voi, value_range
     return Radiograph(pixels, height, width, underfilled, content.size > 0 and _has_no_contrast(content))
 
 
-def _has_no_contrast(pixels: npt.NDArray[np.float32]) -> bool:
+def _has_no_contrast(pixels: Pixels) -> bool:
     sample = pixels[:: max(1, pixels.shape[0] // 256), :: max(1, pixels.shape[1] // 256)]
     low, high = np.percentile(sample, PERCENTILES)
     return bool(high - low < _LEAST_CONTRAST)
 
 
-def without_padding(square: npt.NDArray[np.float32], height: int, width: int) -> npt.NDArray[np.float32]:
+def without_padding(square: Pixels, height: int, width: int) -> Pixels:
     """Return the part of a padded square that shows nothing but the radiograph.
 
     Args:
@@ -215,7 +214,7 @@ def why_not_dicom(head: bytes) -> str:
     return "The file is not DICOM, PNG or JPEG, or is damaged. Download or export it again, or leave it out."
 
 
-def resize_radiograph(image: npt.NDArray[np.float32], size_px: int, fit: Fit = "pad") -> npt.NDArray[np.float32]:
+def resize_radiograph(image: Pixels, size_px: int, fit: Fit = "pad") -> Pixels:
     """Resize a radiograph to a square by area average.
 
     Args:

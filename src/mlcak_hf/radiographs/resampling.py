@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ..image_geometry_mlcak import nonzero_runs, weigh_columns, weigh_rows
 
+Pixels = npt.NDArray[np.float32]
 Weights = npt.NDArray[np.float32]
 Edges = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
@@ -90,8 +91,8 @@ def resample(
     image: npt.NDArray[np.generic],
     row_weights: Weights,
     column_weights: Weights,
-    grey: Callable[[npt.NDArray[np.generic]], npt.NDArray[np.float32]] | None = None,
-) -> npt.NDArray[np.float32]:
+    grey: Callable[[npt.NDArray[np.generic]], Pixels] | None = None,
+) -> Pixels:
     """Resample an image. Only a few rows at a time become grey values, to avoid a large copy.
 
     Args:

@@ -18,7 +18,7 @@ from .lookup_tables import LookupTable, Window, find_voi, modality_values, paddi
 # Decoding this many pixels takes at most 1 GB; the largest radiographs have about 25 million.
 MAX_PIXELS = 60_000_000
 
-_MAX_DEFLATED_BYTES = 1_000_000_000
+_MAX_INFLATED = 1_000_000_000
 
 # Only these tags are read, so that names, dates and ids of patients never enter memory, let alone a message.
 _IMAGE_TAGS: list[Any] = [
@@ -88,9 +88,8 @@ def read_header(stream: BinaryIO, voi: Voi = "dicom") -> DicomHeader:
         stored = np.where(stored >= 1 << (layout.bits - 1), stored - (1 << layout.bits), stored)
     values, stored_range = modality_values(dataset, stored)
     padded = padding_values(dataset, stored) if "PixelPaddingValue" in dataset else None
-    return DicomHeader(
-        dataset, layout, values, stored_range, padded, view=find_voi(dataset) if voi == "dicom" else None
-    )
+    view = find_voi(dataset) if voi == "dicom" else None
+    return DicomHeader(dataset, layout, values, stored_range, padded, view)
 
 
 def read_image_tags(stream: BinaryIO, stop_before_pixels: bool = False) -> pydicom.Dataset:
@@ -116,9 +115,9 @@ def _check_inflated_size(stream: BinaryIO) -> None:
     data = stream.read(1 << 20)
     while data and not inflate.eof:
         total += len(inflate.decompress(data, 1 << 24))
-        if total > _MAX_DEFLATED_BYTES:
+        if total > _MAX_INFLATED:
             raise DicomError(
-                f"The file expands to more than {_MAX_DEFLATED_BYTES:,} bytes; a radiograph is smaller. Export it."
+                f"The file expands to more than {_MAX_INFLATED:,} bytes; a radiograph is smaller. Export it."
             )
         data = inflate.unconsumed_tail or stream.read(1 << 20)
 

@@ -16,7 +16,7 @@ import pydicom
 from ...errors import DicomError
 from ..choices import ValueRange, Voi
 from ..grey_values import UNDERFILLED_BELOW, percentile_limits
-from ..resampling import resample, sample_edges, weights_onto_square
+from ..resampling import Pixels, resample, sample_edges, weights_onto_square
 from .header import DicomHeader, read_header
 from .pixels import decode_pixels
 from .reduced import read_reduced
@@ -25,12 +25,8 @@ _REDUCIBLE = (pydicom.uid.JPEG2000Lossless, pydicom.uid.JPEG2000)
 
 
 def read_dicom(
-    stream: BinaryIO,
-    size_px: int | None = None,
-    fit: str = "pad",
-    voi: Voi = "dicom",
-    value_range: ValueRange | None = None,
-) -> tuple[npt.NDArray[np.float32], tuple[int, int], bool]:
+    stream: BinaryIO, size_px: int | None, fit: str, voi: Voi, value_range: ValueRange | None
+) -> tuple[Pixels, tuple[int, int], bool]:
     """Read a single-frame grayscale DICOM file with its polarity corrected.
 
     MONOCHROME1 is inverted after the VOI step. Pixels that the file marks as padding (Pixel Padding Value) are 0.
@@ -60,12 +56,11 @@ def read_dicom(
             codes = decode_pixels(header.dataset, header.layout)
             step = "apply the grey-value transforms"
             grey = _grey_table(header, codes, voi, value_range)
+            underfilled = _is_underfilled(header, codes, voi, value_range)
             if size_px is None:
-                pixels = grey[codes]
-            else:
-                weights = weights_onto_square(sample_edges(*size), size_px, fit)
-                pixels = np.clip(resample(codes, *weights, grey=grey.__getitem__), 0.0, 1.0)
-            return pixels, size, _is_underfilled(header, codes, voi, value_range)
+                return grey[codes], size, underfilled
+            weights = weights_onto_square(sample_edges(*size), size_px, fit)
+            return np.clip(resample(codes, *weights, grey=grey.__getitem__), 0.0, 1.0), size, underfilled
     except (DicomError, MemoryError):
         raise
     except Exception as error:
@@ -77,9 +72,7 @@ def read_dicom(
         ) from (error if step == "decode the pixels" else None)
 
 
-def _grey_table(
-    header: DicomHeader, codes: npt.NDArray[np.uint16], voi: Voi, value_range: ValueRange | None
-) -> npt.NDArray[np.float32]:
+def _grey_table(header: DicomHeader, codes: npt.NDArray[np.uint16], voi: Voi, value_range: ValueRange | None) -> Pixels:
     """Grey value of each stored value, shape `(2**bits,)`."""
     values, (low, high), padded = header.values, value_range or header.stored_range, header.padded
     if voi == "percentile":

@@ -24,8 +24,8 @@ TIME_LIMIT_S = 8.0
 START_LIMIT_S = 60.0
 """Time limit for the child to start and load its decoder, for example from a network drive."""
 
+_Values = npt.NDArray[np.integer]
 _DTYPES = (b"u1", b"i1", b"u2", b"i2")
-_CRASHED = "The data is damaged and crashed the decoder."
 _REMEDY = "Download or export the file again, or leave it out."
 
 
@@ -59,11 +59,12 @@ class IsolatedDecoder:
                 if self._child is None or self._child.poll() is not None:
                     self._start(decoder)
                 return self._ask_in_time(TIME_LIMIT_S, decoder, frame, rows, columns)
-            except (OSError, EOFError) as error:
+            except TimeoutError as error:
                 self.stop()
-                late = isinstance(error, TimeoutError)
-                what = f"Decoding was stopped after {error} s: the data is damaged." if late else _CRASHED
-                raise DicomError(f"{what} {_REMEDY}") from None
+                raise DicomError(f"Decoding was stopped after {error} s: the data is damaged. {_REMEDY}") from None
+            except (OSError, EOFError):
+                self.stop()
+                raise DicomError(f"The data is damaged and crashed the decoder. {_REMEDY}") from None
 
     def stop(self) -> None:
         """Stop the child process, if there is one."""
@@ -88,9 +89,7 @@ class IsolatedDecoder:
         with contextlib.suppress(DicomError):
             self._ask_in_time(START_LIMIT_S, decoder, b"", 0, 0)
 
-    def _ask_in_time(
-        self, limit_s: float, decoder: str, frame: bytes, rows: int, columns: int
-    ) -> npt.NDArray[np.integer]:
+    def _ask_in_time(self, limit_s: float, decoder: str, frame: bytes, rows: int, columns: int) -> _Values:
         """Ask the child; kill it if it takes too long and raise TimeoutError with the limit as text."""
         child, overdue = self._child, threading.Event()
         assert child is not None
@@ -112,9 +111,7 @@ class IsolatedDecoder:
             timer.cancel()
 
 
-def _ask(
-    child: subprocess.Popen[bytes], decoder: str, frame: bytes, rows: int, columns: int
-) -> npt.NDArray[np.integer]:
+def _ask(child: subprocess.Popen[bytes], decoder: str, frame: bytes, rows: int, columns: int) -> _Values:
     """Send one frame and read the answer; raise EOFError if the child ends early or its answer is malformed."""
     requests, answers = cast(RawIOBase, child.stdin), cast(RawIOBase, child.stdout)
     rest = memoryview(REQUEST.pack(decoder.encode(), len(frame)) + frame)

@@ -41,13 +41,13 @@ def modality_values(dataset: pydicom.Dataset, stored: npt.NDArray[np.int64]) -> 
     slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
     if (slope is None) != (intercept is None):
         raise DicomError(
-            "The file has only one of Rescale Slope and Rescale Intercept. Export it again with both or neither."
+            "The file has only one of Rescale Slope and Rescale Intercept. Export it with both or neither."
         )
     values = stored.astype(np.float64) if slope is None else apply_rescale(stored, dataset)
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(values).all() and high > low):
         raise DicomError(
-            f"Rescale Slope {slope} and Rescale Intercept {intercept} leave no grey values. Export the file again."
+            f"Rescale Slope {slope} and Intercept {intercept} leave no grey values. Export the file again."
         )
     return values, (low, high)
 

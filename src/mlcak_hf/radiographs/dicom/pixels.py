@@ -89,10 +89,8 @@ def decode_pixels(dataset: pydicom.Dataset, layout: PixelLayout) -> npt.NDArray[
     """
     decoder = READABLE_SYNTAXES.get(layout.syntax)
     if decoder is None:
-        raise DicomError(
-            f"Cannot read radiographs in the transfer syntax {layout.syntax_name}. Convert the file to Explicit VR"
-            " Little Endian, for example with gdcmconv --raw."
-        )
+        remedy = "Convert the file to Explicit VR Little Endian, for example with gdcmconv --raw."
+        raise DicomError(f"Cannot read radiographs in the transfer syntax {layout.syntax_name}. {remedy}")
     # Uncompressed files may use the bits above the stored ones for other data (PS3.5 8.1.1).
     used_bits, rows, columns = np.uint16((1 << layout.bits) - 1), layout.rows, layout.columns
     if decoder == _PLAIN:
@@ -132,9 +130,8 @@ def check_frame(frame: bytes, layout: PixelLayout) -> FrameHeader:
     header = read_frame_header(frame)
     if header is None or header.coding not in _CODINGS[READABLE_SYNTAXES[layout.syntax]]:
         found = "unreadable" if header is None else header.coding
-        raise DicomError(
-            f"The compressed data must be {layout.syntax_name}, as the header declares; it is {found}. {_REMEDY}"
-        )
+        declared = f"{layout.syntax_name}, as the header declares"
+        raise DicomError(f"The compressed data must be {declared}; it is {found}. {_REMEDY}")
     if (problem := _contradiction(frame, header, layout)) is not None:
         raise DicomError(f"{problem}. {_REMEDY}")
     return header
@@ -174,10 +171,8 @@ def check_length(num_bytes: int, layout: PixelLayout) -> None:
     needed = layout.rows * row
     # Some writers pad the end of the file; a whole spare row means that Rows or Columns are wrong.
     if not needed <= num_bytes < needed + max(2, row):
-        raise DicomError(
-            f"{layout.rows} x {layout.columns} pixels of {layout.allocated_bits} bits are {needed:,} bytes; got"
-            f" {num_bytes:,} bytes. The file may be damaged or cut off. {_REMEDY}"
-        )
+        pixels = f"{layout.rows} x {layout.columns} pixels of {layout.allocated_bits} bits"
+        raise DicomError(f"{pixels} are {needed:,} bytes; got {num_bytes:,} bytes. It may be cut off. {_REMEDY}")
 
 
 def _plain_pixels(dataset: pydicom.Dataset, layout: PixelLayout) -> npt.NDArray[np.uint16]:

@@ -13,11 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ..choices import ValueRange, Voi
 from ..grey_values import PERCENTILE_REFERENCE_PX, percentile_limits
-from ..resampling import Weights, resample, sample_edges, weights_onto_square
+from ..resampling import Pixels, Weights, resample, sample_edges, weights_onto_square
 from .codestream import FrameHeader, decode_low_pass
 from .header import DicomHeader
 from .pixels import checked_frame
@@ -76,7 +75,7 @@ _SKIP_ABOVE = 1.1
 
 def read_reduced(
     header: DicomHeader, size_px: int, fit: str, voi: Voi, value_range: ValueRange | None = None
-) -> tuple[npt.NDArray[np.float32], float] | None:
+) -> tuple[Pixels, float] | None:
     """Read a small square image of a JPEG 2000 file by reduced decoding.
 
     Args:
@@ -102,7 +101,7 @@ def read_reduced(
         slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
     wavelet = REVERSIBLE if declared.reversible else IRREVERSIBLE
     largest = _largest_reduction(declared, size_px, voi)
-    candidates = list(range(largest, 0, -1))
+    candidates = [*range(largest, 0, -1)]
     may_clip = voi == "percentile" or window[0] > full_range[0] or window[1] < full_range[1]
     may_blur = min(layout.rows, layout.columns) / 2 / size_px < wavelet.blur / _MAX_DIFFERENCE
     if largest and (may_clip or may_blur) and declared.levels > largest:
@@ -151,7 +150,7 @@ def _largest_reduction(declared: FrameHeader, size_px: int, voi: Voi) -> int:
 
 
 def expected_difference(
-    grey: npt.NDArray[np.float32],
+    grey: Pixels,
     weights: tuple[Weights, Weights],
     ratio: float,
     reduction: int,
@@ -203,20 +202,18 @@ def expected_difference(
     return largest / _MAX_DIFFERENCE, rms / _RMS_DIFFERENCE
 
 
-def _root_mean_square(values: npt.NDArray[np.float32]) -> float:
+def _root_mean_square(values: Pixels) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-def _among_neighbours(values: npt.NDArray[np.float32], pick: np.ufunc) -> npt.NDArray[np.float32]:
+def _among_neighbours(values: Pixels, pick: np.ufunc) -> Pixels:
     """Minimum or maximum (`pick`) of each sample and its eight neighbours."""
     padded = np.pad(values, 1, mode="edge")
     of_rows = pick(pick(padded[:-2], padded[1:-1]), padded[2:])
     return np.asarray(pick(pick(of_rows[:, :-2], of_rows[:, 1:-1]), of_rows[:, 2:]))
 
 
-def _clipped_mixture(
-    mean: npt.NDArray[np.float32], lowest: npt.NDArray[np.float32], highest: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
+def _clipped_mixture(mean: Pixels, lowest: Pixels, highest: Pixels) -> Pixels:
     """Largest difference between clipping an average to [0, 1] and averaging clipped values.
 
     For pixels between `lowest` and `highest` with average `mean`, the excess over a limit is largest when all pixels
@@ -230,21 +227,15 @@ def _clipped_mixture(
 
 
 def _widened(
-    grey: npt.NDArray[np.float32],
-    lowest: npt.NDArray[np.float32],
-    highest: npt.NDArray[np.float32],
-    factor: float,
-    reach: tuple[float, float],
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    grey: Pixels, lowest: Pixels, highest: Pixels, factor: float, reach: tuple[float, float]
+) -> tuple[Pixels, Pixels]:
     """Range of the pixels, which have `factor` times the noise of the samples and stay within `reach`."""
     lower = np.maximum(grey - np.float32(factor) * (grey - lowest), np.float32(reach[0]))
     upper = np.minimum(grey + np.float32(factor) * (highest - grey), np.float32(reach[1]))
     return np.minimum(lowest, lower), np.maximum(highest, upper)
 
 
-def _lost_ringing(
-    grey: npt.NDArray[np.float32], contrast: npt.NDArray[np.float32], ringing: float
-) -> npt.NDArray[np.float32]:
+def _lost_ringing(grey: Pixels, contrast: Pixels, ringing: float) -> Pixels:
     """Largest excess of a sample that ringing at an edge pushed below 0, where it is clipped.
 
     Samples on the other side of the edge are brighter by the same amount, so without clipping the average would be

@@ -11,6 +11,7 @@ from PIL import Image
 from ...errors import DicomError
 
 _HEADER = 64
+_REMEDY = "Download or export the file again."
 
 
 def decode_run_lengths(frame: bytes, rows: int, columns: int, bytes_per_pixel: int) -> npt.NDArray[np.uint16]:
@@ -33,17 +34,13 @@ def decode_run_lengths(frame: bytes, rows: int, columns: int, bytes_per_pixel: i
     count, *starts = (int(n) for n in np.frombuffer(frame[:_HEADER].ljust(_HEADER, b"\0"), dtype="<u4"))
     edges, pixels = [*starts[:bytes_per_pixel], len(frame)], rows * columns
     if count != bytes_per_pixel or edges[0] < _HEADER or any(end <= start for start, end in pairwise(edges)):
-        raise DicomError(
-            f"The RLE segment table (of {count} segments) does not match {bytes_per_pixel} bytes per pixel and"
-            f" {len(frame):,} bytes of data. Download or export the file again."
-        )
+        needs = f"{bytes_per_pixel} bytes per pixel and {len(frame):,} bytes of data"
+        raise DicomError(f"The RLE segment table (of {count} segments) does not match {needs}. {_REMEDY}")
     image = np.zeros(pixels, dtype=np.uint16)
     for start, end in pairwise(edges):
         plane = _unpack_rows(frame[start:end], rows, columns) or _unpack(frame[start:end], pixels)
         if len(plane) < pixels:
-            raise DicomError(
-                f"The RLE data ends after {len(plane):,} of {pixels:,} pixels. Download or export the file again."
-            )
+            raise DicomError(f"The RLE data ends after {len(plane):,} of {pixels:,} pixels. {_REMEDY}")
         image = image << np.uint16(8) | np.frombuffer(plane, dtype=np.uint8, count=pixels)
     return image.reshape(rows, columns)
 
