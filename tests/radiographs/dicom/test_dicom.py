@@ -306,7 +306,7 @@ def test_a_few_bytes_that_claim_a_huge_image_are_not_decoded(tmp_path, monkeypat
 
 
 def test_a_deflate_bomb_is_not_inflated(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(header_module, "_MAX_DEFLATED_BYTES", 100_000)
+    monkeypatch.setattr(header_module, "_MAX_INFLATED", 100_000)
     path = make_dicom(tmp_path / "x.dicom", np.zeros((400, 400), np.uint16), syntax=DeflatedExplicitVRLittleEndian)
     assert path.stat().st_size < 5000
     with pytest.raises(DicomError, match="expands to more than"):

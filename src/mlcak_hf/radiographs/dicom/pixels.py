@@ -172,7 +172,7 @@ def check_length(num_bytes: int, layout: PixelLayout) -> None:
     # Some writers pad the end of the file; a whole spare row means that Rows or Columns are wrong.
     if not needed <= num_bytes < needed + max(2, row):
         pixels = f"{layout.rows} x {layout.columns} pixels of {layout.allocated_bits} bits"
-        raise DicomError(f"{pixels} are {needed:,} bytes; got {num_bytes:,} bytes. It may be cut off. {_REMEDY}")
+        raise DicomError(f"{pixels} are {needed:,} bytes; got {num_bytes:,} bytes. The file may be cut off. {_REMEDY}")
 
 
 def _plain_pixels(dataset: pydicom.Dataset, layout: PixelLayout) -> npt.NDArray[np.uint16]:
