@@ -18,7 +18,7 @@ from transformers import (
 
 from mlcak_hf import MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.backbone_surgery_mlcak import fold_channels, resize_patch_filters
-from mlcak_hf.image_processing_mlcak import area_resize, area_weights
+from mlcak_hf.image_geometry_mlcak import area_resize, area_weights
 
 GREY, IMAGENET = ((0.5,), (0.25,)), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

@@ -7,7 +7,6 @@ the model as soon as transformers is imported, before or after this package.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -95,13 +94,11 @@ class _RegisterOnImport:
     def __init__(self) -> None:
         self._depth = 0
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, *args: Any) -> ModuleSpec | None:
         if fullname != "transformers" and not (fullname.startswith(f"{__name__}.") and fullname.endswith("_mlcak")):
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
-        specs = (finder.find_spec(fullname, path, target) for finder in others if hasattr(finder, "find_spec"))
+        specs = (finder.find_spec(fullname, *args) for finder in others if hasattr(finder, "find_spec"))
         spec = next(filter(None, specs), None)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module

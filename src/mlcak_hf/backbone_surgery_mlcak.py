@@ -90,8 +90,8 @@ def adapt_backbone(
     image_size: int,
     patch_size: int,
     num_channels: int,
-    image_mean: Sequence[float] | None = None,
-    image_std: Sequence[float] | None = None,
+    image_mean: Sequence[float] | None,
+    image_std: Sequence[float] | None,
 ) -> tuple[Any, dict[str, Tensor]]:
     """
     Load a checkpoint and adapt configuration and weights; see [`MLCAKForCXRClassification.from_backbone`].
@@ -123,7 +123,9 @@ def adapt_backbone(
     grid = MLCAKConfig(backbone_config=backbone_config).image_size // patch_size
 
     state_dict = dict(source.state_dict())
-    state_dict["embeddings.position_embeddings"] = _interpolate_positions(source, model_type, grid)
+    state_dict["embeddings.position_embeddings"] = _interpolate_positions(
+        source.embeddings, grid, BACKBONE_PREFIX_TOKENS[model_type]
+    )
     weight = resize_patch_filters(state_dict[f"{_PROJECTION}.weight"], patch_size)
     bias = state_dict[f"{_PROJECTION}.bias"]
     if num_channels == 1 or image_mean is not None or image_std is not None:
@@ -142,13 +144,10 @@ def adapt_backbone(
 
 
 @torch.no_grad()
-def _interpolate_positions(source: Any, model_type: str, grid: int) -> Tensor:
+def _interpolate_positions(embeddings: Any, grid: int, prefix_tokens: int) -> Tensor:
     """Interpolate the position embeddings of the patches with the backbone's own method."""
-    embeddings = source.embeddings
-    positions: Tensor = embeddings.position_embeddings
-    prefix = BACKBONE_PREFIX_TOKENS[model_type]
     side = embeddings.patch_embeddings.patch_size[0] * grid
-    tokens = positions.new_zeros(1, grid * grid + prefix, positions.shape[-1])
+    tokens = torch.zeros(1, grid * grid + prefix_tokens, embeddings.position_embeddings.shape[-1])
     interpolated: Tensor = embeddings.interpolate_pos_encoding(tokens, side, side)
     return interpolated.clone()
 

@@ -146,9 +146,8 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     def resolved_attention_levels(self) -> list[int]:
         """The chosen encoder layers as ascending indices 0..num_hidden_layers-1."""
         num_layers = self.backbone_config.num_hidden_layers
-        if self.attention_levels is None:
-            return list(range(num_layers))
-        return sorted(level % num_layers for level in self.attention_levels)
+        levels = range(num_layers) if self.attention_levels is None else self.attention_levels
+        return sorted(level % num_layers for level in levels)
 
     def validate_output_attentions(self) -> None:
         """Check that attention is not asked for by the configuration."""

@@ -52,14 +52,6 @@ def bilinear_weights(n_in: int, n_out: int) -> np.ndarray:
     return weights
 
 
-def apply_weights(images: np.ndarray, row_weights: np.ndarray, column_weights: np.ndarray) -> np.ndarray:
-    """Resample `(..., H, W)` to `(..., h, w)` with weights `(h, H)` for the rows and `(w, W)` for the columns."""
-    # Contiguous float32 makes every matrix product of a batch the same call as for a single image: same bits.
-    images = np.ascontiguousarray(images, dtype=np.float32)
-    resized: np.ndarray = np.matmul(np.matmul(row_weights, images), np.ascontiguousarray(column_weights.T))
-    return resized
-
-
 def area_resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     Resize by exact area averages.
@@ -79,7 +71,7 @@ def area_resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
     if images.ndim < 2:
         raise ValueError(f"area_resize expects images of shape (..., height, width); got shape {images.shape}.")
     if images.shape[-2:] == (height, width):
-        return np.array(images, dtype=np.float32)
+        return np.array(images, dtype=np.float32, order="C")
     images = np.ascontiguousarray(images, dtype=np.float32)
     rows, columns = images.shape[-2:]
     by_rows = np.empty((*images.shape[:-2], height, columns), dtype=np.float32)

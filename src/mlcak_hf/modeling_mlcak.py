@@ -135,7 +135,12 @@ class MLCAKModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         config.validate()
         # Eager attention would keep the maps of all heads and layers.
         config.backbone_config._attn_implementation = ATTENTION_IMPLEMENTATION
-        self.backbone = _build_backbone(config.backbone_config)
+        backbone_class: Any = MODEL_MAPPING[type(config.backbone_config)]
+        self.backbone = backbone_class(config.backbone_config)
+        # Parameters that this model never uses break DistributedDataParallel.
+        for owner, name in ((self.backbone, "pooler"), (self.backbone.embeddings, "mask_token")):
+            if getattr(owner, name, None) is not None:
+                setattr(owner, name, None)
         self._add_heads()
         self.set_attention_levels(config.attention_levels)
         self.post_init()  # type: ignore[no-untyped-call]
@@ -187,9 +192,8 @@ class MLCAKModel(PreTrainedModel):  # type: ignore[no-untyped-call]
                 f"Expected {self.config.backbone_config.num_hidden_layers} attention layers with q_proj and k_proj in "
                 f"{type(self.backbone).__name__}; found {len(layers)}. Use transformers 5.23."
             )
-        chosen = set(self.config.resolved_attention_levels)
         for index, layer in enumerate(layers):
-            layer.is_mlcak_level = index in chosen
+            layer.is_mlcak_level = index in self.config.resolved_attention_levels
 
     def forward(
         self,
@@ -314,12 +318,11 @@ class MLCAKForCXRClassification(MLCAKModel):  # type: ignore[no-untyped-call]
             ValueError: If the checkpoint is of another family, or sizes, channels or normalisation do not fit.
         """
         backbone_config, state_dict = adapt_backbone(
-            path_or_id, image_size, patch_size, num_channels, image_mean=image_mean, image_std=image_std
+            path_or_id, image_size, patch_size, num_channels, image_mean, image_std
         )
         config_class: Any = cls.config_class
         model = cls(config_class(backbone_config=backbone_config, **config_kwargs))
-        expected = model.backbone.state_dict().keys()
-        model.backbone.load_state_dict({name: state_dict[name] for name in expected})
+        model.backbone.load_state_dict({name: state_dict[name] for name in model.backbone.state_dict()})
         return cast("MLCAKForCXRClassification", model.train(False))
 
     def forward(  # type: ignore[override]
@@ -364,10 +367,9 @@ class MLCAKForCXRClassification(MLCAKModel):  # type: ignore[no-untyped-call]
                 f"local_targets must be None for a model without a local head (local_labels=[]); got shape "
                 f"{tuple(local_targets.shape)}."
             )
-        attentions, mlcak = encoded.attentions, None
-        if attentions is not None:
-            # Without a stack of the maps, which would double their memory.
-            mlcak = sum(attentions[1:], start=attentions[0]) / len(attentions)
+        attentions = encoded.attentions
+        # Without a stack of the maps, which would double their memory.
+        mlcak = None if attentions is None else sum(attentions[1:], start=attentions[0]) / len(attentions)
         output = MLCAKOutput(
             loss=loss,
             logits=logits,
@@ -380,13 +382,3 @@ class MLCAKForCXRClassification(MLCAKModel):  # type: ignore[no-untyped-call]
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()
-
-
-def _build_backbone(backbone_config: Any) -> Any:
-    # Without parameters that this model never uses: they break DistributedDataParallel.
-    model_class: Any = MODEL_MAPPING[type(backbone_config)]
-    backbone = model_class(backbone_config)
-    for owner, name in ((backbone, "pooler"), (backbone.embeddings, "mask_token")):
-        if getattr(owner, name, None) is not None:
-            setattr(owner, name, None)
-    return backbone

@@ -20,6 +20,9 @@ from .errors import MLCAKError, RecipeError
 from .image_processing_mlcak import MLCAKImageProcessor
 from .modeling_mlcak import MLCAKForCXRClassification
 
+#: A folder or a Hub id.
+Source = str | PathLike[str]
+
 _REMEDY = "Name a folder that train_teacher.py or distil_student.py wrote, or the Hub id of such a model."
 # What transformers, huggingface_hub and safetensors raise for a folder without what was asked for.
 _LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
@@ -27,7 +30,7 @@ _LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDat
 
 @contextmanager
 def loading(
-    source: str | PathLike[str], role: str = "model", remedy: str = _REMEDY, error: type[MLCAKError] = RecipeError
+    source: Source, role: str = "model", remedy: str = _REMEDY, error: type[MLCAKError] = RecipeError
 ) -> Iterator[None]:
     """Turn the errors of other libraries inside the block into one sentence.
 
@@ -46,8 +49,6 @@ def loading(
     """
     try:
         yield
-    except MLCAKError:
-        raise
     except _LOADING_ERRORS as cause:
         # The first sentence says what is wrong; often a page of general advice follows.
         reason = textwrap.shorten(re.split(r"\.\s", str(cause))[0], 300, placeholder=" ...").rstrip(".")
@@ -58,7 +59,7 @@ def loading(
 
 
 def load_config(
-    source: str | PathLike[str], role: str = "model", error: type[MLCAKError] = RecipeError, **kwargs: Any
+    source: Source, role: str = "model", error: type[MLCAKError] = RecipeError, **kwargs: Any
 ) -> MLCAKConfig:
     """Load the config of an MLCAK model, without its weights.
 
@@ -83,7 +84,7 @@ def load_config(
 
 
 def load_model(
-    source: str | PathLike[str], role: str = "model", error: type[MLCAKError] = RecipeError, **kwargs: Any
+    source: Source, role: str = "model", error: type[MLCAKError] = RecipeError, **kwargs: Any
 ) -> MLCAKForCXRClassification:
     """Load an MLCAK model, in evaluation mode.
 
@@ -101,11 +102,7 @@ def load_model(
 
 
 def load_processor(
-    source: str | PathLike[str],
-    config: PreTrainedConfig,
-    role: str = "model",
-    error: type[MLCAKError] = RecipeError,
-    **kwargs: Any,
+    source: Source, config: PreTrainedConfig, role: str = "model", error: type[MLCAKError] = RecipeError, **kwargs: Any
 ) -> MLCAKImageProcessor:
     """Load the image processor that was saved with a model, and check that it fits.
 
@@ -154,17 +151,14 @@ def check_processor(
         )
 
 
-def weight_files(source: str | PathLike[str]) -> list[Path]:
+def weight_files(source: Source) -> list[Path]:
     """List the files of weights in a local folder."""
     return [path for kind in ("*.safetensors", "pytorch_model*.bin") for path in sorted(Path(source).glob(kind))]
 
 
-def weights_digest(source: str | PathLike[str]) -> str | None:
+def weights_digest(source: Source) -> str | None:
     """Return the SHA-256 of the weights in a local folder; `None` without any."""
-    files = weight_files(source)
-    if not files:
-        return None
-    digest = hashlib.sha256()
+    files, digest = weight_files(source), hashlib.sha256()
     for path in files:
         digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return digest.hexdigest() if files else None

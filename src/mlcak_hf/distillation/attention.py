@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DistillationError, RecipeError
-from ..image_processing_mlcak import area_weights
+from ..image_geometry_mlcak import area_weights
 
 Aggregation = Literal["mean", "per_level"]
 
