@@ -185,7 +185,7 @@ def test_pictures_that_seem_to_hold_12_bits_are_named_and_read_with_a_range(mlca
         (("inspect", "nowhere"), "nowhere"),
         (("inspect", "{model}"), "must have a known layout"),
         (("prepare", "nowhere", "out"), "nowhere"),
-        (("prepare", "{phantoms}", "/"), "name a new folder in it"),
+        (("prepare", "{phantoms}", "/"), "Name a new folder in it"),
         (("prepare", "{phantoms}", "out", "--annotated", "Pneumotorax"), "Pneumothorax"),
         (("prepare", "{phantoms}", "out", "--groups", "no-groups.csv"), "no-groups.csv"),
         (("predict", "{model}", "nothing.dicom"), "nothing.dicom"),

@@ -163,13 +163,9 @@ def _read(stream: BinaryIO, size_px: int | None, fit: Fit, voi: Voi, value_range
     else:
         raise DicomError(why_not_dicom(head))
     content = pixels if size_px is None or fit != "pad" else without_padding(pixels, height, width)
-    return Radiograph(pixels, height, width, underfilled, content.size > 0 and _has_no_contrast(content))
-
-
-def _has_no_contrast(pixels: Pixels) -> bool:
-    sample = pixels[:: max(1, pixels.shape[0] // 256), :: max(1, pixels.shape[1] // 256)]
-    low, high = np.percentile(sample, PERCENTILES)
-    return bool(high - low < _LEAST_CONTRAST)
+    sample = content[:: max(1, content.shape[0] // 256), :: max(1, content.shape[1] // 256)]
+    no_contrast = content.size > 0 and bool(np.ptp(np.percentile(sample, PERCENTILES)) < _LEAST_CONTRAST)
+    return Radiograph(pixels, height, width, underfilled, no_contrast)
 
 
 def without_padding(square: Pixels, height: int, width: int) -> Pixels:
