@@ -86,7 +86,9 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         args = MLCAKTrainingArguments() if args is None else args
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         if args.world_size > 1 and not hasattr(self.train_dataset or (), "__len__"):
-            raise DistillationError("With several processes, train_dataset must have a length. Use a map-style one.")
+            raise DistillationError(
+                "The train_dataset must have a length with several processes. Use a map-style dataset."
+            )
         if not self.model.config.local_labels:
             self.label_names = [name for name in self.label_names if name != "local_targets"]
         collator: Any = self.data_collator
