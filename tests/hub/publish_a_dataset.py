@@ -13,7 +13,7 @@ from mlcak_hf.errors import DeploymentError
 folder, public, new = sys.argv[1:]
 with pytest.raises(DeploymentError, match="I will not share access"):
     push_dataset_to_hub(folder, new, i_may_share_this_data=False)
-with pytest.raises(DeploymentError, match=f"The repository {public} is public"):
+with pytest.raises(DeploymentError, match=f"{public} is public, and nothing was uploaded"):
     push_dataset_to_hub(folder, public, i_may_share_this_data=True)
 for _ in range(2):  # the second time, the repository is there
     push_dataset_to_hub(folder, new, i_may_share_this_data=True)
