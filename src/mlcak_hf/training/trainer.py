@@ -189,7 +189,7 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         return real
 
     def _real_images(self, size: int, remainder: int) -> int:
-        """Count the images of this process's last batch that are no repeats; `remainder` is that of all processes."""
+        """Count the images in this process's last batch, without repeats; `remainder` counts those of all processes."""
         return min(max(remainder - self.args.process_index * size, 0), size) if remainder > 0 else size
 
     # Loss

@@ -1,6 +1,6 @@
 """VinDr-CXR's label names, and how the votes of several readers become training targets.
 
-Each reader votes yes (1) or no (0) on 28 labels: 22 local findings and 6 global labels, the last of which is "No
+Each reader votes yes (1) or no (0) on 28 labels: 22 local findings and 6 global labels. The last global label is "No
 finding". "Abnormal" is 1 - "No finding" of each reader and is aggregated like any other label, so "No finding" =
 1 - abnormal for every aggregation. An image may be abnormal by majority although no single finding has a majority.
 """

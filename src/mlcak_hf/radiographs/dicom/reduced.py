@@ -50,7 +50,7 @@ class Wavelet:
         ringing (`tuple[float, float, float]`):
             Largest overshoot of the sample next to an ideal edge, divided by its contrast, at levels 1 to 3.
         noise_left (`float`):
-            White noise of a sample divided by that of a pixel, per level: the sum of squares of the filter, whose root
+            White noise of a sample divided by that of a pixel, per level: the sum of squares of the filter; its root
             applies along each axis.
         bias (`float`):
             Excess of a sample of noisy pixels, per level, in stored values. Uniform pixels have none.
