@@ -92,6 +92,17 @@ def test_prepare_writes_a_dataset_and_says_where(mlcak, phantoms, tmp_path):
     assert choices["size_px"] == 32
 
 
+def test_prepare_without_options_chooses_what_the_library_does(mlcak, phantoms, tmp_path):
+    from mlcak_hf import VinDrOptions
+
+    code, _, err = mlcak("prepare", phantoms, tmp_path / "d")
+    assert code == 0
+    assert "image/s" not in err  # no progress bar without a terminal
+    choices = json.loads((tmp_path / "d" / "preparation.json").read_text())["choices"]
+    assert choices.items() <= VinDrOptions(layout="physionet").choices().items()
+    assert len(choices) > 12
+
+
 def test_prepare_lists_what_it_left_out(mlcak, phantoms, tmp_path):
     import shutil
 

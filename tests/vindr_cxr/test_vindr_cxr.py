@@ -417,6 +417,7 @@ def test_a_changed_radiograph_is_read_again(load, small_vindr) -> None:
         ({"on_error": "ignore"}, DatasetError, "on_error must be 'raise' or 'skip'"),
         ({"size_px": 0}, DatasetError, "size_px must be at least 1"),
         ({"annotated": "Edema"}, LabelError, "single string"),
+        ({"annotated": []}, LabelError, "at least one label"),
     ],
 )
 def test_unknown_choices(load, choices, error, message) -> None:

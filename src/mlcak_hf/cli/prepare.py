@@ -61,6 +61,9 @@ def prepare(
 
     Run the same command again to resume after an interruption or an error.
     """
+    # The command's parameters have the names of the options. Not `context.params`: a list that was not given is empty
+    # there, which would mean that nothing was annotated.
+    choices = locals() | {"bits": int(bits)}
     from rich.console import Console
 
     from ..labels_csv.labels_source import LabelsOptions, LabelsSource
@@ -68,8 +71,6 @@ def prepare(
     from ..vindr_cxr.options import VinDrOptions
     from ..vindr_cxr.vindr_source import VinDrSource
 
-    # The command's parameters have the names of the options.
-    choices = context.params | {"bits": int(bits)}
     for_vindr, for_labels = ({option.name for option in fields(kind)} for kind in (VinDrOptions, LabelsOptions))
     own, other = (for_vindr, for_labels) if labels is None else (for_labels, for_vindr)
     for name in other - own:

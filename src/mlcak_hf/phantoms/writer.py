@@ -169,7 +169,7 @@ def _write_all(root: Path, options: PhantomOptions, num_proc: int, progress: boo
     places = [(options.seed, split, index) for split in SPLITS for index in range(counts[split])]
     work = functools.partial(_write_one, root, options.size_px, prevalence)
     results = map_in_processes(work, places, num_proc, doing="drawing phantoms", preload=__name__)
-    results = logging.tqdm(results, total=len(places), desc="phantoms", unit="image", disable=not progress)
+    results = logging.tqdm(results, total=len(places), desc="phantoms", unit="image", disable=not progress or None)
     written = dict(zip(places, results, strict=True))
     _write_csv(root / GROUPS, [["image_id", "group_id"], *([image_id(*p), group_id(*p)] for p in places)])
     truths: dict[str, list[set[str]]] = {}

@@ -192,7 +192,7 @@ class RadiographPredictor:
         if workers > 1:
             paths, module = [Path(file) for file in files], read_file.__module__
             read = map_in_processes(read_one, paths, workers, doing="reading radiographs", preload=module)
-        with logging.tqdm(total=total, desc="Predicting", unit="file", disable=not progress) as bar:
+        with logging.tqdm(total=total, desc="Predicting", unit="file", disable=not progress or None) as bar:
             while batch := list(islice(read, batch_size)):
                 self._predict_batch([file for file in batch if file.radiograph is not None], attention, names)
                 bar.update(len(batch))

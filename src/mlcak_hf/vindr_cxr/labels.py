@@ -8,7 +8,7 @@ finding". "Abnormal" is 1 - "No finding" of each reader and is aggregated like a
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..configuration_mlcak import VINDR_CXR_FINDINGS
@@ -124,11 +124,11 @@ def filled_cell(row: Mapping[str, str], column: str) -> str:
     return row[column]
 
 
-def resolve_annotated(annotated: Iterable[str]) -> tuple[str, ...]:
+def resolve_annotated(annotated: Collection[str]) -> tuple[str, ...]:
     """Return the labels that a source annotated.
 
     Args:
-        annotated (`Iterable[str]`):
+        annotated (`Collection[str]`):
             Names of local and global labels.
 
     Returns:
@@ -136,10 +136,12 @@ def resolve_annotated(annotated: Iterable[str]) -> tuple[str, ...]:
         and abnormal come from it.
 
     Raises:
-        [`LabelError`]: When a label is unknown, or `annotated` is a string.
+        [`LabelError`]: When a label is unknown, or `annotated` is a string or empty.
     """
     if isinstance(annotated, str):
         raise LabelError(f"annotated must be a list of labels; got the single string {annotated!r}.")
+    if not annotated:
+        raise LabelError("annotated must name at least one label; got none. Leave it out if all were annotated.")
     named = {canonical_label(name) for name in annotated} | {NO_FINDING}
     return tuple(name for name in VINDR_CXR_LABELS if name in named)
 

@@ -95,7 +95,7 @@ def write_shards(
             preload=__name__,
             advice="Finished shards are kept, and the same command continues.",
         )
-        shown = {"desc": "radiographs", "unit": "image", "disable": not progress}
+        shown = {"desc": "radiographs", "unit": "image", "disable": not progress or None}
         for _ in logging.tqdm(images_done, total=total, initial=total - to_read, **shown):
             pass
     finally:

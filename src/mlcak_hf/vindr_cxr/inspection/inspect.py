@@ -81,7 +81,7 @@ def inspect_vindr_cxr(
 
     def run(function: Callable[..., Any], jobs: Sequence[Any], doing: str) -> list[Any]:
         results = map_in_processes(function, jobs, num_proc, doing="reading radiographs", preload=__name__)
-        return list(logging.tqdm(results, total=len(jobs), desc=doing, unit="file", disable=not progress))
+        return list(logging.tqdm(results, total=len(jobs), desc=doing, unit="file", disable=not progress or None))
 
     images, problems = _read_tables(source)
     paths = [path for name in LAYOUTS[options.layout].folders for path in radiograph_files(root / name)]
