@@ -228,6 +228,7 @@ def test_predictions_reach_a_csv_and_pictures_a_folder(mlcak, phantoms, model_fo
     code, _, err = mlcak("predict", model_folder, phantoms / "test", "--format", "csv", *where)
     assert code == 0
     assert "Research use only" in err
+    assert "it/s" not in err  # no progress bar of loading without a terminal
     with (tmp_path / "p.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4

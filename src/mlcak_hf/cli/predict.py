@@ -44,6 +44,7 @@ def predict(
     """
     import torch
     from rich.console import Console
+    from transformers.utils import logging
 
     from ..prediction.outputs import check_outputs
     from ..prediction.predictor import RadiographPredictor
@@ -51,6 +52,8 @@ def predict(
     from ..prediction.tables import choose_format, write_predictions
 
     search, errors = search_radiographs(inputs, exclude=[heatmaps] if heatmaps else []), Console(stderr=True)
+    if not errors.is_terminal:
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     check_outputs(search.files, output, heatmaps)
     chosen = choose_format(table_format, output)
     torch.set_num_threads(threads)
