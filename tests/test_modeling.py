@@ -11,7 +11,8 @@ from tiny_models import FINDINGS, TYPES, backbone_config, images, tiny_model
 from transformers import AutoModel, AutoModelForImageClassification, pipeline
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
-from mlcak_hf.modeling_mlcak import MLCAKModel, global_classification_loss, local_classification_loss
+from mlcak_hf.classification_loss_mlcak import global_classification_loss, local_classification_loss
+from mlcak_hf.modeling_mlcak import MLCAKModel
 
 
 @pytest.mark.parametrize("model_type", TYPES)

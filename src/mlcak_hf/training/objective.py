@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+from ..classification_loss_mlcak import global_classification_loss, local_classification_loss
 from ..configuration_mlcak import MLCAKConfig
 from ..distillation.attention import AttentionAlignment
 from ..distillation.losses import AttentionDistillationLoss, LogitDistillationLoss, sum_per_item
 from ..distillation.teachers import TeacherOutputs
 from ..errors import DistillationError
-from ..modeling_mlcak import global_classification_loss, local_classification_loss
 from .arguments import MLCAKTrainingArguments
 
 LABELS = ("labels", "local_targets")
