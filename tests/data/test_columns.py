@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, Sequence, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Sequence, Value
 from PIL import Image as PILImage
 
 from mlcak_hf import MLCAKConfig
 from mlcak_hf.data.columns import DatasetColumns, Targets, finding_names, global_labels
-from mlcak_hf.data.sources import RadiographDataset, describe_targets, open_dataset, split_rows
+from mlcak_hf.data.sources import RadiographDataset, describe_targets, hold_out_fold, open_dataset, split_rows
 from mlcak_hf.data.training_data import DataArguments, open_training_data
 from mlcak_hf.errors import DatasetError, LabelError
 
@@ -231,6 +231,36 @@ def test_a_split_that_cannot_be_made_is_refused():
         split_rows(rows, NO_FINDINGS, 1.0)
     with pytest.raises(DatasetError, match="have 1"):
         split_rows(rows, DatasetColumns(findings=None, group="patient"), 0.5)
+
+
+def test_every_patient_is_in_one_fold_and_every_image_is_held_out_once():
+    patients = [f"p{i % 37}" for i in range(200)]
+    rows = dataset(label=[0, 1] * 100, patient=patients, number=list(range(200)))
+    columns = DatasetColumns(findings=None, group="patient")
+    held_out = []
+    for fold in range(5):
+        splits = hold_out_fold(DatasetDict(train=rows, test=rows), columns, 5, fold)
+        assert set(splits["train"]["patient"]).isdisjoint(splits["fold"]["patient"])
+        assert len(splits["train"]) + len(splits["fold"]) == len(splits["test"]) == 200
+        assert 30 <= len(splits["fold"]) <= 50
+        held_out += splits["fold"]["number"]
+    assert sorted(held_out) == list(range(200))
+    assert list(hold_out_fold(DatasetDict(train=rows), columns, 0, 0)) == ["train"]
+
+
+def test_images_without_a_patient_are_not_one_giant_patient_of_the_folds():
+    rows = dataset(label=[0, 1] * 10, patient=[None, ""] * 10)
+    splits = hold_out_fold(DatasetDict(train=rows), DatasetColumns(findings=None, group="patient"), 4, 3)
+    assert len(splits["fold"]) == 5
+
+
+def test_folds_that_cannot_be_made_are_refused():
+    splits = DatasetDict(train=dataset(label=[0, 1, 0], patient=["p", "p", "q"]))
+    columns = DatasetColumns(findings=None, group="patient")
+    with pytest.raises(DatasetError, match="got folds=3, fold=3"):
+        hold_out_fold(splits, columns, 3, 3)
+    with pytest.raises(DatasetError, match="3 folds need at least 3 patients"):
+        hold_out_fold(splits, columns, 3, 0)
 
 
 def test_a_parquet_file_with_images_as_bytes_is_opened(tmp_path):

@@ -274,6 +274,21 @@ def test_thresholds_come_from_the_validation_rows_of_the_training(folder, tmp_pa
         run.run_evaluation(args)
 
 
+def test_a_fold_that_the_model_was_trained_on_is_refused(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "evaluate_model", lambda *args: pytest.fail("a model runs before the mistake is found"))
+    student = shutil.copytree(folder / "student", tmp_path / "student")
+    content = {"data": {"dataset": "dataset", "folds": 3, "fold": 1}}
+    monkeypatch.setattr(run.TrainingRecord, "load", lambda path: SimpleNamespace(content=content))
+    (student / "training.json").write_text("{}")
+    args = arguments(folder, tmp_path / "out")
+    args.models, args.split, args.folds, args.fold = [f"student={student}"], "fold", 3, 0
+    with pytest.raises(DatasetError, match=r"Add --folds 3 --fold 1\."):
+        run.run_evaluation(args)
+    args.fold = 1
+    with pytest.raises(pytest.fail.Exception):
+        run.run_evaluation(args)
+
+
 @pytest.mark.slow
 def test_two_processes_equal_one(folder, evaluated, tmp_path):
     # On a machine without GPUs, accelerate's --cpu starts one process (or MPI); its GPU launcher starts two.

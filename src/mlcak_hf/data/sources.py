@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, DatasetDict, Image, load_dataset
 
 from ..errors import DatasetError
-from ..preparation.group_split import held_out_groups
+from ..preparation.group_split import fold_numbers, held_out_groups
 from .columns import DatasetColumns, Targets, column_values
 from .decoded_images import DecodedImages
 
@@ -90,8 +90,7 @@ def split_rows(
     """
     if not 0 < fraction < 1:
         raise DatasetError(f"validation_fraction must lie between 0 and 1, both excluded; got {fraction}.")
-    named = enumerate(column_values(dataset, columns.group or columns.image_id))
-    groups = [f"row {row}" if group in (None, "") else str(group) for row, group in named]
+    groups = _groups(dataset, columns)
     chosen = held_out_groups(groups, fraction, str(seed))
     if not chosen:
         raise DatasetError(
@@ -100,6 +99,44 @@ def split_rows(
         )
     is_validation = np.array([group in chosen for group in groups])
     return dataset.select(np.flatnonzero(~is_validation)), dataset.select(np.flatnonzero(is_validation))
+
+
+def hold_out_fold(splits: DatasetDict, columns: DatasetColumns, folds: int, fold: int) -> DatasetDict:
+    """
+    Move one fold of the training rows to a split of its own, by patient, for cross-validation.
+
+    Args:
+        splits (`DatasetDict`):
+            Opened splits.
+        columns ([`DatasetColumns`]):
+            As for [`split_rows`].
+        folds (`int`):
+            Number of folds; 0 changes nothing.
+        fold (`int`):
+            The fold to hold out, 0 to `folds - 1`.
+
+    Returns:
+        `DatasetDict`: `train` without the fold, and the fold as `fold`.
+
+    Raises:
+        [`DatasetError`]: If the numbers are out of range or there are fewer patients than folds.
+    """
+    if not folds:
+        return splits
+    if folds < 2 or not 0 <= fold < folds:
+        raise DatasetError(f"folds must be at least 2, and fold one of 0 to folds - 1; got folds={folds}, fold={fold}.")
+    train = splits["train"]
+    numbers = np.array(fold_numbers(_groups(train, columns), folds, "folds"))
+    if len(np.unique(numbers)) < folds:
+        raise DatasetError(f"{folds} folds need at least {folds} patients; got {len(np.unique(numbers))}. Use fewer.")
+    held_out = numbers == fold
+    parts = {"train": train.select(np.flatnonzero(~held_out)), "fold": train.select(np.flatnonzero(held_out))}
+    return DatasetDict({**splits, **parts})
+
+
+def _groups(dataset: Dataset, columns: DatasetColumns) -> list[str]:
+    named = enumerate(column_values(dataset, columns.group or columns.image_id))
+    return [f"row {row}" if group in (None, "") else str(group) for row, group in named]
 
 
 class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):

@@ -15,7 +15,7 @@ from ..image_processing_mlcak import MLCAKImageProcessor
 from ..preparation.report import PreparationReport
 from .columns import DatasetColumns, Targets, column_values, finding_names, global_labels, is_annotated
 from .decoded_images import decode_once
-from .sources import RadiographDataset, open_dataset, split_rows
+from .sources import RadiographDataset, hold_out_fold, open_dataset, split_rows
 
 if TYPE_CHECKING:
     from ..configuration_mlcak import MLCAKConfig
@@ -35,6 +35,8 @@ class DatasetArguments:
     image_id_column: str | None = field(default=None, metadata={"help": 'Default "image_id" if there.'})
     validation_fraction: float = field(default=0.15, metadata={"help": "Share for validation, without such a split."})
     split_seed: int = field(default=0, metadata={"help": "Seed of that split; the same for teacher and students."})
+    folds: int = field(default=0, metadata={"help": "Cross-validation: number of folds of the training rows."})
+    fold: int = field(default=0, metadata={"help": "The fold that is held out: the split `fold` of an evaluation."})
 
     def columns(self, available: Sequence[str], unlabelled: bool = False) -> DatasetColumns:
         """
@@ -184,6 +186,7 @@ def open_training_data(args: DataArguments, taught: dict[str, Any] | None = None
     available = splits["train"].column_names
     columns = args.columns(available, unlabelled=taught is not None)
     columns.check(splits["train"])
+    splits = hold_out_fold(splits, columns, args.folds, args.fold)
     absent = [role for role in ("label", "findings") if getattr(columns, role) is None]
     if taught is not None and absent:
         logger.warning(f"{args.dataset} is used without a column of {' or '.join(absent)}.")

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ..configuration_mlcak import MLCAKConfig
 from ..data.collator import MLCAKCollator
 from ..data.columns import DatasetColumns, Targets
-from ..data.sources import RadiographDataset, open_dataset, split_rows
+from ..data.sources import RadiographDataset, hold_out_fold, open_dataset, split_rows
 from ..data.training_data import stored_choices
 from ..errors import DatasetError, MLCAKError, RecipeError
 from ..explanation.class_token import class_token_attention
@@ -53,7 +53,7 @@ class EvaluationData:
         rows = next(iter(splits.values()))
         columns = args.columns(rows.column_names)
         columns.check(rows)
-        return cls(splits, columns, args)
+        return cls(hold_out_fold(splits, columns, args.folds, args.fold), columns, args)
 
     def split(self, name: str) -> Dataset:
         """Find a split. A missing `validation` is set aside from the training rows, as training does."""
@@ -133,7 +133,7 @@ def check_evaluation(models: Sequence[EvaluatedModel], data: EvaluationData) -> 
                 f"{model.role} ({model.folder}) makes squares with fit {fit!r}, but {args.dataset} was prepared with "
                 f"{stored_fit!r}. Evaluate it on a dataset prepared like the one it was trained on."
             )
-        if args.threshold_split == "validation" and "validation" not in data.splits:
+        if args.folds or (args.threshold_split == "validation" and "validation" not in data.splits):
             _check_split_rule(model, args)
     folder = Path(args.output) / "predictions"
     try:
@@ -145,17 +145,17 @@ def check_evaluation(models: Sequence[EvaluatedModel], data: EvaluationData) -> 
 
 
 def _check_split_rule(model: EvaluatedModel, args: EvaluationArguments) -> None:
-    """Refuse thresholds from images that the model was trained on, because its validation rows were different ones."""
+    """Refuse a fold or validation rows that contain images that the model was trained on."""
     if not (Path(model.folder) / TRAINING_FILE).is_file():
         return
     trained = TrainingRecord.load(model.folder).content["data"]
-    used = {name: trained.get(name) for name in ("validation_fraction", "split_seed")}
+    used = {name: trained[name] for name in ("validation_fraction", "split_seed", "folds", "fold") if name in trained}
     same_dataset = Path(str(trained["dataset"])).name == Path(args.dataset).name
     if same_dataset and used != {name: getattr(args, name) for name in used}:
         options = " ".join(f"--{name} {value}" for name, value in used.items())
         raise DatasetError(
-            f"The validation rows must be those of {model.role}, which was trained with {options}; with others, "
-            f"thresholds would come from training images. Add {options}."
+            f"The validation rows and the fold must be those of {model.role}, which was trained with {options}; others "
+            f"contain training images. Add {options}."
         )
 
 

@@ -44,6 +44,31 @@ def held_out_groups(groups: Sequence[str], fraction: float, salt: str) -> set[st
     return chosen
 
 
+def fold_numbers(groups: Sequence[str], folds: int, salt: str) -> list[int]:
+    """Deal whole groups to folds of about equal size.
+
+    The groups are ranked by a hash of salt and group; each goes to the smallest fold so far. The result depends neither
+    on the order of the images nor on the machine.
+
+    Args:
+        groups (`Sequence[str]`):
+            The group of every image.
+        folds (`int`):
+            Number of folds.
+        salt (`str`):
+            A different salt gives different folds.
+
+    Returns:
+        `list[int]`: The fold of every image, 0 to `folds - 1`.
+    """
+    sizes = Counter(groups)
+    filled, fold_of = [0] * folds, {}
+    for group in sorted(sizes, key=lambda group: hashlib.sha256(f"{salt}:{group}".encode()).digest()):
+        fold_of[group] = filled.index(min(filled))
+        filled[fold_of[group]] += sizes[group]
+    return [fold_of[group] for group in groups]
+
+
 def split_by_group(
     records: Sequence[Record], fraction: float, salt: str, name: str
 ) -> tuple[list[Record], list[Record]]:
