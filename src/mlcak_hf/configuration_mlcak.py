@@ -60,10 +60,11 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
             Encoder layers that return their head-averaged attention; negative numbers count from the last layer.
             `None` means all layers.
         patch_embedding (`str`, defaults to `"linear"`):
-            `"linear"`: one filter per patch, as in ViT. `"conv"`: a residual convolutional trunk on the same grid of
-            patches, which takes much more from small images.
+            What makes the tokens of the patches: `"linear"`, one filter per patch, as in ViT; or `"conv"`, a residual
+            convolutional trunk with the same grid of patches, which uses small images better.
         trunk_widths (`list[int]`, defaults to `[32, 64, 128]`):
-            Channels of the trunk's residual blocks, multiples of 8; only with `patch_embedding="conv"`.
+            Channels of the trunk's residual blocks, multiples of 8; unused with `patch_embedding="linear"`. The patch
+            size is a power of 2; at most 4 px with three blocks at 28 or 56 px, 8 px at 112 and 16 px at 224 px.
         id2label (`dict[int, str]`, defaults to `{0: "Normal", 1: "Abnormal"}`):
             Names of the global labels by index 0..n-1 (integers, or strings as in JSON). `num_labels` and `label2id`
             follow it.
@@ -174,10 +175,13 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
     def validate_patch_embedding(self) -> None:
         """Check that a convolutional trunk can make the grid of patches."""
-        if self.patch_embedding == "conv":
-            if not self.trunk_widths or any(width < 1 or width % NUM_GROUPS for width in self.trunk_widths):
-                raise ValueError(f"trunk_widths must be positive multiples of {NUM_GROUPS}; got {self.trunk_widths}.")
-            trunk_strides(self.image_size, self.patch_size, len(self.trunk_widths))
+        if self.patch_embedding != "conv":
+            return
+        if not self.trunk_widths or any(width < 1 or width % NUM_GROUPS for width in self.trunk_widths):
+            raise ValueError(
+                f"trunk_widths must be one or more positive multiples of {NUM_GROUPS}; got {self.trunk_widths}."
+            )
+        trunk_strides(self.image_size, self.patch_size, len(self.trunk_widths))
 
     def validate_local_labels(self) -> None:
         """Check that the findings' names are non-empty and unique."""

@@ -1,12 +1,13 @@
-"""A convolutional trunk that makes a vision transformer's patch tokens: convolutions see edges that patches cut."""
+"""A convolutional trunk that makes the patch tokens of a vision transformer, in place of one filter per patch."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Residual blocks work on at most this many pixels a side; a larger input begins with a strided convolution.
+# Residual blocks work on at most this many pixels a side; the first convolution reduces a larger image.
 _LARGEST_SIDE = 56
 #: Groups of channels that are normalised together; the trunk's widths are multiples of it.
 NUM_GROUPS = 8
@@ -14,48 +15,49 @@ NUM_GROUPS = 8
 
 def trunk_strides(image_size: int, patch_size: int, num_blocks: int) -> tuple[int, list[int]]:
     """
-    Strides of the first convolution and of the residual blocks, whose product is the patch size.
+    Strides of the first convolution and of the residual blocks; their product is the patch size.
 
     The first convolution reduces the image to at most 56 px a side. The remaining factors of 2 go to the last blocks.
 
     Args:
-        image_size (`int`): Side of the input, in pixels.
+        image_size (`int`): Side of the image, in pixels.
         patch_size (`int`): Side of a patch, in pixels.
-        num_blocks (`int`): Number of residual blocks.
+        num_blocks (`int`): Number of residual blocks, at least 1.
 
     Returns:
-        The stride of the first convolution and one stride per block.
+        The stride of the first convolution and one stride for each block.
 
     Raises:
-        ValueError: If the patch size is not a power of 2, or needs more blocks than there are.
+        ValueError: If the strides cannot be made of these numbers.
     """
     first = 1
-    while image_size // first > _LARGEST_SIDE and first < patch_size:
+    while image_size > _LARGEST_SIDE * first:
         first *= 2
-    halvings = (patch_size // first).bit_length() - 1
-    if patch_size & (patch_size - 1) or halvings > num_blocks - 1:
+    largest = first * 2 ** (num_blocks - 1)
+    if not first <= patch_size <= largest or patch_size.bit_count() != 1:
         raise ValueError(
-            f"A convolutional trunk of {num_blocks} blocks needs a patch_size that is a power of 2, at most "
-            f"{first * 2 ** (num_blocks - 1)} at image_size={image_size}; got {patch_size}."
+            f"backbone_config.patch_size must be a power of 2 from {first} to {largest} for image_size={image_size} "
+            f"and the {num_blocks} blocks of trunk_widths; got {patch_size}. Every further block doubles the largest."
         )
+    halvings = (patch_size // first).bit_length() - 1
     return first, [1] * (num_blocks - halvings) + [2] * halvings
 
 
 class ConvolutionalTrunk(nn.Module):
     """
-    Residual 3x3 convolutions from an image to a grid of tokens, in place of a linear patch projection.
+    A 3x3 convolution and residual blocks of two 3x3 convolutions, from an image to one token for each patch.
 
-    Normalisation is per image (GroupNorm after weight-standardised convolutions), never over the batch: gradient
-    accumulation and several processes give the gradients of one large batch.
+    Each image is normalised by itself (GroupNorm after convolutions with standardised weights), never over a batch:
+    accumulated micro-batches and several processes give the gradients of one large batch.
 
     Args:
-        image_size, patch_size (`int`): Sides of the image and of a patch, in pixels.
+        image_size, patch_size (`int`): Sides of the image and of a patch, in pixels; see [`trunk_strides`].
         num_channels (`int`): Channels of the image.
         hidden_size (`int`): Width of a token.
         widths (`Sequence[int]`): Channels of the residual blocks, multiples of 8.
 
-    Raises:
-        ValueError: If the patch size does not fit; see [`trunk_strides`].
+    References:
+        Xiao et al., Early Convolutions Help Transformers See Better (NeurIPS 2021).
     """
 
     def __init__(
@@ -64,18 +66,17 @@ class ConvolutionalTrunk(nn.Module):
         super().__init__()
         first, strides = trunk_strides(image_size, patch_size, len(widths))
         self.stem = _ConvNorm(num_channels, widths[0], 3, first)
-        inputs = [widths[0], *widths[:-1]]
-        self.blocks = nn.Sequential(*map(_ResidualBlock, inputs, widths, strides))
+        self.blocks = nn.Sequential(*map(_ResidualBlock, [widths[0], *widths[:-1]], widths, strides))
         self.to_tokens = nn.Conv2d(widths[-1], hidden_size, 1)
 
     @property
     def weight(self) -> torch.Tensor:
-        """Weight of the last convolution: DINOv2 casts its input to this one's type."""
+        """A weight that the backbones read to find the type of their input."""
         return self.to_tokens.weight
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """
-        Compute the tokens of a batch.
+        Make the tokens of a batch.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(B, num_channels, image_size, image_size)`): Images.
@@ -88,7 +89,7 @@ class ConvolutionalTrunk(nn.Module):
 
 
 class _StandardisedConv(nn.Conv2d):
-    """A convolution whose filters have mean 0 and deviation 1 over their inputs (Qiao et al., arXiv 1903.10520)."""
+    """A convolution with filters of mean 0 and variance `1 / inputs` (Qiao et al., arXiv 1903.10520)."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         deviation, mean = torch.std_mean(self.weight, dim=(1, 2, 3), keepdim=True)
@@ -97,11 +98,10 @@ class _StandardisedConv(nn.Conv2d):
 
 
 class _ConvNorm(nn.Sequential):
-    """A convolution without bias and its normalisation."""
-
+    # A layer named "norm" has no weight decay in the Trainer.
     def __init__(self, inputs: int, outputs: int, side: int, stride: int) -> None:
         conv = _StandardisedConv(inputs, outputs, side, stride, padding=side // 2, bias=False)
-        super().__init__(conv, nn.GroupNorm(NUM_GROUPS, outputs))
+        super().__init__(OrderedDict(conv=conv, norm=nn.GroupNorm(NUM_GROUPS, outputs)))
 
 
 class _ResidualBlock(nn.Module):

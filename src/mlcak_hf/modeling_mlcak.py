@@ -257,8 +257,13 @@ class MLCAKForCXRClassification(MLCAKModel):  # type: ignore[no-untyped-call]
             `MLCAKForCXRClassification`: In evaluation mode, float32.
 
         Raises:
-            ValueError: If the checkpoint is of another family, or sizes, channels or normalisation do not fit.
+            ValueError: If the checkpoint is of another family, sizes, channels or normalisation do not fit, or a
+                convolutional trunk is wanted.
         """
+        if config_kwargs.get("patch_embedding", "linear") != "linear":
+            raise ValueError(
+                "A pretrained backbone has patch_embedding 'linear'; got 'conv'. Leave patch_embedding out."
+            )
         backbone_config, state_dict = adapt_backbone(
             path_or_id, image_size, patch_size, num_channels, image_mean, image_std
         )
