@@ -11,7 +11,6 @@ from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache
 from mlcak_hf.distillation.teachers import Teachers
 from mlcak_hf.script import run_script
 
-
 CONV = {"patch_embedding": "conv", "trunk_widths": [8, 8, 16]}
 
 
