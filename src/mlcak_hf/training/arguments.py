@@ -16,6 +16,9 @@ from ..distillation.attention import Aggregation, AttentionOptions
 from ..distillation.losses import AttentionDistillationLoss, AttentionLossKind, LogitDistillationLoss, LogitLossKind
 from ..errors import RecipeError
 
+#: What the name of a metric ends with that is a mean over perturbed images.
+SHIFTED = "_shifted"
+
 
 @dataclass
 class MLCAKTrainingArguments(TrainingArguments):
@@ -46,6 +49,10 @@ class MLCAKTrainingArguments(TrainingArguments):
             Encoder layers of the student that are taught attention; negative numbers count from the last. Defaults to
             all layers that the student's config returns.
 
+        eval_shifts (`bool`, *optional*, defaults to `False`):
+            Also evaluate the validation images under each of the fixed perturbations in [`~mlcak_hf.data.shifts`], and
+            log the mean of `auroc_global` over them as `auroc_global_shifted`, which `metric_for_best_model` may name.
+
     Raises:
         [`RecipeError`]: When a value is outside its range, or FSDP or DeepSpeed is requested.
 
@@ -62,6 +69,7 @@ class MLCAKTrainingArguments(TrainingArguments):
     attention_loss: AttentionLossKind = field(default="normalized_mse", metadata={"help": "Distance between maps."})
     attention_aggregation: Aggregation = field(default="mean", metadata={"help": "One map, or one per pair."})
     student_levels: list[int] | None = field(default=None, metadata={"help": "Student layers that are taught."})
+    eval_shifts: bool = field(default=False, metadata={"help": "Evaluate perturbed validation images too."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep it off: the collator needs all."})
     label_names: list[str] | None = field(default_factory=lambda: ["labels", "local_targets"])
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
@@ -77,6 +85,8 @@ class MLCAKTrainingArguments(TrainingArguments):
         self.attention_options = AttentionOptions(self.student_levels, self.attention_aggregation, self.gamma > 0)
         if self.label_smoothing_factor:
             raise RecipeError("label_smoothing_factor must be 0. For soft labels, prepare with --aggregation mean.")
+        if (self.metric_for_best_model or "").endswith(SHIFTED) and not self.eval_shifts:
+            raise RecipeError(f"metric_for_best_model {self.metric_for_best_model} needs eval_shifts. Set it to true.")
         _refuse_sharding(self)
         if self.disable_tqdm is None and not sys.stderr.isatty():
             self.disable_tqdm = True

@@ -18,7 +18,7 @@ from ..distillation.cache.store import CachedCollator, TeacherCache
 from ..distillation.finite_check import image_names, not_finite_message, rows_not_finite
 from ..distillation.teachers import TEACHER_PREFIX, TeacherOutputs, Teachers
 from ..errors import DistillationError
-from .arguments import MLCAKTrainingArguments
+from .arguments import SHIFTED, MLCAKTrainingArguments
 from .callbacks import EpochCallback, EvaluationPrinter, StepLog
 from .checkpoints import WholeCheckpointTrainer
 from .objective import LABELS, Objective, check_labels
@@ -93,6 +93,8 @@ class MLCAKTrainer(WholeCheckpointTrainer):
             self.label_names = [name for name in self.label_names if name != "local_targets"]
         collator: Any = self.data_collator
         self.eval_data_collator = collator.for_evaluation() if hasattr(collator, "for_evaluation") else collator
+        if args.eval_shifts and not hasattr(self.eval_data_collator, "each_shift"):
+            raise DistillationError("eval_shifts needs an MLCAKCollator. Use one, or set eval_shifts to false.")
         self.teachers: Teachers | None = None
         self.teacher_cache: TeacherCache | None = None
         if args.distils and (teacher is not None or teacher_cache is not None):
@@ -191,6 +193,17 @@ class MLCAKTrainer(WholeCheckpointTrainer):
     def _real_images(self, size: int, remainder: int) -> int:
         """Count the images in this process's last batch, without repeats; `remainder` counts those of all processes."""
         return min(max(remainder - self.args.process_index * size, 0), size) if remainder > 0 else size
+
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate or predict; with `eval_shifts`, add the mean AUROC of the perturbed images to an evaluation."""
+        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        name = f"{kwargs.get('metric_key_prefix', 'eval')}_auroc_global"
+        if self.args.eval_shifts and description == "Evaluation" and name in output.metrics:
+            again = partial(super().evaluation_loop, dataloader, description, *args, **kwargs)
+            values = {shift: again().metrics[name] for shift in self.eval_data_collator.each_shift()}
+            output.metrics.update({f"{name}{SHIFTED}/{shift}": value for shift, value in values.items()})
+            output.metrics[name + SHIFTED] = sum(values.values()) / len(values)
+        return output
 
     # Loss
 
