@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,11 +21,11 @@ from ..distillation.teachers import TEACHER_PREFIX, TeacherOutputs, Teachers
 from ..errors import DistillationError
 from .arguments import SHIFTED, MLCAKTrainingArguments
 from .callbacks import EpochCallback, EvaluationPrinter, StepLog
-from .checkpoints import WholeCheckpointTrainer
-from .objective import LABELS, Objective, check_labels
+from .objective import LABELS, Objective, check_labels, smooth_labels
+from .weight_average import AveragingTrainer
 
 
-class MLCAKTrainer(WholeCheckpointTrainer):
+class MLCAKTrainer(AveragingTrainer):
     r"""
     Train a student on `L = L_classification + alpha * D(local) + beta * D(global) + gamma * D(attention)`.
 
@@ -84,7 +85,9 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         **kwargs: Any,
     ) -> None:
         args = MLCAKTrainingArguments() if args is None else args
-        super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Label smoothing is not compatible")  # with the base class's own loss
+            super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         if args.world_size > 1 and not hasattr(self.train_dataset or (), "__len__"):
             raise DistillationError(
                 "The train_dataset must have a length with several processes. Use a map-style dataset."
@@ -200,9 +203,8 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         name = f"{kwargs.get('metric_key_prefix', 'eval')}_auroc_global"
         if self.args.eval_shifts and description == "Evaluation" and name in output.metrics:
             again = partial(super().evaluation_loop, dataloader, description, *args, **kwargs)
-            values = {shift: again().metrics[name] for shift in self.eval_data_collator.each_shift()}
-            output.metrics.update({f"{name}{SHIFTED}/{shift}": value for shift, value in values.items()})
-            output.metrics[name + SHIFTED] = sum(values.values()) / len(values)
+            values = {f"{name}{SHIFTED}/{s}": again().metrics[name] for s in self.eval_data_collator.each_shift()}
+            output.metrics.update(values | {name + SHIFTED: sum(values.values()) / len(values)})
         return output
 
     # Loss
@@ -261,6 +263,7 @@ class MLCAKTrainer(WholeCheckpointTrainer):
             loss = self._evaluation_loss(outputs, inputs)
             return (loss, outputs) if return_outputs else loss
         labels = {name: inputs.pop(name, None) for name in LABELS}
+        labels = smooth_labels(labels, self.args.label_smoothing_factor, self.model.config)
         outputs = model(**inputs, output_attentions=self._objective.alignment is not None)
         num_items = outputs.logits.shape[0] if num_items_in_batch is None else num_items_in_batch
         parts = self._objective.classification(outputs.logits, outputs.local_logits, labels, num_items)
