@@ -146,7 +146,7 @@ class MLCAKCollator:
         Raises:
             ValueError: If the range of an image's values is not defined (see [`to_unit_range`]).
         """
-        pixels = self._stored_pixels(rows) if self.views is None and self._shift < 0 else self._view_pixels(rows)
+        pixels = self._stored_pixels(rows) if self.views is None and int(self._shift) < 0 else self._view_pixels(rows)
         batch = {name: torch.from_numpy(values) for name, values in pixels.items()}
         # With the index, the trainer can name an image.
         for name in ("labels", "local_targets") if self.views is None else ("index", "labels", "local_targets"):

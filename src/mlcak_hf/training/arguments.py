@@ -48,7 +48,6 @@ class MLCAKTrainingArguments(TrainingArguments):
         student_levels (`list[int]`, *optional*):
             Encoder layers of the student that are taught attention; negative numbers count from the last. Defaults to
             all layers that the student's config returns.
-
         ema_decay (`float`, *optional*, defaults to 0.0):
             Above 0, e.g. 0.999, a moving average of the weights is evaluated, saved and chosen; see
             [`AveragingTrainer`].

@@ -135,6 +135,8 @@ class TrainingRecord:
             + (f", accumulated over {accumulated}" if accumulated > 1 else ""),
             "Optimizer": f"{arguments['optim']}, learning rate {arguments['learning_rate']:g} "
             f"({arguments['lr_scheduler_type']}), weight decay {arguments['weight_decay']:g}",
+            "Label smoothing": arguments.get("label_smoothing_factor") or None,
+            "Decay of the averaged weights": arguments.get("ema_decay") or None,
             "Augmentation": ", ".join(f"{name.replace('_', ' ')} {views[name]:g}" for name in views) or "none",
             "Seed": arguments["seed"],
         }
