@@ -25,11 +25,13 @@ class AveragingTrainer(WholeCheckpointTrainer):
     checkpoint is the average; the trained weights are beside it, so that training resumes bit for bit.
     """
 
+    args: Any
+    model: Any
     _average: list[Tensor] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.args.ema_decay > 0:  # type: ignore[attr-defined]
+        if self.args.ema_decay > 0:
             self.add_callback(_Averaging(self))
 
     @contextmanager
@@ -64,7 +66,7 @@ class AveragingTrainer(WholeCheckpointTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        file, averages = Path(resume_from_checkpoint) / _TRAINED_WEIGHTS, self.args.ema_decay > 0  # type: ignore[attr-defined]
+        file, averages = Path(resume_from_checkpoint) / _TRAINED_WEIGHTS, self.args.ema_decay > 0
         if file.is_file() != averages:
             raise DistillationError(
                 f"Training {'with' if averages else 'without'} ema_decay cannot resume from {resume_from_checkpoint}, "
