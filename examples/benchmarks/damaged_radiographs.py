@@ -131,7 +131,7 @@ def damage(rng: np.random.Generator, files: list[tuple[str, bytes]]) -> tuple[st
 
 
 def flip_bits(rng, data, files) -> None:
-    """Flip up to eight bits anywhere behind the preamble, half of them near a beginning."""
+    """Flip up to eight bits anywhere after the preamble, half of them near the start of the header or the pixels."""
     for _ in range(rng.integers(1, 9)):
         at = _anywhere(rng, data)
         data[at : at + 1] = bytes([data[at] ^ 1 << int(rng.integers(8))])
@@ -145,7 +145,7 @@ def overwrite_run(rng, data, files) -> None:
 
 
 def insert_or_delete(rng, data, files) -> None:
-    """Insert or leave out some bytes."""
+    """Insert or remove some bytes."""
     at, length = _anywhere(rng, data), int(rng.integers(1, 20))
     if rng.random() < 0.5:
         data[at:at] = rng.bytes(length)
@@ -154,7 +154,7 @@ def insert_or_delete(rng, data, files) -> None:
 
 
 def cut_off(rng, data, files) -> None:
-    """Leave out the end."""
+    """Remove the end."""
     del data[int(rng.integers(1, max(2, len(data)))) :]
 
 
@@ -174,7 +174,7 @@ def change_tag(rng, data, files) -> None:
 
 
 def change_size(rng, data, files) -> None:
-    """Let header and codestream declare the same other size."""
+    """Make header and codestream declare the same wrong size."""
     rows, columns = (int(rng.choice([*NUMBERS, rng.integers(1, 12000)])) for _ in range(2))
     _set_tag(data, TAGS["Rows"], rows)
     _set_tag(data, TAGS["Columns"], columns)
@@ -199,7 +199,7 @@ def change_codestream(rng, data, files) -> None:
 
 
 def change_syntax(rng, data, files) -> None:
-    """Declare another transfer syntax."""
+    """Declare a wrong transfer syntax."""
     names = [u for u in uid.AllTransferSyntaxes if len(u) <= 24]
     at = data.find(b"\x02\x00\x10\x00UI")
     if at >= 0:
@@ -209,7 +209,7 @@ def change_syntax(rng, data, files) -> None:
 
 
 def splice(rng, data, files) -> None:
-    """Put the end of another file behind the beginning of this one, at any place or where the pixels begin."""
+    """Replace the end by that of another file, from any place or from the start of the pixels."""
     other = files[rng.integers(len(files))][1]
     pixels = b"\xe0\x7f\x10\x00"
     here, there = data.find(pixels), other.find(pixels)
@@ -226,7 +226,7 @@ DAMAGES = {
 
 
 def _anywhere(rng: np.random.Generator, data: bytearray) -> int:
-    """A place behind the preamble; every other time near the beginning of the header or of the pixels."""
+    """A place after the preamble; every other time near the start of the header or the pixels."""
     if len(data) < 140:
         return int(rng.integers(max(1, len(data)))) if data else 0
     start = (132, max(132, data.find(b"\xe0\x7f\x10\x00")))[rng.integers(2)]

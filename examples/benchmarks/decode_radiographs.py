@@ -1,10 +1,10 @@
-"""How fast is a large radiograph read into a small square, and is it the same image as the long way gives?
+"""How fast is a large radiograph read into a small square, and is the image the same as that of the full decode?
 
 Speed: this package's `read_radiograph(path, size_px=224)` against the ordinary way (pydicom's pixel_array, then
-apply_voi_lut, then Pillow's resize), one process, one after the other in turns, median over rounds. Agreement: the same
-call against the full image read and averaged by this package, at 224, 112, 56 and 28 px. Rows: transfer syntaxes, and
-what makes the short way hard: a narrow window, a lead marker, a collimator's border, noise at a window's limit,
-percentile limits.
+apply_voi_lut, then Pillow's resize), in turns in one process, median over rounds. Agreement: the same call against the
+full image, read and averaged by this package, at 224, 112, 56 and 28 px. The rows are transfer syntaxes, and what makes
+reading at reduced resolution hard: a narrow window, a lead marker, a collimator's border, noise at the limit of a
+window, percentile limits.
 
     python examples/benchmarks/decode_radiographs.py
     python examples/benchmarks/decode_radiographs.py --real some/folder/of/dicom    # agreement on your own files too
@@ -70,15 +70,15 @@ CASES: dict[str, tuple[str, str, tuple[int, int], str, str, float]] = {
 
 
 def picture(kind: str) -> np.ndarray:
-    """A synthetic radiograph, uint16 of BITS bits; of shape (HEIGHT, WIDTH) unless `kind` says smaller."""
+    """A synthetic radiograph, uint16 of BITS bits; of shape (HEIGHT, WIDTH) unless `kind` contains "smaller"."""
     phantom = render_phantom(seed=11, index=3, size_px=2400, findings=["Cardiomegaly", "Nodule/Mass"])
-    # From the middle: the borders hold the phantom's own markers and collimation.
+    # Only the middle, because the phantom's own markers and collimation are at its borders.
     source = phantom.pixels[tuple(slice(n // 8, n - n // 8) for n in phantom.pixels.shape)]
     width, height = (1500, 1760) if "smaller" in kind else (WIDTH, HEIGHT)
     image = np.asarray(Image.fromarray(source).resize((width, height), Image.Resampling.BICUBIC))
-    noise = np.random.default_rng(0).normal(0, 0.008, image.shape)  # as the resize took the detector's away
+    noise = np.random.default_rng(0).normal(0, 0.008, image.shape)  # the resize removed the detector's
     image = 0.04 + 0.9 * image
-    if kind == "unexposed":  # within a narrow window, but for an area whose noise lies at its lower limit
+    if kind == "unexposed":  # within a narrow window, except for a noisy area at its lower limit
         image = 3 / 8 + image / 4
         image[:, : width * 3 // 10] = 3 / 8
     image = np.clip(image + noise, 0, 1)
@@ -117,7 +117,7 @@ def write(
 
 
 def ordinary(path: Path) -> np.ndarray:
-    """What most scripts do: decode, apply the window, resize with Pillow."""
+    """Decode, apply the window and resize with Pillow, as most scripts do."""
     dataset = pydicom.dcmread(path)
     values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset).astype(np.float32)
     values /= 2**BITS - 1
@@ -134,7 +134,7 @@ def seconds(action: Callable[[], Any]) -> float:
 
 
 def agreement(path: Path, voi: str) -> dict[int, tuple[float, float]]:
-    """For each size: PSNR in dB and largest difference of 255, against the full image averaged."""
+    """For each size: PSNR in dB and largest difference (of 255) from the average of the full image."""
     full = read_radiograph(path, voi=voi)  # type: ignore[arg-type]
     result = {}
     for size in SIZES:
@@ -164,7 +164,7 @@ def keeps(agreements: dict[int, tuple[float, float]]) -> bool:
 
 
 def cells(agreements: dict[int, tuple[float, float]]) -> list[str]:
-    """For the table."""
+    """Format the agreement of every size for the table."""
     texts = {size: f"{min(psnr, 99):.1f} dB, {most:.1f}" for size, (psnr, most) in agreements.items()}
     return [texts.get(size, "-") for size in SIZES]
 

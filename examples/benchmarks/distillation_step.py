@@ -1,21 +1,22 @@
-"""What distillation costs beside training the student alone, with the teacher in every step and with a teacher cache.
+"""What distillation costs compared with training the student alone, online and with a teacher cache.
 
     python examples/benchmarks/distillation_step.py --output distillation_step.json
 
-For each student, random weights, 28 px, batch 64, one machine, all sides in one run, taking turns:
+For each student (random weights, 28 px, batch 64), three kinds of steps are timed in turns on the same machine:
 
     alone    the student's own step: classification only
-    cached   distillation (both logits, attention of all levels) from a warm teacher cache, reading it included
-    online   the Hugging Face recipe: a Trainer whose compute_loss runs the teacher (ViT-B/16 at 224 px, from its
-             config); same student, same views, same losses
+    cached   distillation (both logits, attention of all levels) from a warm teacher cache, including reading it
+    online   the Hugging Face recipe: a Trainer that runs the teacher (ViT-B/16 at 224 px, from its config) in
+             compute_loss; same student, same views, same losses
 
-A step is training_step, clipping, optimizer and zero_grad; making the views is on no side. Printed: medians, ratios of
-the sides of the same round, the cache's size and what building adds to bare teacher passes. "In all" is computed from
-these parts, not run: 30 epochs cached with V views, building included, against 30 epochs online. Last, the memory that
-a step needs with captured attention and with eager attention, each in a process of its own.
+A step is training_step, clipping, optimizer and zero_grad; no step includes making the views. Printed are medians,
+ratios of the steps of the same round, the size of the cache, and how much slower building it is than the teacher's
+forward passes alone. "In all" is computed from these, not run: 30 epochs cached with V views, including building,
+against 30 epochs online. Last, the memory that a step needs with captured attention and with eager attention, each in
+its own process.
 
---online_rounds and --build_images are what takes the time. On a busy machine, --threads 1 --cpu_time true compares
-processor time instead of the clock's. --students and --teacher name other sizes.
+--online_rounds and --build_images take most of the time. On a busy machine, --threads 1 --cpu_time true compares
+processor time instead of wall time. --students and --teacher name other sizes.
 """
 
 import json
@@ -73,7 +74,7 @@ class Sizes:
 
 
 class RecipeTrainer(Trainer):
-    """Distillation as the documentation of transformers has it: the teacher runs in compute_loss."""
+    """Distillation as in the documentation of transformers: the teacher runs in compute_loss."""
 
     def __init__(self, model, teacher, *args, **kwargs):
         super().__init__(model, *args, **kwargs)
@@ -113,7 +114,7 @@ def make_rows(count: int) -> list[dict]:
 
 
 def seconds(run, clock) -> float:
-    """Time of a call, until the device has done it."""
+    """Time a call until the device has finished."""
     wait = torch.cuda.synchronize if ON_GPU else (lambda: None)
     wait()
     start = clock()
@@ -142,7 +143,7 @@ def stepper(trainer, batch: dict, prepare=None):
 
 
 def make_sides(name: str, teacher, rows: list[dict], collator: MLCAKCollator, cache, folder: str) -> dict:
-    """The three sides of one student, each with its own copy of the same weights."""
+    """The three steps of one student, each with its own copy of the same weights."""
     choices = {"output_dir": folder, "report_to": "none", "disable_tqdm": True, "bf16": ON_GPU}
     nothing = {"alpha": 0.0, "beta": 0.0, "gamma": 0.0}
     start = untrained(name).state_dict()
@@ -184,7 +185,7 @@ def measure_steps(sides: dict, rounds: int, online_rounds: int, clock) -> dict[s
 
 
 def measure_building(teacher, student, rows: list[dict], collator, rounds: int, folder: Path, clock) -> dict:
-    """Seconds per view: the teacher's bare forward passes, and all that building does per view."""
+    """Seconds per view for the teacher's forward passes alone, and for building the cache."""
     device = torch.device("cuda" if ON_GPU else "cpu")
     half = torch.bfloat16 if ON_GPU else None
     teachers = Teachers(teacher, student).prepare(lambda model: model.to(device), device)
@@ -210,7 +211,7 @@ def measure_building(teacher, student, rows: list[dict], collator, rounds: int, 
 
 
 def process_memory(name: str) -> int:
-    """Bytes that this process holds (VmRSS) or has held at most (VmHWM), as Linux counts them."""
+    """Resident memory of this process in bytes: now (VmRSS) or at its peak (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
 
@@ -292,7 +293,7 @@ def main() -> None:
 
 
 def compare_memory(sizes: Sizes) -> dict[str, float]:
-    """MB that a step needs beyond the model with each kind of attention, a process each."""
+    """Memory in MB that a step needs beyond the model, for each kind of attention in its own process."""
     found = {}
     for kind in ("sdpa", "mlcak", "eager"):
         command = [sys.executable, __file__, "--memory_of", kind, "--memory_model", sizes.memory_model]

@@ -37,7 +37,7 @@ LIMIT_BYTES = 1_000_000_000
 
 
 def read_one(path: Path) -> dict:
-    """Read a file in all sizes; the worst outcome, and the most time and memory that a size took."""
+    """Read a file at all sizes; return the worst outcome and the most time and memory that a size took."""
     reads = [_read(path, size_px) for size_px in SIZES]
     for number, size_px in enumerate(SIZES):
         if reads[number]["seconds"] > LIMIT_S:  # a hang comes again; what another program cost does not
@@ -47,7 +47,7 @@ def read_one(path: Path) -> dict:
 
 
 def _read(path: Path, size_px: int | None) -> dict:
-    """Read a file; what came of it, how long it took, and by how much the memory grew."""
+    """Read a file; return the outcome, the time taken, and by how much the memory grew."""
     before, start = _reset_peak(), time.monotonic()
     try:
         image = read_radiograph(path, size_px=size_px)
@@ -61,7 +61,7 @@ def _read(path: Path, size_px: int | None) -> dict:
 
 
 def _reset_peak() -> int:
-    """Let the peak of this process's memory begin again here, where the system can; returns what it is now."""
+    """Reset the memory peak of this process, if the system can, and return its present value."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _peak()
@@ -87,7 +87,7 @@ def work(folder: Path, seed: int, start: int, stop: int, step: int) -> None:
 
 
 class Watch:
-    """Starts workers again and again until all files are read, and writes down what became of each."""
+    """Restarts workers until all files are read, and records the outcome of each."""
 
     def __init__(self, folder: Path, offending: Path, seed: int, count: int, workers: int) -> None:
         self.folder, self.offending, self.seed, self.count, self.workers = folder, offending, seed, count, workers
@@ -152,7 +152,7 @@ class Watch:
 
 
 def show(console: Console, title: str, counts: collections.Counter) -> None:
-    """Print what became of the files."""
+    """Print the outcomes."""
     outcomes = sorted({outcome for _, outcome in counts})
     table = Table(title, *outcomes, "files")
     for kind in sorted({kind for kind, _ in counts}):

@@ -1,10 +1,10 @@
-"""What a GPU makes of teacher training, cache building and student training: images a second, FLOPs, memory.
+"""Teacher training, cache building and student training on a GPU: images per second, FLOPs, memory.
 
-Three jobs with the shipped model sizes, batches of random pixels that already lie on the device, and the losses of this
-package: training a teacher (ViT-B/16 at 224 px), the teacher's pass that builds a cache (attention captured and pooled
-to the student's grid), and training a student at 28 px on cached knowledge. Each in float32 with TensorFloat-32, in
-bfloat16 autocast, and compiled. AdamW is fused everywhere. "Share of peak" is model FLOPs (counted by PyTorch for one
-step) times steps a second over `--peak-tflops`, the device's dense bfloat16 peak.
+Three jobs with the shipped model sizes, batches of random pixels that are already on the device, and the losses of this
+package: training a teacher (ViT-B/16 at 224 px), the teacher's forward pass when a cache is built (attention captured
+and pooled to the student's grid), and training a student at 28 px on cached outputs. Each runs in float32 with
+TensorFloat-32, in bfloat16 autocast, and compiled. AdamW is always fused. "Share of peak" is model FLOPs (counted by
+PyTorch for one step) times steps per second over `--peak-tflops`, the device's dense bfloat16 peak.
 
     python examples/benchmarks/gpu_throughput.py --peak-tflops 989      # an H100 or H200
     python examples/benchmarks/gpu_throughput.py --device cpu --small   # does it run at all?
@@ -109,7 +109,7 @@ def student_training(student: Any, batch: dict[str, torch.Tensor], autocast: Cal
 
 
 def measure(step: Step, seconds: float, device: torch.device) -> tuple[float, float]:
-    """Steps a second after warming up, and peak memory in GiB (0 without a GPU)."""
+    """Steps per second after warming up, and peak memory in GiB (0 without a GPU)."""
 
     def synchronize() -> None:
         if device.type != "cpu":
@@ -143,7 +143,7 @@ def count_flops(step: Step) -> int:
 def jobs(
     teacher: str, students: list[str], batches: argparse.Namespace, device: torch.device, mode: str
 ) -> Iterator[tuple[str, int, Step]]:
-    """The jobs of one mode, each made when it is its turn: its name, images a step, and the step."""
+    """The jobs of one mode, each made in its turn: name, images per step, and the step."""
 
     def autocast() -> Any:
         return nullcontext() if mode == "float32" else torch.autocast(device.type, torch.bfloat16)

@@ -1,16 +1,16 @@
 """Do the phantoms need resolution? Measured per finding, with 95 % intervals.
 
-(a) A classifier that sees only the DICOM header and the mean and deviation of the pixels: 0.5 within its interval for
-    the small findings, or the phantoms could be solved without looking.
-(b) One fixed small convolutional net, fed with the 224 px image, and with the same image reduced to 28 px and enlarged
-    again. The net, its input size and its training are the same, so that what differs is the information alone. It
-    learns from the readers' labels and from their boxes, which teach it where to look; it is tested on labels only.
+(a) A classifier that sees only the DICOM header and the mean and deviation of the pixels. For the small findings, its
+    interval must contain 0.5; otherwise, the phantoms could be solved without looking at them.
+(b) A fixed small convolutional net on the 224 px image, and on the same image reduced to 28 px and enlarged again. The
+    net, its input size and its training are the same, so only the information differs. It learns from the readers'
+    labels and from their boxes, which teach it where to look; it is tested on labels only.
 
     python examples/benchmarks/phantom_resolution.py --work-dir runs/phantom_resolution
 
-About 15 minutes on two free cores; the phantoms and their reduced pixels are kept in the work folder, so that a second
-run only trains. Exit status 1 if a finding misses its bar. Small: 0.5 in the interval of (a), an AUROC of at least 0.80
-at 224 px, and 0.10 of it lost at 28 px. Large: at most 0.05 lost or gained.
+About 15 minutes on two free cores. The phantoms and their reduced pixels are kept in the work folder, so a second run
+only trains. Exit status 1 if a finding misses its bar. Small findings: 0.5 in the interval of (a), an AUROC of at least
+0.80 at 224 px, and at least 0.10 less at 28 px. Large findings: a difference of at most 0.05.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from mlcak_hf.phantoms.writer import write_phantoms
 from mlcak_hf.radiographs.read import read_radiograph
 
 HIGH, LOW = 224, 28
-# Small, thin or fine findings, which a 28 px image loses; it keeps the others.
+# Small, thin or fine findings, which are lost in a 28 px image; the others are not.
 SMALL_FINDINGS = ("Nodule/Mass", "Pneumothorax", "Pulmonary fibrosis")
 CELLS = 28  # of the net's map, for boxes
 BATCH = 16
@@ -65,7 +65,7 @@ HEADER_WORDS = ("PhotometricInterpretation", "Modality", "PatientSex", "VOILUTFu
 
 
 def header_features(path: Path) -> list[float]:
-    """Return what a header tells, as numbers; missing is -1."""
+    """Return the contents of a header as numbers; missing entries are -1."""
     ds = pydicom.dcmread(path, stop_before_pixels=True)
     row = []
     for name in HEADER_NUMBERS:
@@ -96,7 +96,7 @@ class Split(NamedTuple):
 
 
 def read_split(root: Path, split: str, num_proc: int) -> Split:
-    """Read a split; train labels are by majority of the readers, cells are 1 under a box of such a label."""
+    """Read a split. Labels are by majority of the readers; cells are 1 inside a box of such a label."""
     cache = root / f"{split}.npz"
     if cache.is_file():
         return Split(**np.load(cache))
@@ -127,7 +127,7 @@ def read_split(root: Path, split: str, num_proc: int) -> Split:
 
 
 class SmallNet(nn.Module):
-    """The fixed net: strided convolutions to 28 x 28 cells, whose strongest answer counts, and a coarse view."""
+    """The fixed net: strided convolutions to 28 x 28 cells, of which the strongest counts, and a coarse view."""
 
     def __init__(self, num_labels: int) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class SmallNet(nn.Module):
 
 
 def to_input(images: np.ndarray, low: bool) -> torch.Tensor:
-    """Return (n, 1, 224, 224) standardised pixels; `low` passes them through 28 px."""
+    """Return (n, 1, 224, 224) standardised pixels; `low` reduces them to 28 px and enlarges them again."""
     pixels = images.astype(np.float32) / 255
     if low:
         pixels = area_resize(pixels, LOW, LOW)
@@ -165,7 +165,7 @@ def to_input(images: np.ndarray, low: bool) -> torch.Tensor:
 
 
 def cell_loss(cells: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy of the cells; under boxes and outside count as means of their own, as boxes are small."""
+    """Binary cross-entropy of the cells: one mean inside boxes and one outside, because boxes are small."""
     loss = nn.functional.binary_cross_entropy_with_logits(cells, targets, reduction="none")
     inside = (loss * targets).sum() / targets.sum().clamp(min=1)
     outside = (loss * (1 - targets)).sum() / (1 - targets).sum()
@@ -173,7 +173,7 @@ def cell_loss(cells: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def train_net(train: Split, low: bool, options: argparse.Namespace) -> SmallNet:
-    """Train the fixed net on the 224 px images or on what 28 px leave of them."""
+    """Train the fixed net on the 224 px images, or on the same images reduced to 28 px."""
     torch.manual_seed(options.seed)
     net = SmallNet(train.labels.shape[1]).to(memory_format=torch.channels_last)
     count = len(train.images)
@@ -266,7 +266,7 @@ def main() -> int:
     train = read_split(root, "train", options.num_proc)
     test = read_split(root, "test", options.num_proc)
 
-    # A process each: two nets on one thread finish sooner than one after the other on two.
+    # Two processes with one thread each finish sooner than two trainings in turn with two threads.
     with ProcessPoolExecutor(min(2, options.num_proc), mp_context=get_context("spawn")) as pool:
         nets = {str(HIGH): pool.submit(net_scores, root, False, options)}
         nets[str(LOW)] = pool.submit(net_scores, root, True, options)

@@ -1,15 +1,16 @@
 """Does `mlcak prepare` survive kills, stay small, and use two cores? Measured on phantoms, with real decoding.
 
-kills    prepare is killed with all its processes (SIGKILL) at random, seeded moments, and started again each time. Each
-         dataset that it ends with is compared byte for byte with that of an undisturbed run.
-memory   peak memory of the whole process tree (proportional set size, sampled; all of it, and without the pages of
-         files, whose share depends on what else runs on the machine), and the peak resident size of its largest worker,
-         for a small and a large number of images.
-speed    throughput with one and with two processes, alternating; the time is that of the call, without the imports.
+kills    prepare and all its processes are killed (SIGKILL) at random, seeded moments and started again each time. Each
+         finished dataset is compared byte for byte with that of an undisturbed run.
+memory   peak memory of the whole process tree (proportional set size, sampled) and the peak resident size of its
+         largest worker, for a small and a large number of images. Memory is also given without the pages of files,
+         because their share depends on what else runs on the machine.
+speed    throughput with one and with two processes, alternating; only the call is timed, not the imports.
 
-A few phantoms are drawn; the others are hard links to them under other ids, so every header is read and every image
-decoded, but some pictures are alike. Linux only (/proc). Exit status 1 if a bar is missed: all bytes equal after kills;
-memory without files at most 10 % more for the most images than for the fewest; two processes 1.7 times as fast as one.
+A few phantoms are drawn; the others are hard links to them with different ids, so every header is read and every image
+decoded, but some pictures are identical. Linux only (/proc). Exit status 1 if a bar is missed: all bytes equal after
+kills; memory without files at most 10 % more for the most images than for the fewest; two processes 1.7 times as fast
+as one.
 
     python examples/benchmarks/prepare_at_scale.py --work-dir runs/prepare_at_scale
     python examples/benchmarks/prepare_at_scale.py --parts kills --images 1000 --kills 5
@@ -51,7 +52,7 @@ if __name__ == "__main__":
 
 
 def make_source(root: Path, count: int, drawn: int, size_px: int, seed: int) -> Path:
-    """Lay out `count` radiographs as VinDr-CXR: links to `drawn` phantoms under other ids."""
+    """Make a folder of `count` radiographs in VinDr-CXR's layout: links to `drawn` phantoms with different ids."""
     source = root / f"source-{count}-{drawn}-{size_px}-{seed}"
     if (source / "complete").exists():
         return source
@@ -103,13 +104,13 @@ def start(source: Path, output: Path, options: argparse.Namespace, log: Path) ->
 
 
 def finish(process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait for the end and stop at a failure."""
+    """Wait until the process ends, and exit if it failed."""
     if process.wait() != 0:
         sys.exit(f"mlcak prepare failed, see {log}")
 
 
 def measure_kills(options: argparse.Namespace) -> dict[str, Any]:
-    """Kill and start again until there were enough kills; compare whatever was finished."""
+    """Kill and restart until there are enough kills, and compare every finished dataset."""
     folder, log = options.work_dir, options.work_dir / "kills.log"
     source = make_source(folder, options.images, options.drawn, options.phantom_size, options.seed)
     expected, output = folder / "undisturbed", folder / "killed"
@@ -240,7 +241,7 @@ def missed_bars(results: dict[str, Any]) -> list[str]:
 
 
 def table_of(results: dict[str, Any]) -> Table:
-    """Lay the results out for the terminal."""
+    """Return the results as a table for the terminal."""
     table = Table("part", "measured", "value", title="mlcak prepare at scale")
     if kills := results.get("kills"):
         shards = [kill["finished_shards"] for kill in kills["kills"]]

@@ -1,9 +1,9 @@
-"""Is a small image of a JPEG 2000 radiograph the same by the short way as by the long one, whatever is drawn on it?
+"""Does reduced decoding of a JPEG 2000 radiograph give the same small image as full decoding, whatever is drawn on it?
 
 Phantoms of random sizes and bit depths, with random windows, noise, markers, lines and slanted borders at and off the
-limits of window and stored range, without loss and 10:1, are read into squares of 224, 112, 56 and 28 px and compared
-with the full image averaged. Printed: how many are read by the short way, and how many of these miss a bar (52 dB, 8 of
-255). The same seed gives the same files.
+limits of window and stored range, lossless and 10:1, are read into squares of 224, 112, 56 and 28 px and compared with
+the average of the full image. Printed are how many are read at reduced resolution, and how many of these miss a bar
+(52 dB, 8 of 255). The same seed gives the same files.
 
     python examples/benchmarks/random_radiographs.py --count 200
 
