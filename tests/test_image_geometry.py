@@ -151,5 +151,5 @@ def test_boxes_are_checked_and_may_be_none():
         map_boxes([[1, 2, 3]], (10, 10), (28, 28), "pad")
     with pytest.raises(ValueError, match=r"shape \(n, 4\)"):
         map_boxes([1, 2, 3, 4], (10, 10), (28, 28), "pad")
-    with pytest.raises(ValueError, match="fit must be one of"):
+    with pytest.raises(ValueError, match="fit must be 'pad' or 'squash'"):
         map_boxes([[1, 2, 3, 4]], (10, 10), (28, 28), "crop")

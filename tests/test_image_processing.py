@@ -256,8 +256,8 @@ def test_no_step_goes_through_8_bit():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"fit": "crop"}, r"fit must be one of \('pad', 'squash'\); got 'crop'"),
-        ({"voi": "auto"}, "voi must be one of"),
+        ({"fit": "crop"}, r"fit must be 'pad' or 'squash'; got 'crop'"),
+        ({"voi": "auto"}, "voi must be 'dicom', 'percentile' or 'none'"),
         ({"size": {"height": 28, "width": 56}}, "square"),
         ({"size": {"shortest_edge": 28}}, "square"),
         ({"lowres": 300}, r"between 1 and size \(224\)"),
@@ -340,7 +340,7 @@ def test_fit_to_square_centres_and_keeps_dtype():
     assert padded.sum() == image.sum()
     assert fit_to_square(image, "squash") is image
     assert fit_to_square(np.zeros((3, 4, 7)), "pad").shape == (3, 7, 7)
-    with pytest.raises(ValueError, match="fit must be one of"):
+    with pytest.raises(ValueError, match="fit must be 'pad' or 'squash'"):
         fit_to_square(image, "stretch")
 
 

@@ -32,9 +32,8 @@ from rich.table import Table
 from mlcak_hf.errors import MLCAKError
 from mlcak_hf.radiographs.polarity import brightness_grid
 from mlcak_hf.radiographs.read import read_with_facts
-from mlcak_hf.trust import image_checks
-from mlcak_hf.trust.file_checks import file_warnings
-from mlcak_hf.trust.image_checks import image_warnings
+from mlcak_hf.trust import input_checks
+from mlcak_hf.trust.input_checks import file_warnings, image_warnings
 
 HALVES = {
     "shipped": ("first half", "second half"),
@@ -115,7 +114,7 @@ def main() -> int:
     table, missed = Table("checks", "half", "images", *VARIANTS), []
     for checks, constants in (("shipped", {}), ("refitted", refitted)):
         for name, half in zip(HALVES[checks], halves, strict=True):
-            with patch.dict(vars(image_checks), constants):
+            with patch.dict(vars(input_checks), constants):
                 found = shares(half, f"{checks}, {name}")
             table.add_row(checks, name, str(len(half)), *(f"{100 * share:.2f} %" for share in found.values()))
             for variant, (_, bar) in VARIANTS.items():

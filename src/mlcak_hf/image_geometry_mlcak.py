@@ -205,7 +205,8 @@ def map_boxes(
     return np.asarray(boxes / scale - offset if inverse else (boxes + offset) * scale)
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise a `ValueError` unless the value is one of the choices."""
+def check_choice(name: str, value: Any, choices: tuple[Any, ...], error: type[Exception] = ValueError) -> None:
+    """Raise an error unless the value is one of the choices."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}; got {value!r}.")
+        *others, last = map(repr, choices)
+        raise error(f"{name} must be {', '.join(others)} or {last}; got {value!r}.")

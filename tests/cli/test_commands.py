@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from saved_models import save_with_card
 from tiny_models import tiny_model
 
 from mlcak_hf import MLCAKImageProcessor
 from mlcak_hf.cli.main import main
-from mlcak_hf.deployment.publish import save_for_hub
 
 
 @pytest.fixture
@@ -44,9 +44,8 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "student"
     model = tiny_model("vit")
-    save_for_hub(model, MLCAKImageProcessor(size={"height": model.config.image_size, "width": model.config.image_size}),
-                 folder)  # fmt: skip
-    return folder
+    size = model.config.image_size
+    return save_with_card(model, MLCAKImageProcessor(size={"height": size, "width": size}), folder)
 
 
 def test_help_names_every_command_and_the_purpose(mlcak):
@@ -121,7 +120,7 @@ def test_prepare_lists_what_it_left_out(mlcak, phantoms, tmp_path):
     assert first.stem in out
 
 
-def test_inspect_tells_of_damage_and_writes_json_and_a_picture(mlcak, phantoms, tmp_path):
+def test_inspect_reports_damage_and_writes_json_and_a_picture(mlcak, phantoms, tmp_path):
     import shutil
 
     damaged = tmp_path / "damaged"
@@ -236,7 +235,7 @@ def test_predictions_reach_a_csv_and_pictures_a_folder(mlcak, phantoms, model_fo
     assert len(list((tmp_path / "maps").glob("*.png"))) == 4
 
 
-def test_an_unreadable_file_is_named_and_the_exit_code_tells(mlcak, phantoms, model_folder, tmp_path):
+def test_an_unreadable_file_is_named_and_gives_exit_code_1(mlcak, phantoms, model_folder, tmp_path):
     bad = tmp_path / "bad [1].dicom"
     bad.write_bytes(b"no image")
     good = next((phantoms / "test").glob("*.dicom"))
@@ -288,7 +287,7 @@ def test_damaged_models_and_missing_cards_are_one_line(mlcak, phantoms, model_fo
     assert len(err.strip().splitlines()) == 1
 
 
-def test_a_dataset_is_pushed_by_nobody_who_does_not_say_that_he_may(mlcak, phantoms, tmp_path):
+def test_a_dataset_is_pushed_only_with_the_acknowledgement(mlcak, phantoms, tmp_path):
     """HF_HUB_OFFLINE would make any request fail in another way."""
     assert mlcak("prepare", phantoms, tmp_path / "d", "--size", 32)[0] == 0
     code, _, err = mlcak("push", tmp_path / "d", "me/radiographs")

@@ -4,12 +4,12 @@ import json
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from saved_models import RECORD
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.deployment.model_card import card_for_folder, create_model_card
@@ -20,6 +20,7 @@ from mlcak_hf.evaluation.predictions import ModelPredictions
 from mlcak_hf.evaluation.report.wording import statement
 from mlcak_hf.evaluation.scores import global_scores, local_scores
 from mlcak_hf.pretrained import weights_digest
+from mlcak_hf.training.record import TrainingRecord
 
 TINY = {"model_type": "vit", "image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 8}
 TINY |= {"num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
@@ -49,9 +50,10 @@ def comparison() -> Comparison:
     return compare([model("teacher", 0.6), model("student", 0.3)], n_draws=60, context=context)
 
 
-def record(rows: dict[str, Any], base_model: str | None = None) -> Any:
-    """What a card reads of a TrainingRecord."""
-    return SimpleNamespace(rows=rows, limits=("Trained on synthetic radiographs only.",), base_model=base_model)
+def record(dataset: str = "phantoms", **model: Any) -> TrainingRecord:
+    """The record of a student, with another dataset or other entries about the model."""
+    content = RECORD | {"data": {"dataset": dataset, "preparation": {}}, "model": RECORD["model"] | model}
+    return TrainingRecord(content)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def card(comparison: Comparison) -> ModelCard:
         CONFIG,
         PROCESSOR,
         model_id="radiology-lab/student-28",
-        record=record({"Dataset": "chest-phantoms", "Weights | start": "random"}),
+        record=record("chest-phantoms", initial_weights="model", model="start | a"),
         comparison=comparison,
         row="student",
     )
@@ -89,7 +91,7 @@ def test_every_number_of_the_evaluation_section_was_measured(card: ModelCard, co
     assert shown <= known
 
 
-def test_metadata_is_what_the_hub_reads(card: ModelCard, comparison: Comparison, tmp_path: Path) -> None:
+def test_the_metadata_are_those_that_the_hub_reads(card: ModelCard, comparison: Comparison, tmp_path: Path) -> None:
     card.save(tmp_path / "README.md")
     data = ModelCard.load(tmp_path / "README.md").data
     assert (data.language, data.license, data.library_name) == ("en", None, "transformers")
@@ -113,7 +115,7 @@ def test_what_cannot_be_known_is_said(card: ModelCard) -> None:
     assert "never annotated them: Edema." in limits
     assert "Not evaluated at all: Rib fracture." in limits
     assert "single training run" in limits
-    assert "Trained on synthetic radiographs only." in limits
+    assert "the model's outputs mean nothing: ILD." in limits
 
 
 def test_a_card_without_numbers_says_so() -> None:
@@ -130,10 +132,10 @@ def test_a_card_without_numbers_says_so() -> None:
 def test_a_card_names_no_local_folder(card: ModelCard) -> None:
     assert "somebody" not in card.content
     assert "| Dataset | chest-phantoms |" in card.content
-    assert "| Weights \\| start | random |" in card.content
+    assert "| Initial weights | those of start \\| a |" in card.content
 
 
-def test_how_to_use_and_warnings(card: ModelCard) -> None:
+def test_a_card_says_how_to_use_the_model_and_warns(card: ModelCard) -> None:
     assert "Research use only" in card.content
     assert 'pipeline("image-classification", model="radiology-lab/student-28", trust_remote_code=True)' in card.content
     assert "read_radiograph" in card.content
@@ -155,12 +157,13 @@ def test_means_over_runs_are_named_as_such(comparison: Comparison) -> None:
 
 
 def test_the_base_model_is_in_the_metadata() -> None:
-    card = create_model_card(CONFIG, model_id="x", record=record({}, "google/vit-base-patch16-224"))
+    pretrained = record(backbone="google/vit-base-patch16-224", backbone_on_hub=True)
+    card = create_model_card(CONFIG, model_id="x", record=pretrained)
     assert card.data.base_model == "google/vit-base-patch16-224"
 
 
 def test_no_licence_is_stated_unless_it_is_given() -> None:
-    card = create_model_card(CONFIG, model_id="x", record=record({"Dataset": "vindr-256"}))
+    card = create_model_card(CONFIG, model_id="x", record=record("vindr-256"))
     assert "license:" not in card.content
     assert "depends on the terms of the training data (vindr-256)" in card.content
     card = create_model_card(CONFIG, model_id="x", license="apache-2.0")
@@ -186,7 +189,7 @@ def test_the_limits_name_a_measured_threshold(comparison: Comparison) -> None:
     )
 
 
-def test_multi_label_and_global_only() -> None:
+def test_a_multi_label_model_without_findings_is_described_as_such() -> None:
     config = MLCAKConfig(
         local_labels=[], id2label={0: "COPD", 1: "Pneumonia"}, problem_type="multi_label_classification"
     )
@@ -237,9 +240,7 @@ def test_a_row_of_another_size_or_of_reduced_images_is_refused(comparison: Compa
 
 def test_labels_with_slashes_are_not_paths() -> None:
     names = ["a/b/c", "/lung", "Nodule/Mass"]
-    card = create_model_card(
-        MLCAKConfig(local_labels=names), model_id="x", record=record({"Teacher": ["t", "owner/name"]})
-    )
+    card = create_model_card(MLCAKConfig(local_labels=names), model_id="x", record=record(teacher=["t", "owner/name"]))
     assert "| Local findings | a/b/c, /lung, Nodule/Mass |" in card.content
     assert "| Teacher | t, owner/name |" in card.content
 

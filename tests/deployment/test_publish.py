@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from saved_models import save_with_card
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
-from mlcak_hf.deployment.model_card import create_model_card
-from mlcak_hf.deployment.publish import model_files, push_to_hub, save_for_hub
+from mlcak_hf.deployment.publish import model_files, push_to_hub
 from mlcak_hf.errors import DeploymentError
 
 BACKBONE = {"model_type": "vit", "image_size": 28, "patch_size": 4, "num_channels": 1, "hidden_size": 16}
@@ -20,7 +20,7 @@ BACKBONE |= {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_siz
 def folder(tmp_path: Path) -> Path:
     model = MLCAKForCXRClassification(MLCAKConfig(backbone_config=BACKBONE))
     processor = MLCAKImageProcessor(size={"height": 28, "width": 28})
-    return save_for_hub(model, processor, tmp_path / "student-28")
+    return save_with_card(model, processor, tmp_path / "student-28")
 
 
 def test_a_saved_folder_is_complete(folder: Path) -> None:
@@ -33,15 +33,6 @@ def test_a_saved_folder_is_complete(folder: Path) -> None:
     assert auto_map["AutoModelForImageClassification"] == "modeling_mlcak.MLCAKForCXRClassification"
     assert "# student-28" in (folder / "README.md").read_text()
     assert "Not measured." in (folder / "README.md").read_text()
-
-
-def test_a_given_card_is_the_one_saved(tmp_path: Path) -> None:
-    config = MLCAKConfig(backbone_config=BACKBONE)
-    card = create_model_card(config, model_id="named")
-    save_for_hub(
-        MLCAKForCXRClassification(config), MLCAKImageProcessor(size={"height": 28, "width": 28}), tmp_path, card
-    )
-    assert (tmp_path / "README.md").read_text() == card.content
 
 
 def test_only_model_files_may_leave(folder: Path) -> None:

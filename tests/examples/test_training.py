@@ -156,7 +156,7 @@ def test_a_student_is_distilled_and_every_part_logged(made, teacher, monkeypatch
     record = json.loads((made / "student" / "training.json").read_text())
     parts = {"loss_global", "loss_local", "distil_global", "distil_local", "distil_attention"}
     assert parts <= set(record["log"][0])
-    assert record["model"]["teacher"] == "teacher"
+    assert record["model"]["teacher"] == ["teacher"]
     model = AutoModelForImageClassification.from_pretrained(made / "student")
     assert model.config.image_size == 16
     assert model.config.local_labels == ["Edema", "Nodule/Mass"]

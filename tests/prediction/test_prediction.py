@@ -15,11 +15,11 @@ from rich.console import Console
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.errors import DatasetError, DicomError, MLCAKError
-from mlcak_hf.explanation.overlay import attention_over_radiograph, draw_heatmap, resize_for_display
+from mlcak_hf.explanation.overlay import attention_over_radiograph, draw_heatmap, enlarge_for_display
 from mlcak_hf.image_processing_mlcak import area_resize, fit_to_square, map_boxes
-from mlcak_hf.prediction.outputs import OutputNames
+from mlcak_hf.prediction.outputs import HeatmapNames
 from mlcak_hf.prediction.predictor import RadiographPredictor
-from mlcak_hf.prediction.reading import Prediction
+from mlcak_hf.prediction.reading import Prediction, read_file
 from mlcak_hf.prediction.tables import write_predictions
 from mlcak_hf.radiographs.file_search import find_radiographs
 from mlcak_hf.radiographs.read import read_radiograph
@@ -146,7 +146,7 @@ def test_a_constant_map_stays_constant() -> None:
     np.testing.assert_allclose(over, 0.02, rtol=1e-6)
 
 
-def test_heatmap_is_brightest_over_the_attended_patch_and_leaves_the_rest_of_the_radiograph() -> None:
+def test_a_heatmap_is_brightest_over_the_attended_patch_and_keeps_the_rest_of_the_radiograph() -> None:
     radiograph = np.full((210, 140), 0.5, np.float32)
     attention = np.ones((7, 7), np.float32)
     attention[2, 4] = 10
@@ -170,21 +170,28 @@ def test_a_flat_map_is_drawn_flat() -> None:
     assert np.ptp(body.reshape(-1, 3), axis=0).max() < 4
 
 
-def test_display_size_keeps_proportions_and_range() -> None:
+def test_small_radiographs_are_enlarged_in_their_proportions_and_range() -> None:
     middling = np.random.default_rng(4).random((600, 700)).astype(np.float32)
-    assert resize_for_display(middling) is middling
-    assert resize_for_display(np.zeros((3072, 2048), np.float32)).shape == (1024, 683)
-    enlarged = resize_for_display(middling[:64, :32])
+    assert enlarge_for_display(middling) is middling
+    enlarged = enlarge_for_display(middling[:64, :32])
     assert enlarged.shape == (512, 256)
     assert enlarged.min() >= 0
     assert enlarged.max() <= 1
     assert enlarged.mean() == pytest.approx(middling[:64, :32].mean(), abs=0.01)
 
 
+@pytest.mark.parametrize("size", [(3072, 2048), (900, 1024)])
+def test_a_picture_for_a_heatmap_has_the_proportions_of_the_radiograph_and_at_most_1024_px(tmp_path, size) -> None:
+    Image.fromarray(np.arange(size[0] * size[1]).astype(np.uint8).reshape(size)).save(tmp_path / "large.png")
+    read = read_file(tmp_path / "large.png", 28, "pad", "dicom", None, "warn", with_picture=True)
+    assert read.picture is not None
+    assert read.picture.shape == pytest.approx((1024, 683) if size[0] == 3072 else size, abs=1)
+
+
 # Which files
 
 
-def test_find_radiographs(tmp_path: Path) -> None:
+def test_a_folder_is_searched_for_radiographs(tmp_path: Path) -> None:
     def write(name: str, content: bytes = b"x") -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -212,8 +219,8 @@ def test_nothing_to_find_is_an_error(tmp_path: Path) -> None:
         find_radiographs(tmp_path)
 
 
-def test_output_names_do_not_collide(tmp_path: Path) -> None:
-    names = OutputNames(tmp_path, ".png")
+def test_names_of_heatmaps_do_not_collide(tmp_path: Path) -> None:
+    names = HeatmapNames(tmp_path)
     inputs = ["x/a.dcm", "y/a.png", "z/A.jpg", "z/a-2.png", "b.v1.dcm"]
     made = [names.next(Path(name)).name for name in inputs]
     assert made == ["a.png", "a-2.png", "A-3.png", "a-2-2.png", "b.v1.png"]
@@ -260,7 +267,7 @@ def test_sixteen_bits_survive(predictor: RadiographPredictor, tmp_path: Path) ->
     assert sixteen.probabilities["Abnormal"] == pytest.approx(eight.probabilities["Abnormal"], abs=1e-6)
 
 
-def test_value_range_of_the_processor_is_not_applied_to_files(radiographs: Path) -> None:
+def test_the_value_range_of_the_processor_is_not_applied_to_files(radiographs: Path) -> None:
     """read_radiograph has scaled to [0, 1] already; applying a 12-bit range on top would make everything black."""
     plain = RadiographPredictor(tiny_model(), tiny_processor(), "cpu").predict([radiographs / "a.png"])
     ranged = RadiographPredictor(tiny_model(), tiny_processor(value_range=[0, 4095]), "cpu").predict(
@@ -280,7 +287,7 @@ def test_unreadable_files_are_reported_and_the_others_go_on(predictor: Radiograp
     assert sum(bool(prediction.probabilities) for prediction in predictions) == 5
 
 
-def test_a_batch_of_unreadable_files_only(predictor: RadiographPredictor, tmp_path: Path) -> None:
+def test_a_batch_of_unreadable_files_only_gives_errors(predictor: RadiographPredictor, tmp_path: Path) -> None:
     (predictions,) = (predictor.predict([tmp_path / "x.png", tmp_path / "y.png"], heatmaps_dir=tmp_path / "h"),)
     assert [bool(prediction.error) for prediction in predictions] == [True, True]
 
@@ -318,7 +325,7 @@ def test_deit_leaves_out_both_prefix_tokens(radiographs: Path) -> None:
     assert 0 < prediction.attention.sum() < 1
 
 
-def test_multi_label_and_global_only(radiographs: Path) -> None:
+def test_a_multi_label_model_without_findings_predicts_each_label(radiographs: Path) -> None:
     model = tiny_model(
         problem_type="multi_label_classification",
         id2label={0: "Pneumonia", 1: "Tuberculosis", 2: "COPD"},
@@ -332,7 +339,7 @@ def test_multi_label_and_global_only(radiographs: Path) -> None:
     assert list(prediction.probabilities.values()) == pytest.approx(expected.tolist(), abs=1e-6)
 
 
-def test_from_pretrained(tmp_path: Path, radiographs: Path, predictor: RadiographPredictor) -> None:
+def test_a_saved_model_predicts_the_same(tmp_path: Path, radiographs: Path, predictor: RadiographPredictor) -> None:
     predictor.model.save_pretrained(tmp_path / "model")
     tiny_processor().save_pretrained(tmp_path / "model")
     loaded = RadiographPredictor.from_pretrained(tmp_path / "model", device="cpu")
@@ -340,7 +347,9 @@ def test_from_pretrained(tmp_path: Path, radiographs: Path, predictor: Radiograp
     assert loaded.predict([file])[0].probabilities == predictor.predict([file])[0].probabilities
 
 
-def test_from_pretrained_says_what_is_wrong(tmp_path: Path, predictor: RadiographPredictor) -> None:
+def test_a_folder_that_cannot_be_loaded_is_refused_with_the_reason(
+    tmp_path: Path, predictor: RadiographPredictor
+) -> None:
     with pytest.raises(MLCAKError, match=r"has no config\.json"):
         RadiographPredictor.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
@@ -358,7 +367,9 @@ def test_from_pretrained_says_what_is_wrong(tmp_path: Path, predictor: Radiograp
         predictor.predict([], batch_size=0)
 
 
-def test_real_radiographs(shared_data: Path, predictor: RadiographPredictor, tmp_path: Path) -> None:
+def test_real_radiographs_are_predicted_and_drawn(
+    shared_data: Path, predictor: RadiographPredictor, tmp_path: Path
+) -> None:
     source = sorted((shared_data / "nih-in-vindr-layout" / "test").glob("*.dicom"))[:3]
     for path in source:
         shutil.copy(path, tmp_path / path.stem)  # without a suffix: found by the magic bytes
@@ -377,7 +388,7 @@ PREDICTIONS = [
 ]
 
 
-def test_csv_holds_every_file_under_the_same_columns(tmp_path: Path) -> None:
+def test_the_csv_holds_every_file_under_the_same_columns(tmp_path: Path) -> None:
     output = tmp_path / "new" / "table.csv"
     assert write_predictions(iter(PREDICTIONS), "csv", output) == 1
     with output.open(newline="") as file:
@@ -400,7 +411,7 @@ def test_json_is_a_list_of_objects(tmp_path: Path) -> None:
     assert row["error"] is None
 
 
-def test_table_shows_probabilities_highest_findings_and_failures() -> None:
+def test_the_table_shows_probabilities_highest_findings_and_failures() -> None:
     console = Console(file=io.StringIO(), width=120)
     assert write_predictions(PREDICTIONS, "table", console=console) == 1
     text = console.file.getvalue()
@@ -410,7 +421,7 @@ def test_table_shows_probabilities_highest_findings_and_failures() -> None:
     assert "Not read: no.dcm: cut off" in text
 
 
-def test_table_names_a_common_folder_once() -> None:
+def test_the_table_names_a_common_folder_once() -> None:
     def shown(*files: str) -> str:
         console = Console(file=io.StringIO(), width=120)
         predictions = [Prediction(Path(file), {"Normal": 0.5, "Abnormal": 0.5}) for file in files]
@@ -423,7 +434,7 @@ def test_table_names_a_common_folder_once() -> None:
     assert "/data/study/a.dcm" in shown("/data/study/a.dcm", "b.dcm")
 
 
-def test_csv_of_failures_only_and_unknown_format(tmp_path: Path) -> None:
+def test_failures_alone_make_a_csv_and_unknown_formats_are_refused(tmp_path: Path) -> None:
     assert write_predictions(PREDICTIONS[:1], "csv", tmp_path / "x.csv") == 1
     assert "cut off" in (tmp_path / "x.csv").read_text()
     with pytest.raises(MLCAKError, match="xml"):
@@ -433,7 +444,7 @@ def test_csv_of_failures_only_and_unknown_format(tmp_path: Path) -> None:
 # The example script
 
 
-def test_example_script(
+def test_the_example_script_writes_a_table_and_heatmaps(
     predictor: RadiographPredictor,
     radiographs: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -454,7 +465,7 @@ def test_example_script(
     assert len(list((output / "heatmaps").iterdir())) == 5
 
 
-def test_no_radiograph_is_written_over(tmp_path: Path, predictor: RadiographPredictor) -> None:
+def test_no_radiograph_is_overwritten(tmp_path: Path, predictor: RadiographPredictor) -> None:
     """Neither by heatmaps into its own folder nor by a result of its name, whoever asks."""
     picture = tmp_path / "a.png"
     Image.fromarray(np.arange(1600).reshape(40, 40).astype(np.uint8)).save(picture)
@@ -474,7 +485,7 @@ def test_no_radiograph_is_written_over(tmp_path: Path, predictor: RadiographPred
     assert made.heatmap == tmp_path / "maps" / "a.png"
 
 
-def test_no_radiograph_is_written_over_by_another_name(tmp_path: Path, predictor: RadiographPredictor) -> None:
+def test_no_radiograph_is_overwritten_under_another_name(tmp_path: Path, predictor: RadiographPredictor) -> None:
     """Links, a file without a suffix, and a stream that names the radiograph last."""
     for folder in ("in", "maps", "links"):
         (tmp_path / folder).mkdir()

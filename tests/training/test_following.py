@@ -122,7 +122,7 @@ def test_only_the_broken_image_is_named(tmp_path):
         make_trainer(tmp_path, rows=Named(toy_rows(4)), collator=BrokenPixels()).train()
 
 
-def test_rows_not_finite():
+def test_rows_with_nan_or_inf_are_found_and_explained():
     tensors = {
         "logits": torch.tensor([[1.0, 2.0], [math.nan, 0.0], [0.0, -math.inf]]),
         "pixels": torch.zeros(3, 1, 2, 2),

@@ -2,56 +2,27 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
+from saved_models import RECORD
 
 from mlcak_hf import MLCAKConfig, MLCAKImageProcessor
-from mlcak_hf.deployment.model_card import card_for_folder
+from mlcak_hf.deployment.model_card import card_for_folder, create_model_card
 from mlcak_hf.errors import DeploymentError
 from mlcak_hf.training.record import TrainingRecord
 
-RECORD = {
-    "script": "distil_student",
-    "model": {
-        "distilled": True,
-        "initial_weights": "random",
-        "backbone_on_hub": False,
-        "model": "student-tiny-28",
-        "backbone": None,
-        "teacher": "teacher-224",
-        "local_loss_weight": 0.5,
-    },
-    "data": {"dataset": "phantoms", "preparation": {"aggregation": "majority"}},
-    "views": {"rotation_deg": 10.0, "shift": 0.05},
-    "arguments": {
-        "alpha": 1.0,
-        "beta": 0.5,
-        "gamma": 2.0,
-        "logit_loss": "mse",
-        "attention_loss": "kl",
-        "attention_aggregation": "mean",
-        "gradient_accumulation_steps": 4,
-        "per_device_train_batch_size": 32,
-        "optim": "adamw_torch",
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "cosine",
-        "weight_decay": 0.05,
-        "seed": 7,
-    },
-    "train": {
-        "rows": 600,
-        "global": {"Normal": 400, "Abnormal": 200},
-        "local": {"Edema": [50, 600], "ILD": [0, 0], "Rib fracture": [0, 600], "Emphysema": [3, 600]},
-    },
-    "validation": {"rows": 100, "global": {"Normal": 60, "Abnormal": 40}},
-    "epochs": 12.0,
-    "steps": 240,
-}
+
+def rows_of_the_card(record: dict) -> dict[str, str]:
+    """What the card of a model shows about its training, by name."""
+    card = create_model_card(MLCAKConfig(), model_id="x", record=TrainingRecord(record))
+    section = card.content.split("## Training")[1].split("## Evaluation")[0]
+    return dict(re.findall(r"^\| (.+?) \| (.+) \|$", section, flags=re.MULTILINE))
 
 
-def test_rows_are_the_recorded_choices() -> None:
-    rows = TrainingRecord(RECORD).rows
+def test_a_card_shows_the_recorded_choices() -> None:
+    rows = rows_of_the_card(RECORD)
     assert rows["Dataset"] == "phantoms"
     assert rows["Training images"] == "600 (400 Normal, 200 Abnormal)"
     assert rows["Teacher"] == "teacher-224"
@@ -60,14 +31,23 @@ def test_rows_are_the_recorded_choices() -> None:
     assert rows["Batch"] == "32 per process, accumulated over 4"
     assert rows["Epochs, steps"] == "12, 240"
     assert "trained from scratch" in rows["Initial weights"]
-    assert rows["Seed"] == 7
+    assert rows["Readers' votes"] == "majority"
+    assert rows["Optimizer"] == "adamw_torch, learning rate 0.001 (cosine), weight decay 0.05"
+    assert rows["Augmentation"] == "rotation deg 10, shift 0.05"
+    assert rows["Seed"] == "7"
 
 
 def test_a_plain_student_names_no_teacher() -> None:
     record = copy.deepcopy(RECORD)
     record["arguments"] |= {"alpha": 0.0, "beta": 0.0, "gamma": 0.0}
-    assert "Teacher" not in TrainingRecord(record).rows
-    assert "Loss on logits" not in TrainingRecord(record).rows
+    assert "Teacher" not in rows_of_the_card(record)
+    assert "Loss on logits" not in rows_of_the_card(record)
+
+
+def test_a_model_without_views_or_votes_says_so() -> None:
+    rows = rows_of_the_card(RECORD | {"views": None, "data": {"dataset": "own", "preparation": {}}})
+    assert rows["Augmentation"] == "none"
+    assert "Readers' votes" not in rows
 
 
 def test_what_the_training_data_lacked_is_a_limit() -> None:
@@ -79,7 +59,7 @@ def test_what_the_training_data_lacked_is_a_limit() -> None:
     assert not any("Edema" in limit for limit in (unknown, absent, few))
 
 
-def test_the_card_of_a_folder(tmp_path: Path) -> None:
+def test_the_card_of_a_folder_says_how_its_model_was_trained(tmp_path: Path) -> None:
     folder = tmp_path / "student"
     MLCAKConfig().save_pretrained(folder)
     MLCAKImageProcessor(size={"height": 28, "width": 28}).save_pretrained(folder)
@@ -104,8 +84,11 @@ def test_only_a_backbone_on_the_hub_is_named_in_the_metadata(tmp_path: Path, on_
 def test_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DeploymentError, match=r"gone\.json"):
         TrainingRecord.load(tmp_path / "gone.json")
-    with pytest.raises(DeploymentError, match="incomplete"):
-        TrainingRecord({"rows": 1})
+    for content in ({"rows": 1}, [], None):
+        with pytest.raises(DeploymentError, match="must contain arguments, data"):
+            TrainingRecord(content)
+    with pytest.raises(DeploymentError, match=r"incomplete: .*'logit_loss'"):
+        rows_of_the_card(RECORD | {"arguments": {"alpha": 1.0, "beta": 0.0, "gamma": 0.0}})
     with pytest.raises(DeploymentError, match=r"config\.json"):
         card_for_folder(tmp_path)
 
@@ -121,20 +104,20 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_card_claims_only_the_recorded_origin(model, initial, base):
-    record = TrainingRecord(RECORD | {"model": RECORD["model"] | model})
-    assert initial in record.rows["Initial weights"]
-    assert record.base_model == base
+    record = RECORD | {"model": RECORD["model"] | model}
+    assert initial in rows_of_the_card(record)["Initial weights"]
+    assert TrainingRecord(record).base_model == base
 
 
 def test_a_student_taught_from_a_cache_is_not_a_plain_student():
     cached = RECORD["model"] | {"teacher": None, "teacher_cache": "cache-4"}
-    rows = TrainingRecord(RECORD | {"model": cached}).rows
+    rows = rows_of_the_card(RECORD | {"model": cached})
     assert rows["Teacher"] == "not named; its outputs were read from the cache cache-4"
     assert "Weights of the losses" in rows
     known = cached | {"teacher_weights": ["0123456789abcdef" * 4]}
-    assert "0123456789ab..." in TrainingRecord(RECORD | {"model": known}).rows["Teacher"]
+    assert "0123456789ab..." in rows_of_the_card(RECORD | {"model": known})["Teacher"]
     plain = RECORD["model"] | {"distilled": False, "teacher": "unused"}
-    assert "Teacher" not in TrainingRecord(RECORD | {"model": plain}).rows
+    assert "Teacher" not in rows_of_the_card(RECORD | {"model": plain})
 
 
 def test_a_saved_record_is_read_again(tmp_path: Path) -> None:

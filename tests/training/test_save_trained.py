@@ -52,7 +52,7 @@ def test_no_argument_keeps_a_local_folder(tmp_path):
 def test_several_teachers_are_listed(tmp_path):
     arguments = StudentArguments(teacher=["/home/dr_smith/a", "owner/b"], teacher_cache="/x/cache")
     described = model_entry(trainer(tmp_path), arguments)
-    assert (described["teacher"], described["teacher_cache"]) == ("a, owner/b", "cache")
+    assert (described["teacher"], described["teacher_cache"]) == (["a", "owner/b"], "cache")
 
 
 def test_the_origin_is_what_was_started_from(trained, tmp_path):

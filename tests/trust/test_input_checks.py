@@ -6,8 +6,7 @@ import pytest
 from PIL import Image
 
 from mlcak_hf.radiographs.read import read_radiograph
-from mlcak_hf.trust.file_checks import file_warnings
-from mlcak_hf.trust.image_checks import image_warnings
+from mlcak_hf.trust.input_checks import file_warnings, image_warnings
 
 
 @pytest.fixture(scope="module")

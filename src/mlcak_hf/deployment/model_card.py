@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from ..errors import DeploymentError
 from ..evaluation.comparison import COMPARED, Comparison, Estimate, Row
-from ..evaluation.report.wording import TITLES, basis, interval, number, statement, thresholds
+from ..evaluation.report import wording
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..pretrained import load_config, load_processor, weights_digest
 from ..shipped import hub_configs_dir
@@ -30,11 +30,6 @@ _HUB_METRICS = {
     "sensitivity_at_threshold": "recall",
     "specificity_at_threshold": "specificity",
 }
-_CHOOSE = (
-    "Choose one on your own validation data, for the sensitivity or specificity that you need; do not use 0.5 without "
-    "checking."
-)
-_UNCALIBRATED = "Calibration was not measured: the outputs are scores, not probabilities."
 
 
 def create_model_card(
@@ -73,7 +68,10 @@ def create_model_card(
     """
     name = model_id.rsplit("/", 1)[-1]
     measured = None if comparison is None else comparison.row(row or name)
-    results = [] if comparison is None or measured is None else _eval_results(comparison, measured)
+    context = {} if comparison is None else comparison.context
+    dataset = Path(str(context.get("dataset") or "an unnamed dataset")).name  # Without its folder.
+    split = str(context.get("split") or "unnamed")
+    results = [] if comparison is None or measured is None else _eval_results(comparison, measured, dataset, split)
     metadata = ModelCardData(
         language="en",
         license=license,
@@ -88,19 +86,27 @@ def create_model_card(
     template = (hub_configs_dir() / "templates" / "model_card.md").read_text(encoding="utf-8")
     # Not ModelCard.from_template, which neither trims the lines of block tags nor refuses misspelt names.
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    content = environment.from_string(template).render(
-        card_data=metadata.to_yaml(),
-        model_name=name,
-        model_id=model_id if "/" in model_id else f"path/to/{model_id}",
-        license=license,
-        config=config,
-        processor=processor,
-        record=record,
-        evaluation=None if comparison is None or measured is None else _evaluation(comparison, measured),
-        cell=_cell,
-        limits=[*([] if record is None else record.limits), *_limits(config, comparison, measured)],
-    )
-    return ModelCard(content)
+    shown = {
+        "card_data": metadata.to_yaml(),
+        "model_name": name,
+        "model_id": model_id if "/" in model_id else f"path/to/{model_id}",
+        "license": license,
+        "config": config,
+        "processor": processor,
+        "record": record,
+        "comparison": comparison,
+        "measured": measured,
+        "dataset": dataset,
+        "split": split,
+        "wording": wording,
+        "compared": COMPARED,
+        "number": _number,
+        "cell": _cell,
+    }
+    try:
+        return ModelCard(environment.from_string(template).render(shown))
+    except jinja2.UndefinedError as error:
+        raise DeploymentError(f"The training record is incomplete: {error}. Train the model again.") from error
 
 
 def card_for_folder(
@@ -165,89 +171,22 @@ def _check_same_model(row: Row, folder: Path, config: PreTrainedConfig, processo
         )
 
 
-def _evaluation(comparison: Comparison, measured: Row) -> dict[str, Any]:
-    """What the template shows of an evaluation."""
-    dataset, split = _evaluated_on(comparison)
-    found = {name: measured.metrics.get(f"auroc/{name}") for name in comparison.finding_names}
-    counts = {name: (count.present, count.present + count.absent) for name, count in comparison.class_counts.items()}
-    beside = comparison.rows if len(comparison.rows) > 1 else ()
-    return {
-        "dataset": dataset,
-        "split": split,
-        "basis": basis(comparison),
-        "overall": [(text, _number(measured.metrics[key])) for key, text in TITLES.items() if key in measured.metrics],
-        "findings": [(name, *counts[name], _number(estimate)) for name, estimate in found.items() if estimate],
-        "beside": [(row.name, *(_number(row.metrics.get(key)) for key in COMPARED)) for row in beside],
-        "statements": [
-            statement(pair) for pair in comparison.differences if measured.name in (pair.model, pair.baseline)
-        ],
-    }
-
-
-def _evaluated_on(comparison: Comparison) -> tuple[str, str]:
-    """Return the name of the evaluated dataset, without folders, and of its split."""
-    dataset = Path(str(comparison.context.get("dataset") or "an unnamed dataset")).name
-    return dataset, str(comparison.context.get("split") or "unnamed")
-
-
-def _limits(config: PreTrainedConfig, comparison: Comparison | None, measured: Row | None) -> list[str]:
-    """List the limits that follow from the model and from what was, or was not, measured."""
-    limits = [
-        f"The model sees {config.image_size} x {config.image_size} pixels. Findings that are small on the original, "
-        "such as nodules, thin pneumothorax lines and fine fibrosis, may be lost in such an image.",
-        "Attention maps show where the class token looked. They do not localise or explain a disease.",
-    ]
-    if comparison is None or measured is None:
-        limits.append(f"No decision threshold comes with the model. {_CHOOSE}")
-        return [*limits, _UNCALIBRATED.replace("Calibration was not", "Neither discrimination nor calibration was")]
-    dataset, split = _evaluated_on(comparison)
-    limits.append(f"No decision threshold was measured. {_CHOOSE}")
-    if measured.thresholds:
-        limits[-1] = (
-            "The decision thresholds behind the numbers above give 90 % specificity on the "
-            f"{comparison.context.get('threshold_split', 'validation')} split of {dataset}: {thresholds(measured)}. "
-            "Elsewhere, choose your own on your own validation data."
-        )
-    limits.append(_UNCALIBRATED)
-    if "calibration_error_global" in measured.metrics:
-        limits[-1] = (
-            "Calibration was measured for the global task, at this test set's share of abnormal images. Where the "
-            "share differs, the outputs are off. Outputs for findings are scores, not probabilities."
-        )
-    runs = len(measured.runs)
-    limits += [
-        f"All numbers are for the {split} split of {dataset} only. The intervals are over its images and say nothing "
-        "about other hospitals.",
-        "The numbers come from a single training run; another seed gives different ones."
-        if runs == 1
-        else f"The numbers are means over {runs} training runs; this model is one of them.",
-    ]
-    unknown = [name for name in config.local_labels if name not in comparison.class_counts]
-    missing = {
-        "Not measured, because the split has one class only": comparison.single_class_labels,
-        "Not measured, because the split never annotated them": comparison.unannotated_labels,
-        "Not evaluated at all": unknown,
-    }
-    limits += [f"{why}: {', '.join(names).replace('global/', '')}." for why, names in missing.items() if names]
-    return limits
-
-
 def _number(estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
-    bounds = interval(estimate)
-    return f"{number(estimate)} {bounds}" if "," in bounds else number(estimate)
+    bounds = wording.interval(estimate)
+    return f"{wording.number(estimate)} {bounds}" if "," in bounds else wording.number(estimate)
 
 
-def _eval_results(comparison: Comparison, measured: Row) -> list[EvalResult]:
+def _eval_results(comparison: Comparison, measured: Row, dataset: str, split: str) -> list[EvalResult]:
     """Entries of the `model-index`, with the intervals in their names."""
-    dataset, split = _evaluated_on(comparison)
     results = []
-    for key, text in (TITLES | {f"auroc/{name}": f"AUROC of {name}" for name in comparison.finding_names}).items():
+    findings = {f"auroc/{name}": f"AUROC of {name}" for name in comparison.finding_names}
+    for key, text in (wording.TITLES | findings).items():
         family = re.sub(r"(_global|_local_macro|_local_micro)$", "", key.split("/")[0])
         if key not in measured.metrics or family not in _HUB_METRICS:
             continue
-        bounds = interval(measured.metrics[key]).strip("[]").replace(", ", " to ")
+        bounds = wording.interval(measured.metrics[key]).strip("[]").replace(", ", " to ")
         results.append(
             EvalResult(
                 task_type="image-classification",

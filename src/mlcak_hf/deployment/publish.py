@@ -7,15 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, HfApi, ModelCard, RepoUrl
+from huggingface_hub import CommitInfo, HfApi, RepoUrl
 from transformers.dynamic_module_utils import get_relative_imports
 from transformers.utils import logging
 
 from ..errors import DeploymentError
-from ..image_processing_mlcak import MLCAKImageProcessor
-from ..modeling_mlcak import MLCAKForCXRClassification
 from ..preparation.report import PreparationReport
-from .model_card import card_for_folder
 
 logger = logging.get_logger(__name__)
 
@@ -29,31 +26,6 @@ _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _MODEL_FILES = (*_REQUIRED_FILES, "LICENSE", "model.safetensors.index.json")
 
 
-def save_for_hub(
-    model: MLCAKForCXRClassification, processor: MLCAKImageProcessor, folder: str | Path, card: ModelCard | None = None
-) -> Path:
-    """Save a model with everything it needs elsewhere: weights, configuration, processor, code and model card.
-
-    Args:
-        model ([`MLCAKForCXRClassification`]):
-            The trained model.
-        processor ([`MLCAKImageProcessor`]):
-            The processor it was trained with.
-        folder (`str` or `Path`):
-            Folder to write; created if missing.
-        card (`ModelCard`, *optional*):
-            Its model card; by default, the one of [`card_for_folder`] without measured numbers.
-
-    Returns:
-        `Path`: The folder.
-    """
-    folder = Path(folder)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    (card or card_for_folder(folder)).save(folder / "README.md")
-    return folder
-
-
 def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = True, revision: str | None = None) -> CommitInfo:
     """Upload the model in a folder to a model repository on the Hub, in one commit.
 
@@ -63,7 +35,7 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = True, revis
 
     Args:
         folder (`str` or `Path`):
-            Folder that [`save_for_hub`] wrote.
+            Folder that a training script wrote, with the card of `mlcak card`.
         repo_id (`str`):
             Name on the Hub, such as `"your-name/mlcak-student-28"`. The repository is created if missing.
         private (`bool`, *optional*, defaults to `True`):
@@ -125,12 +97,10 @@ def push_dataset_to_hub(
     repo = api.create_repo(repo_id, repo_type="dataset", private=True, exist_ok=True)
     if not api.repo_info(repo.repo_id, repo_type="dataset").private:
         raise DeploymentError(f"{repo_id} is public, and nothing was uploaded. Make it private, or name another one.")
-    # An earlier version may have had more shards.
-    patterns = {
-        "allow_patterns": ["README.md", "preparation.json", "data/*.parquet"],
-        "delete_patterns": "data/*.parquet",
-    }
-    return _upload(folder, repo, revision, "Upload prepared radiographs", **patterns)
+    shards = "data/*.parquet"
+    files = ["README.md", "preparation.json", shards]
+    # Old shards are deleted: an earlier version may have had more of them.
+    return _upload(folder, repo, revision, "Upload prepared radiographs", allow_patterns=files, delete_patterns=shards)
 
 
 def is_prepared_dataset(folder: str | Path) -> bool:
@@ -143,7 +113,7 @@ def model_files(folder: str | Path) -> list[str]:
 
     Args:
         folder (`str` or `Path`):
-            Folder that [`save_for_hub`] wrote.
+            Folder that a training script wrote, with the card of `mlcak card`.
 
     Returns:
         `list[str]`: Sorted file names; nothing from subfolders.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import DistillationError, RecipeError
-from ..image_geometry_mlcak import area_weights
+from ..image_geometry_mlcak import area_weights, check_choice
 
 Aggregation = Literal["mean", "per_level"]
 
@@ -44,10 +44,7 @@ class AttentionOptions:
                 f"student_levels must be at least one layer, without repeats; got {list(levels)}. "
                 "Leave it out to teach all layers."
             )
-        if self.aggregation not in ("mean", "per_level"):
-            raise RecipeError(
-                f"attention_aggregation must be 'mean' or 'per_level'; got {self.aggregation!r}. Choose one of them."
-            )
+        check_choice("attention_aggregation", self.aggregation, get_args(Aggregation), RecipeError)
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,21 @@ from torch import Tensor
 _SHOWN = 20
 
 
-def rows_not_finite(tensors: Mapping[str, Any]) -> dict[str, list[int]]:
+def rows_not_finite(tensors: Mapping[str, Any], prefix: str = "") -> dict[str, list[int]]:
     """Return the rows that contain NaN or Inf, by name of the tensor. Entries that are not float tensors are skipped.
 
     Args:
         tensors (`Mapping[str, Any]`):
             Tensors of shape `(B, ...)` by name.
+        prefix (`str`, *optional*, defaults to `""`):
+            Written before every name in the result.
     """
     found = {}
     for name, tensor in tensors.items():
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.ndim:
             bad = ~torch.isfinite(tensor.detach().reshape(len(tensor), -1)).all(1)
             if bad.any():
-                found[name] = bad.nonzero().flatten().tolist()
+                found[prefix + name] = bad.nonzero().flatten().tolist()
     return found
 
 

@@ -7,13 +7,14 @@ same under gradient accumulation and in several processes.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import DistillationError, RecipeError
+from ..image_geometry_mlcak import check_choice
 
 LogitLossKind = Literal["mse", "kl"]
 AttentionLossKind = Literal["mse", "normalized_mse", "kl"]
@@ -56,8 +57,7 @@ class LogitDistillationLoss(nn.Module):
 
     def __init__(self, kind: LogitLossKind = "mse", temperature: float = 1.0, independent_labels: bool = False) -> None:
         super().__init__()
-        if kind not in ("mse", "kl"):
-            raise RecipeError(f"logit_loss must be 'mse' or 'kl'; got {kind!r}. Choose one of them.")
+        check_choice("logit_loss", kind, get_args(LogitLossKind), RecipeError)
         if not (math.isfinite(temperature) and temperature > 0):
             raise RecipeError(f"temperature must be a finite number > 0; got {temperature}. Use 1 to 10.")
         self.kind, self.temperature, self.independent_labels = kind, float(temperature), independent_labels
@@ -125,8 +125,7 @@ class AttentionDistillationLoss(nn.Module):
 
     def __init__(self, kind: AttentionLossKind = "normalized_mse") -> None:
         super().__init__()
-        if kind not in ("mse", "normalized_mse", "kl"):
-            raise RecipeError(f"attention_loss must be 'mse', 'normalized_mse' or 'kl'; got {kind!r}. Use one of them.")
+        check_choice("attention_loss", kind, get_args(AttentionLossKind), RecipeError)
         self.kind = kind
 
     def forward(self, student_attention: Tensor, teacher_attention: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class Teachers:
                     f"Call teacher.set_attn_implementation({ATTENTION_IMPLEMENTATION!r}), or set gamma to 0."
                 )
             if model is not self.sources[number]:
-                # Nobody else uses this teacher, so it need not return maps that are not paired.
+                # This teacher is not used elsewhere, so it need not return maps that are not paired.
                 known = self.configs[number].resolved_attention_levels
                 levels = [known[position] for position in alignment.teacher_levels]
                 model.set_attention_levels(sorted(set(levels)))

@@ -1,7 +1,7 @@
 """The class token's attention, mapped from the model's square back onto the radiograph, and drawn.
 
-A patch covers a square of the reduced image, which was padded or squashed from the original. The way back is
-[`map_boxes`], the same mapping that boxes take.
+A patch covers a square of the reduced image, which was padded or squashed from the original. It is mapped back with
+[`map_boxes`], like the boxes.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
-from ..image_processing_mlcak import area_resize, map_boxes
+from ..image_processing_mlcak import map_boxes
 
-# The longer side of a heatmap: large enough to read its legend, small enough to hold a batch of them.
-SMALLEST_DISPLAY_PX, LARGEST_DISPLAY_PX = 512, 1024
+# The longer side of a heatmap, so that its legend can be read.
+SMALLEST_DISPLAY_PX = 512
 
 # In multiples of uniform attention. The scale is the same for every heatmap, so that two of them can be compared.
 _FULL_COLOUR, _CLEARLY_UNEVEN = 16.0, 1.5
@@ -24,18 +24,12 @@ _COLOURS = "inferno"
 _FOOTER = "Attention of the class token, not a location of disease. Research use only; not for diagnosis."
 
 
-def resize_for_display(radiograph: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Resize a radiograph of shape `(height, width)` so that its longer side has 512 to 1024 pixels.
-
-    Large ones are area-averaged, small ones enlarged smoothly, and those within the range returned unchanged.
-    """
-    longer = max(radiograph.shape)
-    factor = min(max(longer, SMALLEST_DISPLAY_PX), LARGEST_DISPLAY_PX) / longer
-    if factor == 1:
+def enlarge_for_display(radiograph: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Enlarge a radiograph of shape `(height, width)` smoothly, if its longer side has fewer than 512 pixels."""
+    factor = SMALLEST_DISPLAY_PX / max(radiograph.shape)
+    if factor <= 1:
         return radiograph
     height, width = (max(1, round(side * factor)) for side in radiograph.shape)
-    if factor < 1:
-        return np.asarray(area_resize(radiograph, height, width))
     enlarged = Image.fromarray(radiograph).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(enlarged, dtype=np.float32).clip(0.0, 1.0)
 

@@ -70,27 +70,24 @@ def _identities(paths: Iterable[str | os.PathLike[str]]) -> dict[tuple[int, int]
     return found
 
 
-class OutputNames:
-    """Unique names for the files made from radiographs: the stem of the input, with a number where two share it.
+class HeatmapNames:
+    """Unique names for the heatmaps of radiographs: the stem of the input, with a number where two share it.
 
     Only the file name is used, never a DICOM tag, so that no name can carry patient data from the header. Names are
     compared without case, because some file systems do not distinguish `A.png` from `a.png`.
 
     Args:
         folder (`str` or `os.PathLike`):
-            Folder of the files.
-        suffix (`str`):
-            Their suffix, with its dot.
+            Folder of the heatmaps.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], suffix: str) -> None:
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        self.suffix = suffix
         self._used: set[str] = set()
 
     def next(self, file: Path) -> Path:
-        """Return the path for the file made from `file`: `stem.png`, then `stem-2.png`, `stem-3.png`, ..."""
+        """Return the path for the heatmap of a file: `stem.png`, then `stem-2.png`, `stem-3.png`, ..."""
         numbered = chain([file.stem], (f"{file.stem}-{number}" for number in count(2)))
         name = next(name for name in numbered if name.casefold() not in self._used)
         self._used.add(name.casefold())
-        return self.folder / f"{name}{self.suffix}"
+        return self.folder / f"{name}.png"

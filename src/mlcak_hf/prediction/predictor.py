@@ -16,7 +16,8 @@ from transformers.utils import logging
 from .. import __version__
 from ..errors import MLCAKError
 from ..explanation.class_token import class_token_attention
-from ..explanation.overlay import draw_heatmap, resize_for_display
+from ..explanation.overlay import draw_heatmap, enlarge_for_display
+from ..image_geometry_mlcak import check_choice
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification, MLCAKOutput
 from ..pretrained import check_processor, load_model, load_processor, weights_digest
@@ -24,7 +25,7 @@ from ..probabilities import probabilities
 from ..radiographs.choices import Fit, ValueRange, Voi, check_value_range
 from ..training.record import TRAINING_FILE, TrainingRecord
 from ..worker_processes import map_in_processes
-from .outputs import OutputNames, check_outputs
+from .outputs import HeatmapNames, check_outputs
 from .reading import OnSuspect, Prediction, ReadFile, read_file
 
 # zlib level of the heatmaps: a third of the time of the default for a fifth more bytes.
@@ -83,8 +84,7 @@ class RadiographPredictor:
     ) -> None:
         if value_range is not None:
             check_value_range(value_range)
-        if on_suspect not in get_args(OnSuspect):
-            raise MLCAKError(f"on_suspect must be 'warn' or 'refuse'; got {on_suspect!r}.")
+        check_choice("on_suspect", on_suspect, get_args(OnSuspect), MLCAKError)
         check_processor(processor, model.config)
         self.model, self.processor = model, processor
         self.value_range, self.on_suspect = value_range, on_suspect
@@ -177,7 +177,7 @@ class RadiographPredictor:
             files = list(files)
             check_outputs(files, heatmaps_dir=heatmaps_dir)
             Path(heatmaps_dir).mkdir(parents=True, exist_ok=True)
-            names = OutputNames(heatmaps_dir, ".png")
+            names = HeatmapNames(heatmaps_dir)
         total, processor = len(files) if isinstance(files, Sized) else None, self.processor
         read_one = partial(
             read_file,
@@ -199,34 +199,32 @@ class RadiographPredictor:
                 yield from (file.prediction for file in batch)
 
     @torch.inference_mode()
-    def _predict_batch(self, batch: Sequence[ReadFile], attention: bool, names: OutputNames | None) -> None:
+    def _predict_batch(self, batch: Sequence[ReadFile], attention: bool, names: HeatmapNames | None) -> None:
         if not batch:
             return
-        predictions = [file.prediction for file in batch]
         # `reduce`, not `__call__`: values are in [0, 1] already, whatever range the processor expects of others.
         pixel_values = self.processor.reduce(np.stack([file.radiograph.pixels for file in batch if file.radiograph]))
         output: MLCAKOutput = self.model(
             pixel_values=torch.from_numpy(pixel_values).to(self.device, self.model.dtype),
             output_attentions=attention or names is not None,
         )
-        config = self.model.config
+        config, grid_size = self.model.config, self.model.grid_size
         assert output.logits is not None
         rows = probabilities(output.logits.float().cpu(), str(config.problem_type)).tolist()
-        for prediction, values in zip(predictions, rows, strict=True):
-            prediction.probabilities = dict(zip(config.global_labels, values, strict=True))
-        if output.local_logits is not None:
-            rows = probabilities(output.local_logits.float().cpu()).tolist()
-            for prediction, values in zip(predictions, rows, strict=True):
-                prediction.findings = dict(zip(config.local_labels, values, strict=True))
-                prediction.findings |= dict.fromkeys(self.unlearned_findings & set(config.local_labels), float("nan"))
-        if output.mlcak is not None:
-            rows_of_class_token = output.mlcak[:, :1].float().cpu().numpy()
-            maps = class_token_attention(rows_of_class_token, self.model.config.num_prefix_tokens, self.model.grid_size)
-            for prediction, over_patches in zip(predictions, maps.astype(np.float32), strict=True):
-                prediction.attention = over_patches
-        if names is not None:
-            for file in batch:
-                file.prediction.heatmap = self._draw(file, names.next(file.prediction.file))
+        local_rows = [] if output.local_logits is None else probabilities(output.local_logits.float().cpu()).tolist()
+        # Only the row of the class token.
+        mlcak = None if output.mlcak is None else output.mlcak[:, :1].float().cpu().numpy()
+        maps: Any = [] if mlcak is None else class_token_attention(mlcak, config.num_prefix_tokens, grid_size)
+        unlearned = dict.fromkeys(self.unlearned_findings & set(config.local_labels), float("nan"))
+        for number, file in enumerate(batch):
+            prediction = file.prediction
+            prediction.probabilities = dict(zip(config.global_labels, rows[number], strict=True))
+            if local_rows:
+                prediction.findings = dict(zip(config.local_labels, local_rows[number], strict=True)) | unlearned
+            if mlcak is not None:
+                prediction.attention = maps[number].astype(np.float32)
+            if names is not None:
+                prediction.heatmap = self._draw(file, names.next(prediction.file))
 
     def _draw(self, file: ReadFile, path: Path) -> Path:
         prediction = file.prediction
@@ -235,7 +233,7 @@ class RadiographPredictor:
         assert prediction.attention is not None
         highest = max(prediction.probabilities, key=lambda label: prediction.probabilities[label])
         picture = draw_heatmap(
-            resize_for_display(file.picture),
+            enlarge_for_display(file.picture),
             prediction.attention,
             original_size=(file.radiograph.original_height, file.radiograph.original_width),
             model_size_px=self.model.config.image_size,

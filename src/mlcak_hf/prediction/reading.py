@@ -22,12 +22,11 @@ from ..radiographs.read import (
     resize_radiograph,
     without_padding,
 )
-from ..trust.file_checks import file_warnings
-from ..trust.image_checks import NOTHING_VISIBLE, image_warnings
+from ..trust.input_checks import NOTHING_VISIBLE, file_warnings, image_warnings
 
 OnSuspect = Literal["warn", "refuse"]
 
-#: Side of the image whose content is checked, and longer side of a heatmap's picture, in pixels.
+#: Side of the square that is checked, and longer side of the picture for a heatmap, in pixels.
 CHECKED_PX = 64
 DISPLAY_PX = 1024
 

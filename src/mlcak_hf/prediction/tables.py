@@ -21,7 +21,7 @@ from ..errors import MLCAKError
 from .outputs import check_outputs
 from .reading import Prediction
 
-_FORMAT_OF_SUFFIX = {".txt": "table", ".csv": "csv", ".json": "json"}
+_FORMATS = {".txt": "table", ".csv": "csv", ".json": "json", "table": "table", "csv": "csv", "json": "json"}
 _HIGHEST_FINDINGS = 3
 
 
@@ -37,19 +37,13 @@ def choose_format(table_format: str | None = None, output: str | os.PathLike[str
     Raises:
         [`MLCAKError`]: When the format is unknown, or neither given nor named by the suffix.
     """
-    if table_format is not None:
-        if table_format not in _FORMAT_OF_SUFFIX.values():
-            raise MLCAKError(f"The format must be 'table', 'csv' or 'json'; got {table_format!r}.")
-        return table_format
-    if output is None:
-        return "table"
-    suffix = Path(output).suffix.lower()
-    if suffix not in _FORMAT_OF_SUFFIX:
+    given = table_format or ("table" if output is None else Path(output).suffix.lower())
+    if given not in _FORMATS:
         raise MLCAKError(
-            f"The suffix of the output {output} must be .csv, .json or .txt; got {suffix!r}. Rename it, or choose a "
-            "format (--format csv)."
+            "The format must be 'table', 'csv' or 'json', or the suffix of the output must be .csv, .json or .txt; got "
+            f"{given!r}. Rename the output, or choose a format (--format csv)."
         )
-    return _FORMAT_OF_SUFFIX[suffix]
+    return _FORMATS[given]
 
 
 def write_predictions(
@@ -184,7 +178,7 @@ def _write_csv(predictions: Iterable[Prediction], file: IO[str], provenance: Map
 
 
 def _csv_row(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
-    row = _json_object(prediction, provenance)
+    row = _row(prediction, provenance)
     del row["attention"]
     names = {name: row.pop(name) for name in ("file", "image_id")}
     numbers = {f"global/{label}": value for label, value in row.pop("probabilities").items()}
@@ -195,21 +189,17 @@ def _csv_row(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str,
 def _write_json(predictions: Iterable[Prediction], file: IO[str], provenance: Mapping[str, str]) -> None:
     separator = "[\n"
     for prediction in predictions:
-        file.write(separator + json.dumps(_json_object(prediction, provenance), ensure_ascii=False))
+        row = json.dumps(_row(prediction, provenance), ensure_ascii=False, default=_as_json)
+        file.write(separator + row)
         separator = ",\n"
     file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
-def _json_object(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "file": str(prediction.file),
-        "image_id": prediction.image_id,
-        "probabilities": prediction.probabilities,
-        "findings": {name: None if math.isnan(value) else value for name, value in prediction.findings.items()},
-        "attention": None if prediction.attention is None else prediction.attention.tolist(),
-        "heatmap": None if prediction.heatmap is None else str(prediction.heatmap),
-        "warning": prediction.warning,
-        "refused_because": prediction.refused_because,
-        "error": prediction.error,
-        **provenance,
-    }
+def _as_json(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value.tolist()
+
+
+def _row(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
+    names = {"file": prediction.file, "image_id": prediction.image_id}
+    findings = {name: None if math.isnan(value) else value for name, value in prediction.findings.items()}
+    return {**names, **vars(prediction), "findings": findings, **provenance}

@@ -1,4 +1,4 @@
-"""What happens at the trainer's events: the epoch of the views, and the log of the steps."""
+"""Callbacks of the trainer: the epoch of the views, a line per evaluation, and the log of the steps."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class StepLog(TrainerCallback):
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time the fetching of a step's batches, with which the step begins."""
+        """Time how long a step waits for its batches; the step begins here."""
         self._asked_at = time.perf_counter()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Checkpoints that are written atomically, and a resume that passes over incomplete ones."""
+"""Write checkpoints atomically, and resume from the newest complete one."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class WholeCheckpointTrainer(Trainer):
         return super()._get_output_dir(trial) if self._writes_into is None else self._writes_into
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Wait: a checkpoint is pushed when it has its name."""
+        """Do nothing: a checkpoint is pushed once it has its own name."""
 
 
 def _delete_old(run: Path, limit: int | None, best: str | None) -> None:

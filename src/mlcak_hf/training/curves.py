@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
+Log = Sequence[Mapping[str, Any]]
+
 # Okabe and Ito's colours, told apart with every common colour blindness; dashes differ too, for print.
 _LOSSES = {
     "loss": ("total", "#000000", "-"),
@@ -21,7 +23,6 @@ _LOSSES = {
 }
 _AUROCS = {
     "eval_auroc_global": ("global label", "#0072B2", "-"),
-    "eval_auroc_global_shifted": ("global label, perturbed", "#56B4E9", (0, (1, 1))),
     "eval_auroc_local_macro": ("local findings, macro", "#D55E00", (0, (4, 1.5))),
 }
 _SHARES = {"data_wait_share": ("waiting for data", "#E69F00", "-"), "teacher_share": ("teacher", "#CC79A7", "-")}
@@ -30,7 +31,7 @@ _GREY = "#666666"
 _POINTS = 60
 
 
-def draw_training_curves(log: Sequence[Mapping[str, Any]], path: str | Path, title: str = "") -> None:
+def draw_training_curves(log: Log, path: str | Path, title: str = "") -> None:
     """Draw what a trainer logged: the parts of the loss, validation AUROC, learning rate, and where the time went.
 
     Faint lines are the logged values, strong ones their mean over neighbouring logs. A curve that was not logged is
@@ -54,12 +55,13 @@ def draw_training_curves(log: Sequence[Mapping[str, Any]], path: str | Path, tit
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlim(0, max([float(entry.get("epoch") or 0) for entry in log], default=0) or 1)
-    if _draw(losses, log, _LOSSES, "Parts of the loss, before their weights (last value)") > 0:
+    _draw(losses, log, _LOSSES, "Parts of the loss, before their weights (last value)")
+    if losses.dataLim.ymin > 0:
         losses.set_yscale("log")
-    lowest = _draw(auroc, log, _AUROCS, "AUROC on validation (last value)", marker="o")
-    if np.isfinite(lowest):
+    _draw(auroc, log, _AUROCS, "AUROC on validation (last value)", marker="o")
+    if auroc.has_data():
+        auroc.set_ylim(min(0.48, auroc.dataLim.ymin - 0.02), 1.0)
         auroc.axhline(0.5, color=_GREY, linewidth=1, linestyle=(0, (1, 2)))
-        auroc.set_ylim(min(0.48, lowest - 0.02), 1.0)
         _mark_best(auroc, *_curve(log, "eval_auroc_global"))
     else:
         auroc.text(0.5, 0.5, "not evaluated", transform=auroc.transAxes, ha="center", color=_GREY, fontsize=9)
@@ -76,7 +78,7 @@ def draw_training_curves(log: Sequence[Mapping[str, Any]], path: str | Path, tit
     figure.savefig(path)
 
 
-def _curve(log: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+def _curve(log: Log, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return epochs and values of what was logged under a name; undefined values are left out."""
     points: dict[float, float] = {}
     for entry in log:
@@ -88,19 +90,14 @@ def _curve(log: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.
 
 def _smooth(values: np.ndarray) -> np.ndarray:
     """Return the mean over neighbours on both sides, fewer near the ends."""
-    reach, place = len(values) // _POINTS, np.arange(len(values))
-    first, end = np.maximum(place - reach, 0), np.minimum(place + reach + 1, len(values))
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    smoothed: np.ndarray = (sums[end] - sums[first]) / (end - first)
+    window = np.ones(2 * (len(values) // _POINTS) + 1)
+    smoothed: np.ndarray = np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
     return smoothed
 
 
-def _draw(
-    axes: Any, log: Sequence[Mapping[str, Any]], styles: Mapping[str, Any], title: str, marker: str = ""
-) -> float:
-    """Draw the smoothed curves and return their smallest value; NaN without one."""
+def _draw(axes: Any, log: Log, styles: Mapping[str, Any], title: str, marker: str = "") -> None:
+    """Draw the smoothed curves, and faintly the logged values of long ones."""
     axes.set_title(title, loc="left", fontsize=10)
-    lowest = np.nan
     for name, (label, colour, dashes) in styles.items():
         epochs, values = _curve(log, name)
         if not len(values):
@@ -112,8 +109,6 @@ def _draw(
         axes.plot(epochs, smoothed, label=f"{label}  {smoothed[-1]:.3g}", clip_on=not marker, **style)
         # Beside the axes, where it hides no curve.
         axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02), borderaxespad=0.2)
-        lowest = np.fmin(lowest, smoothed.min())
-    return float(lowest)
 
 
 def _mark_best(axes: Any, epochs: np.ndarray, values: np.ndarray) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +11,11 @@ from torch import nn
 from transformers.utils import logging
 
 from ..configuration_mlcak import MLCAKConfig
-from ..errors import RecipeError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification
 from ..pretrained import load_config, load_model, load_processor, loading, weight_files
 from ..shipped import resolve_model
+from .arguments import check_weight
 
 logger = logging.get_logger(__name__)
 
@@ -43,10 +42,7 @@ class ModelArguments:
     local_loss_weight: float = field(default=1.0, metadata={"help": "Weight (lambda) of the local findings' loss."})
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.local_loss_weight) and self.local_loss_weight >= 0):
-            raise RecipeError(
-                f"local_loss_weight must be a finite number >= 0; got {self.local_loss_weight}. The default is 1."
-            )
+        check_weight("local_loss_weight", self.local_loss_weight)
 
 
 def build_model(
@@ -74,19 +70,13 @@ def build_model(
     processor = load_processor(folder, size)
     labels = labels | {"local_loss_weight": arguments.local_loss_weight}
     if arguments.backbone is not None:
-        if size.patch_embedding != "linear":
-            raise RecipeError(
-                f"--backbone must be left out for {arguments.model}, because no pretrained backbone has its "
-                "convolutional trunk. Leave it out, or choose another --model."
-            )
         options: dict[str, Any] = {name: getattr(size, name) for name in ("image_size", "patch_size", "num_channels")}
         mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0], [1.0])
         options |= {"image_mean": mean, "image_std": std}
         remedy = "Name a pretrained ViT, DeiT or DINOv2 checkpoint; a trained MLCAK model is named with --model."
         with loading(arguments.backbone, "backbone", remedy):
             return MLCAKForCXRClassification.from_backbone(arguments.backbone, **options, **labels), processor
-    architecture = ("backbone_config", "attention_levels", "patch_embedding", "trunk_widths")
-    config = MLCAKConfig(**{name: getattr(size, name) for name in architecture}, **labels)
+    config = MLCAKConfig(backbone_config=size.backbone_config, attention_levels=size.attention_levels, **labels)
     if Path(folder).is_dir() and not weight_files(folder):
         return MLCAKForCXRClassification(config), processor
     model = load_model(folder, config=config, ignore_mismatched_sizes=True)

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ..data.sources import describe_targets
@@ -19,12 +19,12 @@ from ..shipped import resolve_model
 TRAINING_FILE = "training.json"
 
 _REMEDY = "Pass the training.json that train_teacher.py or distil_student.py wrote."
-_LOSS_WEIGHTS = ("alpha", "beta", "gamma")
+_ENTRIES = {"model", "data", "views", "arguments", "train", "validation", "epochs", "steps"}
 # With fewer positives than this, what a head learned about a finding is chance.
 _FEW_POSITIVES = 10
 # A slash in a sentence, a list of counts or a URL does not separate folders.
 _NOT_IN_PATHS = re.compile(r"[(),;:{}]")
-_RELATIVE_PREFIXES = ("./", "../", "~", ".\\", "..\\", "file:/")
+_PATH_PREFIXES = ("/", "./", "../", "~", ".\\", "..\\", "file:/")
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,9 @@ class TrainingRecord:
     content: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        try:
-            self.rows, self.limits  # noqa: B018 - these read every required entry
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DeploymentError(f"The training record is incomplete ({error!r}). {_REMEDY}") from error
+        missing = _ENTRIES - (self.content.keys() if isinstance(self.content, Mapping) else set())
+        if missing:
+            raise DeploymentError(f"The training record must contain {', '.join(sorted(missing))}. {_REMEDY}")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TrainingRecord:
@@ -106,41 +105,7 @@ class TrainingRecord:
     def base_model(self) -> str | None:
         """Hub id of the pretrained backbone that training started from; `None` without one."""
         model = self.content["model"]
-        return str(model["backbone"]) if model.get("backbone") and model["backbone_on_hub"] else None
-
-    @property
-    def rows(self) -> dict[str, Any]:
-        """What a model card shows, by name and in order."""
-        record = self.content
-        model, arguments, train, validation = (record[name] for name in ("model", "arguments", "train", "validation"))
-        views, accumulated = record["views"] or {}, arguments["gradient_accumulation_steps"]
-        taught = {}
-        if model["distilled"] and any(arguments[name] for name in _LOSS_WEIGHTS):
-            taught = {
-                "Teacher": model.get("teacher") or _cached_teacher(model),
-                "Weights of the losses": ", ".join(f"{name} {arguments[name]:g}" for name in _LOSS_WEIGHTS),
-                "Loss on logits": arguments["logit_loss"],
-                "Loss on attention": f"{arguments['attention_loss']}, {arguments['attention_aggregation']}",
-            }
-        rows = {
-            "Dataset": record["data"]["dataset"],
-            "Readers' votes": (record["data"].get("preparation") or {}).get("aggregation"),
-            "Training images": f"{train['rows']} ({_counts(train['global'])})",
-            "Validation images": f"{validation['rows']} ({_counts(validation['global'])})",
-            "Initial weights": _initial_weights(model),
-            **taught,
-            "Weight of the local loss": model.get("local_loss_weight", ""),
-            "Epochs, steps": f"{record['epochs']:g}, {record['steps']}",
-            "Batch": f"{arguments['per_device_train_batch_size']} per process"
-            + (f", accumulated over {accumulated}" if accumulated > 1 else ""),
-            "Optimizer": f"{arguments['optim']}, learning rate {arguments['learning_rate']:g} "
-            f"({arguments['lr_scheduler_type']}), weight decay {arguments['weight_decay']:g}",
-            "Label smoothing": arguments.get("label_smoothing_factor") or None,
-            "Decay of the averaged weights": arguments.get("ema_decay") or None,
-            "Augmentation": ", ".join(f"{name.replace('_', ' ')} {views[name]:g}" for name in views) or "none",
-            "Seed": arguments["seed"],
-        }
-        return {name: value for name, value in rows.items() if value is not None}
+        return str(model["backbone"]) if model["backbone_on_hub"] else None
 
     @property
     def unlearned_findings(self) -> frozenset[str]:
@@ -172,14 +137,14 @@ def model_entry(trainer: Any, model_args: Any) -> dict[str, Any]:
         initial = "unknown"  # By now training has written weights there, whether or not there were any before.
     else:
         initial = "model" if not folder.is_dir() or weight_files(folder) else "random"
-    given = without_folders(asdict(model_args))
+    chosen: dict[str, Any] = without_folders(asdict(model_args))
     return {
         "distilled": trainer.teachers is not None,
         # A cache does not name its teachers, but their owner can recognize them by the digests of their weights.
         "teacher_weights": None if cache is None else cache.key.get("teacher weights"),
         "initial_weights": initial,
         "backbone_on_hub": bool(model_args.backbone) and not Path(str(model_args.backbone)).exists(),
-    } | {name: ", ".join(value) if isinstance(value, list) else value for name, value in given.items()}
+    } | chosen
 
 
 def arguments_entry(args: Any) -> dict[str, Any]:
@@ -220,25 +185,8 @@ def without_folders(value: Any) -> Any:
 
 
 def _is_path(text: str) -> bool:
-    if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith(_RELATIVE_PREFIXES):
+    if text.startswith(_PATH_PREFIXES) or PureWindowsPath(text).is_absolute():
         return True
     if text and os.path.exists(text):  # noqa: PTH110 - `Path.exists` fails for text that is too long
         return True
     return _NOT_IN_PATHS.search(text) is None and (text.count("/") > 1 or "\\" in text)
-
-
-def _initial_weights(model: Mapping[str, Any]) -> str:
-    if model.get("backbone"):
-        return f"{model['backbone']}{'' if model['backbone_on_hub'] else ' (a local folder)'}"
-    known = {"random": "random (trained from scratch)", "model": f"those of {model['model']}"}
-    return known.get(model["initial_weights"], f"not recorded (started from {model['model']})")
-
-
-def _cached_teacher(model: Mapping[str, Any]) -> str:
-    digests = ", ".join(f"{digest[:12]}..." for digest in model.get("teacher_weights") or ())
-    weights = f" (SHA-256 of its weights: {digests})" if digests else ""
-    return f"not named{weights}; its outputs were read from the cache {model.get('teacher_cache')}"
-
-
-def _counts(positives: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in positives.items())

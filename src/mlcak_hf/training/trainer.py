@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -19,13 +17,13 @@ from ..distillation.cache.store import CachedCollator, TeacherCache
 from ..distillation.finite_check import image_names, not_finite_message, rows_not_finite
 from ..distillation.teachers import TEACHER_PREFIX, TeacherOutputs, Teachers
 from ..errors import DistillationError
-from .arguments import SHIFTED, MLCAKTrainingArguments
+from .arguments import MLCAKTrainingArguments
 from .callbacks import EpochCallback, EvaluationPrinter, StepLog
-from .objective import LABELS, Objective, check_labels, smooth_labels
-from .weight_average import AveragingTrainer
+from .checkpoints import WholeCheckpointTrainer
+from .objective import LABELS, Objective, check_labels
 
 
-class MLCAKTrainer(AveragingTrainer):
+class MLCAKTrainer(WholeCheckpointTrainer):
     r"""
     Train a student on `L = L_classification + alpha * D(local) + beta * D(global) + gamma * D(attention)`.
 
@@ -85,9 +83,7 @@ class MLCAKTrainer(AveragingTrainer):
         **kwargs: Any,
     ) -> None:
         args = MLCAKTrainingArguments() if args is None else args
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Label smoothing is not compatible")  # with the base class's own loss
-            super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
+        super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         if args.world_size > 1 and not hasattr(self.train_dataset or (), "__len__"):
             raise DistillationError(
                 "The train_dataset must have a length with several processes. Use a map-style dataset."
@@ -96,8 +92,6 @@ class MLCAKTrainer(AveragingTrainer):
             self.label_names = [name for name in self.label_names if name != "local_targets"]
         collator: Any = self.data_collator
         self.eval_data_collator = collator.for_evaluation() if hasattr(collator, "for_evaluation") else collator
-        if args.eval_shifts and not hasattr(self.eval_data_collator, "each_shift"):
-            raise DistillationError("eval_shifts needs an MLCAKCollator. Use one, or set eval_shifts to false.")
         self.teachers: Teachers | None = None
         self.teacher_cache: TeacherCache | None = None
         if args.distils and (teacher is not None or teacher_cache is not None):
@@ -120,7 +114,7 @@ class MLCAKTrainer(AveragingTrainer):
         return None if self.teachers is None or self.teacher_cache is not None else self.teachers.models[0]
 
     def _set_teachers(self, teacher: Any, cache: TeacherCache | str | PathLike[str] | None) -> None:
-        """Keep the teachers beside the model, because a part of it would be saved, trained and wrapped."""
+        """Keep the teachers outside the model, because its parts are saved, trained and wrapped."""
         if cache is not None and not isinstance(cache, TeacherCache):
             cache = TeacherCache(cache, verify=self.args.local_process_index == 0)
         if not isinstance(teacher, Teachers):
@@ -140,32 +134,19 @@ class MLCAKTrainer(AveragingTrainer):
 
     # Batches
 
-    def get_train_dataloader(self) -> Any:
-        """Return the dataloader of training."""
-        loader: Any = super().get_train_dataloader()
-        if self.args.dataloader_persistent_workers:
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """Make a dataloader; evaluation and prediction get the stored images, without views or teacher inputs."""
+        training_collator, is_training = self.data_collator, kwargs.get("is_training", False)
+        self.data_collator = training_collator if is_training else self.eval_data_collator
+        try:
+            loader: Any = super()._get_dataloader(*args, **kwargs)
+        finally:
+            self.data_collator = training_collator
+        if is_training and self.args.dataloader_persistent_workers:
             # Each new set of workers draws a seed. Drawn from the global generator, it would shift the dropout of a
             # resumed run, which starts its workers in another epoch.
             loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
         return loader
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """Return the dataloader of evaluation: stored images without views or teacher inputs."""
-        with self._evaluation_collator():
-            return super().get_eval_dataloader(eval_dataset)
-
-    def get_test_dataloader(self, test_dataset: Any) -> Any:
-        """Return the dataloader of prediction: stored images without views or teacher inputs."""
-        with self._evaluation_collator():
-            return super().get_test_dataloader(test_dataset)
-
-    @contextmanager
-    def _evaluation_collator(self) -> Iterator[None]:
-        training_collator, self.data_collator = self.data_collator, self.eval_data_collator
-        try:
-            yield
-        finally:
-            self.data_collator = training_collator
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """Fetch the micro-batches of one optimizer step and count its images over all processes."""
@@ -196,16 +177,6 @@ class MLCAKTrainer(AveragingTrainer):
     def _real_images(self, size: int, remainder: int) -> int:
         """Count the images in this process's last batch, without repeats; `remainder` counts those of all processes."""
         return min(max(remainder - self.args.process_index * size, 0), size) if remainder > 0 else size
-
-    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate or predict; with `eval_shifts`, add the mean AUROC of the perturbed images to an evaluation."""
-        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
-        name = f"{kwargs.get('metric_key_prefix', 'eval')}_auroc_global"
-        if self.args.eval_shifts and description == "Evaluation" and name in output.metrics:
-            again = partial(super().evaluation_loop, dataloader, description, *args, **kwargs)
-            values = {f"{name}{SHIFTED}/{s}": again().metrics[name] for s in self.eval_data_collator.each_shift()}
-            output.metrics.update(values | {name + SHIFTED: sum(values.values()) / len(values)})
-        return output
 
     # Loss
 
@@ -239,12 +210,10 @@ class MLCAKTrainer(AveragingTrainer):
         found, remedy = rows_not_finite(inputs), "Check these images"
         if not found:
             self.model.eval()
-            student = rows_not_finite(self.model(inputs["pixel_values"]))
-            teacher = {} if self.teacher is None else rows_not_finite(vars(self.teachers(inputs)))  # type: ignore[misc]
+            found = {} if self.teacher is None else rows_not_finite(vars(self.teachers(inputs)), "teacher's ")  # type: ignore[misc]
             remedy = "Lower learning_rate or set max_grad_norm, and resume from the last checkpoint"
-            remedy = "Check the teacher's weights" if teacher else remedy
-            found = {f"student's {name}": rows for name, rows in student.items()}
-            found |= {f"teacher's {name}": rows for name, rows in teacher.items()}
+            remedy = "Check the teacher's weights" if found else remedy
+            found |= rows_not_finite(self.model(inputs["pixel_values"]), "student's ")
         if "index" in inputs:
             names = image_names(self.train_dataset, inputs["index"].tolist())
         else:
@@ -263,7 +232,6 @@ class MLCAKTrainer(AveragingTrainer):
             loss = self._evaluation_loss(outputs, inputs)
             return (loss, outputs) if return_outputs else loss
         labels = {name: inputs.pop(name, None) for name in LABELS}
-        labels = smooth_labels(labels, self.args.label_smoothing_factor, self.model.config)
         outputs = model(**inputs, output_attentions=self._objective.alignment is not None)
         num_items = outputs.logits.shape[0] if num_items_in_batch is None else num_items_in_batch
         parts = self._objective.classification(outputs.logits, outputs.local_logits, labels, num_items)
