@@ -33,7 +33,8 @@ from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.columns import DatasetColumns, Targets
 from mlcak_hf.data.decoded_images import decode_once
 from mlcak_hf.data.sources import RadiographDataset, open_dataset
-from mlcak_hf.data.views import View, ViewParameters, view_pixels
+from mlcak_hf.data.view_pixels import view_pixels
+from mlcak_hf.data.views import View, ViewParameters
 from mlcak_hf.image_geometry_mlcak import area_weights
 from mlcak_hf.shipped import resolve_model
 from mlcak_hf.training.arguments import MLCAKTrainingArguments

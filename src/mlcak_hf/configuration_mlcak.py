@@ -7,6 +7,8 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, ViTConfig
 
+from .convolutional_trunk_mlcak import NUM_GROUPS, trunk_strides
+
 #: The 22 local findings of VinDr-CXR, in the order of its annotation tables.
 VINDR_CXR_FINDINGS: tuple[str, ...] = (
     "Aortic enlargement",
@@ -57,6 +59,12 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         attention_levels (`list[int]`, *optional*):
             Encoder layers that return their head-averaged attention; negative numbers count from the last layer.
             `None` means all layers.
+        patch_embedding (`str`, defaults to `"linear"`):
+            What makes the tokens of the patches: `"linear"`, one filter per patch, as in ViT; or `"conv"`, a residual
+            convolutional trunk with the same grid of patches, which uses small images better.
+        trunk_widths (`list[int]`, defaults to `[32, 64, 128]`):
+            Channels of the trunk's residual blocks, multiples of 8; unused with `patch_embedding="linear"`. The patch
+            size is a power of 2; at most 4 px with three blocks at 28 or 56 px, 8 px at 112 and 16 px at 224 px.
         id2label (`dict[int, str]`, defaults to `{0: "Normal", 1: "Abnormal"}`):
             Names of the global labels by index 0..n-1 (integers, or strings as in JSON). `num_labels` and `label2id`
             follow it.
@@ -90,12 +98,15 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     local_labels: list[str] | tuple[str, ...] = field(default_factory=lambda: list(VINDR_CXR_FINDINGS))
     local_loss_weight: float | int = 1.0
     attention_levels: list[int] | tuple[int, ...] | None = None
+    patch_embedding: Literal["linear", "conv"] = "linear"
+    trunk_widths: list[int] | tuple[int, ...] = field(default_factory=lambda: [32, 64, 128])
     problem_type: Literal["single_label_classification", "multi_label_classification"] = "single_label_classification"
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.backbone_config = _build_backbone_config(self.backbone_config)
         self.local_labels = list(self.local_labels)
         self.attention_levels = None if self.attention_levels is None else list(self.attention_levels)
+        self.trunk_widths = list(self.trunk_widths)
         if self.id2label is None and kwargs.get("num_labels") in (None, 2):
             self.id2label = dict(enumerate(GLOBAL_CLASS_NAMES))
         elif self.id2label is None:
@@ -161,6 +172,16 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
                 f"backbone_config.image_size must be a multiple of backbone_config.patch_size, so that every pixel "
                 f"is in a patch; got image_size={self.image_size} and patch_size={self.patch_size}."
             )
+
+    def validate_patch_embedding(self) -> None:
+        """Check that a convolutional trunk can make the grid of patches."""
+        if self.patch_embedding != "conv":
+            return
+        if not self.trunk_widths or any(width < 1 or width % NUM_GROUPS for width in self.trunk_widths):
+            raise ValueError(
+                f"trunk_widths must be one or more positive multiples of {NUM_GROUPS}; got {self.trunk_widths}."
+            )
+        trunk_strides(self.image_size, self.patch_size, len(self.trunk_widths))
 
     def validate_local_labels(self) -> None:
         """Check that the findings' names are non-empty and unique."""

@@ -16,6 +16,7 @@ from .attention_mlcak import ATTENTION_IMPLEMENTATION
 from .backbone_surgery_mlcak import adapt_backbone
 from .classification_loss_mlcak import global_classification_loss, local_classification_loss
 from .configuration_mlcak import MLCAKConfig
+from .convolutional_trunk_mlcak import ConvolutionalTrunk
 
 _ALIGNMENT_BYTES = 64  # where PyTorch's own allocator starts a tensor on a CPU
 
@@ -74,6 +75,14 @@ class MLCAKModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         for owner, name in ((self.backbone, "pooler"), (self.backbone.embeddings, "mask_token")):
             if getattr(owner, name, None) is not None:
                 setattr(owner, name, None)
+        if config.patch_embedding == "conv":
+            self.backbone.embeddings.patch_embeddings.projection = ConvolutionalTrunk(
+                config.image_size,
+                config.patch_size,
+                config.num_channels,
+                config.backbone_config.hidden_size,
+                config.trunk_widths,
+            )
         self._add_heads()
         self.set_attention_levels(config.attention_levels)
         self.post_init()  # type: ignore[no-untyped-call]
@@ -248,8 +257,13 @@ class MLCAKForCXRClassification(MLCAKModel):  # type: ignore[no-untyped-call]
             `MLCAKForCXRClassification`: In evaluation mode, float32.
 
         Raises:
-            ValueError: If the checkpoint is of another family, or sizes, channels or normalisation do not fit.
+            ValueError: If the checkpoint is of another family, sizes, channels or normalisation do not fit, or a
+                convolutional trunk is wanted.
         """
+        if config_kwargs.get("patch_embedding", "linear") != "linear":
+            raise ValueError(
+                "A pretrained backbone has patch_embedding 'linear'; got 'conv'. Leave patch_embedding out."
+            )
         backbone_config, state_dict = adapt_backbone(
             path_or_id, image_size, patch_size, num_channels, image_mean, image_std
         )

@@ -1,12 +1,14 @@
 """Views: the same for the same seed, nothing lost at identity, and true to a slow reference."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from mlcak_hf.data.views import View, ViewParameters, expose, view_pixels
+from mlcak_hf.data.view_pixels import expose, view_pixels
+from mlcak_hf.data.views import View, ViewParameters
 from mlcak_hf.errors import RecipeError
 from mlcak_hf.image_processing_mlcak import area_resize, to_unit_range
 
@@ -27,10 +29,10 @@ def noise(side: int = 32, seed: int = 0) -> np.ndarray:
 def source_points(view: View, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where points of the view (0 to 1) lie in the stored image: the view's steps undone one by one."""
     x, y = x - 0.5 - view.shift_x, y - 0.5 - view.shift_y
+    x, y = x / (view.scale * math.sqrt(view.stretch)), y / (view.scale / math.sqrt(view.stretch))
     angle = math.radians(view.rotation_deg)
     # Counter-clockwise as seen, with y pointing down; undone, it turns clockwise.
     x, y = x * math.cos(angle) - y * math.sin(angle), x * math.sin(angle) + y * math.cos(angle)
-    x, y = x / view.scale, y / view.scale
     return (-x if view.flip else x) + 0.5, y + 0.5
 
 
@@ -69,7 +71,7 @@ def continuous(image: np.ndarray, view: View, x: np.ndarray, y: np.ndarray, bili
 
 def slow_view(image: np.ndarray, view: View, side: int, bilinear: bool = False, samples: int = 24) -> np.ndarray:
     """Exposed pixels, moved, and averaged over many points of each pixel of the view."""
-    exposed = np.minimum(1.0, view.contrast * image.astype(np.float64) ** view.gamma)
+    exposed = np.clip(view.contrast * image.astype(np.float64) ** view.gamma + view.brightness, 0.0, 1.0)
     places = (np.arange(side * samples) + 0.5) / (side * samples)
     moved = continuous(exposed, view, places[None] + 0 * places[:, None], places[:, None] + 0 * places[None], bilinear)
     return moved.reshape(side, samples, side, samples).mean(axis=(1, 3))
@@ -83,6 +85,8 @@ VIEWS = [
     View(rotation_deg=10.0, gamma=0.85, contrast=1.15),
     View(rotation_deg=100.0, scale=0.9, shift_y=0.05),
     View(rotation_deg=-175.0, flip=True),
+    View(rotation_deg=10.0, scale=1.1, shift_x=0.02, stretch=1.3, brightness=-0.1),
+    View(rotation_deg=80.0, stretch=0.8, brightness=0.1),
 ]
 
 
@@ -123,7 +127,7 @@ def test_a_view_without_geometry_is_what_the_processor_makes_of_the_exposed_imag
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_stored_grey_values_are_exposed_as_their_fractions(dtype):
     image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (40, 40), endpoint=True).astype(dtype)
-    for view in (View(), View(gamma=1.2, contrast=0.9), View(gamma=0.8, contrast=1.2)):
+    for view in (View(), View(gamma=1.2, contrast=0.9), View(gamma=0.8, contrast=1.2), View(brightness=0.1)):
         exposed = expose(image, view)
         assert exposed.dtype == np.float32
         np.testing.assert_array_equal(exposed, expose(to_unit_range(image), view))
@@ -193,6 +197,26 @@ def test_draws_fill_their_ranges_and_stay_inside():
     assert np.mean([draw.flip for draw in draws]) == pytest.approx(0.25, abs=0.04)
 
 
+def test_stretch_and_brightness_are_off_by_default_and_change_no_other_draw():
+    drawn = np.random.default_rng([0, 1, 2]).random(7)
+    off = ViewParameters().draw(0, 1, 2)
+    assert (off.rotation_deg, off.contrast) == (10 * (2 * drawn[0] - 1), 1.15 ** (2 * drawn[6] - 1))
+    assert (off.stretch, off.brightness) == (1.0, 0.0)
+    on = [ViewParameters(max_stretch=1.44, brightness=0.1).draw(0, 1, index) for index in range(500)]
+    assert replace(on[2], stretch=1.0, brightness=0.0) == off
+    for values, low, high in (([v.stretch for v in on], 1 / 1.44, 1.44), ([v.brightness for v in on], -0.1, 0.1)):
+        assert low <= min(values) < low + 0.02 * (high - low)
+        assert high - 0.02 * (high - low) < max(values) <= high
+
+
+def test_a_stretched_view_is_wider_and_less_high():
+    image = np.zeros((60, 60), np.float32)
+    image[20:40, 20:40] = 1.0
+    (pixels,) = view_pixels(image, View(stretch=2.25), [60])
+    assert (pixels.max(axis=0) > 0.5).sum() == 30
+    assert (pixels.max(axis=1) > 0.5).sum() in (13, 14)
+
+
 def test_no_ranges_no_change():
     assert ViewParameters.none().draw(5, 6, 7) == View()
 
@@ -206,6 +230,8 @@ def test_no_ranges_no_change():
         ("shift", 0.6),
         ("flip_probability", 1.1),
         ("max_gamma", 0.9),
+        ("max_stretch", 0.9),
+        ("brightness", -0.1),
     ],
 )
 def test_a_range_that_makes_no_sense_is_named(name, value):

@@ -19,13 +19,13 @@ folder, repo_id = Path(sys.argv[1]), sys.argv[2]
 torch.manual_seed(0)
 backbone = {"model_type": "vit", "image_size": 28, "patch_size": 4, "num_channels": 1, "hidden_size": 24}
 backbone |= {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-model = MLCAKForCXRClassification(MLCAKConfig(backbone_config=backbone)).eval()
 processor = MLCAKImageProcessor(size={"height": 28, "width": 28}, image_mean=[0.4], lowres=14)
 radiograph = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70), dtype=np.uint8))
 radiograph.save(folder / "radiograph.png")
 
 versions = {}
-for name in ("first", "second"):
+for name, embedding in {"first": "linear", "second": "conv"}.items():
+    model = MLCAKForCXRClassification(MLCAKConfig(backbone_config=backbone, patch_embedding=embedding)).eval()
     model.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
     card_for_folder(folder / "model").save(folder / "model" / "README.md")
@@ -38,6 +38,5 @@ for name in ("first", "second"):
         output = model(pixel_values, output_attentions=True)
         answers = {key: output[key].numpy() for key in ("logits", "local_logits", "mlcak")}
         np.savez(folder / f"{name}.npz", pixel_values=pixel_values.numpy(), attention=output.attentions[1], **answers)
-        model.classifier.weight.mul_(-3.0)
 push_to_hub(folder / "model", repo_id, revision="trial")
 (folder / "versions.json").write_text(json.dumps(versions))

@@ -10,9 +10,10 @@ def arguments(tmp_path, **kwargs):
     return MLCAKTrainingArguments(str(tmp_path), use_cpu=True, report_to="none", **kwargs)
 
 
-def test_label_smoothing_is_refused(tmp_path):
-    with pytest.raises(RecipeError, match="label_smoothing_factor must be 0"):
-        MLCAKTrainingArguments(str(tmp_path), label_smoothing_factor=0.1)
+@pytest.mark.parametrize("choice", [{"label_smoothing_factor": 1.0}, {"ema_decay": -0.1}, {"ema_decay": 1.0}])
+def test_smoothing_and_decay_outside_their_range_are_refused(tmp_path, choice):
+    with pytest.raises(RecipeError, match="label_smoothing_factor and ema_decay must be at least 0 and below 1"):
+        MLCAKTrainingArguments(str(tmp_path), **choice)
 
 
 def test_the_defaults_keep_what_the_trainer_needs(tmp_path):

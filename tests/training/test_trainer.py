@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from toys import FINDINGS, KeepGradients, assert_close, make_trainer, toy_collator, toy_model, toy_rows, weights_of
 
 from mlcak_hf.errors import DistillationError
+from mlcak_hf.training.objective import smooth_labels
 
 
 def training_logs(trainer):
@@ -359,3 +360,36 @@ def test_rows_with_labels_of_one_kind_are_evaluated_by_them(tmp_path, kept):
     found, expected = trainer.evaluate(one_kind), trainer.evaluate(marked)
     assert found["eval_loss"] == expected["eval_loss"] > 0
     assert found["eval_rows"] == len(rows)
+
+
+def test_smoothed_labels_give_the_loss_of_torch_and_evaluation_stays_as_it_is(tmp_path):
+    rows = toy_rows(6)
+    trainers = [
+        make_trainer(
+            tmp_path, toy_model(seed=1), None, rows, evaluate=rows, max_steps=1, per_device_train_batch_size=6,
+            learning_rate=0.0, label_smoothing_factor=factor,
+        )
+        for factor in (0.2, 0.0)
+    ]  # fmt: skip
+    smoothed, plain = ((trainer.train(), trainer.evaluate()["eval_loss"])[1] for trainer in trainers)
+    assert smoothed == plain
+    batch = toy_collator()(rows)
+    outputs, known = toy_model(seed=1)(batch["pixel_values"]), batch["labels"] >= 0
+    expected = F.cross_entropy(outputs.logits[known], batch["labels"][known], label_smoothing=0.2, reduction="sum") / 6
+    (log,) = training_logs(trainers[0])
+    assert log["loss_global"] == pytest.approx(expected.item(), rel=1e-5)
+    targets = batch["local_targets"]
+    bce = F.binary_cross_entropy_with_logits(outputs.local_logits, targets * 0.8 + 0.1, reduction="none")
+    assert log["loss_local"] == pytest.approx((bce[targets >= 0].sum() / 6 / len(FINDINGS)).item(), rel=1e-5)
+
+
+def test_soft_labels_and_several_global_labels_are_smoothed_too():
+    soft = torch.tensor([[0.9, 0.1], [-1.0, -1.0]])
+    single = smooth_labels({"labels": soft, "local_targets": None}, 0.1, toy_model().config)
+    torch.testing.assert_close(single["labels"], torch.tensor([[0.86, 0.14], [-1.0, -1.0]]))
+    three = {"id2label": {0: "a", 1: "b", 2: "c"}}
+    hard = smooth_labels({"labels": torch.tensor([2, -1])}, 0.3, toy_model(**three).config)["labels"]
+    torch.testing.assert_close(hard, torch.tensor([[0.1, 0.1, 0.8], [-1.0, -1.0, -1.0]]))
+    several = toy_model(problem_type="multi_label_classification", **three).config
+    labels = smooth_labels({"labels": torch.tensor([[1.0, 0.0, -1.0]])}, 0.2, several)["labels"]
+    torch.testing.assert_close(labels, torch.tensor([[0.9, 0.1, -1.0]]))

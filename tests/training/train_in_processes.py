@@ -11,9 +11,11 @@ from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache
 from mlcak_hf.distillation.teachers import Teachers
 from mlcak_hf.script import run_script
 
+CONV = {"patch_embedding": "conv", "trunk_widths": [8, 8, 16]}
 
-def main(output: str, images: int, batch: int, steps: int, cached: int = 0, stop_after: int = 0) -> None:
-    keep, cache = KeepGradients(), None
+
+def main(output: str, images: int, batch: int, steps: int, cached: int = 0, stop_after: int = 0, conv: int = 0) -> None:
+    keep, cache, kind = KeepGradients(), None, CONV if conv else {}
     if cached:
         # Every process takes its share of the two shards; at the end of the epochs each view has been seen.
         cache_files._MIN_SHARD_IMAGES = images - images // 2
@@ -35,8 +37,8 @@ def main(output: str, images: int, batch: int, steps: int, cached: int = 0, stop
     }
     if stop_after:
         stop = [StopAt(stop_after)]
-        make_trainer(f"{output}-run", student=toy_model(seed=1, dropout=0.0), callbacks=stop, **choices).train()
-    trainer = make_trainer(f"{output}-run", student=toy_model(seed=1, dropout=0.0), callbacks=[keep], **choices)
+        make_trainer(f"{output}-run", student=toy_model(seed=1, **kind), callbacks=stop, **choices).train()
+    trainer = make_trainer(f"{output}-run", student=toy_model(seed=1, **kind), callbacks=[keep], **choices)
     trainer.train(resume_from_checkpoint=bool(stop_after))
     metrics = trainer.evaluate()
     # Seven images over two processes with batches of two: one process has an image less.

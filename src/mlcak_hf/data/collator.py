@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +14,9 @@ from torch import Tensor
 from ..errors import DistillationError
 from ..image_processing_mlcak import MLCAKImageProcessor, to_unit_range
 from .decoded_images import MAX_DECODED_PX, to_square
-from .views import VIEW_DEFINITION, ViewParameters, view_pixels
+from .shifts import SHIFTS
+from .view_pixels import view_pixels
+from .views import VIEW_DEFINITION, ViewParameters
 
 
 def teacher_pixel_keys(teachers: int) -> list[str]:
@@ -82,6 +84,7 @@ class MLCAKCollator:
         self.views, self.seed, self.max_px = views, seed, max_px
         # In shared memory, so that persistent workers see the epoch change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._shift = torch.tensor(-1)
 
     @property
     def epoch(self) -> int:
@@ -97,7 +100,17 @@ class MLCAKCollator:
         other = copy.copy(self)
         other.teacher_processor = other.views = None
         other._processors = {"pixel_values": self.processor}
+        other._shift = torch.tensor(-1).share_memory_()  # type: ignore[no-untyped-call]
         return other
+
+    def each_shift(self) -> Iterator[str]:
+        """Perturb the images of an evaluation as each of [`SHIFTS`] in turn, in running workers too."""
+        try:
+            for number, name in enumerate(SHIFTS):
+                self._shift.fill_(number)
+                yield name
+        finally:
+            self._shift.fill_(-1)
 
     def at_epoch(self, epoch: int) -> MLCAKCollator:
         """Return a collator for the views of one epoch."""
@@ -133,7 +146,7 @@ class MLCAKCollator:
         Raises:
             ValueError: If the range of an image's values is not defined (see [`to_unit_range`]).
         """
-        pixels = self._stored_pixels(rows) if self.views is None else self._view_pixels(rows, self.views)
+        pixels = self._stored_pixels(rows) if self.views is None and int(self._shift) < 0 else self._view_pixels(rows)
         batch = {name: torch.from_numpy(values) for name, values in pixels.items()}
         # With the index, the trainer can name an image.
         for name in ("labels", "local_targets") if self.views is None else ("index", "labels", "local_targets"):
@@ -154,13 +167,17 @@ class MLCAKCollator:
             for name, processor in self._processors.items()
         }
 
-    def _view_pixels(self, rows: Sequence[Mapping[str, Any]], views: ViewParameters) -> dict[str, np.ndarray]:
+    def _view_pixels(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
         # A processor with `lowres` enlarges an image that already has that size.
         sides = [processor.lowres or processor.size["height"] for processor in self._processors.values()]
         made = []
         for row in rows:
             image = row["decoded"] if "decoded" in row else to_square(row["image"], self.processor, self.max_px)
-            made.append(view_pixels(image, views.draw(self.seed, self.epoch, int(row["index"])), sides))
+            index = int(row["index"])
+            if self.views is None:
+                made.append(list(SHIFTS.values())[int(self._shift)].pixels(image, index, sides))
+            else:
+                made.append(view_pixels(image, self.views.draw(self.seed, self.epoch, index), sides))
         batches = zip(self._processors.items(), zip(*made, strict=True), strict=True)
         return {name: processor.reduce(np.stack(images)) for (name, processor), images in batches}
 

@@ -16,6 +16,9 @@ from ..distillation.attention import Aggregation, AttentionOptions
 from ..distillation.losses import AttentionDistillationLoss, AttentionLossKind, LogitDistillationLoss, LogitLossKind
 from ..errors import RecipeError
 
+#: What the name of a metric ends with that is a mean over perturbed images.
+SHIFTED = "_shifted"
+
 
 @dataclass
 class MLCAKTrainingArguments(TrainingArguments):
@@ -45,9 +48,18 @@ class MLCAKTrainingArguments(TrainingArguments):
         student_levels (`list[int]`, *optional*):
             Encoder layers of the student that are taught attention; negative numbers count from the last. Defaults to
             all layers that the student's config returns.
+        ema_decay (`float`, *optional*, defaults to 0.0):
+            Above 0, e.g. 0.999, a moving average of the weights is evaluated, saved and chosen; see
+            [`AveragingTrainer`].
+        eval_shifts (`bool`, *optional*, defaults to `False`):
+            Also evaluate the validation images under each of the fixed perturbations in [`~mlcak_hf.data.shifts`], and
+            log the mean of `auroc_global` over them as `auroc_global_shifted`, which `metric_for_best_model` may name.
 
     Raises:
         [`RecipeError`]: When a value is outside its range, or FSDP or DeepSpeed is requested.
+
+    `label_smoothing_factor` f makes a training label of n classes `(1 - f) * label + f / n`, and a finding or one of
+    several global labels `(1 - f) * label + f / 2`; missing ones stay missing.
 
     Other defaults than in `TrainingArguments`: the collator's inputs are kept (`remove_unused_columns=False`),
     checkpointing is not reentrant (reentrant checkpointing detaches captured attention), and DDP does not search for
@@ -62,6 +74,8 @@ class MLCAKTrainingArguments(TrainingArguments):
     attention_loss: AttentionLossKind = field(default="normalized_mse", metadata={"help": "Distance between maps."})
     attention_aggregation: Aggregation = field(default="mean", metadata={"help": "One map, or one per pair."})
     student_levels: list[int] | None = field(default=None, metadata={"help": "Student layers that are taught."})
+    ema_decay: float = field(default=0.0, metadata={"help": "Decay of the average of the weights; 0 is off."})
+    eval_shifts: bool = field(default=False, metadata={"help": "Evaluate perturbed validation images too."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep it off: the collator needs all."})
     label_names: list[str] | None = field(default_factory=lambda: ["labels", "local_targets"])
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
@@ -73,8 +87,13 @@ class MLCAKTrainingArguments(TrainingArguments):
         LogitDistillationLoss(self.logit_loss, self.temperature)
         AttentionDistillationLoss(self.attention_loss)
         self.attention_options = AttentionOptions(self.student_levels, self.attention_aggregation, self.gamma > 0)
-        if self.label_smoothing_factor:
-            raise RecipeError("label_smoothing_factor must be 0. For soft labels, prepare with --aggregation mean.")
+        if not (0 <= self.label_smoothing_factor < 1 and 0 <= self.ema_decay < 1):
+            raise RecipeError(
+                f"label_smoothing_factor and ema_decay must be at least 0 and below 1; got "
+                f"{self.label_smoothing_factor} and {self.ema_decay}. Use 0 to switch one off."
+            )
+        if (self.metric_for_best_model or "").endswith(SHIFTED) and not self.eval_shifts:
+            raise RecipeError(f"metric_for_best_model {self.metric_for_best_model} needs eval_shifts. Set it to true.")
         _refuse_sharding(self)
         if self.disable_tqdm is None and not sys.stderr.isatty():
             self.disable_tqdm = True

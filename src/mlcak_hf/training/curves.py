@@ -23,6 +23,7 @@ _LOSSES = {
 }
 _AUROCS = {
     "eval_auroc_global": ("global label", "#0072B2", "-"),
+    "eval_auroc_global_shifted": ("global label, perturbed", "#56B4E9", (0, (1, 1))),
     "eval_auroc_local_macro": ("local findings, macro", "#D55E00", (0, (4, 1.5))),
 }
 _SHARES = {"data_wait_share": ("waiting for data", "#E69F00", "-"), "teacher_share": ("teacher", "#CC79A7", "-")}

@@ -11,6 +11,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ..configuration_mlcak import MLCAKConfig
+from ..errors import RecipeError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification
 from ..pretrained import load_config, load_model, load_processor, loading, weight_files
@@ -70,13 +71,19 @@ def build_model(
     processor = load_processor(folder, size)
     labels = labels | {"local_loss_weight": arguments.local_loss_weight}
     if arguments.backbone is not None:
+        if size.patch_embedding != "linear":
+            raise RecipeError(
+                f"--backbone must be left out for {arguments.model}, because no pretrained backbone has its "
+                "convolutional trunk. Leave it out, or choose another --model."
+            )
         options: dict[str, Any] = {name: getattr(size, name) for name in ("image_size", "patch_size", "num_channels")}
         mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0], [1.0])
         options |= {"image_mean": mean, "image_std": std}
         remedy = "Name a pretrained ViT, DeiT or DINOv2 checkpoint; a trained MLCAK model is named with --model."
         with loading(arguments.backbone, "backbone", remedy):
             return MLCAKForCXRClassification.from_backbone(arguments.backbone, **options, **labels), processor
-    config = MLCAKConfig(backbone_config=size.backbone_config, attention_levels=size.attention_levels, **labels)
+    architecture = ("backbone_config", "attention_levels", "patch_embedding", "trunk_widths")
+    config = MLCAKConfig(**{name: getattr(size, name) for name in architecture}, **labels)
     if Path(folder).is_dir() and not weight_files(folder):
         return MLCAKForCXRClassification(config), processor
     model = load_model(folder, config=config, ignore_mismatched_sizes=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..classification_loss_mlcak import global_classification_loss, local_classification_loss
@@ -99,6 +100,34 @@ class Objective:
     def total(self, parts: Mapping[str, Tensor]) -> Any:
         """Return the weighted sum of the parts."""
         return sum(float(self._weights[name]) * part for name, part in parts.items())
+
+
+def smooth_labels(labels: Mapping[str, Any], factor: float, config: MLCAKConfig) -> dict[str, Any]:
+    """Move labels towards the mean of their classes, `(1 - factor) * label + factor / classes`.
+
+    Args:
+        labels (`Mapping`):
+            `labels` and `local_targets` of a batch; each may be `None`.
+        factor (`float`):
+            At least 0, below 1.
+        config ([`MLCAKConfig`]):
+            Config of the student.
+
+    Returns:
+        `dict`: The smoothed labels. Integer classes become soft targets; missing labels (negative) stay as they are.
+    """
+    smoothed = dict(labels)
+    for name, values in labels.items() if factor else ():
+        if values is None:
+            continue
+        classes = 2
+        if name == "labels" and config.problem_type == "single_label_classification":
+            classes = len(config.global_labels)
+            if not values.is_floating_point():
+                one_hot = F.one_hot(values.long().clamp(min=0), classes).float()
+                values = one_hot.where(values[:, None] >= 0, -1.0)
+        smoothed[name] = (values * (1 - factor) + factor / classes).where(values >= 0, values)
+    return smoothed
 
 
 def has_labels(dataset: Any) -> bool:

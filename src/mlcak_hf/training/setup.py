@@ -26,7 +26,7 @@ from ..errors import DistillationError, RecipeError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification
 from ..pretrained import load_processor, weights_digest
-from .arguments import MLCAKTrainingArguments
+from .arguments import SHIFTED, MLCAKTrainingArguments
 from .curves import draw_training_curves
 from .models import ModelArguments, build_model
 from .objective import check_labels, has_labels
@@ -166,7 +166,9 @@ def _check_metric(
         widths = {"labels": len(config.global_labels), "local_targets": len(config.local_labels)}
         logits: Any = tuple(np.zeros((len(validation), widths[name]), np.float32) for name in validation.targets)
         labels: Any = tuple(validation.targets.values())
-        defined = metric in metrics_of(config)(EvalPrediction(predictions=logits, label_ids=labels))
+        defined = metric.removesuffix(SHIFTED) in metrics_of(config)(
+            EvalPrediction(predictions=logits, label_ids=labels)
+        )
     if defined:
         return
     counts = describe_targets(validation, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from functools import partial
 from os import PathLike
@@ -17,13 +18,13 @@ from ..distillation.cache.store import CachedCollator, TeacherCache
 from ..distillation.finite_check import image_names, not_finite_message, rows_not_finite
 from ..distillation.teachers import TEACHER_PREFIX, TeacherOutputs, Teachers
 from ..errors import DistillationError
-from .arguments import MLCAKTrainingArguments
+from .arguments import SHIFTED, MLCAKTrainingArguments
 from .callbacks import EpochCallback, EvaluationPrinter, StepLog
-from .checkpoints import WholeCheckpointTrainer
-from .objective import LABELS, Objective, check_labels
+from .objective import LABELS, Objective, check_labels, smooth_labels
+from .weight_average import AveragingTrainer
 
 
-class MLCAKTrainer(WholeCheckpointTrainer):
+class MLCAKTrainer(AveragingTrainer):
     r"""
     Train a student on `L = L_classification + alpha * D(local) + beta * D(global) + gamma * D(attention)`.
 
@@ -83,7 +84,9 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         **kwargs: Any,
     ) -> None:
         args = MLCAKTrainingArguments() if args is None else args
-        super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Label smoothing is not compatible")  # with the base class's own loss
+            super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         if args.world_size > 1 and not hasattr(self.train_dataset or (), "__len__"):
             raise DistillationError(
                 "The train_dataset must have a length with several processes. Use a map-style dataset."
@@ -92,6 +95,8 @@ class MLCAKTrainer(WholeCheckpointTrainer):
             self.label_names = [name for name in self.label_names if name != "local_targets"]
         collator: Any = self.data_collator
         self.eval_data_collator = collator.for_evaluation() if hasattr(collator, "for_evaluation") else collator
+        if args.eval_shifts and not hasattr(self.eval_data_collator, "each_shift"):
+            raise DistillationError("eval_shifts needs an MLCAKCollator. Use one, or set eval_shifts to false.")
         self.teachers: Teachers | None = None
         self.teacher_cache: TeacherCache | None = None
         if args.distils and (teacher is not None or teacher_cache is not None):
@@ -178,6 +183,16 @@ class MLCAKTrainer(WholeCheckpointTrainer):
         """Count the images in this process's last batch, without repeats; `remainder` counts those of all processes."""
         return min(max(remainder - self.args.process_index * size, 0), size) if remainder > 0 else size
 
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate or predict; with `eval_shifts`, add the mean AUROC of the perturbed images to an evaluation."""
+        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        name = f"{kwargs.get('metric_key_prefix', 'eval')}_auroc_global"
+        if self.args.eval_shifts and description == "Evaluation" and name in output.metrics:
+            again = partial(super().evaluation_loop, dataloader, description, *args, **kwargs)
+            values = {f"{name}{SHIFTED}/{s}": again().metrics[name] for s in self.eval_data_collator.each_shift()}
+            output.metrics.update(values | {name + SHIFTED: sum(values.values()) / len(values)})
+        return output
+
     # Loss
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -232,6 +247,7 @@ class MLCAKTrainer(WholeCheckpointTrainer):
             loss = self._evaluation_loss(outputs, inputs)
             return (loss, outputs) if return_outputs else loss
         labels = {name: inputs.pop(name, None) for name in LABELS}
+        labels = smooth_labels(labels, self.args.label_smoothing_factor, self.model.config)
         outputs = model(**inputs, output_attentions=self._objective.alignment is not None)
         num_items = outputs.logits.shape[0] if num_items_in_batch is None else num_items_in_batch
         parts = self._objective.classification(outputs.logits, outputs.local_logits, labels, num_items)

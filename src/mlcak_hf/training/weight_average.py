@@ -1,0 +1,98 @@
+"""A moving average of the weights: evaluated, saved and chosen in place of the trained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from ..errors import DistillationError
+from .checkpoints import WholeCheckpointTrainer
+
+_TRAINED_WEIGHTS = "trained_weights.pt"
+
+
+class AveragingTrainer(WholeCheckpointTrainer):
+    """A trainer that, with `ema_decay` above 0, evaluates and saves a moving average of the weights.
+
+    After every optimizer step, `average = d * average + (1 - d) * weights` with
+    `d = min(ema_decay, (1 + step) / (10 + step))`, so that the first steps are soon forgotten. The model of a
+    checkpoint is the average; the trained weights are beside it, so that training resumes bit for bit.
+    """
+
+    args: Any
+    model: Any
+    _average: list[Tensor] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.args.ema_decay > 0:
+            self.add_callback(_Averaging(self))
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Put the average into the model."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        if self._average is None:
+            return
+        for weight, average in zip(self.model.parameters(), self._average, strict=True):
+            kept = weight.clone()
+            weight.copy_(average)
+            average.copy_(kept)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate or predict with the average."""
+        with self._averaged():
+            return super().evaluation_loop(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the average; in a checkpoint, also the trained weights."""
+        with self._averaged():
+            super().save_model(output_dir, _internal_call)
+        if self._average is not None and _internal_call and self.args.should_save:
+            torch.save(self.model.state_dict(), Path(str(output_dir)) / _TRAINED_WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        file, averages = Path(resume_from_checkpoint) / _TRAINED_WEIGHTS, self.args.ema_decay > 0
+        if file.is_file() != averages:
+            raise DistillationError(
+                f"Training {'with' if averages else 'without'} ema_decay cannot resume from {resume_from_checkpoint}, "
+                f"which was written {'without' if averages else 'with'} it. Resume with the options of the start."
+            )
+        if averages:
+            self._average = [weight.detach().clone() for weight in self.model.parameters()]
+            self.model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+
+
+class _Averaging(TrainerCallback):
+    def __init__(self, trainer: AveragingTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            self._trainer._average = [weight.detach().clone() for weight in self._trainer.model.parameters()]
+
+    @torch.no_grad()
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        decay = min(args.ema_decay, (1 + state.global_step) / (10 + state.global_step))
+        for weight, average in zip(self._trainer.model.parameters(), self._trainer._average or [], strict=True):
+            average.lerp_(weight, 1 - decay)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # The best checkpoint, if it has been loaded, is an average already.
+        if not (args.load_best_model_at_end and state.best_model_checkpoint):
+            self._trainer._exchange()
+        self._trainer._average = None
