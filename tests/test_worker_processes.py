@@ -53,13 +53,13 @@ def test_results_come_in_the_order_of_the_jobs_and_errors_as_they_are() -> None:
 def test_a_phantom_process_that_dies_is_one_sentence(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("mlcak_hf.phantoms.writer._write_one", die)
     with pytest.raises(DatasetError, match=r"A process died while drawing phantoms \(SIGKILL\).*use fewer workers"):
-        write_phantoms(tmp_path / "p", num_train=2, num_test=1, size_px=64, num_proc=2, progress=False)
+        write_phantoms(tmp_path / "p", num_train=2, num_test=1, size_px=64, num_proc=2)
 
 
 def test_an_inspecting_process_that_dies_is_one_sentence(small_vindr, monkeypatch) -> None:
     monkeypatch.setattr("mlcak_hf.vindr_cxr.inspection.inspect.file_facts", die)
     with pytest.raises(DatasetError, match=r"A process died while reading radiographs \(SIGKILL\).*use fewer workers"):
-        inspect_vindr_cxr(small_vindr, num_proc=2, progress=False)
+        inspect_vindr_cxr(small_vindr, num_proc=2)
 
 
 @pytest.mark.slow

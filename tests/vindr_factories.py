@@ -33,7 +33,7 @@ from pydicom.uid import (
 
 from mlcak_hf.preparation.rows import dataset_features
 from mlcak_hf.radiographs.read import read_radiograph
-from mlcak_hf.vindr_cxr.kaggle import KAGGLE_LABELS
+from mlcak_hf.vindr_cxr.label_tables import KAGGLE_LABELS
 from mlcak_hf.vindr_cxr.labels import VINDR_CXR_LABELS
 from mlcak_hf.vindr_cxr.vindr_source import vindr_label_features
 

@@ -46,7 +46,7 @@ import sys, time
 from mlcak_hf import prepare_vindr_cxr
 if __name__ == "__main__":
     start = time.perf_counter()
-    prepare_vindr_cxr(sys.argv[1], sys.argv[2], size_px=int(sys.argv[3]), num_proc=int(sys.argv[4]), progress=False)
+    prepare_vindr_cxr(sys.argv[1], sys.argv[2], size_px=int(sys.argv[3]), num_proc=int(sys.argv[4]))
     print(time.perf_counter() - start)
 """
 
@@ -60,9 +60,7 @@ def make_source(root: Path, count: int, drawn: int, size_px: int, seed: int) -> 
     originals = root / f"drawn-{drawn}-{size_px}-{seed}"
     test = max(1, drawn // 6)
     if not (originals / "groups.csv").is_file():
-        write_phantoms(
-            originals, num_train=drawn - test, num_test=test, size_px=size_px, seed=seed, overwrite=True, progress=False
-        )
+        write_phantoms(originals, num_train=drawn - test, num_test=test, size_px=size_px, seed=seed, overwrite=True)
     (source / "annotations").mkdir(parents=True)
     for split, share in (("train", count - count // 6), ("test", count // 6)):
         (source / split).mkdir()

@@ -36,7 +36,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mlcak_hf.phantoms.writer import write_phantoms
 
     folder = tmp_path_factory.mktemp("cli") / "phantoms"
-    write_phantoms(folder, num_train=12, num_test=4, size_px=64, progress=False)
+    write_phantoms(folder, num_train=12, num_test=4, size_px=64)
     return folder
 
 

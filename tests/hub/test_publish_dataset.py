@@ -13,8 +13,8 @@ from mlcak_hf.vindr_cxr.vindr_source import prepare_vindr_cxr
 @pytest.mark.slow
 def test_a_private_dataset_of_its_own_files(tmp_path: Path) -> None:
     folder = tmp_path / "prepared"
-    write_phantoms(tmp_path / "phantoms", num_train=6, num_test=2, size_px=64, progress=False)
-    prepare_vindr_cxr(tmp_path / "phantoms", folder, size_px=32, progress=False)
+    write_phantoms(tmp_path / "phantoms", num_train=6, num_test=2, size_px=64)
+    prepare_vindr_cxr(tmp_path / "phantoms", folder, size_px=32)
     (folder / "reading-notes.txt").write_text("mine")
     (folder / "data" / "original.dicom").write_bytes(b"DICM")
     public, new = "radiology-lab/public", "radiology-lab/phantoms"

@@ -54,7 +54,7 @@ def source(images: Path, table: Path, **choices) -> LabelsSource:
 
 
 def test_text_labels_findings_and_patients_become_a_dataset(images, table, tmp_path) -> None:
-    report = prepare_dataset(source(images, table), tmp_path / "out", progress=False)
+    report = prepare_dataset(source(images, table), tmp_path / "out")
     dataset = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     rows = {row["image_id"]: row for split in dataset.values() for row in split.remove_columns("image")}
     assert set(dataset) == {"train", "validation", "test"}

@@ -17,7 +17,7 @@ Rows = list[dict[str, str]]
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> PhantomReport:
     """Phantoms on disk, made by one process."""
     root = tmp_path_factory.mktemp("phantoms") / "data"
-    return write_phantoms(root, num_train=NUM_TRAIN, num_test=NUM_TEST, size_px=SIZE_PX, seed=SEED, progress=False)
+    return write_phantoms(root, num_train=NUM_TRAIN, num_test=NUM_TEST, size_px=SIZE_PX, seed=SEED)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from scipy.stats import chi2_contingency, ks_2samp
 from mlcak_hf.phantoms.dicom_format import BITS_STORED, TRANSFER_SYNTAXES, WINDOWS, DicomFormat, to_dicom
 from mlcak_hf.phantoms.findings import Finding
 from mlcak_hf.phantoms.plan import DRAWN_FINDINGS, PREVALENCE, Exposure, draw_findings, stream
-from mlcak_hf.phantoms.readers import consensus, labels_of, read_by_three
+from mlcak_hf.phantoms.readers import labels_of, read_by_three
 from mlcak_hf.phantoms.render import render_phantom
 
 SEED, COUNT = 11, 4000
@@ -134,9 +134,8 @@ def test_readers_disagree_but_their_majority_is_mostly_right():
     assert 1.0 < np.median(shifts) < 8.0
 
 
-def test_consensus_is_the_truth():
-    findings = (Finding("Consolidation", ((1.0, 2.0, 3.0, 4.0), (5.0, 6.0, 9.0, 9.0)), 0.5),)
-    boxes = consensus(findings)
-    assert labels_of(boxes) == {"Consolidation", "Pneumonia"}
-    assert [box for _, box in boxes] == list(findings[0].boxes)
-    assert labels_of(consensus(())) == {"No finding"}
+def test_labels_are_the_findings_and_their_diagnoses():
+    box = 1.0, 2.0, 3.0, 4.0
+    assert labels_of([("Consolidation", box), ("Consolidation", box)]) == {"Consolidation", "Pneumonia"}
+    assert labels_of([("Cardiomegaly", box)]) == {"Cardiomegaly", "Other diseases"}
+    assert labels_of([]) == {"No finding"}

@@ -10,7 +10,8 @@ from huggingface_hub import DatasetCard
 
 from mlcak_hf.errors import DatasetError
 from mlcak_hf.phantoms.dicom_format import TRANSFER_SYNTAXES
-from mlcak_hf.phantoms.plan import DRAWN_FINDINGS
+from mlcak_hf.phantoms.plan import DRAWN_FINDINGS, image_id
+from mlcak_hf.phantoms.render import render_phantom
 from mlcak_hf.phantoms.writer import write_phantoms
 from mlcak_hf.vindr_cxr.vindr_source import prepare_vindr_cxr
 
@@ -86,6 +87,15 @@ def test_boxes_and_labels_agree(table):
             assert bool(diagnoses) == bool(local)
 
 
+def test_the_consensus_of_test_images_is_the_truth(table):
+    rows = table("annotations/annotations_test.csv")
+    for index in range(12):
+        found = [row for row in rows if row["image_id"] == image_id(5, "test", index) and row["x_min"]]
+        boxes = [(r["class_name"], r["x_min"], r["y_min"], r["x_max"], r["y_max"]) for r in found]
+        truth = render_phantom(5, "test", index, 128).findings
+        assert boxes == [(f.name, *(f"{edge:.3f}" for edge in box)) for f in truth for box in f.boxes]
+
+
 def test_boxes_are_inside_the_image(phantoms, table):
     for split in ("train", "test"):
         for row in table(f"annotations/annotations_{split}.csv"):
@@ -134,25 +144,25 @@ def test_every_transfer_syntax_occurs_and_decodes(phantoms):
 
 
 def test_number_of_processes_changes_no_byte(phantoms, tmp_path):
-    again = write_phantoms(tmp_path / "p", num_train=30, num_test=12, size_px=128, seed=5, num_proc=2, progress=False)
+    again = write_phantoms(tmp_path / "p", num_train=30, num_test=12, size_px=128, seed=5, num_proc=2)
     assert contents(again.output_dir) == contents(phantoms.output_dir)
 
 
 def test_more_images_do_not_change_the_first_and_another_seed_changes_all(phantoms, tmp_path):
-    few = write_phantoms(tmp_path / "few", num_train=3, num_test=0, size_px=128, seed=5, progress=False)
+    few = write_phantoms(tmp_path / "few", num_train=3, num_test=0, size_px=128, seed=5)
     for path in (few.output_dir / "train").iterdir():
         assert path.read_bytes() == (phantoms.output_dir / "train" / path.name).read_bytes()
-    other = write_phantoms(tmp_path / "other", num_train=3, num_test=0, size_px=128, seed=6, progress=False)
+    other = write_phantoms(tmp_path / "other", num_train=3, num_test=0, size_px=128, seed=6)
     assert not {p.name for p in (other.output_dir / "train").iterdir()} & {
         p.name for p in (phantoms.output_dir / "train").iterdir()
     }
 
 
 def test_phantoms_are_overwritten_only_when_asked(tmp_path):
-    write_phantoms(tmp_path / "p", num_train=2, num_test=1, size_px=64, progress=False)
+    write_phantoms(tmp_path / "p", num_train=2, num_test=1, size_px=64)
     with pytest.raises(DatasetError, match=r"overwrite=True \(--overwrite\)"):
-        write_phantoms(tmp_path / "p", num_train=1, num_test=1, size_px=64, progress=False)
-    write_phantoms(tmp_path / "p", num_train=1, num_test=1, size_px=64, seed=1, progress=False, overwrite=True)
+        write_phantoms(tmp_path / "p", num_train=1, num_test=1, size_px=64)
+    write_phantoms(tmp_path / "p", num_train=1, num_test=1, size_px=64, seed=1, overwrite=True)
     assert len(list((tmp_path / "p" / "train").iterdir())) == 1
 
 
@@ -160,30 +170,30 @@ def test_phantoms_are_overwritten_only_when_asked(tmp_path):
 @pytest.mark.parametrize("where", ["/proc/phantoms", "/dev/null/phantoms"])
 def test_a_folder_that_cannot_be_created_is_a_clear_error(where):
     with pytest.raises(DatasetError, match=f"Cannot write phantoms to {where}: .*Name a folder"):
-        write_phantoms(where, num_train=1, num_test=1, size_px=64, progress=False)
+        write_phantoms(where, num_train=1, num_test=1, size_px=64)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("full", ["train/image", "annotations/annotations_test.csv", "groups.csv"])
 def test_a_full_disk_is_a_clear_error_and_a_partial_folder_can_be_replaced(tmp_path, full):
     root = tmp_path / "p"
-    report = write_phantoms(root, num_train=2, num_test=1, size_px=64, progress=False)
+    report = write_phantoms(root, num_train=2, num_test=1, size_px=64)
     name = next((root / "train").iterdir()).relative_to(root) if full == "train/image" else Path(full)
     (root / name).unlink()
     (root / name).symlink_to("/dev/full")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mlcak_hf.phantoms.writer.shutil.rmtree", lambda *arguments, **options: None)
         with pytest.raises(DatasetError, match=r"Cannot write phantoms to .*: No space left on device\. .*--overwrite"):
-            write_phantoms(root, num_train=2, num_test=1, size_px=64, progress=False, overwrite=True)
+            write_phantoms(root, num_train=2, num_test=1, size_px=64, overwrite=True)
     (root / name).unlink()
-    assert write_phantoms(root, num_train=2, num_test=1, size_px=64, progress=False, overwrite=True) == report
+    assert write_phantoms(root, num_train=2, num_test=1, size_px=64, overwrite=True) == report
 
 
 def test_a_folder_with_other_files_is_never_cleared(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "precious.dicom").write_bytes(b"x")
     with pytest.raises(DatasetError, match=r"phantom\.json is missing"):
-        write_phantoms(tmp_path, num_train=1, num_test=1, size_px=64, progress=False, overwrite=True)
+        write_phantoms(tmp_path, num_train=1, num_test=1, size_px=64, overwrite=True)
     assert (tmp_path / "train" / "precious.dicom").exists()
 
 
@@ -198,12 +208,12 @@ def test_a_folder_with_other_files_is_never_cleared(tmp_path):
 )
 def test_numbers_out_of_range_are_refused(tmp_path, options, message):
     with pytest.raises(DatasetError, match=message):
-        write_phantoms(tmp_path / "p", progress=False, **options)
+        write_phantoms(tmp_path / "p", **options)
     assert not (tmp_path / "p").exists()
 
 
 def test_the_card_of_a_prepared_dataset_has_no_licence_of_vindr_cxr(phantoms, tmp_path):
-    prepare_vindr_cxr(phantoms.output_dir, tmp_path / "dataset", size_px=32, progress=False)
+    prepare_vindr_cxr(phantoms.output_dir, tmp_path / "dataset", size_px=32)
     card = DatasetCard.load(tmp_path / "dataset" / "README.md")
     assert card.data.license is None
     assert "show no patient" in card.content

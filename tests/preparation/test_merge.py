@@ -15,7 +15,7 @@ from mlcak_hf.preparation.shards import plan
 from mlcak_hf.vindr_cxr.options import VinDrOptions
 from mlcak_hf.vindr_cxr.vindr_source import VinDrSource, prepare_vindr_cxr
 
-CHOICES = {"size_px": 32, "progress": False}
+CHOICES = {"size_px": 32}
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def part(vindr: Path, output: Path, index: int, count: int, overwrite: bool = False, **choices) -> PartReport:
     source = VinDrSource(vindr, VinDrOptions(**{"size_px": 32} | choices))
-    return prepare_part(source, output, (index, count), overwrite=overwrite, progress=False)
+    return prepare_part(source, output, (index, count), overwrite=overwrite)
 
 
 def test_machines_that_share_a_folder(vindr, tmp_path, unsplit) -> None:

@@ -36,9 +36,7 @@ def prepare(small_vindr, tmp_path):
     """`prepare_vindr_cxr` from the small folder to `out`."""
 
     def call(**choices) -> PreparationReport:
-        return prepare_vindr_cxr(
-            small_vindr, tmp_path / "out", **{"validation_fraction": 0.2, "progress": False} | choices
-        )
+        return prepare_vindr_cxr(small_vindr, tmp_path / "out", **{"validation_fraction": 0.2} | choices)
 
     return call
 
@@ -343,7 +341,7 @@ def test_many_rows_come_in_small_groups(tmp_path) -> None:
     """A reader per row: 30 images make 90 rows, in groups of 64."""
     train = {f"a{i:02d}": {r: [] for r in ("R1", "R2", "R3")} for i in range(30)}
     root = make_vindr(tmp_path / "v", train, {"t1": []})
-    prepare_vindr_cxr(root, tmp_path / "o", size_px=8, aggregation="none", validation_fraction=0, progress=False)
+    prepare_vindr_cxr(root, tmp_path / "o", size_px=8, aggregation="none", validation_fraction=0)
     metadata = pq.ParquetFile(tmp_path / "o" / "data" / "train-00000-of-00001.parquet").metadata
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [64, 26]
     assert load(tmp_path / "o", tmp_path)["train"]["image_id"][:] == [i for i in train for _ in range(3)]
@@ -387,4 +385,4 @@ def test_no_permission(prepare, small_vindr, tmp_path) -> None:
 def test_an_output_that_cannot_be_made(small_vindr, tmp_path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(DatasetError, match=r"Cannot write .*file/out: Not a directory"):
-        prepare_vindr_cxr(small_vindr, tmp_path / "file" / "out", progress=False)
+        prepare_vindr_cxr(small_vindr, tmp_path / "file" / "out")

@@ -15,7 +15,7 @@ from mlcak_hf.errors import DatasetError
 from mlcak_hf.preparation.shards import plan, work_folder
 from mlcak_hf.vindr_cxr.vindr_source import prepare_vindr_cxr
 
-CHOICES = {"size_px": 128, "progress": False}
+CHOICES = {"size_px": 128}
 
 
 @pytest.fixture(autouse=True)

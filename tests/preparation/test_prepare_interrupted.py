@@ -40,7 +40,7 @@ def small_shards(monkeypatch) -> None:
 @pytest.fixture
 def prepare(vindr, tmp_path) -> Callable:
     def call(**choices):
-        return prepare_vindr_cxr(vindr, tmp_path / "out", **{"size_px": 32, "progress": False} | choices)
+        return prepare_vindr_cxr(vindr, tmp_path / "out", **{"size_px": 32} | choices)
 
     return call
 
@@ -55,7 +55,7 @@ def beside(tmp_path: Path) -> set[str]:
 
 def undisturbed(vindr: Path, tmp_path: Path, **choices) -> dict[str, bytes]:
     output = tmp_path / "undisturbed"
-    prepare_vindr_cxr(vindr, output, **{"size_px": 32, "progress": False} | choices)
+    prepare_vindr_cxr(vindr, output, **{"size_px": 32} | choices)
     result = content(output)
     shutil.rmtree(output)
     assert sum(name.endswith(".parquet") for name in result) == SHARDS

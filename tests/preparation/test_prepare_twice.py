@@ -38,7 +38,7 @@ def first(vindr, tmp_path) -> Iterator[subprocess.Popen[bytes]]:
 
 def test_the_second_of_two_processes_names_the_first(vindr, tmp_path, first) -> None:
     with pytest.raises(DatasetError, match=f"is being prepared by process {first.pid} on {socket.gethostname()}"):
-        prepare_vindr_cxr(vindr, tmp_path / "out", size_px=64, progress=False)
+        prepare_vindr_cxr(vindr, tmp_path / "out", size_px=64)
     assert first.wait() == 0  # undisturbed
     assert PreparationReport.read(tmp_path / "out").splits["test"].images == 2
     assert {path.name for path in tmp_path.iterdir()} == {"vindr", "out"}
@@ -48,5 +48,5 @@ def test_the_lock_of_a_killed_process_is_free(vindr, tmp_path, first) -> None:
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     assert (tmp_path / "out.partial" / "whole.lock").exists()
-    prepare_vindr_cxr(vindr, tmp_path / "out", size_px=64, overwrite=True, progress=False)
+    prepare_vindr_cxr(vindr, tmp_path / "out", size_px=64, overwrite=True)
     assert {path.name for path in tmp_path.iterdir()} == {"vindr", "out"}

@@ -25,9 +25,7 @@ def prepare(small_vindr, tmp_path):
     """`prepare_vindr_cxr` from the small folder to `out`."""
 
     def call(**choices) -> PreparationReport:
-        return prepare_vindr_cxr(
-            small_vindr, tmp_path / "out", **{"validation_fraction": 0.2, "progress": False} | choices
-        )
+        return prepare_vindr_cxr(small_vindr, tmp_path / "out", **{"validation_fraction": 0.2} | choices)
 
     return call
 

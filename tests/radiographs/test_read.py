@@ -172,7 +172,7 @@ def test_a_value_range_applies_to_a_dicom_without_a_window(tmp_path, size_px, ph
 @pytest.mark.parametrize("value_range", [(5, 5), (9, 0), (0, float("nan")), (0, float("inf")), (1,)])
 def test_a_value_range_that_is_none(tmp_path, value_range) -> None:
     Image.new("L", (9, 9)).save(tmp_path / "x.png")
-    with pytest.raises(DicomError, match=r"two finite numbers, the smaller one first; got"):
+    with pytest.raises(DicomError, match=r"two ascending finite numbers, such as .*; got"):
         read_radiograph(tmp_path / "x.png", value_range=value_range)
 
 

@@ -12,7 +12,7 @@ from mlcak_hf.configuration_mlcak import VINDR_CXR_FINDINGS
 from mlcak_hf.errors import DatasetError, LabelError
 from mlcak_hf.preparation.report import PreparationReport
 from mlcak_hf.vindr_cxr.builder import VinDrCXR, load_vindr_cxr
-from mlcak_hf.vindr_cxr.kaggle import KAGGLE_LABELS
+from mlcak_hf.vindr_cxr.label_tables import KAGGLE_LABELS
 from mlcak_hf.vindr_cxr.layout import detect_layout, read_layout
 from mlcak_hf.vindr_cxr.options import VinDrOptions
 from mlcak_hf.vindr_cxr.vindr_source import VinDrSource, prepare_vindr_cxr

@@ -32,7 +32,7 @@ def test_a_delimiter_inside_a_name_does_not_count(tmp_path) -> None:
     path.write_text('image_id;"a, b";c\nx;1;2\n')
     table = Table(path)
     assert table.header == ["image_id", "a, b", "c"]
-    assert list(table) == [(2, ["x", "1", "2"])]
+    assert list(table.named_rows(["c"])) == [(2, {"image_id": "x", "a, b": "1", "c": "2"})]
 
 
 def test_named_rows_take_every_spelling_of_nothing_as_empty(tmp_path) -> None:
@@ -56,14 +56,14 @@ def test_a_row_with_more_values_than_columns_is_refused(small_vindr) -> None:
         path.write_text(whole)
 
 
-def test_files_that_are_no_tables(tmp_path) -> None:
+def test_files_that_are_not_tables(tmp_path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes("image_id,a\nx,1\n".encode("utf-16"))
     with pytest.raises(DatasetError, match=r"t\.csv is not a CSV file in UTF-8 .*\. Save it as UTF-8"):
-        list(Table(path))
+        list(Table(path).named_rows(["image_id"]))
     path.write_text("image_id,a\n" + "x" * 200_000)
     with pytest.raises(DatasetError, match=r"t\.csv is not a CSV file: .* after line 1"):
-        list(Table(path))
+        list(Table(path).named_rows(["image_id"]))
     path.write_text("")
     with pytest.raises(DatasetError, match=r"must be a table with a header; got an empty file\. Download"):
         list(Table(path).named_rows(["image_id"]))

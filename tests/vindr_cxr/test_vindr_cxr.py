@@ -153,7 +153,7 @@ def test_choices_are_in_the_description(load) -> None:
     assert choices["seed"] == 3
     assert "8-bit" not in info.description  # `bits` says how many
     assert "nguyen2022vindr" in info.citation
-    assert "do not pass the data on" in info.license
+    assert "Do not pass this folder on" in info.license
     assert "vindr" in info.homepage
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ class LabelsOptions(PreparationOptions):
         [`DatasetError`]: When a choice is not one of the values above.
     """
 
-    labels: str | PathLike[str] = ""
+    labels: str | Path = ""
     image_column: str = "image_id"
     label_column: str = "label"
     findings: Sequence[str] = ()
@@ -58,7 +57,7 @@ class LabelsOptions(PreparationOptions):
         super().__post_init__()
         if self.groups is not None:
             raise DatasetError("groups (--groups) is for VinDr-CXR. Name the column of patients (--patient-column).")
-        object.__setattr__(self, "labels", fspath(self.labels))
+        object.__setattr__(self, "labels", str(self.labels))
         object.__setattr__(self, "findings", tuple(self.findings or ()))
         object.__setattr__(self, "test_fraction", 0.15 if self.test_fraction is None else self.test_fraction)
         self._check_fraction("test_fraction")
@@ -98,7 +97,7 @@ class LabelsSource(PreparationSource):
     """A local folder of DICOM, PNG or JPEG files, sub-folders included, and a CSV file of labels.
 
     Args:
-        data_dir (`str` or `os.PathLike`):
+        data_dir (`str` or `Path`):
             The folder.
         options (`LabelsOptions`):
             The choices.
@@ -116,7 +115,7 @@ class LabelsSource(PreparationSource):
         ```
     """
 
-    data_dir: str | PathLike[str]
+    data_dir: str | Path
     options: LabelsOptions
     classes: tuple[str, ...] = ()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw
 from .plan import Exposure
 
 #: Images, tables and layers are float32; points (..., 2) are float64.
-Array: TypeAlias = npt.NDArray[np.floating[Any]]
-Mask: TypeAlias = npt.NDArray[np.bool_]
-PixelBox: TypeAlias = tuple[float, float, float, float]
+Array = npt.NDArray[np.floating[Any]]
+Mask = npt.NDArray[np.bool_]
+PixelBox = tuple[float, float, float, float]
 
 _STEP_CM, _RANGE_CM = 0.02, 60.0
 _SMOOTHING_STEP_CM = 0.1  # smoothing at the table's own step would cost as much as drawing

@@ -7,7 +7,6 @@ a finding adds. Lengths are cm on the detector; attenuation is the natural logar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,7 @@ AIR_SHARE = 0.74
 #: Sides of the body as signs of `x`: the patient's right lung is on the left of the image.
 RIGHT, LEFT = -1, 1
 #: Returns the random generator of a choice by its name.
-Streams: TypeAlias = Callable[[str], np.random.Generator]
+Streams = Callable[[str], np.random.Generator]
 
 
 def random_side(g: np.random.Generator) -> int:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 
 from .canvas import Mask, Pen, PixelBox, at, bezier, circle, ramp, smooth_curve
 from .chest import LEFT, RIGHT, Chest, Streams, random_side
 
-_Draw: TypeAlias = Callable[[Chest, np.random.Generator], "Finding | None"]
+_Draw = Callable[[Chest, np.random.Generator], "Finding | None"]
 
 
 @dataclass(frozen=True)

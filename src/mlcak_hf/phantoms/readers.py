@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
 
 from ..vindr_cxr.labels import NO_FINDING
@@ -14,7 +12,7 @@ from .plan import DRAWN_FINDINGS
 NUM_READERS, READERS_PER_IMAGE = 17, 3
 
 #: What one reader marks: pairs (finding, box in pixels of the image). Empty means "No finding".
-Boxes: TypeAlias = list[tuple[str, PixelBox]]
+Boxes = list[tuple[str, PixelBox]]
 
 #: Diagnosis that readers give for a finding; for every other finding it is "Other diseases".
 DIAGNOSIS: dict[str, str] = {"Consolidation": "Pneumonia", "Nodule/Mass": "Lung tumor"}
@@ -28,11 +26,6 @@ def labels_of(boxes: Boxes) -> set[str]:
     """Names of the findings and of the diagnoses they lead to, or "No finding"."""
     findings = {name for name, _ in boxes}
     return findings | {DIAGNOSIS.get(name, "Other diseases") for name in findings} or {NO_FINDING}
-
-
-def consensus(findings: tuple[Finding, ...]) -> Boxes:
-    """Boxes of the true findings."""
-    return [(finding.name, box) for finding in findings for box in finding.boxes]
 
 
 def read_by_three(

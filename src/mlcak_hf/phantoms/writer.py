@@ -20,7 +20,7 @@ from ..vindr_cxr.labels import NO_FINDING, VINDR_CXR_LABELS
 from ..worker_processes import map_in_processes
 from .dicom_format import DicomFormat, to_dicom
 from .plan import DRAWN_FINDINGS, PREVALENCE, SPLITS, check_findings, draw_findings, group_id, image_id, stream
-from .readers import Boxes, consensus, labels_of, read_by_three
+from .readers import Boxes, labels_of, read_by_three
 from .render import render_phantom
 
 #: Written beside the images; a folder without the record is never cleared.
@@ -58,10 +58,8 @@ class PhantomOptions:
 
     def __post_init__(self) -> None:
         if self.num_train < 0 or self.num_test < 0 or self.num_train + self.num_test == 0:
-            raise DatasetError(
-                f"num_train and num_test must add up to at least 1; got num_train={self.num_train} and"
-                f" num_test={self.num_test}."
-            )
+            got = f"{self.num_train} and {self.num_test}"
+            raise DatasetError(f"num_train and num_test must be 0 or more, and not both 0; got {got}.")
         if self.size_px < MIN_SIZE_PX:
             raise DatasetError(f"size_px must be at least {MIN_SIZE_PX}; got {self.size_px}.")
         check_findings(tuple(self.prevalence))
@@ -98,7 +96,7 @@ class PhantomReport:
 
 
 def write_phantoms(
-    output_dir: str | Path, *, num_proc: int = 1, progress: bool = True, overwrite: bool = False, **options: Any
+    output_dir: str | Path, *, num_proc: int = 1, overwrite: bool = False, **options: Any
 ) -> PhantomReport:
     """Write synthetic chest radiographs as DICOM files with annotations, in exactly the layout of VinDr-CXR.
 
@@ -111,8 +109,6 @@ def write_phantoms(
             Folder to write.
         num_proc (`int`, *optional*, defaults to 1):
             Number of processes.
-        progress (`bool`, *optional*, defaults to `True`):
-            Whether to show a progress bar.
         overwrite (`bool`, *optional*, defaults to `False`):
             Whether to replace phantoms that an earlier call wrote to the folder.
         options:
@@ -136,7 +132,7 @@ def write_phantoms(
     choices, root = PhantomOptions(**options), Path(output_dir)
     try:
         _make_room(root, overwrite)
-        return _write_all(root, choices, num_proc, progress)
+        return _write_all(root, choices, num_proc)
     except OSError as error:
         raise DatasetError(
             f"Cannot write phantoms to {root}: {error.strerror or error}. Name a folder on a writable disk with free"
@@ -151,14 +147,12 @@ def _make_room(root: Path, overwrite: bool) -> None:
     if not (root / RECORD).is_file():
         raise DatasetError(f"{root} contains files other than phantoms ({RECORD} is missing). Name an empty folder.")
     if not overwrite:
-        raise DatasetError(
-            f"{root} already contains phantoms. Name another folder, or replace them with overwrite=True (--overwrite)."
-        )
+        raise DatasetError(f"{root} holds phantoms already. Name another folder, or pass overwrite=True (--overwrite).")
     for name in _FOLDERS:
         shutil.rmtree(root / name, ignore_errors=True)
 
 
-def _write_all(root: Path, options: PhantomOptions, num_proc: int, progress: bool) -> PhantomReport:
+def _write_all(root: Path, options: PhantomOptions, num_proc: int) -> PhantomReport:
     counts = dict(zip(SPLITS, (options.num_train, options.num_test), strict=True))
     prevalence = {**PREVALENCE, **options.prevalence}
     record = {"seed": options.seed, "size_px": options.size_px, "num_images": counts, "prevalence": prevalence}
@@ -169,7 +163,7 @@ def _write_all(root: Path, options: PhantomOptions, num_proc: int, progress: boo
     places = [(options.seed, split, index) for split in SPLITS for index in range(counts[split])]
     work = functools.partial(_write_one, root, options.size_px, prevalence)
     results = map_in_processes(work, places, num_proc, doing="drawing phantoms", preload=__name__)
-    results = logging.tqdm(results, total=len(places), desc="phantoms", unit="image", disable=not progress or None)
+    results = logging.tqdm(results, total=len(places), desc="phantoms", unit="image", disable=None)
     written = dict(zip(places, results, strict=True))
     _write_csv(root / GROUPS, [["image_id", "group_id"], *([image_id(*p), group_id(*p)] for p in places)])
     truths: dict[str, list[set[str]]] = {}
@@ -203,9 +197,10 @@ def _write_one(
     """Write one image; return what it shows, what each reader marks, and the name of its transfer syntax."""
     _keep_freed_memory()
     phantom = render_phantom(*place, size_px, draw_findings(*place, prevalence))
-    form, identity, truth = DicomFormat(stream(*place, "format")), image_id(*place), consensus(phantom.findings)
+    form, identity = DicomFormat(stream(*place, "format")), image_id(*place)
     ds = to_dicom(phantom, form, identity, group_id(*place), stream(*place, "tags"))
     ds.save_as(root / place[1] / f"{identity}.dicom", enforce_file_format=True)
+    truth = [(finding.name, box) for finding in phantom.findings for box in finding.boxes]
     readings = {"": truth}
     if place[1] == "train":
         readings = read_by_three(phantom.findings, phantom.mimics, phantom.pixels.shape, stream(*place, "readers"))

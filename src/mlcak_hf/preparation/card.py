@@ -35,7 +35,9 @@ def dataset_card(report: PreparationReport, source: SourceCard, data: Path) -> D
     Returns:
         `DatasetCard`: The card.
     """
-    images = sum(summary.images for summary in report.splits.values())
+    digest, images = hashlib.sha256(), sum(summary.images for summary in report.splits.values())
+    for shard in sorted(data.iterdir()):
+        digest.update(shard.read_bytes())
     files = [{"split": split, "path": f"data/{split}-*"} for split in report.splits]
     reasons = Counter(f"image(s) of {image.folder}/: {image.reason.split(': ')[0]}" for image in report.skipped)
     card: DatasetCard = DatasetCard.from_template(
@@ -47,7 +49,7 @@ def dataset_card(report: PreparationReport, source: SourceCard, data: Path) -> D
             tags=["medical", "radiology", "chest-x-ray", "mlcak"],
             # `load_dataset(folder)` caches by folder and configuration name, not by content. With a constant name, a
             # dataset prepared again in the same folder would be read as the old one.
-            configs=[{"config_name": f"prepared-{_digest(data)}", "data_files": files}],
+            configs=[{"config_name": f"prepared-{digest.hexdigest()[:12]}", "data_files": files}],
         ),
         template_path=str(hub_configs_dir() / "templates" / "dataset_card.md"),
         source=source,
@@ -57,10 +59,3 @@ def dataset_card(report: PreparationReport, source: SourceCard, data: Path) -> D
         voi_text=_VOI_TEXT[report.choices["voi"]].format(highest=2 ** report.choices["bits"] - 1, **report.choices),
     )
     return card
-
-
-def _digest(data: Path) -> str:
-    digest = hashlib.sha256()
-    for shard in sorted(data.iterdir()):
-        digest.update(shard.read_bytes())
-    return digest.hexdigest()[:12]

@@ -130,6 +130,4 @@ def number_groups(splits: dict[str, list[Record]]) -> dict[str, list[Record]]:
     groups = {record.group for records in splits.values() for record in records}
     ranked = sorted(groups, key=lambda group: uuid.uuid5(uuid.NAMESPACE_OID, group).hex)
     numbers = {group: f"group-{number:06d}" for number, group in enumerate(ranked)}
-    return {
-        split: [replace(record, group=numbers[record.group]) for record in records] for split, records in splits.items()
-    }
+    return {name: [replace(r, group=numbers[r.group]) for r in records] for name, records in splits.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import os
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -21,14 +20,14 @@ _same = partial(filecmp.cmp, shallow=False)
 
 
 def merge_prepared(
-    output_dir: str | os.PathLike[str], parts: Sequence[str | os.PathLike[str]] = (), *, overwrite: bool = False
+    output_dir: str | Path, parts: Sequence[str | Path] = (), *, overwrite: bool = False
 ) -> PreparationReport:
     """Make a dataset from the parts that `mlcak prepare --shard` wrote.
 
     The bytes are those of a preparation on one machine. The source is not needed.
 
     Args:
-        output_dir (`str` or `os.PathLike`):
+        output_dir (`str` or `Path`):
             Folder to write. `OUTPUT.partial` is a part as well, and the only one if the machines shared the folder.
         parts (`Sequence`, *optional*, defaults to `()`):
             Copies of the `OUTPUT.partial` folders of other machines, under any name. They are kept.

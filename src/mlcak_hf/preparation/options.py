@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..errors import DatasetError, MLCAKError
@@ -48,7 +48,7 @@ class PreparationOptions:
     fit: Fit = "pad"
     voi: Voi = "dicom"
     value_range: ValueRange | None = None
-    groups: str | PathLike[str] | None = None
+    groups: str | Path | None = None
     validation_fraction: float = 0.15
     seed: int = 0
     on_error: OnError = "raise"
@@ -62,7 +62,7 @@ class PreparationOptions:
             check_value_range(self.value_range)
             object.__setattr__(self, "value_range", (float(self.value_range[0]), float(self.value_range[1])))
         if self.groups is not None:
-            object.__setattr__(self, "groups", fspath(self.groups))
+            object.__setattr__(self, "groups", str(self.groups))
 
     def choices(self) -> dict[str, Any]:
         """Return the choices as plain values; no path, which may name a person."""

@@ -7,9 +7,8 @@ the work, and the bytes are those of an uninterrupted run.
 from __future__ import annotations
 
 import contextlib
-import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from transformers.utils import logging
 
@@ -29,8 +28,7 @@ SOURCE_STATE_FILE = ".source-state"
 differ between machines."""
 
 
-@dataclass(frozen=True)
-class PartReport:
+class PartReport(NamedTuple):
     """What `prepare_part` did.
 
     Args:
@@ -54,30 +52,24 @@ class PartReport:
 
 
 def prepare_dataset(
-    source: PreparationSource,
-    output_dir: str | os.PathLike[str],
-    *,
-    num_proc: int = 1,
-    overwrite: bool = False,
-    progress: bool = True,
+    source: PreparationSource, output_dir: str | Path, *, num_proc: int = 1, overwrite: bool = False
 ) -> PreparationReport:
     """Write a source as a dataset that `load_dataset(output_dir)` reads anywhere. Nothing is uploaded.
 
     The folder appears when it is complete: `data/{split}-NNNNN-of-NNNNN.parquet`, `README.md` (dataset card) and
     `preparation.json` ([`PreparationReport`]). Unfinished work stays in `OUTPUT.partial`, where the same call resumes.
+    A terminal shows a progress bar, unless `transformers.utils.logging.disable_progress_bar` was called.
 
     Args:
         source (`PreparationSource`):
             The source and its options.
-        output_dir (`str` or `os.PathLike`):
+        output_dir (`str` or `Path`):
             Folder to write; must be new or empty.
         num_proc (`int`, *optional*, defaults to 1):
             Number of processes that decode at the same time. The bytes do not depend on it.
         overwrite (`bool`, *optional*, defaults to `False`):
             Replace an earlier dataset in `output_dir`, and unfinished work with other choices. A folder with any other
             files is always refused.
-        progress (`bool`, *optional*, defaults to `True`):
-            Show a progress bar.
 
     Returns:
         `PreparationReport`: What was written and what was left out.
@@ -104,30 +96,29 @@ def prepare_dataset(
         check_output(work.output, overwrite, plan)
         restart = "Remove that folder, or start again with overwrite=True (--overwrite)."
         start_work(work, plan, overwrite or not any(work.data.glob("*.parquet")), restart)
-        write_shards(source, images, plan, work, plan.shard_names(), num_proc, progress)
+        write_shards(source, images, plan, work, plan.shard_names(), num_proc)
         return finish(work, plan, plan.files_state)
 
 
 def prepare_part(
     source: PreparationSource,
-    output_dir: str | os.PathLike[str],
+    output_dir: str | Path,
     part: tuple[int, int],
     *,
     num_proc: int = 1,
     overwrite: bool = False,
-    progress: bool = True,
 ) -> PartReport:
     """Write one machine's part of the shards; [`merge_prepared`] makes the dataset from all parts.
 
     Args:
         source (`PreparationSource`):
             The source and its options.
-        output_dir (`str` or `os.PathLike`):
+        output_dir (`str` or `Path`):
             Folder that the dataset is for. The shards stay in `OUTPUT.partial`, where several machines may work at the
             same time; unfinished work with other choices is never removed there.
         part (`tuple[int, int]`):
             `(i, n)`: every n-th shard, beginning with shard i.
-        num_proc, overwrite, progress (*optional*):
+        num_proc, overwrite (*optional*):
             As in [`prepare_dataset`].
 
     Returns:
@@ -156,7 +147,7 @@ def prepare_part(
     with work.locked(f"part-{index}-of-{count}"):
         check_output(work.output, overwrite, plan)
         start_work(work, plan, may_restart=False, restart="Remove that folder, and start every part again.")
-        found = write_shards(source, images, plan, work, mine, num_proc, progress)
+        found = write_shards(source, images, plan, work, mine, num_proc)
         finished = sum(is_finished(work, plan, name) for name in names)
     return PartReport(work.path, len(mine) - found, found, finished, len(names))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -149,11 +148,11 @@ class PreparationReport:
         return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
-    def read(cls, folder: str | os.PathLike[str]) -> PreparationReport:
+    def read(cls, folder: str | Path) -> PreparationReport:
         """Read the report of a prepared dataset.
 
         Args:
-            folder (`str` or `os.PathLike`):
+            folder (`str` or `Path`):
                 Folder that `mlcak prepare` wrote.
 
         Returns:

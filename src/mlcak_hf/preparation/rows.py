@@ -16,7 +16,6 @@ from PIL import Image
 
 from ..errors import DicomError
 from ..radiographs.file_search import DICOM_SUFFIXES
-from ..radiographs.png_jpeg import HEAD_BYTES, SIGNATURES
 from ..radiographs.read import read_with_facts
 from .source import SKIP, ImageRecord, PreparationSource, SkippedImage
 from .suspect_images import SUSPICIONS, suspicions
@@ -100,7 +99,12 @@ def image_rows(
     options = source.options
     try:
         radiograph = read_with_facts(record.path, options.size_px, options.fit, options.voi, options.value_range)
-        _refuse_disguised(Path(record.path))
+        if not radiograph.is_dicom and (path := Path(record.path)).suffix.lower() in DICOM_SUFFIXES:
+            # Boxes are taken to be in pixels of the file if its name is that of a DICOM file.
+            raise DicomError(
+                f"{path.name}: the file is a PNG or JPEG image with the name of a DICOM file, so the size that its"
+                " boxes refer to is unknown. Rename it, or download the original."
+            )
     except DicomError as error:
         if options.on_error == "raise":
             raise unreadable(str(error)) from None
@@ -122,18 +126,6 @@ def image_rows(
 def unreadable(reason: str) -> DicomError:
     """Return the error for an image that must not be skipped."""
     return DicomError(f"{reason.rstrip('.')}. To leave such images out, pass {SKIP}.")
-
-
-def _refuse_disguised(path: Path) -> None:
-    # Boxes are taken to be in pixels of the file if it is DICOM, which a renamed conversion would break.
-    if path.suffix.lower() not in DICOM_SUFFIXES:
-        return
-    with path.open("rb") as stream:
-        if stream.read(HEAD_BYTES).startswith(SIGNATURES):
-            raise DicomError(
-                f"{path.name}: the file is a PNG or JPEG image with the name of a DICOM file, so the size that its"
-                " boxes refer to is unknown. Rename it, or download the original."
-            )
 
 
 def _png(image: np.ndarray[Any, np.dtype[np.float32]], bits: int) -> bytes:

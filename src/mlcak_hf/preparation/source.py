@@ -60,10 +60,7 @@ class ImageRecord:
         if self.boxes_size is None or self.boxes_size == (height, width):
             return self.boxes
         y, x = height / self.boxes_size[0], width / self.boxes_size[1]
-        return tuple(
-            box._replace(x_min=box.x_min * x, y_min=box.y_min * y, x_max=box.x_max * x, y_max=box.y_max * y)
-            for box in self.boxes
-        )
+        return tuple(Box(b.finding, b.reader, b.x_min * x, b.y_min * y, b.x_max * x, b.y_max * y) for b in self.boxes)
 
 
 @dataclass(frozen=True)

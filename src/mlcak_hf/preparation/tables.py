@@ -13,7 +13,6 @@ from typing import TypeVar
 from ..errors import DatasetError, LabelError
 from ..radiographs.file_search import RADIOGRAPH_SUFFIXES
 
-_DELIMITERS = ",;\t|"
 # How spreadsheets and data frames write an empty cell.
 _EMPTY_CELLS = frozenset({"", "nan", "na", "n/a", "null", "none", "<na>"})
 # An image id names a file, so it must not be able to name one elsewhere.
@@ -56,10 +55,6 @@ class Table:
         if not self.header:
             raise DatasetError(f"{path.name} must be a table with a header; got an empty file. Download it again.")
 
-    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield line number and cells of every row that is not blank."""
-        return self._lines
-
     def named_rows(
         self, columns: Sequence[str], remedy: str = "Rename the column, or download the table again."
     ) -> Iterator[tuple[int, dict[str, str]]]:
@@ -78,7 +73,7 @@ class Table:
         if missing:
             wanted, got = ", ".join(map(repr, missing)), ", ".join(self.header)
             raise DatasetError(f"{self.name} must have the column {wanted}; got {got}. {remedy}")
-        for line, cells in self:
+        for line, cells in self._lines:
             given = ["" if cell.lower() in _EMPTY_CELLS else cell for cell in cells]
             yield line, dict(zip_longest(self.header, given[: len(self.header)], fillvalue=""))
 
@@ -86,9 +81,10 @@ class Table:
         line, columns = 0, 0
         try:
             with path.open(newline="", encoding="utf-8-sig") as stream:
-                delimiter = _delimiter(stream.readline(), key)
+                header = stream.readline()
+                fitting = (d for d in ",;\t|" if key in (cell.strip().strip('"') for cell in header.split(d)))
                 stream.seek(0)
-                reader = csv.reader(stream, delimiter=delimiter)
+                reader = csv.reader(stream, delimiter=next(fitting, ","))
                 for cells in reader:
                     line, columns = reader.line_num, columns or len(cells)
                     if any(cell.strip() for cell in cells[columns:]):
@@ -104,13 +100,6 @@ class Table:
             raise DatasetError(f"{path.name} is not a CSV file in UTF-8 ({error.reason}). Save it as UTF-8.") from None
         except OSError as error:
             raise DatasetError(f"{path.name} cannot be read ({error.strerror}). Name a readable file.") from None
-
-
-def _delimiter(header: str, key: str) -> str:
-    for delimiter in _DELIMITERS:
-        if key in (cell.strip().strip('"') for cell in header.split(delimiter)):
-            return delimiter
-    return ","
 
 
 def read_groups(path: Path) -> dict[str, str]:

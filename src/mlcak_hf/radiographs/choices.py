@@ -22,6 +22,4 @@ def check_value_range(value_range: ValueRange) -> None:
     """
     if len(value_range) != 2 or not -math.inf < value_range[0] < value_range[1] < math.inf:
         given = ", ".join(f"{value:g}" for value in value_range)
-        raise DicomError(
-            f"value_range must be two finite numbers, the smaller one first; got ({given}). Use (0, 4095), for example."
-        )
+        raise DicomError(f"value_range must be two ascending finite numbers, such as (0, 4095); got ({given}).")

@@ -35,11 +35,11 @@ class FileSearch:
     skipped: Counter[str] = field(default_factory=Counter)
 
 
-def find_radiographs(path: str | os.PathLike[str], exclude: Iterable[str | os.PathLike[str]] = ()) -> list[Path]:
+def find_radiographs(path: str | Path, exclude: Iterable[str | Path] = ()) -> list[Path]:
     """List the radiographs at a path, see [`search_radiographs`].
 
     Args:
-        path (`str` or `PathLike`):
+        path (`str` or `Path`):
             A file or folder.
         exclude (`Iterable`, *optional*):
             Folders to leave out.
@@ -56,9 +56,7 @@ def find_radiographs(path: str | os.PathLike[str], exclude: Iterable[str | os.Pa
     return search.files
 
 
-def search_radiographs(
-    paths: Iterable[str | os.PathLike[str]], exclude: Iterable[str | os.PathLike[str]] = ()
-) -> FileSearch:
+def search_radiographs(paths: Iterable[str | Path], exclude: Iterable[str | Path] = ()) -> FileSearch:
     """Search folders and their subfolders for radiographs, and report what was left out.
 
     A file is taken for its suffix (`.dcm`, `.dic`, `.dicom`, `.png`, `.jpg`, `.jpeg`, in any case), or for the DICOM
@@ -91,16 +89,12 @@ def search_radiographs(
     return search
 
 
-def _nothing_found(paths: Sequence[str | os.PathLike[str]]) -> DatasetError:
+def _nothing_found(paths: Sequence[str | Path]) -> DatasetError:
     missing = next((path for path in map(Path, paths) if not path.exists()), None)
     if missing is not None:
-        return DatasetError(
-            f"No file or folder at {missing}. Name a radiograph (DICOM, PNG or JPEG) or a folder of them."
-        )
+        return DatasetError(f"No file or folder at {missing}. Name a DICOM, PNG or JPEG file, or a folder of them.")
     folders, suffixes = ", ".join(map(str, paths)), ", ".join(sorted(RADIOGRAPH_SUFFIXES))
-    return DatasetError(
-        f"No radiographs in {folders}. Name a folder of files ending in {suffixes}, or DICOM files of any name."
-    )
+    return DatasetError(f"No radiographs in {folders}. Name a folder of {suffixes} files, or of other DICOM files.")
 
 
 def _search_folder(path: Path, search: FileSearch, left_out: set[Path]) -> Iterator[Path]:

@@ -61,8 +61,8 @@ def read_png_jpeg(stream: BinaryIO, voi: Voi, value_range: ValueRange | None) ->
     sixteen_bits = picture.mode.startswith("I")  # "I" in older Pillow versions
     image = to_unit_range(np.asarray(picture).astype(np.uint16) if picture.mode == "I" else picture)
     # Percentiles adapt to the image, so they cannot leave it underfilled.
-    few_bits_used = sixteen_bits and float(image.max()) < UNDERFILLED_BELOW
-    underfilled = few_bits_used and value_range is None and voi != "percentile"
+    stored_limits = value_range is None and voi != "percentile"
+    underfilled = sixteen_bits and stored_limits and float(image.max()) < UNDERFILLED_BELOW
     if value_range is not None:
         stored = image.astype(np.float64) * (65535 if sixteen_bits else 1 if picture.mode == "1" else 255)
         if sixteen_bits or picture.mode in ("1", "L"):

@@ -45,6 +45,8 @@ class Radiograph:
         no_contrast (`bool`, *optional*, defaults to `False`):
             Whether almost all pixels have the same grey value, typically because the window misses all pixels. Low
             contrast does not count.
+        is_dicom (`bool`, *optional*, defaults to `False`):
+            Whether the content of the file is DICOM, whatever its name.
     """
 
     pixels: Pixels
@@ -52,6 +54,7 @@ class Radiograph:
     original_width: int
     underfilled: bool = False
     no_contrast: bool = False
+    is_dicom: bool = False
 
     @property
     def contrast_problem(self) -> str | None:
@@ -153,7 +156,8 @@ def read_with_facts(
 
 def _read(stream: BinaryIO, size_px: int | None, fit: Fit, voi: Voi, value_range: ValueRange | None) -> Radiograph:
     head = stream.read(DICOM_HEAD_BYTES)
-    if head[-4:] == b"DICM" and not head.startswith(SIGNATURES):
+    is_dicom = head[-4:] == b"DICM" and not head.startswith(SIGNATURES)
+    if is_dicom:
         pixels, (height, width), underfilled = read_dicom(stream, size_px, fit, voi, value_range)
     elif head.startswith(SIGNATURES):
         pixels, underfilled = read_png_jpeg(stream, voi, value_range)
@@ -165,7 +169,7 @@ def _read(stream: BinaryIO, size_px: int | None, fit: Fit, voi: Voi, value_range
     content = pixels if size_px is None or fit != "pad" else without_padding(pixels, height, width)
     sample = content[:: max(1, content.shape[0] // 256), :: max(1, content.shape[1] // 256)]
     no_contrast = content.size > 0 and bool(np.ptp(np.percentile(sample, PERCENTILES)) < _LEAST_CONTRAST)
-    return Radiograph(pixels, height, width, underfilled, no_contrast)
+    return Radiograph(pixels, height, width, underfilled, no_contrast, is_dicom)
 
 
 def without_padding(square: Pixels, height: int, width: int) -> Pixels:

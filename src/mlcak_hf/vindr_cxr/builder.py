@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,10 @@ from ..preparation.shards.plan import PreparationPlan
 from ..preparation.source import SkippedImage
 from ..preparation.suspect_images import suspect_sentences
 from .options import VinDrOptions
-from .vindr_card import CITATION
 from .vindr_folder import VinDrRecord
 from .vindr_source import VinDrSource
 
 logger = logging.get_logger(__name__)
-
-_DESCRIPTION = (
-    "Chest radiographs laid out as VinDr-CXR, with 22 local findings, 6 global labels, the votes of every reader, and"
-    " boxes in original pixels. Images are grey squares, 0 is air. For research only."
-)
-_HOMEPAGE = "https://physionet.org/content/vindr-cxr/1.0.0/"
-_LICENSE = "PhysioNet Credentialed Health Data License 1.5.0, if the source is VinDr-CXR: do not pass the data on"
 
 
 @dataclass
@@ -42,7 +34,6 @@ class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
     """Configuration of the builder: a folder and the choices."""
 
     version: datasets.Version | str = field(default_factory=lambda: datasets.Version("1.0.0"))
-    data_dir: str | None = None
     options: VinDrOptions = field(default_factory=VinDrOptions)
 
     def __post_init__(self) -> None:
@@ -55,8 +46,7 @@ class VinDrCXRConfig(datasets.BuilderConfig):  # type: ignore[misc]
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: Any = None) -> str:
         """Name the cache folder by the choices and the content of the data folder, so that no stale one is reused."""
         plan = PreparationPlan.of(self.source, self.images)
-        choices = json.dumps(self.source.options.choices(), sort_keys=True)
-        identity = {"choices": choices, "content": plan.fingerprint + plan.files_state}
+        identity = {"content": plan.fingerprint + plan.files_state, "on_error": self.options.on_error}
         return str(super().create_config_id(identity, custom_features))
 
 
@@ -79,12 +69,13 @@ class VinDrCXR(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
     DEFAULT_WRITER_BATCH_SIZE = 250
 
     def _info(self) -> datasets.DatasetInfo:
+        source, card = self.config.source, self.config.source.card()
         return datasets.DatasetInfo(
-            description=json.dumps({"description": _DESCRIPTION, "choices": self.config.source.options.choices()}),
-            features=dataset_features(self.config.source.label_features()),
-            homepage=_HOMEPAGE,
-            license=_LICENSE,
-            citation=CITATION,
+            description=json.dumps({"description": card.title, "choices": source.options.choices()}),
+            features=dataset_features(source.label_features()),
+            homepage="https://physionet.org/content/vindr-cxr/1.0.0/",
+            license=card.notice,
+            citation=card.citation,
         )
 
     @property
@@ -166,33 +157,30 @@ def _write_notes(folder: Path | None, notes: ImageNotes) -> None:
 
 
 def load_vindr_cxr(
-    data_dir: str | os.PathLike[str],
+    data_dir: str | Path,
     split: str | None = None,
-    options: VinDrOptions | None = None,
     *,
     num_proc: int | None = None,
     streaming: bool = False,
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | Path | None = None,
     **choices: Any,
 ) -> Any:
     """Load a local folder in VinDr-CXR's layout as a dataset. Nothing is downloaded or uploaded.
 
     Args:
-        data_dir (`str` or `os.PathLike`):
+        data_dir (`str` or `Path`):
             Folder in PhysioNet's or Kaggle's layout, as in [`VinDrSource`].
         split (`str`, *optional*):
             `"train"`, `"validation"` or `"test"`. `None` loads all of them.
-        options (`VinDrOptions`, *optional*):
-            The choices.
         num_proc (`int`, *optional*):
             Number of processes that decode at the same time.
         streaming (`bool`, *optional*, defaults to `False`):
             Decode while iterating instead of preparing a cache.
-        cache_dir (`str` or `os.PathLike`, *optional*):
+        cache_dir (`str` or `Path`, *optional*):
             Where prepared datasets are kept; by default that of `datasets`. Other choices or changed files make a new
             entry.
         choices (*optional*):
-            Single choices, named as in [`VinDrOptions`], which take precedence over `options`.
+            The choices, named as in [`VinDrOptions`].
 
     Returns:
         `datasets.DatasetDict`, or `datasets.Dataset` for one split; the iterable kinds with `streaming`. The choices
@@ -215,7 +203,7 @@ def load_vindr_cxr(
     builder = VinDrCXR(
         cache_dir=None if cache_dir is None else str(cache_dir),
         data_dir=str(data_dir),
-        options=replace(options or VinDrOptions(), **choices),
+        options=VinDrOptions(**choices),
     )
     if streaming:
         return builder.as_streaming_dataset(split=split)

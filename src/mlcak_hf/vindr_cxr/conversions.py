@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from os import PathLike
 from pathlib import Path
 
 from ..errors import DatasetError
@@ -21,9 +20,7 @@ SAME_SIZES = "same"
 _WHOLE_NUMBER = re.compile(r"([1-9]\d*)(\.0*)?")
 
 
-def original_sizes(
-    root: Path, folders: Sequence[VinDrFolder], sizes: str | PathLike[str] | None
-) -> dict[str, tuple[int, int]]:
+def original_sizes(root: Path, folders: Sequence[VinDrFolder], sizes: str | Path | None) -> dict[str, tuple[int, int]]:
     """Find the size that the boxes of each PNG or JPEG file refer to; refuse files with boxes but without a size.
 
     Args:
@@ -31,7 +28,7 @@ def original_sizes(
             The data folder.
         folders (`Sequence[VinDrFolder]`):
             Its source folders, with all boxes.
-        sizes (`str` or `os.PathLike`, *optional*):
+        sizes (`str` or `Path`, *optional*):
             A CSV file, or `"same"`. `None` uses the tables beside the images.
 
     Returns:
@@ -41,8 +38,7 @@ def original_sizes(
     Raises:
         [`DatasetError`]: When files with boxes have no size at all, or sizes are given for DICOM files alone.
     """
-    files = [(image_id, path) for folder in folders for image_id, path in folder.files.items()]
-    pictures = {id_key(image_id) for image_id, path in files if path.suffix.lower() in PICTURE_SUFFIXES}
+    pictures = {id_key(i) for f in folders for i, path in f.files.items() if path.suffix.lower() in PICTURE_SUFFIXES}
     if not pictures and sizes is not None:
         raise DatasetError("sizes (--sizes) is only for PNG and JPEG files; the folder holds DICOM files. Remove it.")
     if not pictures or sizes == SAME_SIZES:

@@ -176,8 +176,7 @@ def aggregate(
     def agreed(yes: int) -> float:
         return yes / number if aggregation == "mean" else int(yes >= needed)
 
-    missing = float(MISSING) if aggregation == "mean" else MISSING
-    targets = {label: missing if yes == MISSING else agreed(yes) for label, yes in votes.items()}
+    targets = {label: MISSING if yes == MISSING else agreed(yes) for label, yes in votes.items()}
     abnormal = agreed(number - votes[NO_FINDING])
     targets[NO_FINDING] = 1 - abnormal
     return {

@@ -12,9 +12,8 @@ from ..preparation.image_folder import SKIP_OR, listed
 from ..preparation.source import SourceImages
 from ..preparation.tables import id_key, read_groups
 from .conversions import original_sizes
-from .kaggle import read_kaggle
+from .label_tables import read_kaggle, read_physionet
 from .options import VinDrOptions
-from .physionet import read_physionet
 from .vindr_folder import VinDrFolder
 
 
@@ -51,11 +50,11 @@ LAYOUTS = {
 _EXPECTED = "PhysioNet's layout has train/, test/ and annotations/*.csv, Kaggle's has train/ and train.csv"
 
 
-def detect_layout(data_dir: str | os.PathLike[str], layout: str = "auto") -> Literal["physionet", "kaggle"]:
+def detect_layout(data_dir: str | Path, layout: str = "auto") -> Literal["physionet", "kaggle"]:
     """Detect the layout of a folder from its tables, and check that it is complete.
 
     Args:
-        data_dir (`str` or `os.PathLike`):
+        data_dir (`str` or `Path`):
             Local folder.
         layout (`str`, *optional*, defaults to `"auto"`):
             `"physionet"` or `"kaggle"` if it is known.
@@ -110,11 +109,11 @@ def _fitting(folder: Path) -> list[str]:
     return [name for name, layout in LAYOUTS.items() if os.access(folder / layout.sign, os.F_OK)]
 
 
-def read_layout(data_dir: str | os.PathLike[str], options: VinDrOptions | None = None) -> SourceImages:
+def read_layout(data_dir: str | Path, options: VinDrOptions | None = None) -> SourceImages:
     """Read the tables of a folder and match them with its files.
 
     Args:
-        data_dir (`str` or `os.PathLike`):
+        data_dir (`str` or `Path`):
             The folder.
         options (`VinDrOptions`, *optional*):
             The choices. Only layout, groups, sizes and on_error matter.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, get_args
 
 from ..errors import LabelError
@@ -54,7 +54,7 @@ class VinDrOptions(PreparationOptions):
     aggregation: VoteRule = "majority"
     annotated: Sequence[str] | None = None
     layout: Layout = "auto"
-    sizes: str | PathLike[str] | None = None
+    sizes: str | Path | None = None
     test_fraction: float | None = None
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class VinDrOptions(PreparationOptions):
         if self.annotated is not None:
             object.__setattr__(self, "annotated", resolve_annotated(self.annotated))
         if self.sizes is not None:
-            object.__setattr__(self, "sizes", fspath(self.sizes))
+            object.__setattr__(self, "sizes", str(self.sizes))
 
     def choices(self) -> dict[str, Any]:
         """Return the choices as plain values; no path, which may name a person."""

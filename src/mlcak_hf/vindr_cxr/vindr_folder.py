@@ -101,22 +101,15 @@ class VinDrFolder(ImageFolder):
             sizes (`Mapping[str, tuple[int, int]]`):
                 Size that the boxes refer to, by `id_key`, if it is not that of the file.
         """
-        for image_id in self.readings:
-            if groups is not None and id_key(image_id) not in groups:
-                headline = f"of {self.name}/ without a group in the groups file"
-                self.refuse(image_id, headline, f"Add their rows, {SKIP_OR}")
-        return [
-            VinDrRecord(
-                image_id,
-                str(self.files[image_id]),
-                image_id if groups is None else groups[id_key(image_id)],
-                tuple(self.boxes.get(image_id, ())),
-                sizes.get(id_key(image_id)),
-                tuple(readings.values()),
-            )
-            for image_id, readings in self.readings.items()
-            if image_id not in self.problems
-        ]
+        without_group, records = f"of {self.name}/ without a group in the groups file", []
+        for image_id, readings in self.readings.items():
+            key, boxes = id_key(image_id), tuple(self.boxes.get(image_id, ()))
+            if groups is not None and key not in groups:
+                self.refuse(image_id, without_group, f"Add their rows, {SKIP_OR}")
+            if image_id not in self.problems:
+                path, group = str(self.files[image_id]), image_id if groups is None else groups[key]
+                records.append(VinDrRecord(image_id, path, group, boxes, sizes.get(key), tuple(readings.values())))
+        return records
 
     def note_reader_counts(self) -> None:
         """Count the images with more or fewer readers than most, as a note."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from ..preparation.group_split import make_splits, number_groups
 from ..preparation.prepare import prepare_dataset
 from ..preparation.report import PreparationReport
 from ..preparation.source import PreparationSource, SourceCard, SourceImages
-from .kaggle import KAGGLE_LABELS
+from .label_tables import KAGGLE_LABELS
 from .labels import GLOBAL_LABELS, VINDR_CXR_LABELS, Reading, aggregate, count_votes, resolve_annotated
 from .layout import LAYOUTS, detect_layout, read_layout
 from .options import VinDrOptions
@@ -32,7 +31,7 @@ class VinDrSource(PreparationSource):
     """A local folder in VinDr-CXR's layout. Nothing is downloaded or uploaded.
 
     Args:
-        data_dir (`str` or `os.PathLike`):
+        data_dir (`str` or `Path`):
             Folder with train/, test/ and annotations/ as on PhysioNet, or with train/ and train.csv as on Kaggle
             (VinBigData). The images are DICOM files, or PNG or JPEG conversions of them.
         options (`VinDrOptions`, *optional*):
@@ -43,7 +42,7 @@ class VinDrSource(PreparationSource):
         [`LabelError`]: When a label is named that Kaggle never annotated.
     """
 
-    data_dir: str | os.PathLike[str]
+    data_dir: str | Path
     options: VinDrOptions = field(default_factory=VinDrOptions)
 
     def __post_init__(self) -> None:
@@ -136,32 +135,26 @@ def vindr_label_features(aggregation: str) -> tuple[dict[str, Any], dict[str, An
 
 
 def prepare_vindr_cxr(
-    data_dir: str | os.PathLike[str],
-    output_dir: str | os.PathLike[str],
-    options: VinDrOptions | None = None,
+    data_dir: str | Path,
+    output_dir: str | Path,
     *,
     num_proc: int = 1,
     overwrite: bool = False,
-    progress: bool = True,
     **choices: Any,
 ) -> PreparationReport:
     """Write a local folder in VinDr-CXR's layout as a dataset that `load_dataset(output_dir)` reads anywhere.
 
     Args:
-        data_dir (`str` or `os.PathLike`):
+        data_dir (`str` or `Path`):
             Folder in PhysioNet's or Kaggle's layout, as in [`VinDrSource`].
-        output_dir (`str` or `os.PathLike`):
+        output_dir (`str` or `Path`):
             Folder to write; must be new or empty.
-        options (`VinDrOptions`, *optional*):
-            The choices.
         num_proc (`int`, *optional*, defaults to 1):
             Number of processes that decode at the same time.
         overwrite (`bool`, *optional*, defaults to `False`):
             Replace an earlier dataset, as in [`prepare_dataset`].
-        progress (`bool`, *optional*, defaults to `True`):
-            Show a progress bar.
         choices (*optional*):
-            Single choices, named as in [`VinDrOptions`], which take precedence over `options`.
+            The choices, named as in [`VinDrOptions`].
 
     Returns:
         `PreparationReport`: What was written and what was left out.
@@ -177,5 +170,5 @@ def prepare_vindr_cxr(
         >>> report.splits["train"].images, len(report.skipped)  # doctest: +SKIP
         ```
     """
-    source = VinDrSource(data_dir, replace(options or VinDrOptions(), **choices))
-    return prepare_dataset(source, output_dir, num_proc=num_proc, overwrite=overwrite, progress=progress)
+    source = VinDrSource(data_dir, VinDrOptions(**choices))
+    return prepare_dataset(source, output_dir, num_proc=num_proc, overwrite=overwrite)

@@ -22,7 +22,7 @@ from mlcak_hf.vindr_cxr.vindr_source import prepare_vindr_cxr
 
 
 def inspect(folder, **options):
-    return inspect_vindr_cxr(folder, progress=False, **options)
+    return inspect_vindr_cxr(folder, **options)
 
 
 def found(report, kind: str) -> list[str]:
@@ -257,7 +257,7 @@ def test_inspect_and_prepare_list_the_same_images_without_usable_contrast(tmp_pa
     report = inspect(root)
     assert found(report, "underfilled_range") == [f"train/k0{suffix}"]
     assert found(report, "no_contrast") == [f"train/k1{suffix}"]
-    prepared = prepare_vindr_cxr(root, tmp_path / "out", size_px=32, progress=False)
+    prepared = prepare_vindr_cxr(root, tmp_path / "out", size_px=32)
     assert (prepared.suspect_images["underfilled_range"], prepared.suspect_images["no_contrast"]) == (["k0"], ["k1"])
 
 

@@ -133,9 +133,8 @@ class PreparationPlan:
             skipped = [SkippedImage(**image) for image in values["skipped"]]
             return cls(**values | {"skipped": skipped, "card": SourceCard(**values["card"])})
         except OSError as error:
-            raise DatasetError(
-                f"{path.parent} holds no unfinished dataset ({error.strerror}). Name one of `mlcak prepare --shard`."
-            ) from None
+            reason = f"{path.parent} holds no unfinished dataset ({error.strerror})"
+            raise DatasetError(f"{reason}. Name one of `mlcak prepare --shard`.") from None
         except (ValueError, TypeError, KeyError):
             raise DatasetError(f"{path} is damaged. Copy it again, or remove {path.parent}.") from None
 

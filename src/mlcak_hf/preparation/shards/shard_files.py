@@ -65,7 +65,6 @@ def write_shards(
     work: WorkFolder,
     names: Sequence[str],
     num_proc: int,
-    progress: bool,
 ) -> int:
     """Write the missing shards among the named ones; return how many were finished before.
 
@@ -95,7 +94,7 @@ def write_shards(
             preload=__name__,
             advice="Finished shards are kept, and the same command continues.",
         )
-        shown = {"desc": "radiographs", "unit": "image", "disable": not progress or None}
+        shown = {"desc": "radiographs", "unit": "image", "disable": None}
         for _ in logging.tqdm(images_done, total=total, initial=total - to_read, **shown):
             pass
     finally:

@@ -30,7 +30,7 @@ class WorkFolder:
     ```
 
     Args:
-        output (`str` or `os.PathLike`):
+        output (`str` or `Path`):
             Folder that the dataset is for.
         path (`Path`, *optional*):
             The unfinished folder, if it has another name.
@@ -39,7 +39,7 @@ class WorkFolder:
         [`DatasetError`]: When the output is the root of a file system.
     """
 
-    def __init__(self, output: str | os.PathLike[str], path: Path | None = None) -> None:
+    def __init__(self, output: str | Path, path: Path | None = None) -> None:
         self.output = Path(output).expanduser().absolute()
         if not self.output.name:
             raise DatasetError(f"The output must be a folder of its own; got {self.output}. Name a new folder in it.")
@@ -51,7 +51,7 @@ class WorkFolder:
         self._replaced, self._discarded = self.path / "replaced", self.path / "discarded"
 
     @classmethod
-    def given(cls, part: str | os.PathLike[str]) -> WorkFolder:
+    def given(cls, part: str | Path) -> WorkFolder:
         """Return the unfinished folder that a path names: the folder itself, whatever its name, or its output."""
         path = Path(part).expanduser().absolute()
         if (path / _PLAN_FILE).is_file():

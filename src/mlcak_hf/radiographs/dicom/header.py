@@ -116,9 +116,7 @@ def _check_inflated_size(stream: BinaryIO) -> None:
     while data and not inflate.eof:
         total += len(inflate.decompress(data, 1 << 24))
         if total > _MAX_INFLATED:
-            raise DicomError(
-                f"The file expands to more than {_MAX_INFLATED:,} bytes; a radiograph is smaller. Export it."
-            )
+            raise DicomError(f"The file expands to more than {_MAX_INFLATED:,} bytes. Export the radiograph again.")
         data = inflate.unconsumed_tail or stream.read(1 << 20)
 
 
@@ -130,9 +128,7 @@ def check_layout(dataset: pydicom.Dataset) -> PixelLayout:
     """
     if not dataset.get("PixelData"):
         kind = "floating-point" if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset else "no"
-        raise DicomError(
-            f"Pixels of 8 to 16 bits are needed; the file has {kind} pixel data. Download or export it again."
-        )
+        raise DicomError(f"Pixels of 8 to 16 bits are needed; the file has {kind} pixel data. Export it again.")
     for keyword in ("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"):
         if dataset.get(keyword) is None:
             raise DicomError(f"{keyword} is missing and cannot be guessed. Export the file again.")

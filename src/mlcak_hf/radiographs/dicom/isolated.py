@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from io import RawIOBase
 from pathlib import Path
 from typing import cast
@@ -91,20 +92,15 @@ class IsolatedDecoder:
 
     def _ask_in_time(self, limit_s: float, decoder: str, frame: bytes, rows: int, columns: int) -> _Values:
         """Ask the child; kill it if it takes too long and raise TimeoutError with the limit as text."""
-        child, overdue = self._child, threading.Event()
+        child, start = self._child, time.monotonic()
         assert child is not None
-
-        def give_up() -> None:
-            overdue.set()
-            child.kill()
-
-        timer = threading.Timer(limit_s, give_up)
+        timer = threading.Timer(limit_s, child.kill)
         timer.daemon = True
         timer.start()
         try:
             return _ask(child, decoder, frame, rows, columns)
         except (OSError, EOFError):
-            if overdue.is_set():
+            if time.monotonic() - start >= limit_s:
                 raise TimeoutError(f"{limit_s:g}") from None
             raise
         finally:

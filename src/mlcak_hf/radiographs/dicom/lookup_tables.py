@@ -40,15 +40,11 @@ def modality_values(dataset: pydicom.Dataset, stored: npt.NDArray[np.int64]) -> 
         return table.entries_at(stored), (0.0, table.largest)
     slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
     if (slope is None) != (intercept is None):
-        raise DicomError(
-            "The file has only one of Rescale Slope and Rescale Intercept. Export it with both or neither."
-        )
+        raise DicomError("The file has only one of Rescale Slope and Intercept. Export it with both or neither.")
     values = stored.astype(np.float64) if slope is None else apply_rescale(stored, dataset)
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(values).all() and high > low):
-        raise DicomError(
-            f"Rescale Slope {slope} and Intercept {intercept} leave no grey values. Export the file again."
-        )
+        raise DicomError(f"Rescale Slope {slope} and Intercept {intercept} leave no grey values. Export it again.")
     return values, (low, high)
 
 

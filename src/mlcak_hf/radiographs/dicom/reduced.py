@@ -96,9 +96,7 @@ def read_reduced(
     complete = frame[-16:].rstrip(b"\0").endswith(b"\xff\xd9")
     if not complete or (declared.precision, declared.signed) != (layout.bits, layout.signed):
         return None
-    slope, intercept = 1.0, 0.0
-    if dataset.get("RescaleSlope") is not None:
-        slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
+    slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
     wavelet = REVERSIBLE if declared.reversible else IRREVERSIBLE
     largest = _largest_reduction(declared, size_px, voi)
     candidates = [*range(largest, 0, -1)]
@@ -193,7 +191,10 @@ def expected_difference(
         largest += float(lost.max())
         rms += _root_mean_square(lost)
     if any(clips):
-        lowest, highest = _widened(grey, lowest, highest, wavelet.noise_left**-reduction, reach)
+        # The pixels have this many times the noise of the samples, and stay within `reach`.
+        factor = np.float32(wavelet.noise_left**-reduction)
+        lowest = np.minimum(lowest, np.maximum(grey - factor * (grey - lowest), np.float32(reach[0])))
+        highest = np.maximum(highest, np.minimum(grey + factor * (highest - grey), np.float32(reach[1])))
         lowest = lowest if clips[0] else np.maximum(lowest, 0)
         highest = highest if clips[1] else np.minimum(highest, 1)
         mixed = resample(_clipped_mixture(grey, lowest, highest), *weights)
@@ -224,15 +225,6 @@ def _clipped_mixture(mean: Pixels, lowest: Pixels, highest: Pixels) -> Pixels:
     below = np.maximum(-lowest, 0) * (highest - mean) / span - np.maximum(-mean, 0)
     crossing_above, crossing_below = (highest > 1) & (lowest < 1), (highest > 0) & (lowest < 0)
     return np.asarray(np.where(crossing_above, above, 0) + np.where(crossing_below, below, 0), dtype=np.float32)
-
-
-def _widened(
-    grey: Pixels, lowest: Pixels, highest: Pixels, factor: float, reach: tuple[float, float]
-) -> tuple[Pixels, Pixels]:
-    """Range of the pixels, which have `factor` times the noise of the samples and stay within `reach`."""
-    lower = np.maximum(grey - np.float32(factor) * (grey - lowest), np.float32(reach[0]))
-    upper = np.minimum(grey + np.float32(factor) * (highest - grey), np.float32(reach[1]))
-    return np.minimum(lowest, lower), np.maximum(highest, upper)
 
 
 def _lost_ringing(grey: Pixels, contrast: Pixels, ringing: float) -> Pixels:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,13 +27,11 @@ SAMPLE_SIZE = 24
 
 
 def inspect_vindr_cxr(
-    data_dir: str | os.PathLike[str],
-    options: VinDrOptions | None = None,
+    data_dir: str | Path,
     *,
-    json_file: str | os.PathLike[str] | None = None,
-    contact_sheet: str | os.PathLike[str] | None = None,
+    json_file: str | Path | None = None,
+    contact_sheet: str | Path | None = None,
     num_proc: int = 1,
-    progress: bool = True,
     **choices: Any,
 ) -> InspectionReport:
     """Check a folder of radiographs and tables before preparing a dataset from it. The folder is not changed.
@@ -43,20 +39,16 @@ def inspect_vindr_cxr(
     All headers and a sample of 24 radiographs are read. Damaged files are reported and do not stop the inspection.
 
     Args:
-        data_dir (`str` or `os.PathLike`):
+        data_dir (`str` or `Path`):
             Folder in the layout of PhysioNet or Kaggle.
-        options (`VinDrOptions`, *optional*):
-            The choices of the preparation, for the sample and the estimate.
-        json_file (`str` or `os.PathLike`, *optional*):
+        json_file (`str` or `Path`, *optional*):
             JSON file to write with everything found.
-        contact_sheet (`str` or `os.PathLike`, *optional*):
+        contact_sheet (`str` or `Path`, *optional*):
             PNG file to write with the sampled radiographs.
         num_proc (`int`, *optional*, defaults to 1):
             Number of processes.
-        progress (`bool`, *optional*, defaults to `True`):
-            Whether to show progress bars.
         choices (*optional*):
-            Single choices, named as in [`VinDrOptions`], which take precedence over `options`.
+            Choices of the preparation, for the sample and the estimate, named as in [`VinDrOptions`].
 
     Returns:
         [`InspectionReport`]: Everything found, as values and as tables for the terminal.
@@ -73,7 +65,7 @@ def inspect_vindr_cxr(
         >>> report.problems, report.agreement.labels["Cardiomegaly"].fleiss  # doctest: +SKIP
         ```
     """
-    source = VinDrSource(data_dir, replace(options or VinDrOptions(), **choices | {"on_error": "skip"}))
+    source = VinDrSource(data_dir, VinDrOptions(**choices | {"on_error": "skip"}))
     options, root = source.options, Path(source.data_dir)
     for target in (json_file, contact_sheet):
         if target is not None:
@@ -81,7 +73,7 @@ def inspect_vindr_cxr(
 
     def run(function: Callable[..., Any], jobs: Sequence[Any], doing: str) -> list[Any]:
         results = map_in_processes(function, jobs, num_proc, doing="reading radiographs", preload=__name__)
-        return list(logging.tqdm(results, total=len(jobs), desc=doing, unit="file", disable=not progress or None))
+        return list(logging.tqdm(results, total=len(jobs), desc=doing, unit="file", disable=None))
 
     images, problems = _read_tables(source)
     paths = [path for name in LAYOUTS[options.layout].folders for path in radiograph_files(root / name)]
