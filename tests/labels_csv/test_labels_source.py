@@ -98,7 +98,7 @@ def test_unknown_columns_are_named(images, table) -> None:
         source(images, table, label_column="none", findings=[])
 
 
-def test_a_column_that_holds_no_classes_is_refused(images, table) -> None:
+def test_a_column_without_classes_is_refused(images, table) -> None:
     table.write_text("image_id,label\n" + "".join(f"i{n:02d},remark {n}\n" for n in range(60)))
     with pytest.raises(DatasetError, match=r"'label' must hold 2 to 50 different labels; got 60"):
         source(images, table, patient_column=None, findings=[])
@@ -120,7 +120,7 @@ def test_without_a_label_column_an_image_with_a_finding_is_abnormal(images, tabl
     assert [labels[f"i{n:02d}"] for n in range(3)] == [1, 0, -1]
 
 
-def test_the_command(images, table, tmp_path, monkeypatch, capsys) -> None:
+def test_the_command_prepares_a_csv_file_of_labels(images, table, tmp_path, monkeypatch, capsys) -> None:
     def mlcak(*arguments) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["mlcak", "prepare", str(images), str(tmp_path / "out"), *map(str, arguments)])
         with pytest.raises(SystemExit) as end:

@@ -14,7 +14,7 @@ _image_rows = shard_files.image_rows
 
 
 def _slow_image_rows(*args: Any) -> Any:
-    """An image takes a tenth of a second, so that a kill finds work under way on the fastest machine."""
+    """An image takes a tenth of a second, so that a kill interrupts the work even on a fast machine."""
     time.sleep(0.1)
     return _image_rows(*args)
 

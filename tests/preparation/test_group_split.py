@@ -21,7 +21,7 @@ def test_published_splits_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("fraction", [0.01, 0.15, 0.5, 0.99])
-def test_both_readers_of_datasets_set_the_same_patients_aside(seed, fraction) -> None:
+def test_both_ways_of_loading_set_the_same_patients_aside(seed, fraction) -> None:
     groups = [f"p{g}" for g in np.random.default_rng(seed).integers(0, 30, size=200)]
     rows = Dataset.from_dict({"patient": groups})
     train, validation = split_rows(rows, DatasetColumns(group="patient"), fraction, seed)

@@ -37,7 +37,7 @@ def unsplit(vindr, tmp_path) -> dict[str, bytes]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """The dataset; what says of which state of the source it was made is no part of it."""
+    """Files of the dataset, without the state of the source that it was made from."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != SOURCE_STATE_FILE)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
@@ -47,7 +47,7 @@ def part(vindr: Path, output: Path, index: int, count: int, overwrite: bool = Fa
     return prepare_part(source, output, (index, count), overwrite=overwrite)
 
 
-def test_machines_that_share_a_folder(vindr, tmp_path, unsplit) -> None:
+def test_machines_can_share_a_folder(vindr, tmp_path, unsplit) -> None:
     out = tmp_path / "out"
     reports = [part(vindr, out, index, 3) for index in (2, 0, 1)]
     assert [(r.written, r.found, r.finished, r.of) for r in reports] == [(2, 0, 2, 7), (3, 0, 5, 7), (2, 0, 7, 7)]
@@ -58,7 +58,7 @@ def test_machines_that_share_a_folder(vindr, tmp_path, unsplit) -> None:
     assert report.sources["train"] == {"found": 13, "used": 13, "skipped": 0}
 
 
-def test_machines_of_their_own_whose_folders_are_copied_together(vindr, tmp_path, unsplit) -> None:
+def test_folders_of_separate_machines_can_be_merged(vindr, tmp_path, unsplit) -> None:
     for index in range(3):
         # Each has a copy of the source, with other times of change.
         source = shutil.copytree(vindr, tmp_path / f"machine-{index}" / "vindr", copy_function=shutil.copyfile)
@@ -73,7 +73,7 @@ def test_machines_of_their_own_whose_folders_are_copied_together(vindr, tmp_path
     assert content(tmp_path / "again") == unsplit
 
 
-def test_a_part_goes_on_where_it_was_and_plain_prepare_does_the_rest(vindr, tmp_path, unsplit) -> None:
+def test_a_part_resumes_and_plain_prepare_does_the_rest(vindr, tmp_path, unsplit) -> None:
     out = tmp_path / "out"
     part(vindr, out, 0, 2)
     next((tmp_path / "out.partial" / "dataset" / "data").iterdir()).unlink()
@@ -83,7 +83,7 @@ def test_a_part_goes_on_where_it_was_and_plain_prepare_does_the_rest(vindr, tmp_
     assert content(out) == unsplit
 
 
-def test_parts_may_bear_any_name(vindr, tmp_path, unsplit) -> None:
+def test_parts_may_have_any_name(vindr, tmp_path, unsplit) -> None:
     for index in range(2):
         part(vindr, tmp_path / f"machine-{index}", index, 2)
         (tmp_path / f"machine-{index}.partial").rename(tmp_path / f"from machine {index}")
@@ -110,7 +110,7 @@ def test_merging_again_finds_it_done(vindr, tmp_path, unsplit, caplog) -> None:
 
 
 def test_parts_of_corrected_images_replace_a_complete_dataset_only_when_asked(vindr, tmp_path, unsplit) -> None:
-    """Nothing is known of the state of other machines' images, but their shards tell."""
+    """The state of other machines' images is unknown, but their shards differ."""
     for image in vindr.glob("train/*.dicom"):
         image.write_bytes(image.read_bytes().replace(b"MONOCHROME2 ", b"MONOCHROME1 "))
     part(vindr, tmp_path / "corrected", 0, 1)
@@ -163,7 +163,7 @@ def test_parts_of_different_datasets_are_refused(vindr, tmp_path) -> None:
     assert not list(tmp_path.glob("out*"))
 
 
-def test_a_shard_there_twice_counts_once_if_it_is_the_same(vindr, tmp_path, unsplit) -> None:
+def test_two_equal_copies_of_a_shard_count_once(vindr, tmp_path, unsplit) -> None:
     part(vindr, tmp_path / "a", 0, 1)
     part(vindr, tmp_path / "b", 0, 2)
     twice = sorted((tmp_path / "b.partial").rglob("*.parquet"))[0]
@@ -203,7 +203,7 @@ def test_a_part_never_removes_what_others_may_be_writing(vindr, tmp_path) -> Non
     assert not foreign.exists()
 
 
-def test_a_stranger_among_the_shards_is_not_published(vindr, tmp_path) -> None:
+def test_an_unknown_file_among_the_shards_is_not_published(vindr, tmp_path) -> None:
     part(vindr, tmp_path / "out", 0, 1)
     (tmp_path / "out.partial" / "dataset" / "data" / "notes.txt").write_text("mine")
     with pytest.raises(DatasetError, match=r"notes\.txt, which is not a shard of this dataset"):
@@ -211,16 +211,16 @@ def test_a_stranger_among_the_shards_is_not_published(vindr, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [(2, 2), (-1, 2), (0, 0)])
-def test_parts_that_do_not_exist(vindr, tmp_path, wrong) -> None:
+def test_parts_that_do_not_exist_are_refused(vindr, tmp_path, wrong) -> None:
     with pytest.raises(DatasetError, match=rf"0 <= I < N; got {wrong[0]}/{wrong[1]}"):
         part(vindr, tmp_path / "out", *wrong)
 
 
-def test_more_parts_than_shards(vindr, tmp_path) -> None:
+def test_there_may_be_more_parts_than_shards(vindr, tmp_path) -> None:
     assert part(vindr, tmp_path / "out", 9, 10).written == 0
 
 
-def test_left_out_images_of_all_parts_are_accounted_for(vindr, tmp_path) -> None:
+def test_skipped_images_of_all_parts_are_accounted_for(vindr, tmp_path) -> None:
     for name in ("train/a01", "test/t3"):
         (vindr / f"{name}.dicom").write_bytes(b"cut off")
     with pytest.raises(DicomError):

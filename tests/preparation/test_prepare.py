@@ -58,7 +58,7 @@ def test_load_dataset_reads_the_same_rows_and_features(prepare, small_vindr, tmp
         assert prepared[split].with_format("arrow")[:].equals(direct[split].with_format("arrow")[:])
 
 
-def test_a_dataset_prepared_anew_in_the_same_folder_is_read_anew(prepare, tmp_path) -> None:
+def test_a_dataset_prepared_again_in_the_same_folder_is_read_again(prepare, tmp_path) -> None:
     """`datasets` once answered from its cache of the folder as it was before."""
     assert load(prepare(aggregation="majority").output_dir, tmp_path)["train"].features == vindr_features("majority")
     again = load(prepare(aggregation="mean", overwrite=True).output_dir, tmp_path)
@@ -99,7 +99,7 @@ def test_what_the_report_and_the_record_say(prepare, tmp_path) -> None:
     assert str(tmp_path) not in (report.output_dir / "preparation.json").read_text()
 
 
-def test_half_of_the_readers_make_no_image_abnormal(tmp_path) -> None:
+def test_half_of_the_readers_do_not_make_an_image_abnormal(tmp_path) -> None:
     root = make_vindr(tmp_path / "v", {"a1": {"R1": [], "R2": ["Edema"]}, "a2": {"R1": ["Edema"]}}, {"t1": []})
     train = prepare_vindr_cxr(root, tmp_path / "o", aggregation="mean", validation_fraction=0).splits["train"]
     assert (train.normal, train.abnormal) == (1, 1)
@@ -112,7 +112,7 @@ def test_preparing_twice_writes_the_same_bytes(prepare) -> None:
     assert content(prepare()) == content(prepare(overwrite=True))
 
 
-def test_the_card(prepare) -> None:
+def test_the_card_describes_the_dataset(prepare) -> None:
     report = prepare()
     card = DatasetCard.load(report.output_dir / "README.md")
     assert card.data.license == "other"
@@ -149,7 +149,7 @@ def test_no_patient_data_reaches_the_folder(prepare, small_vindr, tmp_path) -> N
             assert not any(secret.encode() in text for text in texts), (path, secret)
 
 
-def test_left_out_images_are_listed_everywhere(prepare, small_vindr) -> None:
+def test_skipped_images_are_listed_everywhere(prepare, small_vindr) -> None:
     (small_vindr / "train" / "a1.dicom").write_bytes(b"")
     (small_vindr / "test" / "t1.dicom").unlink()
     with pytest.raises(DatasetError, match="without a file in test/: t1"):
@@ -231,13 +231,13 @@ def test_an_old_dataset_survives_a_failed_replacement(prepare, small_vindr, tmp_
     assert PreparationReport.read(tmp_path / "out").choices["seed"] == 2
 
 
-def test_missing_source_makes_no_output(tmp_path) -> None:
+def test_a_missing_source_makes_no_output(tmp_path) -> None:
     with pytest.raises(DatasetError, match="is not a folder"):
         prepare_vindr_cxr(tmp_path / "nowhere", tmp_path / "deep" / "out")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_report_is_not_read_from_other_folders(tmp_path) -> None:
+def test_a_folder_without_a_report_is_refused(tmp_path) -> None:
     with pytest.raises(DatasetError, match=r"does not exist\. Name a folder that `mlcak prepare` wrote"):
         PreparationReport.read(tmp_path)
     (tmp_path / "preparation.json").write_text("{")
@@ -248,7 +248,7 @@ def test_a_report_is_not_read_from_other_folders(tmp_path) -> None:
         PreparationReport.read(tmp_path)
 
 
-def test_other_sizes(tmp_path) -> None:
+def test_another_size_and_fit_can_be_prepared(tmp_path) -> None:
     root = make_vindr(
         tmp_path / "v", {"a1": {"R1": []}, "a2": {"R1": ["Edema"]}}, {"t1": []}, photometric="MONOCHROME1"
     )
@@ -291,7 +291,7 @@ def test_streaming_reads_the_same_rows(prepare, tmp_path, monkeypatch) -> None:
         )
 
 
-def test_a_shard_without_a_readable_image_is_no_obstacle(prepare, small_vindr, tmp_path, monkeypatch) -> None:
+def test_a_shard_without_a_readable_image_is_accepted(prepare, small_vindr, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(plan, "IMAGES_PER_SHARD", 1)
     first = prepare().splits["train"].image_ids[0]
     (small_vindr / "train" / f"{first}.dicom").write_bytes(b"cut off")
@@ -304,7 +304,7 @@ def test_a_shard_without_a_readable_image_is_no_obstacle(prepare, small_vindr, t
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_stored_values_reach_the_processor_as_they_were_read(prepare, small_vindr, tmp_path, bits) -> None:
-    """From the file to what a model is fed with, through dataset, collator and processor: half a level off at most."""
+    """From the file to the model's input, through dataset, collator and processor: at most half a level off."""
     report = prepare(size_px=24, bits=bits)
     assert report.choices["bits"] == PreparationReport.read(report.output_dir).choices["bits"] == bits
     assert f"24 x 24 px, {bits}-bit grey PNG" in (report.output_dir / "README.md").read_text()
@@ -325,7 +325,7 @@ def test_other_bits_are_refused(prepare) -> None:
         prepare(bits=12)
 
 
-def test_every_file_says_how_it_was_made(prepare, monkeypatch) -> None:
+def test_every_shard_records_how_it_was_made(prepare, monkeypatch) -> None:
     monkeypatch.setattr(plan, "IMAGES_PER_SHARD", 4)
     report = prepare(voi="percentile", bits=16, fit="squash")
     for path in (report.output_dir / "data").iterdir():
@@ -348,7 +348,7 @@ def test_many_rows_come_in_small_groups(tmp_path) -> None:
 
 
 def test_images_corrected_in_place_are_prepared_again_only_when_asked(prepare, small_vindr, tmp_path) -> None:
-    """Such as a header's MONOCHROME1 put right: the file keeps its name and its length."""
+    """As when a wrong MONOCHROME1 is corrected: name and length of the file stay the same."""
     before = load(prepare().output_dir, tmp_path)["train"]["image"][0]
     assert prepare().splits  # complete already
     path = small_vindr / "train" / "a1.dicom"
@@ -364,13 +364,13 @@ def test_images_corrected_in_place_are_prepared_again_only_when_asked(prepare, s
     assert prepare().splits
 
 
-def test_the_root_of_a_file_system_is_no_output(small_vindr) -> None:
+def test_the_root_of_a_file_system_is_refused_as_output(small_vindr) -> None:
     with pytest.raises(DatasetError, match=r"a folder of its own; got /\. Name a new folder in it"):
         prepare_vindr_cxr(small_vindr, "/")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="an administrator may read and write everything")
-def test_no_permission(prepare, small_vindr, tmp_path) -> None:
+def test_an_output_without_permission_is_one_clear_error(prepare, small_vindr, tmp_path) -> None:
     (small_vindr / "train").chmod(0)
     with pytest.raises(DatasetError, match=r"train/ cannot be read \(Permission denied\)"):
         prepare()
@@ -382,7 +382,7 @@ def test_no_permission(prepare, small_vindr, tmp_path) -> None:
     assert prepare().splits["test"].images == 2
 
 
-def test_an_output_that_cannot_be_made(small_vindr, tmp_path) -> None:
+def test_an_output_that_cannot_be_made_is_one_clear_error(small_vindr, tmp_path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(DatasetError, match=r"Cannot write .*file/out: Not a directory"):
         prepare_vindr_cxr(small_vindr, tmp_path / "file" / "out")

@@ -50,7 +50,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("num_proc", [1, 2])
-def test_a_disk_that_is_really_full(vindr, tmp_path, small_disk, num_proc) -> None:
+def test_a_really_full_disk_is_one_clear_error(vindr, tmp_path, small_disk, num_proc) -> None:
     prepare_vindr_cxr(vindr, tmp_path / "out", **CHOICES)
     expected = content(tmp_path / "out")
     assert sum(map(len, expected.values())) > 256 * 1024
@@ -69,7 +69,7 @@ def test_a_disk_that_is_really_full(vindr, tmp_path, small_disk, num_proc) -> No
 
 
 @pytest.mark.parametrize("call", range(12))
-def test_full_at_any_file(vindr, tmp_path, monkeypatch, call) -> None:
+def test_a_disk_that_is_full_at_any_file_is_one_clear_error(vindr, tmp_path, monkeypatch, call) -> None:
     """The disk is full when a certain file should reach it: plan, shards, record or card."""
     calls = iter(range(call))
 

@@ -122,7 +122,7 @@ def die_at(step: int, work: Callable[[], object]) -> bool:
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("over_another", [False, True])
-def test_dead_before_any_step_the_next_call_ends_with_the_same_bytes(
+def test_after_a_kill_at_any_step_the_next_call_ends_with_the_same_bytes(
     prepare, tmp_path, over_another, monkeypatch
 ) -> None:
     """Exhaustive: every rename, removal and new folder of a whole run is one moment at which the process ends."""
@@ -179,7 +179,9 @@ def test_killed_at_random_moments(vindr, tmp_path) -> None:
     assert beside(tmp_path) == {"out"}
 
 
-def test_work_of_other_choices_or_files_is_refused_or_started_anew(vindr, prepare, tmp_path, monkeypatch) -> None:
+def test_unfinished_work_of_other_choices_or_files_is_refused_or_replaced(
+    vindr, prepare, tmp_path, monkeypatch
+) -> None:
     with monkeypatch.context() as stopping:
         stop_after(stopping, 2)
         with pytest.raises(Stopped):
@@ -207,7 +209,7 @@ def test_work_of_other_choices_or_files_is_refused_or_started_anew(vindr, prepar
     assert beside(tmp_path) == {"out"}
 
 
-def test_work_in_which_nothing_was_finished_is_in_nobodys_way(prepare, tmp_path, monkeypatch) -> None:
+def test_unfinished_work_without_a_finished_shard_is_replaced(prepare, tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as stopping:
         stop_after(stopping, 0)
         with pytest.raises(Stopped):
@@ -228,7 +230,7 @@ def test_a_complete_dataset_is_left_alone(prepare, tmp_path, caplog) -> None:
         prepare()
 
 
-def test_images_corrected_after_a_kill_at_the_very_end(vindr, prepare, tmp_path, monkeypatch) -> None:
+def test_images_corrected_after_a_kill_at_the_very_end_are_noticed(vindr, prepare, tmp_path, monkeypatch) -> None:
     """The dataset was in its place, and only the clearing up was missing: --overwrite must not ask for --overwrite."""
     with monkeypatch.context() as stopping:
         stopping.setattr(work_folder.WorkFolder, "discard", Mock(side_effect=Stopped))
@@ -253,7 +255,7 @@ def test_foreign_files_are_never_touched(prepare, tmp_path) -> None:
     assert (work / "thesis.tex").read_text() == "years of work"
 
 
-def test_a_damaged_shard_is_written_anew(vindr, prepare, tmp_path, monkeypatch) -> None:
+def test_a_damaged_shard_is_written_again(vindr, prepare, tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as stopping:
         stop_after(stopping, 3)
         with pytest.raises(Stopped):
@@ -278,7 +280,7 @@ def test_an_unreadable_image_found_late_loses_nothing(vindr, prepare, tmp_path) 
     assert content(tmp_path / "out") == undisturbed(vindr, tmp_path, on_error="skip")
 
 
-def test_what_was_left_out_before_is_not_forgotten_when_nothing_may_be(vindr, prepare, monkeypatch) -> None:
+def test_images_skipped_before_are_refused_with_raise(vindr, prepare, monkeypatch) -> None:
     (vindr / "train" / "a00.dicom").write_bytes(b"cut off")
     with monkeypatch.context() as stopping:
         stop_after(stopping, 6)
@@ -291,7 +293,7 @@ def test_what_was_left_out_before_is_not_forgotten_when_nothing_may_be(vindr, pr
         prepare()
 
 
-def test_a_process_that_dies_is_named_and_the_same_call_goes_on(vindr, prepare, tmp_path, monkeypatch) -> None:
+def test_a_process_that_dies_is_named_and_the_same_call_resumes(vindr, prepare, tmp_path, monkeypatch) -> None:
     (tmp_path / "kill-one").touch()
     monkeypatch.setattr("mlcak_hf.preparation.prepare.WorkFolder", Deadly)
     match = r"died while writing test-00001-of-00002 \(SIGKILL\).*the same command continues"

@@ -49,7 +49,7 @@ SECRETS = {
 }
 GROUP = "patient-secret-4711"
 
-# What the picture is made of, and what is no element of a data set.
+# Elements that the image is read from, and keywords that are not elements of a data set.
 _NEEDED = {
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated"),
     *("BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "PixelPaddingValue"),
@@ -160,7 +160,7 @@ def leaks(folder: Path) -> dict[str, set[str]]:
 
 @pytest.fixture
 def secretive(tmp_path: Path) -> Path:
-    """A folder whose files tell everything, some of them damaged, with patients' numbers in the groups file."""
+    """A folder with secrets in every file, some of them damaged, and patients' numbers in the groups file."""
     names = [f"a{i}" for i in range(8)]
     root = make_vindr(tmp_path / "vindr", {i: {"R1": [], "R2": ["Edema"], "R3": []} for i in names}, {"t1": []})
     for number, path in enumerate(sorted(root.rglob("*.dicom"))):
@@ -204,14 +204,14 @@ def test_the_search_finds_what_is_hidden(tmp_path) -> None:
     assert leaks(tmp_path) == {"wide.txt": {secret}}
 
 
-def test_the_source_tells_everything(secretive) -> None:
+def test_the_source_is_full_of_patient_data(secretive) -> None:
     for path in secretive.rglob("a[0-3].dicom"):
         dataset = pydicom.dcmread(path)
         assert len(dataset) > 1000
         assert found_in(path.read_bytes()) >= set(SECRETS.values())
 
 
-def test_nothing_of_it_comes_out(secretive, tmp_path, monkeypatch, capsys, caplog) -> None:
+def test_no_patient_data_reaches_the_output(secretive, tmp_path, monkeypatch, capsys, caplog) -> None:
     monkeypatch.setattr(plan, "IMAGES_PER_SHARD", 2)
     caplog.set_level(logging.DEBUG)
     command = [
@@ -236,7 +236,7 @@ def test_nothing_of_it_comes_out(secretive, tmp_path, monkeypatch, capsys, caplo
         captured = capsys.readouterr()
         return captured.out + captured.err + caplog.text
 
-    # Stopped half-way: what lies in the work folder meanwhile counts as well.
+    # Stopped half-way: the work folder must hold no secret either.
     with monkeypatch.context() as stopping:
         put = shard_files.put
 

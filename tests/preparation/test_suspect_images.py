@@ -64,7 +64,7 @@ def printed(report: PreparationReport, capsys) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
-def test_boxes_that_reach_out_of_their_image_are_told(prepare, small_vindr, tmp_path, capsys) -> None:
+def test_boxes_beyond_the_image_are_reported(prepare, small_vindr, tmp_path, capsys) -> None:
     as_pictures(small_vindr, 24, 20)  # smaller than the boxes' images, which the user denies
     report = prepare(sizes="same")
     assert (
@@ -76,7 +76,7 @@ def test_boxes_that_reach_out_of_their_image_are_told(prepare, small_vindr, tmp_
     assert "Suspect images: 2 image(s) have a box that extends beyond the image" in printed(report, capsys)
 
 
-def test_pictures_of_other_proportions_are_told(prepare, small_vindr, tmp_path) -> None:
+def test_conversions_of_other_proportions_are_reported(prepare, small_vindr, tmp_path) -> None:
     as_pictures(small_vindr, 40, 40)
     sizes = tmp_path / "sizes.csv"
     sizes.write_text("image_id,height,width\n" + "\n".join(f"{i},48,40" for i in IMAGES))
@@ -101,7 +101,7 @@ def test_twelve_bits_in_sixteen_need_a_range(prepare, small_vindr, tmp_path, cap
             np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
 
 
-def test_a_range_makes_the_same_images_without_a_folder_between(prepare, small_vindr, tmp_path) -> None:
+def test_a_value_range_means_the_same_when_preparing_and_when_loading(prepare, small_vindr, tmp_path) -> None:
     as_pictures(small_vindr, 48, 40, bits=12)
     choices = {"sizes": "same", "value_range": (0, 4095)}
     prepared = load(prepare(**choices).output_dir, tmp_path)

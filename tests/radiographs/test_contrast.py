@@ -17,7 +17,7 @@ SIZES = pytest.mark.parametrize("size_px", [None, 28])
 
 
 def large(pixels: np.ndarray) -> np.ndarray:
-    """A version that reduced decoding takes."""
+    """The same pixels enlarged, so that reduced decoding is used."""
     return np.repeat(np.repeat(pixels, 17, 0), 17, 1)
 
 

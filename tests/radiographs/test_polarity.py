@@ -21,7 +21,7 @@ def test_phantoms_are_upright_and_their_negatives_are_not(phantoms) -> None:
 
 
 @pytest.mark.parametrize("frame", [0.0, 1.0])
-def test_a_uniform_frame_says_nothing(phantoms, frame) -> None:
+def test_a_uniform_frame_is_ignored(phantoms, frame) -> None:
     """Padding is black in an inverted image too, and some collimators are white in an upright one."""
     for image in phantoms:
         framed, negative = (np.pad(x, ((9, 4), (20, 12)), constant_values=frame) for x in (image, 1 - image))
@@ -55,7 +55,7 @@ def test_an_upside_down_radiograph_is_not_called_inverted(shared_data) -> None:
     assert not [path for path in paths if looks_inverted(np.flipud(read_radiograph(path)))]
 
 
-def test_real_radiographs_are_told_from_their_negatives(shared_data) -> None:
+def test_real_radiographs_are_distinguished_from_their_negatives(shared_data) -> None:
     """A sample of one in six."""
     paths = sorted((shared_data / "nih-in-vindr-layout" / "train").glob("*.dicom"))[::6]
     images = [read_radiograph(path) for path in paths]

@@ -47,7 +47,7 @@ def test_squash_uses_the_whole_square(tmp_path, wide_picture) -> None:
 
 
 def test_boxes_follow_the_image(tmp_path) -> None:
-    """A bright rectangle lies where the package's one box mapping says."""
+    """A bright rectangle is where the mapping of boxes puts it."""
     pixels = np.zeros((60, 100), np.uint8)
     pixels[12:30, 40:70] = 255
     path = make_dicom(tmp_path / "x.dicom", pixels)
@@ -79,7 +79,7 @@ def test_percentiles_are_taken_once_and_reused_for_every_size(tmp_path, suffix) 
         np.testing.assert_allclose(small, slow_area_average(padded, size), atol=2e-5)
 
 
-def test_a_hot_pixel_sets_no_contrast(tmp_path) -> None:
+def test_a_hot_pixel_does_not_set_the_contrast(tmp_path) -> None:
     calm = (chest(256, 256) // 4 + 500).astype(np.uint16)
     hot = calm.copy()
     hot[3, 5], hot[100, 7] = 4095, 0
@@ -147,7 +147,7 @@ def test_a_value_range_of_every_kind_of_picture(tmp_path, mode) -> None:
     np.testing.assert_allclose(image, np.clip((stored - 50.0) / 150, 0, 1), atol=1e-6)
 
 
-def test_sixteen_bit_pictures_that_fill_little_of_their_range_are_told(tmp_path) -> None:
+def test_underfilled_16_bit_conversions_are_reported(tmp_path) -> None:
     ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     for name, values in {"12": ramp, "13": ramp * 2 + 1, "16": ramp * 16, "8": (ramp // 16).astype(np.uint8)}.items():
         Image.fromarray(values).save(tmp_path / f"{name}.png")
@@ -170,7 +170,7 @@ def test_a_value_range_applies_to_a_dicom_without_a_window(tmp_path, size_px, ph
 
 
 @pytest.mark.parametrize("value_range", [(5, 5), (9, 0), (0, float("nan")), (0, float("inf")), (1,)])
-def test_a_value_range_that_is_none(tmp_path, value_range) -> None:
+def test_a_wrong_value_range_is_refused(tmp_path, value_range) -> None:
     Image.new("L", (9, 9)).save(tmp_path / "x.png")
     with pytest.raises(DicomError, match=r"two ascending finite numbers, such as .*; got"):
         read_radiograph(tmp_path / "x.png", value_range=value_range)
@@ -201,7 +201,7 @@ def test_colour_is_weighted_as_the_eye_does(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_jpeg(tmp_path, mode) -> None:
+def test_a_jpeg_is_read_as_its_luminance(tmp_path, mode) -> None:
     grey = Image.fromarray(np.asarray(chest(64, 48, bits=8, dtype=np.uint8)))
     grey.convert(mode).save(tmp_path / "x.jpg", quality=98)
     image = read_radiograph(tmp_path / "x.jpg")
@@ -225,7 +225,7 @@ def test_a_missing_file_is_also_a_file_not_found_error(tmp_path) -> None:
     assert isinstance(raised.value, MLCAKError)
 
 
-def test_a_folder_is_no_radiograph(tmp_path) -> None:
+def test_a_folder_is_not_a_radiograph(tmp_path) -> None:
     with pytest.raises(DicomError, match="cannot be opened") as raised:
         read_radiograph(tmp_path)
     assert str(tmp_path) not in str(raised.value)
@@ -242,7 +242,7 @@ def test_damaged_pictures_give_one_clear_error(tmp_path, suffix) -> None:
             read_radiograph(path)
 
 
-def test_pictures_that_are_no_radiograph(tmp_path, monkeypatch) -> None:
+def test_pictures_that_are_not_radiographs_are_refused(tmp_path, monkeypatch) -> None:
     frames = [Image.new("L", (9, 9), v) for v in (1, 200)]
     frames[0].save(tmp_path / "moving.png", save_all=True, append_images=frames[1:])
     with pytest.raises(DicomError, match="2 frame"):
@@ -255,7 +255,7 @@ def test_pictures_that_are_no_radiograph(tmp_path, monkeypatch) -> None:
         read_radiograph(tmp_path / "print.jpg")
 
 
-def test_unknown_choices(tmp_path) -> None:
+def test_unknown_choices_are_refused(tmp_path) -> None:
     path = make_dicom(tmp_path / "x.dicom", chest(), bits=12)
     for arguments, message in (
         ({"fit": "crop"}, "fit must be 'pad' or 'squash'"),

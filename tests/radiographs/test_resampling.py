@@ -49,7 +49,7 @@ def haar_free_low_pass(signal: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("n", [64, 61, 58])
 @pytest.mark.parametrize("reduction", [1, 2, 3])
-def test_low_pass_samples_stand_for_the_pixels_about_them(n, reduction) -> None:
+def test_low_pass_samples_represent_the_pixels_around_them(n, reduction) -> None:
     edges, _ = sample_edges(n, n, reduction)
     assert (edges[0], edges[-1]) == (0, n)
     assert (np.diff(edges) > 0).all()

@@ -60,7 +60,7 @@ def test_every_aggregation_against_counting_by_hand(aggregation, num_readers) ->
         assert labels["findings"]["ILD"] == 0
 
 
-def test_a_tie_is_no_majority() -> None:
+def test_a_tie_is_not_a_majority() -> None:
     assert aggregate([reading("R1", "Edema"), reading("R2")])["findings"]["Edema"] == 0
 
 
@@ -90,7 +90,7 @@ def test_annotated_keeps_column_order_and_no_finding() -> None:
         resolve_annotated("Edema")
 
 
-def test_spellings_of_one_label() -> None:
+def test_a_label_may_be_spelled_in_several_ways() -> None:
     assert canonical_label(" other  Disease ") == canonical_label("Other diseases") == "Other diseases"
     assert canonical_label("lung opacity") == "Lung Opacity"
     assert canonical_label("Nodule/Mass") == "Nodule/Mass"
@@ -99,12 +99,12 @@ def test_spellings_of_one_label() -> None:
 @pytest.mark.parametrize(
     ("wrong", "near"), [("Cardiomegally", "Cardiomegaly"), ("Pleural efusion", "Pleural effusion")]
 )
-def test_unknown_label_is_refused_with_the_nearest(wrong, near) -> None:
+def test_an_unknown_label_is_refused_with_the_most_similar_one(wrong, near) -> None:
     with pytest.raises(LabelError, match=f"Unknown label '{wrong}'. Did you mean '{near}'"):
         canonical_label(wrong)
 
 
-def test_no_label_is_matched_by_a_part() -> None:
+def test_a_label_is_not_matched_by_a_part_of_its_name() -> None:
     for part in ("Lung", "Pleural", "Other", "Nodule"):
         with pytest.raises(LabelError, match=f"Unknown label {part!r}"):
             canonical_label(part)
@@ -112,13 +112,13 @@ def test_no_label_is_matched_by_a_part() -> None:
         canonical_label("xyz")
 
 
-def test_columns_of_labels_in_any_order_and_either_spelling() -> None:
+def test_label_columns_may_have_any_order_and_either_spelling() -> None:
     header = ["image_id", *reversed(VINDR_CXR_LABELS)]
     header[header.index("Other diseases")] = "Other disease"
     assert canonical_header(header, ("image_id",), "t.csv") == ["image_id", *reversed(VINDR_CXR_LABELS)]
 
 
-def test_columns_of_labels_that_are_wrong() -> None:
+def test_wrong_label_columns_are_refused() -> None:
     full = ["image_id", *VINDR_CXR_LABELS]
     with pytest.raises(LabelError, match=r"t\.csv: no column 'Edema'"):
         canonical_header([c for c in full if c != "Edema"], ("image_id",), "t.csv")

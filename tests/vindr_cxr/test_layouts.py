@@ -91,7 +91,7 @@ def test_kaggle_groups_stay_whole_in_the_test_split(kaggle, tmp_path) -> None:
     assert len(images["test"]) == 4
 
 
-def test_what_kaggle_and_physionet_leave_no_choice_about(kaggle, small_vindr) -> None:
+def test_choices_that_do_not_suit_the_layout_are_refused(kaggle, small_vindr) -> None:
     with pytest.raises(DatasetError, match="test_fraction is only for Kaggle's layout"):
         VinDrSource(small_vindr, VinDrOptions(test_fraction=0.1))
     with pytest.raises(DatasetError, match="test_fraction must be at least 0 and less than 1; got 1"):
@@ -101,7 +101,7 @@ def test_what_kaggle_and_physionet_leave_no_choice_about(kaggle, small_vindr) ->
     assert VinDrSource(kaggle, VinDrOptions(annotated=["ILD"])).options.choices()["annotated"] == ["ILD", "No finding"]
 
 
-def test_kaggle_prepared_with_an_exact_account(kaggle, tmp_path) -> None:
+def test_every_image_of_kaggle_is_accounted_for(kaggle, tmp_path) -> None:
     (kaggle / "test").mkdir()
     for n in range(3):
         make_dicom(kaggle / "test" / f"u{n}.dicom", chest(), bits=12)
@@ -139,7 +139,7 @@ KAGGLE_CASES = [
 
 
 @pytest.mark.parametrize(("row", "message"), KAGGLE_CASES)
-def test_kaggle_rows_that_are_wrong(tmp_path, row, message) -> None:
+def test_wrong_kaggle_rows_are_refused(tmp_path, row, message) -> None:
     rows = kaggle_rows()
     assert len(rows) == 52
     root = make_kaggle(tmp_path / "k", rows)
@@ -156,7 +156,7 @@ def test_kaggle_images_that_a_reader_lacks_are_counted(tmp_path) -> None:
     assert layout.table_notes == ["1 image(s) of train/ were not read by 3 reader(s), as most were"]
 
 
-def test_kaggle_rows_that_can_be_put_right(tmp_path) -> None:
+def test_kaggle_rows_with_small_faults_are_corrected(tmp_path) -> None:
     root = make_kaggle(tmp_path / "k", kaggle_rows(), suffix=".dcm")
     extra = [
         kaggle_row("k01", "R1"),
@@ -177,7 +177,7 @@ def test_kaggle_rows_that_can_be_put_right(tmp_path) -> None:
 
 @pytest.fixture
 def meta(kaggle):
-    """Original sizes as Kaggle's conversions carry them: the phantoms are 48 rows of 40 columns."""
+    """Original sizes as in Kaggle's conversions: 48 rows, 40 columns."""
     write_table(kaggle / "train_meta.csv", ("image_id", "dim0", "dim1"), [[f"k{n:02}", 48, 40] for n in range(12)])
     return kaggle / "train_meta.csv"
 
@@ -201,7 +201,7 @@ def test_boxes_of_pictures_are_scaled_on_each_axis(kaggle, meta, tmp_path, suffi
     }  # fmt: skip
 
 
-def test_pictures_in_physionets_layout(small_vindr, tmp_path) -> None:
+def test_conversions_in_physionets_layout_are_read(small_vindr, tmp_path) -> None:
     to_pictures(small_vindr, 24, 20)
     sizes = [["A2.dicom", 48.0, 40], *([image_id, 48, 40] for image_id in ("a3", "a4", "a5", "t2"))]
     write_table(tmp_path / "s.csv", ("image_id", "height", "width"), sizes)
@@ -242,14 +242,14 @@ def test_nothing_is_guessed_about_sizes(kaggle, meta, tmp_path) -> None:
         ("image_id,dim0,dim1\nk00,48,40\nk00,40,48", "line 3 gives image k00 a second size"),
     ],
 )
-def test_size_tables_that_are_wrong(kaggle, tmp_path, text, message) -> None:
+def test_wrong_size_tables_are_refused(kaggle, tmp_path, text, message) -> None:
     to_pictures(kaggle, 24, 20)
     (tmp_path / "s.csv").write_text(text)
     with pytest.raises(DatasetError, match=message):
         read_layout(kaggle, VinDrOptions(sizes=str(tmp_path / "s.csv")))
 
 
-def test_a_dicom_file_and_its_picture_cannot_both_be_meant(small_vindr) -> None:
+def test_a_dicom_file_and_its_conversion_in_one_folder_are_refused(small_vindr) -> None:
     for suffix in (".png", ".dcm"):
         (small_vindr / "train" / f"a1{suffix}").write_bytes((small_vindr / "train" / "a1.dicom").read_bytes())
     (small_vindr / "train" / ".a2.dicom").write_bytes(b"an archiver's own file")
@@ -260,7 +260,7 @@ def test_a_dicom_file_and_its_picture_cannot_both_be_meant(small_vindr) -> None:
     assert [r.image_id for r in read_layout(small_vindr, VinDrOptions(on_error="skip")).skipped] == ["a1"]
 
 
-def test_layouts_are_told_apart_by_their_tables(small_vindr, kaggle, tmp_path) -> None:
+def test_layouts_are_detected_by_their_tables(small_vindr, kaggle, tmp_path) -> None:
     assert detect_layout(small_vindr) == detect_layout(small_vindr, "physionet") == "physionet"
     assert detect_layout(kaggle) == "kaggle"
     with pytest.raises(DatasetError, match=r"not laid out as on PhysioNet: it lacks test/, annotations/image_labels"):
@@ -273,7 +273,7 @@ def test_layouts_are_told_apart_by_their_tables(small_vindr, kaggle, tmp_path) -
     assert detect_layout(small_vindr, "physionet") == "physionet"
 
 
-def test_a_folder_of_no_known_layout(small_vindr, tmp_path) -> None:
+def test_a_folder_without_a_known_layout_is_refused(small_vindr, tmp_path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(DatasetError, match=r"must have a known layout; got nothing\. PhysioNet's .* Name the"):
@@ -287,7 +287,7 @@ def test_a_folder_of_no_known_layout(small_vindr, tmp_path) -> None:
         detect_layout(tmp_path / "outer")
 
 
-def test_a_train_folder_with_the_images_one_level_deeper(kaggle) -> None:
+def test_a_train_folder_with_the_images_one_level_deeper_is_refused(kaggle) -> None:
     (kaggle / "train").rename(kaggle / "images")
     (kaggle / "train").mkdir()
     (kaggle / "images").rename(kaggle / "train" / "train")
@@ -295,7 +295,7 @@ def test_a_train_folder_with_the_images_one_level_deeper(kaggle) -> None:
         read_layout(kaggle, VinDrOptions(on_error="skip"))
 
 
-def test_links_in_circles_and_into_nothing(small_vindr) -> None:
+def test_circular_and_broken_links_are_reported(small_vindr) -> None:
     for name in ("a1", "a2"):
         (small_vindr / "train" / f"{name}.dicom").unlink()
     (small_vindr / "train" / "a1.dicom").symlink_to("a1.dicom")
@@ -312,8 +312,8 @@ def test_links_in_circles_and_into_nothing(small_vindr) -> None:
         detect_layout(small_vindr / "loop")
 
 
-def test_no_permission(small_vindr, monkeypatch) -> None:
-    """Whoever runs the tests as root may read everything, so the refusal is acted."""
+def test_a_folder_without_permission_is_one_clear_error(small_vindr, monkeypatch) -> None:
+    """Root may read everything, so the refusal is simulated."""
 
     def refuse(self, *args, **options):
         raise PermissionError(13, "Permission denied")

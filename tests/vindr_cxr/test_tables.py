@@ -45,7 +45,7 @@ def test_named_rows_take_every_spelling_of_nothing_as_empty(tmp_path) -> None:
 
 
 def test_a_row_with_more_values_than_columns_is_refused(small_vindr) -> None:
-    """Taken as it comes, every value behind the surplus one would count for the column before its own."""
+    """Otherwise every value after the additional one would count for another column."""
     for table, change in ((LABELS, ",0"), (BOXES, ",7")):
         path = small_vindr / table
         whole = path.read_text()
@@ -71,7 +71,7 @@ def test_files_that_are_not_tables(tmp_path) -> None:
         Table(tmp_path)
 
 
-def test_any_of_four_delimiters(small_vindr) -> None:
+def test_any_of_four_delimiters_is_read(small_vindr) -> None:
     before = read_layout(small_vindr)
     for delimiter in ";\t|":
         for name in (LABELS, BOXES):
@@ -123,7 +123,7 @@ def test_disagreements_between_the_tables_are_counted(small_vindr) -> None:
     ]
 
 
-def test_a_table_of_boxes_that_holds_its_header_alone_is_told(small_vindr) -> None:
+def test_a_table_of_boxes_with_only_a_header_is_reported(small_vindr) -> None:
     path = small_vindr / BOXES
     path.write_text(path.read_text().splitlines()[0])
     assert read_layout(small_vindr).table_notes == [
@@ -131,14 +131,14 @@ def test_a_table_of_boxes_that_holds_its_header_alone_is_told(small_vindr) -> No
     ]
 
 
-def test_a_folder_in_the_place_of_an_image(small_vindr) -> None:
+def test_a_folder_in_place_of_an_image_is_refused(small_vindr) -> None:
     (small_vindr / "train" / "a1.dicom").unlink()
     (small_vindr / "train" / "a1.dicom").mkdir()
     with pytest.raises(DatasetError, match=r"of train/ with a folder in place of the file: a1\. Put the image file"):
         read_layout(small_vindr)
 
 
-def test_spellings_of_an_image_id() -> None:
+def test_an_image_id_may_be_spelled_in_several_ways() -> None:
     assert {id_key(i) for i in ("Ab1", "ab1.dicom", " AB1.PNG", "ab1.dcm ")} == {"ab1"}
     assert bare_id("Ab1.DICOM") == "Ab1"
     assert bare_id("ab.1") == "ab.1"
@@ -179,7 +179,7 @@ def test_two_files_that_differ_in_case_alone_are_ambiguous(small_vindr) -> None:
         read_layout(small_vindr)
 
 
-def test_an_image_in_train_and_test_under_another_case(small_vindr) -> None:
+def test_an_image_in_train_and_test_in_another_letter_case_is_refused(small_vindr) -> None:
     edit(small_vindr / "annotations/image_labels_test.csv", "t1", "A1")
     edit(small_vindr / "annotations/annotations_test.csv", "t1", "A1")
     (small_vindr / "test" / "t1.dicom").rename(small_vindr / "test" / "A1.dicom")
@@ -200,7 +200,7 @@ def test_repeated_rows_are_used_once_and_counted(small_vindr, caplog) -> None:
     ]
 
 
-def test_swapped_corners_are_put_in_order_and_counted(small_vindr) -> None:
+def test_swapped_corners_are_corrected_and_counted(small_vindr) -> None:
     before = read_layout(small_vindr)
     edit(small_vindr / BOXES, "5,20,25.5,35", "25.5,20,5,35")
     edit(small_vindr / BOXES, "6,21,26,36", "26,36,6,21")
@@ -221,7 +221,7 @@ def test_labels_that_are_not_a_number_name_line_and_column(small_vindr, nan) -> 
     assert [r.image_id for r in read_layout(small_vindr, VinDrOptions(on_error="skip")).skipped] == ["a2"]
 
 
-def test_numbers() -> None:
+def test_a_cell_must_hold_a_finite_number() -> None:
     assert parse_number("1.5e1", "x") == 15
     for text in ("", "inf", "nan", "-Infinity"):
         with pytest.raises(LabelError, match="column 'x' must hold a number"):
@@ -230,7 +230,7 @@ def test_numbers() -> None:
         parse_number("1,5", "x")
 
 
-def test_an_image_in_two_groups_under_two_spellings(tmp_path) -> None:
+def test_an_image_in_two_groups_under_two_spellings_is_refused(tmp_path) -> None:
     path = tmp_path / "g.csv"
     path.write_text("image_id;group_id\na1;P1\nA1.png;P2\n")
     with pytest.raises(

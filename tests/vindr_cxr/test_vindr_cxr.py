@@ -33,7 +33,7 @@ def load(small_vindr, tmp_path):
 
 
 @pytest.mark.parametrize("num_proc", [None, 2])
-def test_doubtful_images_are_told(load, small_vindr, caplog, num_proc) -> None:
+def test_suspect_images_are_reported(load, small_vindr, caplog, num_proc) -> None:
     y, x = np.mgrid[-1:1:60j, -1:1:60j]
     lungs = np.exp(-(((np.abs(x) - 0.45) / 0.22) ** 2) - ((y + 0.1) / 0.45) ** 2)
     upright = np.rint(4095 * np.clip(0.75 - 0.7 * lungs + 0.15 * y, 0, 1)).astype(np.uint16)
@@ -94,7 +94,7 @@ def test_rows_of_the_default_aggregation(load, small_vindr) -> None:
     assert np.abs(stored / 255 - expected).max() <= 0.5 / 255 + 1e-6
 
 
-def test_soft_labels(load) -> None:
+def test_soft_labels_are_shares_of_the_readers(load) -> None:
     dataset = load(aggregation="mean")
     assert dataset["train"].features == vindr_features("mean")
     row = by_image(dataset)["a2"]
@@ -121,7 +121,7 @@ def test_a_row_per_reader_in_train_only(load) -> None:
     assert rows["a2", "R3"]["num_readers"] == 3
 
 
-def test_annotated_labels(load) -> None:
+def test_labels_that_are_not_annotated_are_missing(load) -> None:
     row = by_image(load(annotated=["Cardiomegaly", "Pneumonia"]))["a2"]
     assert {name: v for name, v in row["findings"].items() if v >= 0} == {"Cardiomegaly": 1}
     assert row["votes"]["Edema"] == -1
@@ -224,12 +224,12 @@ def test_groups_never_span_splits_and_get_numbers(load, tmp_path) -> None:
         (GROUPS + "a9,\n", "line 11 must have an image_id and a group_id"),
     ],
 )
-def test_groups_that_are_wrong(load, tmp_path, text, message) -> None:
+def test_wrong_groups_are_refused(load, tmp_path, text, message) -> None:
     with pytest.raises(DatasetError, match=message):
         load(groups=write_groups(tmp_path, text))
 
 
-def test_groups_file_without_column_or_absent(load, tmp_path) -> None:
+def test_a_groups_file_without_its_column_or_missing_is_refused(load, tmp_path) -> None:
     path = tmp_path / "g.csv"
     with pytest.raises(DatasetError, match=r"g.*\.csv cannot be read"):
         load(groups=path)
@@ -238,7 +238,7 @@ def test_groups_file_without_column_or_absent(load, tmp_path) -> None:
         load(groups=path)
 
 
-def test_missing_folder_url_and_incomplete_layout(tmp_path, small_vindr) -> None:
+def test_a_missing_folder_a_url_and_an_incomplete_layout_are_refused(tmp_path, small_vindr) -> None:
     with pytest.raises(DatasetError, match="is not a folder"):
         load_vindr_cxr(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match=r"must be a local folder.*data use agreement"):
@@ -312,7 +312,7 @@ TABLE_CASES = [
 
 
 @pytest.mark.parametrize(("table", "change", "error", "message", "skippable"), TABLE_CASES)
-def test_tables_that_are_wrong(load, small_vindr, edit_table, table, change, error, message, skippable) -> None:
+def test_wrong_tables_are_refused(load, small_vindr, edit_table, table, change, error, message, skippable) -> None:
     edit_table(small_vindr / "annotations" / table, change)
     with pytest.raises(error, match=message):
         load()
@@ -327,7 +327,7 @@ def test_tables_that_are_wrong(load, small_vindr, edit_table, table, change, err
     assert len(load(on_error="skip")["train"]) >= 4
 
 
-def test_files_and_rows_that_do_not_match(load, small_vindr, tmp_path) -> None:
+def test_files_and_rows_that_do_not_match_are_refused(load, small_vindr, tmp_path) -> None:
     (small_vindr / "train" / "a5.dicom").unlink()
     with pytest.raises(
         DatasetError,
@@ -349,7 +349,7 @@ def test_files_and_rows_that_do_not_match(load, small_vindr, tmp_path) -> None:
     assert all("not named in image_labels_test.csv" in r.reason for r in builder.skipped)
 
 
-def test_an_image_in_train_and_test(load, small_vindr, edit_table) -> None:
+def test_an_image_in_train_and_test_is_refused(load, small_vindr, edit_table) -> None:
     edit_table(small_vindr / "annotations" / "image_labels_test.csv", rename("t1", "a1"))
     (small_vindr / "test" / "t1.dicom").rename(small_vindr / "test" / "a1.dicom")
     edit_table(small_vindr / "annotations" / "annotations_test.csv", rename("t1", "a1"))
@@ -359,7 +359,7 @@ def test_an_image_in_train_and_test(load, small_vindr, edit_table) -> None:
 
 
 @pytest.mark.parametrize("num_proc", [None, 2])
-def test_unreadable_radiographs(small_vindr, tmp_path, num_proc) -> None:
+def test_unreadable_radiographs_are_refused_or_skipped(small_vindr, tmp_path, num_proc) -> None:
     for name in ("train/a1", "train/a3", "test/t2"):
         (small_vindr / f"{name}.dicom").write_bytes(b"cut off")
     folders = {"data_dir": str(small_vindr), "cache_dir": str(tmp_path / "c")}
@@ -420,12 +420,12 @@ def test_a_changed_radiograph_is_read_again(load, small_vindr) -> None:
         ({"annotated": []}, LabelError, "at least one label"),
     ],
 )
-def test_unknown_choices(load, choices, error, message) -> None:
+def test_unknown_choices_are_refused(load, choices, error, message) -> None:
     with pytest.raises(error, match=message):
         load(**choices)
 
 
-def test_a_split_without_images(tmp_path) -> None:
+def test_a_split_without_images_is_refused(tmp_path) -> None:
     root = make_vindr(tmp_path / "v", {"a1": {"R1": []}, "a2": {"R1": []}}, {})
     with pytest.raises(DatasetError, match=r"test/ must hold radiographs .* got nothing"):
         load_vindr_cxr(root, cache_dir=tmp_path / "c")

@@ -65,7 +65,8 @@ class PreparationOptions:
             object.__setattr__(self, "groups", str(self.groups))
 
     def choices(self) -> dict[str, Any]:
-        """Return the choices as plain values; no path, which may name a person."""
+        """Return what determines the dataset, as plain values; no path, which may name a person."""
+        # Not on_error: with "raise", a shard with an unreadable image is never finished.
         percentile = self.voi == "percentile"
         return {
             "size_px": self.size_px,
@@ -78,7 +79,6 @@ class PreparationOptions:
             "groups": "file" if self.groups else "image",
             "validation_fraction": self.validation_fraction,
             "seed": self.seed,
-            "on_error": self.on_error,
         }
 
     def _check_one_of(self, error: type[MLCAKError] = DatasetError, **allowed: tuple[Any, ...]) -> None:

@@ -201,9 +201,7 @@ def load_vindr_cxr(
         ```
     """
     builder = VinDrCXR(
-        cache_dir=None if cache_dir is None else str(cache_dir),
-        data_dir=str(data_dir),
-        options=VinDrOptions(**choices),
+        cache_dir=None if cache_dir is None else str(cache_dir), data_dir=str(data_dir), options=VinDrOptions(**choices)
     )
     if streaming:
         return builder.as_streaming_dataset(split=split)

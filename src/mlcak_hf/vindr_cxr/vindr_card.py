@@ -69,7 +69,7 @@ def vindr_card(data_dir: Path, options: VinDrOptions) -> SourceCard:
         "`votes`, `num_readers`": "how many of how many readers said yes to each of the 28 labels",
     }
     if options.aggregation == "none":
-        columns["`reader`"] = "whose reading the row is; empty in validation and test"
+        columns["`reader`"] = "the reader of the row; empty in validation and test"
     consensus = " Test labels are the source's consensus, one reading." if options.layout == "physionet" else ""
     return SourceCard(
         title="Synthetic chest radiographs (phantoms)" if phantoms else "Chest radiographs in VinDr-CXR's layout",

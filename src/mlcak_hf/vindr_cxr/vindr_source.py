@@ -135,12 +135,7 @@ def vindr_label_features(aggregation: str) -> tuple[dict[str, Any], dict[str, An
 
 
 def prepare_vindr_cxr(
-    data_dir: str | Path,
-    output_dir: str | Path,
-    *,
-    num_proc: int = 1,
-    overwrite: bool = False,
-    **choices: Any,
+    data_dir: str | Path, output_dir: str | Path, *, num_proc: int = 1, overwrite: bool = False, **choices: Any
 ) -> PreparationReport:
     """Write a local folder in VinDr-CXR's layout as a dataset that `load_dataset(output_dir)` reads anywhere.
 

@@ -140,7 +140,7 @@ def test_without_window_the_stored_bits_set_the_limits(tmp_path) -> None:
         )  # never the image's own range
 
 
-def test_negative_slope_turns_the_grey_values_round(tmp_path) -> None:
+def test_a_negative_slope_inverts_the_grey_values(tmp_path) -> None:
     pixels = chest()
     path = make_dicom(tmp_path / "x.dicom", pixels, bits=12, RescaleSlope=-1, RescaleIntercept=4095)
     np.testing.assert_allclose(read_radiograph(path), 1 - pixels / 4095, atol=1e-6)
@@ -164,7 +164,7 @@ def test_look_up_tables_match_pydicom(tmp_path, syntax, dtype, first) -> None:
 
 
 @pytest.mark.parametrize("keyword", ["ModalityLUTSequence", "VOILUTSequence"])
-def test_the_range_of_a_table_comes_from_its_entries_not_from_the_bits_it_declares(tmp_path, keyword) -> None:
+def test_the_range_of_a_lookup_table_comes_from_its_entries_not_from_its_declared_bits(tmp_path, keyword) -> None:
     pixels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     path = make_dicom(tmp_path / "x.dicom", pixels, bits=12, **{keyword: [look_up_table(list(range(4096)), 0, 16)]})
     np.testing.assert_allclose(read_radiograph(path), pixels / 4095, atol=1e-6)
@@ -242,7 +242,7 @@ def test_padding_is_background_and_leaves_the_percentiles_alone(tmp_path, photom
 
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "frames": ({"NumberOfFrames": 2}, "one frame; Number of Frames is 2. Export a single frame"),
-    "no frames": ({"NumberOfFrames": 0}, "Number of Frames is 0. Export it again"),
+    "no frames": ({"NumberOfFrames": 0}, "Number of Frames is 0. Export a single frame"),
     "empty modality table": ({"ModalityLUTSequence": [Dataset()]}, "Modality LUT has no complete LUT Descriptor"),
     "black table": ({"VOILUTSequence": [look_up_table([0, 0, 0], 0, 10)]}, "maps every value to 0"),
     "colour": ({"SamplesPerPixel": 3, "photometric": "RGB"}, "colour or palette image"),
@@ -314,7 +314,7 @@ def test_a_deflate_bomb_is_not_inflated(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\0" * 128 + b"DICM", b"\0" * 200])
-def test_what_is_no_dicom_file_is_refused(tmp_path, content) -> None:
+def test_files_that_are_not_dicom_are_refused(tmp_path, content) -> None:
     path = tmp_path / "x.dicom"
     path.write_bytes(content)
     with pytest.raises(DicomError, match=r"^x\.dicom: "):
@@ -386,6 +386,6 @@ def test_patients_tags_are_never_read(tmp_path, monkeypatch) -> None:
     assert "PatientName" not in seen[0]
 
 
-def test_unknown_voi(tmp_path) -> None:
+def test_an_unknown_voi_is_refused(tmp_path) -> None:
     with pytest.raises(DicomError, match="voi must be 'dicom', 'percentile' or 'none'; got 'minmax'"):
         read_radiograph(tmp_path / "x.dicom", voi="minmax")  # type: ignore[arg-type]

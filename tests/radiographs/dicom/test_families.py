@@ -122,7 +122,7 @@ def test_signed_pixels_may_be_written_with_all_their_bits(tmp_path, syntax) -> N
 
 
 def test_a_codestream_that_denies_the_sign_holds_the_same_bits(tmp_path) -> None:
-    """JPEG 2000 has a sign of its own, and some writers leave it out."""
+    """JPEG 2000 declares signs itself, and some writers leave that out."""
     pixels = chest(bits=12, dtype=np.int16)
     path = make_dicom(tmp_path / "x", pixels, bits=12, syntax=HTJ2KLossless)
     dataset = pydicom.dcmread(path)
@@ -132,7 +132,7 @@ def test_a_codestream_that_denies_the_sign_holds_the_same_bits(tmp_path) -> None
 
 
 @pytest.mark.parametrize("vr", ["OB", "OW"])
-def test_bytes_in_big_endian_words_are_turned_round(tmp_path, vr) -> None:
+def test_bytes_in_big_endian_words_are_swapped(tmp_path, vr) -> None:
     pixels = chest(37, 33, 8, np.uint8)
     path = make_dicom(tmp_path / "x", pixels, syntax=ExplicitVRBigEndian)
     dataset = pydicom.dcmread(path)
@@ -168,7 +168,7 @@ def _jpeg_2000(pixels: np.ndarray, bits: int) -> bytes:
 
 @pytest.mark.parametrize("syntax", COMPRESSED, ids=keyword)
 def test_a_small_file_that_declares_a_huge_image_is_refused_before_decoding(tmp_path, monkeypatch, syntax) -> None:
-    """200 KB that say 30000 x 30000: in the DICOM header, in the codestream, in both."""
+    """200 KB that declare 30000 x 30000: in the DICOM header, in the codestream, in both."""
     for name in ("decode_frame", "decode_isolated", "decode_run_lengths"):
         monkeypatch.setattr(pixels_module, name, lambda *arguments: pytest.fail("was decoded"))
     bits = 8 if syntax == JPEGBaseline8Bit else 12
@@ -203,8 +203,8 @@ def _declaring(frame: bytes, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("syntax", [s for s in COMPRESSED if s != RLELossless], ids=keyword)
-def test_a_codestream_that_is_cut_off_is_no_image(tmp_path, syntax) -> None:
-    """Decoders fill up what is missing with grey, and some say nothing."""
+def test_a_codestream_that_is_cut_off_is_refused(tmp_path, syntax) -> None:
+    """Decoders fill what is missing with grey, some without an error."""
     bits = 8 if syntax == JPEGBaseline8Bit else 12
     path = make_dicom(
         tmp_path / "x.dicom", chest(bits=bits, dtype=np.uint8 if bits == 8 else np.uint16), bits=bits, syntax=syntax
@@ -242,7 +242,7 @@ def test_a_codestream_of_another_family_is_refused(tmp_path, syntax) -> None:
     ],
     ids=["colour", "lossless", "no frame", "progressive"],
 )
-def test_jpeg_of_a_kind_that_the_header_does_not_declare(tmp_path, frame, message) -> None:
+def test_a_jpeg_of_a_kind_that_the_header_does_not_declare_is_refused(tmp_path, frame, message) -> None:
     colour = np.stack([chest(bits=8, dtype=np.uint8)] * 3, axis=-1)
     path = make_dicom(tmp_path / "x.dicom", colour[..., 0].copy(), syntax=JPEGBaseline8Bit)
     dataset = pydicom.dcmread(path)
@@ -338,6 +338,6 @@ def test_a_missing_decoder_comes_with_its_pip_line(tmp_path, monkeypatch, syntax
         assert read_radiograph(path).shape == pixels.shape
 
 
-def test_nothing_to_install_helps_against_a_syntax_that_is_no_still_image() -> None:
+def test_no_installation_is_suggested_for_a_syntax_of_videos() -> None:
     assert missing_decoder(MPEG2MPML) is None
     assert MPEG2MPML not in READABLE_SYNTAXES

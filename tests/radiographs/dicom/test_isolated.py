@@ -118,7 +118,7 @@ def test_memory_of_the_child_is_limited(decoder, tmp_path, monkeypatch) -> None:
     assert decoder.decode("greedy.decode", b"1000", 1000, 1).all()
 
 
-def test_what_a_library_prints_is_no_answer(decoder, tmp_path, monkeypatch) -> None:
+def test_what_a_library_prints_is_not_taken_for_an_answer(decoder, tmp_path, monkeypatch) -> None:
     (tmp_path / "chatty.py").write_text(
         "import os, numpy\ndef decode(frame):\n"
         "    print('corrupt data!', flush=True); os.write(1, b'more')\n"
@@ -129,7 +129,7 @@ def test_what_a_library_prints_is_no_answer(decoder, tmp_path, monkeypatch) -> N
     np.testing.assert_array_equal(decoder.decode("chatty.decode", b"3", 2, 3), np.full((2, 3), 7))
 
 
-def test_a_library_that_is_gone_is_named(decoder) -> None:
+def test_a_missing_library_is_named(decoder) -> None:
     with pytest.raises(DicomError, match="ModuleNotFoundError"):
         decoder.decode("no_such_library.decode", b"", 2, 3)
 
@@ -141,7 +141,7 @@ def _read(path: str) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_daemonic_workers_have_children_of_their_own(tmp_path, start) -> None:
-    """What `datasets` does with `num_proc`; under fork, the parent's child is at work already."""
+    """As `datasets` does with `num_proc`; under fork, the parent has a child already."""
     if start == "fork" and not hasattr(os, "fork"):
         pytest.skip("this system does not fork")
     paths = [str(make_dicom(tmp_path / str(i), chest(seed=i), bits=12, syntax=JPEGLosslessSV1)) for i in range(6)]
@@ -178,7 +178,7 @@ def _is_alive(process: int) -> bool:
     return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z")  # nobody may reap it here
 
 
-def test_a_file_that_brings_the_decoder_down_is_an_ordinary_error(tmp_path, play) -> None:
+def test_a_file_that_crashes_the_decoder_is_an_ordinary_error(tmp_path, play) -> None:
     path = make_dicom(tmp_path / "x.dicom", PIXELS, bits=12, syntax=JPEGLSLossless)
     expected = read_radiograph(path)
     isolated._decoder.stop()

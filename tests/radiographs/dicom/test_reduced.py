@@ -65,7 +65,7 @@ def check_agreement(path: Path, size_px: int, voi: str = "dicom", fit: str = "pa
 @pytest.mark.parametrize("size_px", [224, 112, 56, 28])
 @pytest.mark.parametrize("voi", ["dicom", "percentile", "none"])
 @pytest.mark.parametrize("fit", ["pad", "squash"])
-def test_agrees_with_the_long_way(lossless, size_px, voi, fit) -> None:
+def test_the_reduced_image_agrees_with_full_decoding(lossless, size_px, voi, fit) -> None:
     assert took_the_short_way(lossless, size_px, voi) or voi == "percentile"
     check_agreement(lossless, size_px, voi, fit)
 
@@ -99,7 +99,7 @@ def test_every_kind_of_sample(tmp_path, dtype, bits, syntax, photometric) -> Non
         {"WindowCenter": 3300, "WindowWidth": 300},
     ],
 )
-def test_agrees_whatever_the_window(lossless, tmp_path, elements) -> None:
+def test_the_reduced_image_agrees_whatever_the_window(lossless, tmp_path, elements) -> None:
     path = rewritten(lossless, tmp_path / "x.dicom", **elements)
     for size_px in (224, 56):
         check_agreement(path, size_px)
@@ -117,14 +117,14 @@ def test_agrees_whatever_the_window(lossless, tmp_path, elements) -> None:
         {"ModalityLUTSequence": [look_up_table(list(range(4096)), 0, 12)]},
     ],
 )
-def test_is_not_taken_where_grey_is_no_straight_line(lossless, tmp_path, elements) -> None:
+def test_images_with_a_nonlinear_grey_scale_are_decoded_in_full(lossless, tmp_path, elements) -> None:
     path = rewritten(lossless, tmp_path / "x.dicom", **elements)
     assert not took_the_short_way(path, 56)
     expected = resize_radiograph(read_radiograph(path), 56)
     np.testing.assert_allclose(read_radiograph(path, size_px=56), expected, atol=1e-6)
 
 
-def test_is_not_taken_for_small_images(tmp_path) -> None:
+def test_small_images_are_decoded_in_full(tmp_path) -> None:
     pixels = large_chest()[:1020, :1020]
     path = make_dicom(tmp_path / "x.dicom", pixels, bits=12, syntax=JPEG2000Lossless)
     assert not took_the_short_way(path, 28)
@@ -140,7 +140,7 @@ def test_a_sharp_border_is_decoded_at_a_larger_size(tmp_path) -> None:
         check_agreement(path, size_px)
 
 
-def test_damaged_data_takes_the_long_way(lossless, tmp_path, monkeypatch) -> None:
+def test_damaged_data_is_decoded_in_full(lossless, tmp_path, monkeypatch) -> None:
     def fail(*args: Any) -> None:
         raise OSError("broken data stream")
 
@@ -155,7 +155,7 @@ def test_a_codestream_that_contradicts_its_header_is_refused(lossless, tmp_path)
         read_radiograph(path, size_px=56)
 
 
-def test_reads_the_codestream_header(lossless) -> None:
+def test_the_codestream_header_is_read(lossless) -> None:
     frame = get_frame(pydicom.dcmread(lossless).PixelData, 0, number_of_frames=1)
     expected = FrameHeader("JPEG 2000", HEIGHT, WIDTH, 1, 12, levels=5, reversible=True)
     assert read_frame_header(frame) == expected
@@ -184,7 +184,7 @@ def test_low_pass_samples_of_a_constant_are_the_constant(tmp_path, reduction) ->
 @pytest.mark.parametrize(("dtype", "bits"), [(np.uint16, 12), (np.int16, 12), (np.uint8, 8), (np.uint16, 16)])
 @pytest.mark.parametrize("reduction", [1, 2, 3])
 def test_low_pass_samples_beside_an_edge_are_not_clipped(tmp_path, dtype, bits, reduction) -> None:
-    """Their sum is that of the pixels; decoders clip it away unless they are told of a bit more."""
+    """Their sum is that of the pixels; decoders clip it unless one more bit is declared."""
     low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if np.dtype(dtype).kind == "i" else (0, (1 << bits) - 1)
     pixels = np.full((128, 128), low, dtype)
     pixels[41:87, 43:85] = high
@@ -193,7 +193,7 @@ def test_low_pass_samples_beside_an_edge_are_not_clipped(tmp_path, dtype, bits, 
     header = read_frame_header(frame)
     assert header is not None
     samples = decode_low_pass(frame, header, reduction)
-    wrapped = decode_low_pass(frame, replace(header, bare=False), reduction)  # as where there is no such bit
+    wrapped = decode_low_pass(frame, replace(header, bare=False), reduction)  # as without the additional bit
     np.testing.assert_array_equal(np.clip(samples, low, high), wrapped)
     assert header.clipped == (bits == 16) == (samples.min() >= low) == (samples.max() <= high)
     if bits < 16:
@@ -238,7 +238,7 @@ def test_noise_at_a_limit_of_the_window_is_clipped_before_it_is_averaged(tmp_pat
 
 @pytest.mark.parametrize("slope", [1, -1])
 @pytest.mark.parametrize("noise", [0.0, 0.3, 3.0])
-def test_eight_bits_are_not_brightened_by_the_rounding_of_the_wavelet(tmp_path, noise, slope) -> None:
+def test_8_bits_are_not_brightened_by_the_rounding_of_the_wavelet(tmp_path, noise, slope) -> None:
     """The 5/3 wavelet rounds down: with noise, every level is half a stored value brighter."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[0 : 1 : HEIGHT * 1j, 0 : 1 : WIDTH * 1j]
@@ -252,7 +252,7 @@ def test_eight_bits_are_not_brightened_by_the_rounding_of_the_wavelet(tmp_path, 
         check_agreement(path, size_px)
 
 
-def test_the_ringing_at_a_saturated_marker_is_not_forgotten(tmp_path) -> None:
+def test_the_ringing_at_a_saturated_marker_is_estimated(tmp_path) -> None:
     """Decoders keep low-pass samples within the stored range: beside a marker of the highest value they lose some."""
     pixels = np.full((HEIGHT, WIDTH), 600, np.uint16)
     pixels[100:120, 300:600] = pixels[136:156, 300:600] = pixels[400:480, 100:160] = 4095

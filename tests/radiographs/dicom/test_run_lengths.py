@@ -40,7 +40,7 @@ def test_both_ways_unpack_the_same() -> None:
     assert _unpack_rows(segment, ROWS, COLUMNS) == plane.tobytes() == bytes(_unpack(segment, plane.size))
 
 
-def test_a_run_across_rows_takes_the_slow_way() -> None:
+def test_a_run_across_rows_is_unpacked_in_the_slow_way() -> None:
     plane = np.full((4, 50), 9, np.uint8)
     segment = pack(plane.reshape(1, -1))
     assert _unpack_rows(segment, 4, 50) is None

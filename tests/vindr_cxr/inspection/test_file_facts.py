@@ -44,7 +44,7 @@ def test_properties_of_a_sound_file(path, syntax, bits) -> None:
 
 @pytest.mark.parametrize("syntax", [*NATIVE, *COMPRESSED])
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.97])
-def test_a_truncated_file(path, syntax, share) -> None:
+def test_a_truncated_file_has_a_problem(path, syntax, share) -> None:
     make_dicom(path, chest(), bits=12, syntax=syntax)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
@@ -104,7 +104,7 @@ def test_files_that_are_not_images(path, content, reason) -> None:
     assert reason in str(file_facts(path).problem)
 
 
-def test_links_permissions_and_folders(path, monkeypatch) -> None:
+def test_links_permissions_and_folders_are_problems(path, monkeypatch) -> None:
     path.symlink_to("nowhere")
     assert file_facts(path).problem == "The file is a broken link. Restore it."
     path.unlink()

@@ -36,7 +36,7 @@ def printed(report) -> str:
     return stream.getvalue()
 
 
-def test_a_sound_folder(small_vindr) -> None:
+def test_a_sound_folder_is_described_and_not_changed(small_vindr) -> None:
     before = {path: path.stat().st_mtime_ns for path in small_vindr.rglob("*")}
     report = inspect(small_vindr)
     assert before == {path: path.stat().st_mtime_ns for path in small_vindr.rglob("*")}

@@ -70,8 +70,7 @@ class PreparationPlan:
         Returns:
             `PreparationPlan`: The plan.
         """
-        # on_error does not change a shard: one with an unreadable image is never finished with "raise".
-        choices = {name: value for name, value in source.options.choices().items() if name != "on_error"}
+        choices = source.options.choices()
         software = {name: found[0].version for name in _SOFTWARE if (found := list(distributions(name=name)))}
         skipped = [astuple(image) for image in images.skipped]
         made_of = {"choices": choices, "software": software, "skipped": skipped, "per_shard": IMAGES_PER_SHARD}

@@ -134,8 +134,7 @@ def check_layout(dataset: pydicom.Dataset) -> PixelLayout:
             raise DicomError(f"{keyword} is missing and cannot be guessed. Export the file again.")
     frames = dataset.get("NumberOfFrames")
     if frames is not None and int(frames) != 1:
-        remedy = "Export a single frame." if int(frames) > 1 else "Export it again."
-        raise DicomError(f"A radiograph must have one frame; Number of Frames is {int(frames)}. {remedy}")
+        raise DicomError(f"A radiograph must have one frame; Number of Frames is {int(frames)}. Export a single frame.")
     samples, photometric = int(dataset.SamplesPerPixel), str(dataset.get("PhotometricInterpretation", ""))
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise DicomError(
