@@ -200,8 +200,8 @@ def test_a_folder_with_other_files_is_never_cleared(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_train": 0, "num_test": 0}, "at least 1; got num_train=0"),
-        ({"num_train": -1}, "num_train=-1"),
+        ({"num_train": 0, "num_test": 0}, "not both 0; got 0 and 0"),
+        ({"num_train": -1}, "got -1 and 300"),
         ({"size_px": 20}, "at least 64"),
         ({"num_proc": 0}, "num_proc"),
     ],
