@@ -14,6 +14,8 @@ from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.errors import DistillationError
 from mlcak_hf.image_processing_mlcak import area_resize
 
+UNCHANGED = ViewParameters(rotation_deg=0, min_scale=1, max_scale=1, shift=0, max_gamma=1, max_contrast=1)
+
 
 def processor(side: int, **settings) -> MLCAKImageProcessor:
     return MLCAKImageProcessor(size={"height": side, "width": side}, **settings)
@@ -41,7 +43,7 @@ def test_evaluation_gives_the_processors_own_pixels(shape):
 
 
 def test_views_that_change_nothing_give_the_evaluations_pixels_bit_for_bit():
-    collator = MLCAKCollator(processor(28), processor(56), ViewParameters.none())
+    collator = MLCAKCollator(processor(28), processor(56), UNCHANGED)
     train, evaluation = collator(rows(shape=(224, 224))), collator.for_evaluation()(rows(shape=(224, 224)))
     assert torch.equal(train["pixel_values"], evaluation["pixel_values"])
     teacher = processor(56)([row["image"] for row in rows(shape=(224, 224))], return_tensors="pt")["pixel_values"]
@@ -76,7 +78,7 @@ def test_images_of_several_shapes_keep_their_places():
 
 def test_a_large_image_is_reduced_before_its_view():
     (row,) = rows(1, (300, 200))
-    view = MLCAKCollator(processor(16), views=ViewParameters.none(), max_px=60)([row])["pixel_values"]
+    view = MLCAKCollator(processor(16), views=UNCHANGED, max_px=60)([row])["pixel_values"]
     exact = processor(16)(row["image"], return_tensors="pt")["pixel_values"]
     assert not torch.equal(view, exact)
     torch.testing.assert_close(view, exact, atol=0.2, rtol=0)

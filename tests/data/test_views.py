@@ -218,7 +218,8 @@ def test_a_stretched_view_is_wider_and_less_high():
 
 
 def test_no_ranges_no_change():
-    assert ViewParameters.none().draw(5, 6, 7) == View()
+    unchanged = ViewParameters(rotation_deg=0, min_scale=1, max_scale=1, shift=0, max_gamma=1, max_contrast=1)
+    assert unchanged.draw(5, 6, 7) == View()
 
 
 @pytest.mark.parametrize(

@@ -74,13 +74,10 @@ class MLCAKCollator:
         seed: int = 0,
         max_px: int = MAX_DECODED_PX,
     ) -> None:
-        several = isinstance(teacher_processor, Sequence)
-        teachers: Any = teacher_processor if several else [] if teacher_processor is None else [teacher_processor]
-        for teacher in teachers:
+        given = teacher_processor if isinstance(teacher_processor, Sequence) else [teacher_processor]
+        self.processor, self.teacher_processors = processor, [teacher for teacher in given if teacher is not None]
+        for teacher in self.teacher_processors:
             _check_same_radiograph(processor, teacher)
-        self.processor, self.teacher_processor = processor, teacher_processor
-        keys = ["pixel_values", *teacher_pixel_keys(len(teachers))]
-        self._processors = dict(zip(keys, [processor, *teachers], strict=True))
         self.views, self.seed, self.max_px = views, seed, max_px
         # In shared memory, so that persistent workers see the epoch change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
@@ -98,8 +95,7 @@ class MLCAKCollator:
     def for_evaluation(self) -> MLCAKCollator:
         """Return a collator without views and teachers, which gives the processor's own pixels."""
         other = copy.copy(self)
-        other.teacher_processor = other.views = None
-        other._processors = {"pixel_values": self.processor}
+        other.teacher_processors, other.views = [], None
         other._shift = torch.tensor(-1).share_memory_()  # type: ignore[no-untyped-call]
         return other
 
@@ -146,8 +142,12 @@ class MLCAKCollator:
         Raises:
             ValueError: If the range of an image's values is not defined (see [`to_unit_range`]).
         """
-        pixels = self._stored_pixels(rows) if self.views is None and int(self._shift) < 0 else self._view_pixels(rows)
-        batch = {name: torch.from_numpy(values) for name, values in pixels.items()}
+        processors = [self.processor, *self.teacher_processors]
+        keys = ["pixel_values", *teacher_pixel_keys(len(self.teacher_processors))]
+        batch = {}
+        for key, processor, images in zip(keys, processors, zip(*map(self._images, rows), strict=True), strict=True):
+            reduced = np.concatenate([processor.reduce(image[None]) for image in images])
+            batch[key] = torch.from_numpy(reduced)
         # With the index, the trainer can name an image.
         for name in ("labels", "local_targets") if self.views is None else ("index", "labels", "local_targets"):
             if name in rows[0]:
@@ -156,30 +156,19 @@ class MLCAKCollator:
                 batch[name] = torch.as_tensor(values).to(torch.int64 if is_class else torch.float32)
         return batch
 
-    def _stored_pixels(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-        value_range = self.processor.value_range
-        images = [
-            to_unit_range(row["decoded"]) if "decoded" in row else to_unit_range(row["image"], value_range)
-            for row in rows
-        ]
-        return {
-            name: np.concatenate([processor.reduce(image[None]) for image in images])
-            for name, processor in self._processors.items()
-        }
-
-    def _view_pixels(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-        # A processor with `lowres` enlarges an image that already has that size.
-        sides = [processor.lowres or processor.size["height"] for processor in self._processors.values()]
-        made = []
-        for row in rows:
+    def _images(self, row: Mapping[str, Any]) -> list[np.ndarray]:
+        """The image or the view of a row, in [0, 1], for the student and for each teacher."""
+        processors, shift = [self.processor, *self.teacher_processors], int(self._shift)
+        if self.views is not None or shift >= 0:
             image = row["decoded"] if "decoded" in row else to_square(row["image"], self.processor, self.max_px)
-            index = int(row["index"])
+            # A processor with `lowres` enlarges an image that already has that size.
+            sides, index = [processor.lowres or processor.size["height"] for processor in processors], int(row["index"])
             if self.views is None:
-                made.append(list(SHIFTS.values())[int(self._shift)].pixels(image, index, sides))
-            else:
-                made.append(view_pixels(image, self.views.draw(self.seed, self.epoch, index), sides))
-        batches = zip(self._processors.items(), zip(*made, strict=True), strict=True)
-        return {name: processor.reduce(np.stack(images)) for (name, processor), images in batches}
+                return list(SHIFTS.values())[shift].pixels(image, index, sides)
+            return view_pixels(image, self.views.draw(self.seed, self.epoch, index), sides)
+        if "decoded" in row:
+            return [to_unit_range(row["decoded"])] * len(processors)
+        return [to_unit_range(row["image"], self.processor.value_range)] * len(processors)
 
 
 def _check_same_radiograph(student: MLCAKImageProcessor, teacher: MLCAKImageProcessor) -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset
 
-from ..configuration_mlcak import GLOBAL_CLASS_NAMES
+from ..configuration_mlcak import GLOBAL_CLASS_NAMES, MLCAKConfig
 from ..errors import DatasetError, LabelError
-
-if TYPE_CHECKING:
-    from ..configuration_mlcak import MLCAKConfig
 
 # Entries of a list of findings that mean "no finding".
 _NO_FINDING = frozenset({"", "no finding", "no findings", "normal"})

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, Image, load_dataset
 
+from ..configuration_mlcak import MLCAKConfig
 from ..errors import DatasetError
 from ..preparation.group_split import fold_numbers, held_out_groups
 from .columns import DatasetColumns, Targets, column_values
 from .decoded_images import DecodedImages
-
-if TYPE_CHECKING:
-    from ..configuration_mlcak import MLCAKConfig
 
 _FILE_BUILDERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 
@@ -227,10 +225,7 @@ def describe_targets(dataset: RadiographDataset, config: MLCAKConfig) -> dict[st
     if labels.ndim == 1:
         labels = labels[:, None] == np.arange(len(config.global_labels))
     positives = (labels > 0.5).sum(axis=0).tolist()
-    counts: dict[str, Any] = {
-        "rows": len(dataset),
-        "global": dict(zip(config.global_labels, positives, strict=True)),
-    }
+    counts: dict[str, Any] = {"rows": len(dataset), "global": dict(zip(config.global_labels, positives, strict=True))}
     if "local_targets" in dataset.targets:
         local = dataset.targets["local_targets"]
         positives_and_known = np.stack([(local > 0.5).sum(axis=0), (local >= 0).sum(axis=0)], axis=1).tolist()

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from datasets import Dataset
 from transformers.utils import logging
 
+from ..configuration_mlcak import MLCAKConfig
 from ..errors import DatasetError, LabelError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..preparation.report import PreparationReport
 from .columns import DatasetColumns, Targets, column_values, finding_names, global_labels, is_annotated
 from .decoded_images import decode_once
 from .sources import RadiographDataset, hold_out_fold, open_dataset, split_rows
-
-if TYPE_CHECKING:
-    from ..configuration_mlcak import MLCAKConfig
 
 logger = logging.get_logger(__name__)
 
@@ -52,18 +50,14 @@ class DatasetArguments:
         Returns:
             [`DatasetColumns`]: Not checked yet.
         """
-        label, findings = (
-            None if unlabelled and name == default and name not in available else name
-            for name, default in ((self.label_column, "label"), (self.findings_column, "findings"))
-        )
-        return DatasetColumns(
-            image=self.image_column,
-            label=label,
-            findings=findings,
-            group=self.group_column or ("group" if "group" in available else None),
-            image_id=self.image_id_column or ("image_id" if "image_id" in available else None),
-            unlabelled=unlabelled,
-        )
+        roles = ("image", "label", "findings", "group", "image_id")
+        named: dict[str, Any] = {role: getattr(self, f"{role}_column") for role in roles}
+        for role in ("group", "image_id"):
+            named[role] = named[role] or (role if role in available else None)
+        for role in ("label", "findings"):
+            if unlabelled and named[role] == role and role not in available:
+                named[role] = None
+        return DatasetColumns(**named, unlabelled=unlabelled)
 
 
 @dataclass

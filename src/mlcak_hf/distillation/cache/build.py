@@ -23,7 +23,7 @@ from ...data.collator import teacher_pixel_keys
 from ...errors import CacheError
 from ..finite_check import first_names, image_names, rows_not_finite
 from ..teachers import TeacherOutputs, Teachers
-from .key import CACHE_FORMAT, cache_key, described_configs, teacher_processors
+from .key import CACHE_FORMAT, cache_key, described_configs
 from .store import CACHE_FILE, CacheFiles, TeacherCache
 
 # Every mapped shard keeps a file open, so their number is limited; small ones lose little when a build is killed.
@@ -133,8 +133,7 @@ def describe_cache(teachers: Teachers, dataset: Any, collator: Any, options: Cac
             f"cache_views must be 1 without augmentation, because all views of an image are the same; got {num_views}. "
             "Ask for 1 view, or set augment=true."
         )
-    processors = teacher_processors(collator)
-    if None in processors or len(processors) != len(teachers.sources):
+    if len(collator.teacher_processors) != len(teachers.sources):
         raise CacheError(
             f"The collator must have the image processor of each of the {len(teachers.sources)} teachers. Pass them: "
             "MLCAKCollator(..., teacher_processor=...)."
@@ -186,7 +185,7 @@ def _teacher_pixels(dataset: Any, collator: Any, place: _Place) -> dict[str, tor
                 "a RadiographDataset, or number the rows."
             )
     batch = collator.at_epoch(place.view)(rows)
-    return {name: batch[name] for name in teacher_pixel_keys(len(teacher_processors(collator)))}
+    return {name: batch[name] for name in teacher_pixel_keys(len(collator.teacher_processors))}
 
 
 def fill_shards(

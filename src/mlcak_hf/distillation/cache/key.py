@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,8 @@ def cache_key(teachers: Teachers, collator: Any, dataset: Any = None) -> dict[st
     if dataset is not None:
         key |= {"number of images": len(dataset), "stored pixels": _digest_of_images(dataset)}
     key["views"] = _as_json(collator.view_key())
-    if collator.teacher_processor is not None:
-        key["teacher processor"] = [_relevant(_as_json(entry.to_dict())) for entry in teacher_processors(collator)]
+    if collator.teacher_processors:
+        key["teacher processor"] = [_relevant(_as_json(entry.to_dict())) for entry in collator.teacher_processors]
     if not isinstance(teachers.sources[0], MLCAKConfig):
         configs = [json.dumps(config, sort_keys=True).encode() for config in described_configs(teachers)]
         key["teacher weights"] = [_digest_of_weights(teachers, number) for number in range(len(teachers.sources))]
@@ -71,12 +71,6 @@ def cache_key(teachers: Teachers, collator: Any, dataset: Any = None) -> dict[st
 def described_configs(teachers: Teachers) -> list[dict[str, Any]]:
     """Return the config of every teacher as JSON, without paths and other entries that do not change its outputs."""
     return [_relevant(json.loads(config.to_json_string(use_diff=False))) for config in teachers.configs]
-
-
-def teacher_processors(collator: Any) -> list[Any]:
-    """Return the image processors of all teachers."""
-    given = collator.teacher_processor
-    return list(given) if isinstance(given, Sequence) else [given]
 
 
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[str]:
