@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import MODEL_MAPPING, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils.generic import ModelOutput, can_return_tuple
+from transformers.utils.generic import ModelOutput
 
 from .attention_mlcak import ATTENTION_IMPLEMENTATION
 from .backbone_surgery_mlcak import adapt_backbone
@@ -137,15 +137,18 @@ class MLCAKModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         for index, layer in enumerate(layers):
             layer.is_mlcak_level = index in self.config.resolved_attention_levels
 
-    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
-        self, pixel_values: Tensor, output_attentions: bool | None = None, output_hidden_states: bool | None = None
-    ) -> BaseModelOutputWithPooling:
+        self,
+        pixel_values: Tensor,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
         """
         Compute features of a batch of radiographs.
 
         Args:
-            pixel_values, output_attentions, output_hidden_states: As in [`MLCAKForCXRClassification`].
+            pixel_values, output_attentions, output_hidden_states, return_dict: As in [`MLCAKForCXRClassification`].
 
         Returns:
             [`BaseModelOutputWithPooling`]: `last_hidden_state` after the final norm, `pooler_output`: its class token.
@@ -181,12 +184,14 @@ class MLCAKModel(PreTrainedModel):  # type: ignore[no-untyped-call]
                 f"{config.backbone_config._attn_implementation!r} returned {len(attentions or ())} maps: call "
                 f"model.set_attn_implementation({ATTENTION_IMPLEMENTATION!r})."
             )
-        return BaseModelOutputWithPooling(
+        output = BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,
             pooler_output=outputs.last_hidden_state[:, 0],
             hidden_states=outputs.hidden_states if output_hidden_states else None,
             attentions=attentions,
         )
+        return_dict = config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
 
     def _checkpoints_reentrantly(self) -> bool:
         layers = [layer for layer in self.backbone.modules() if getattr(layer, "gradient_checkpointing", False)]
@@ -267,15 +272,15 @@ class MLCAKForCXRClassification(MLCAKModel):  # type: ignore[no-untyped-call]
         model.backbone.load_state_dict({name: state_dict[name] for name in model.backbone.state_dict()})
         return cast("MLCAKForCXRClassification", model.train(False))
 
-    @can_return_tuple  # type: ignore[untyped-decorator]
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         pixel_values: Tensor,
         labels: Tensor | None = None,
         local_targets: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-    ) -> MLCAKOutput:
+        return_dict: bool | None = None,
+    ) -> MLCAKOutput | tuple[Any, ...]:
         """
         Classify a batch of radiographs.
 
@@ -286,9 +291,10 @@ class MLCAKForCXRClassification(MLCAKModel):  # type: ignore[no-untyped-call]
             output_attentions (`bool`, *optional*): Return `attentions` and `mlcak`. Call the model once so before
                 `torch.compile`: transformers installs its hooks on the first call.
             output_hidden_states (`bool`, *optional*): Return `hidden_states`.
+            return_dict (`bool`, *optional*): `False` for a plain tuple.
 
         Returns:
-            [`MLCAKOutput`], or a plain tuple with `return_dict=False`.
+            [`MLCAKOutput`]
 
         Raises:
             ValueError: If an input has the wrong shape.
@@ -311,7 +317,7 @@ class MLCAKForCXRClassification(MLCAKModel):  # type: ignore[no-untyped-call]
         attentions = encoded.attentions
         # Without a stack of the maps, which would double their memory.
         mlcak = None if attentions is None else sum(attentions[1:], start=attentions[0]) / len(attentions)
-        return MLCAKOutput(
+        output = MLCAKOutput(
             loss=loss,
             logits=logits,
             local_logits=local_logits,
@@ -321,3 +327,5 @@ class MLCAKForCXRClassification(MLCAKModel):  # type: ignore[no-untyped-call]
             global_loss=global_loss,
             local_loss=local_loss,
         )
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()

@@ -7,7 +7,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Sequence, Value
 from PIL import Image as PILImage
 
-from mlcak_hf import MLCAKConfig
+from mlcak_hf import MLCAKConfig, MLCAKImageProcessor
 from mlcak_hf.data.columns import DatasetColumns, Targets, finding_names, global_labels
 from mlcak_hf.data.sources import RadiographDataset, describe_targets, hold_out_fold, open_dataset, split_rows
 from mlcak_hf.data.training_data import DataArguments, open_training_data
@@ -323,8 +323,9 @@ def test_training_data_knows_labels_and_leaves_out_what_nobody_annotated(tmp_pat
     }
     assert (len(data.train), len(data.validation)) == (16, 4)
     assert data.preparation == {}
-    processor = data.processor(28)
-    assert (processor.size["height"], processor.fit, processor.voi) == (28, "pad", "dicom")
+    processor = MLCAKImageProcessor(size=28, fit="squash")
+    data.set_fit_and_voi(processor)
+    assert (processor.fit, processor.voi) == ("squash", "dicom"), "unchanged where the preparation is unknown"
 
 
 def test_training_data_takes_the_findings_it_is_told(tmp_path):

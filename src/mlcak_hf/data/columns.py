@@ -204,10 +204,8 @@ class Targets:
         """
         self.columns.check(dataset)
         targets: dict[str, list[Any]] = {"labels": [], "local_targets": []}
-        rows = zip(
-            column_values(dataset, self.columns.label), column_values(dataset, self.columns.findings), strict=True
-        )
-        for number, (label, findings) in enumerate(rows):
+        columns = (column_values(dataset, name) for name in (self.columns.label, self.columns.findings))
+        for number, (label, findings) in enumerate(zip(*columns, strict=True)):
             try:
                 findings = _by_name(findings, self._finding_ids or ())
                 targets["labels"].append(self._encode_label(label, findings))

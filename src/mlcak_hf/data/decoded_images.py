@@ -61,8 +61,8 @@ class DecodedImages:
 
     Attributes:
         exact (`bool`):
-            Whether every image was a grey square of 8 or 16 bits, no larger than `max_px`: then nothing was reduced or
-            rounded, and evaluation may use the decoded images too.
+            Whether every image was a grey square of 8 or 16 bits, no larger than 256 pixels: then nothing was reduced
+            or rounded, and evaluation may use the decoded images too.
 
     Example:
 
@@ -103,11 +103,7 @@ class DecodedImages:
 
 
 def decode_once(
-    rows: Dataset,
-    processor: MLCAKImageProcessor,
-    image_column: str = "image",
-    max_px: int = MAX_DECODED_PX,
-    folder: str | Path | None = None,
+    rows: Dataset, processor: MLCAKImageProcessor, image_column: str = "image", folder: str | Path | None = None
 ) -> DecodedImages:
     """
     Decode the images of a dataset into a file, or open the file that an earlier run wrote.
@@ -123,9 +119,7 @@ def decode_once(
         processor ([`MLCAKImageProcessor`]):
             The image processor of the student or of the teacher; both make the same squares.
         image_column (`str`, *optional*, defaults to `"image"`):
-            Column of images.
-        max_px (`int`, *optional*, defaults to 256):
-            Larger images are reduced to this side, in pixels.
+            Column of images. Those larger than 256 pixels are reduced to this side.
         folder (`str` or `Path`, *optional*):
             Parent folder. Defaults to `mlcak-decoded-images` in the cache of `datasets` (`HF_DATASETS_CACHE`). An 8-bit
             image of 256 x 256 pixels takes 64 KiB, 15,000 of them 1 GB.
@@ -137,14 +131,14 @@ def decode_once(
         [`DatasetError`]: If an image is missing or cannot be used (its row is named), or the file cannot be written.
     """
     parent = Path(datasets.config.HF_DATASETS_CACHE) / "mlcak-decoded-images" if folder is None else Path(folder)
-    made_from = [_FORMAT, rows._fingerprint, image_column, max_px, processor.fit, processor.value_range]
+    made_from = [_FORMAT, rows._fingerprint, image_column, MAX_DECODED_PX, processor.fit, processor.value_range]
     target = parent / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:24]
     unfinished = target.with_suffix(".unfinished")
     try:
         parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_suffix(".lock")):
             if not target.is_dir():
-                _write(unfinished, rows.select_columns([image_column]), processor, max_px)
+                _write(unfinished, rows.select_columns([image_column]), processor)
                 unfinished.rename(target)
     except OSError as error:
         raise DatasetError(
@@ -154,15 +148,15 @@ def decode_once(
     return DecodedImages(target)
 
 
-def _write(folder: Path, rows: Dataset, processor: MLCAKImageProcessor, max_px: int) -> None:
+def _write(folder: Path, rows: Dataset, processor: MLCAKImageProcessor) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     index = np.zeros((len(rows), 4), dtype=np.int64)
     try:
         with (folder / _PIXELS).open("wb") as file:
             for position in logging.tqdm(range(len(rows)), desc="Decoding images once", unit="image"):
-                image, square = _decode(rows, position, processor, max_px)
-                kept = max(image.size) <= max_px and (processor.fit == "pad" or image.width == image.height)
+                image, square = _decode(rows, position, processor)
+                kept = max(image.size) <= MAX_DECODED_PX and (processor.fit == "pad" or image.width == image.height)
                 offset = file.tell()
                 width, same = _append(file, square)
                 index[position] = offset, len(square), width, kept and same
@@ -172,10 +166,10 @@ def _write(folder: Path, rows: Dataset, processor: MLCAKImageProcessor, max_px: 
         raise
 
 
-def _decode(rows: Dataset, position: int, processor: MLCAKImageProcessor, max_px: int) -> tuple[Any, np.ndarray]:
+def _decode(rows: Dataset, position: int, processor: MLCAKImageProcessor) -> tuple[Any, np.ndarray]:
     try:
         (image,) = rows[position].values()  # a PIL image
-        return image, to_square(image, processor, max_px)
+        return image, to_square(image, processor)
     except Exception as error:
         raise DatasetError(f"The image of row {position} cannot be decoded: {error}") from error
 

@@ -93,24 +93,16 @@ class TrainingData:
     labels: dict[str, Any]
     preparation: dict[str, Any]
 
-    def processor(self, image_size: int, processor: MLCAKImageProcessor | None = None) -> MLCAKImageProcessor:
+    def set_fit_and_voi(self, processor: MLCAKImageProcessor) -> None:
         """
-        Image processor of a model, with the `fit` and `voi` that this dataset was prepared with.
+        Give an image processor the `fit` and `voi` that this dataset was prepared with.
 
         Args:
-            image_size (`int`):
-                Side of the model's input, in pixels.
-            processor ([`MLCAKImageProcessor`], *optional*):
-                Settings to start from.
-
-        Returns:
-            [`MLCAKImageProcessor`]: To be saved with the model.
+            processor ([`MLCAKImageProcessor`]):
+                Changed in place, to be saved with the model. Unchanged for datasets that `mlcak prepare` did not write.
         """
-        processor = MLCAKImageProcessor() if processor is None else processor
-        processor.size = {"height": image_size, "width": image_size}
         for name in ("fit", "voi"):
             setattr(processor, name, self.preparation.get(name, getattr(processor, name)))
-        return processor
 
     def radiographs(
         self,

@@ -127,7 +127,7 @@ def set_up_training(
     if teachers is not None and sources is not None:
         named = zip(sources, teachers.configs, strict=True)
         processors = [load_processor(source, other, "teacher", DistillationError) for source, other in named]
-    processor = data.processor(config.image_size, processor)
+    data.set_fit_and_voi(processor)
     collator = MLCAKCollator(processor, processors, views if data_args.augment else None, args.seed)
 
     def check(train: RadiographDataset, validation: RadiographDataset) -> None:
