@@ -141,8 +141,8 @@ def main() -> int:
         slow_small = per_file(ordinary, predictor, small * 25)
         ratios["256 px"].append(slow_small / per_file(ours, predictor, small * 25))
         print(
-            f"full {1000 * slow:.0f} ms, one worker {1000 * one:.1f} ms, two workers {1000 * two:.1f} ms, two independent "
-            f"processes {1000 * independent:.1f} ms a file"
+            f"full {1000 * slow:.0f} ms, one worker {1000 * one:.1f} ms, two workers {1000 * two:.1f} ms, "
+            f"two independent processes {1000 * independent:.1f} ms a file"
         )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     ours(predictor, files * 4)

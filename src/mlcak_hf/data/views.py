@@ -85,8 +85,6 @@ class ViewParameters:
     ```python
     >>> ViewParameters().draw(seed=0, epoch=3, index=17) == ViewParameters().draw(seed=0, epoch=3, index=17)
     True
-    >>> ViewParameters.none().draw(seed=0, epoch=3, index=17) == View()
-    True
     ```
     """
 
@@ -115,11 +113,6 @@ class ViewParameters:
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise RecipeError(f"{name} of the views must be between {low} and {high}; got {getattr(self, name)}.")
-
-    @classmethod
-    def none(cls) -> ViewParameters:
-        """Ranges that leave the stored images unchanged."""
-        return cls(rotation_deg=0, min_scale=1, max_scale=1, shift=0, max_gamma=1, max_contrast=1)
 
     def draw(self, seed: int, epoch: int, index: int) -> View:
         """
