@@ -35,6 +35,9 @@ def test_a_card_shows_the_recorded_choices() -> None:
     assert rows["Optimizer"] == "adamw_torch, learning rate 0.001 (cosine), weight decay 0.05"
     assert rows["Augmentation"] == "rotation deg 10, shift 0.05"
     assert rows["Seed"] == "7"
+    smoothed = rows_of_the_card(RECORD | {"arguments": RECORD["arguments"] | {"label_smoothing_factor": 0.1}})
+    assert smoothed["Label smoothing"] == "0.1"
+    assert "Label smoothing" not in rows
 
 
 def test_a_plain_student_names_no_teacher() -> None:
@@ -51,12 +54,14 @@ def test_a_model_without_views_or_votes_says_so() -> None:
 
 
 def test_what_the_training_data_lacked_is_a_limit() -> None:
-    unknown, absent, few = TrainingRecord(RECORD).limits
-    assert "mean nothing: ILD." in unknown
-    assert "No positive image in training" in absent
-    assert "Rib fracture." in absent
-    assert "Emphysema (3)." in few
-    assert not any("Edema" in limit for limit in (unknown, absent, few))
+    card = create_model_card(MLCAKConfig(local_labels=[]), model_id="x", record=TrainingRecord(RECORD))
+    limits = card.content.split("## Limits\n\n")[1].splitlines()
+    assert limits[:3] == [
+        "- Never annotated in training, so the model's outputs mean nothing: ILD.",
+        "- No positive image in training, so they cannot have been learned: Rib fracture.",
+        "- Fewer than 10 positive images in training: Emphysema (3).",
+    ]
+    assert not any("Edema" in limit for limit in limits)
 
 
 def test_the_card_of_a_folder_says_how_its_model_was_trained(tmp_path: Path) -> None:

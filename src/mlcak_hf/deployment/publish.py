@@ -144,16 +144,13 @@ def _upload(folder: str | Path, repo: RepoUrl, revision: str | None, message: st
 
 
 def _needed_code(folder: Path) -> set[str]:
-    """Files that the Auto classes ask for, and the files that these import."""
-    waiting: set[str] = set()
+    """Files that the Auto classes ask for, and files that the code in the folder imports."""
+    needed = {"modeling_mlcak"}
     for settings in ("config.json", "preprocessor_config.json"):
         if (folder / settings).is_file():
             auto_map = json.loads((folder / settings).read_text(encoding="utf-8")).get("auto_map", {})
             # "repository--module.Class" would fetch code from elsewhere; a folder must carry its own.
-            waiting |= {target.split("--")[-1].split(".")[0] for target in auto_map.values()}
-    needed: set[str] = set()
-    while waiting:
-        needed.add(module := waiting.pop())
-        file = folder / f"{module}.py"
-        waiting |= set(get_relative_imports(file) if file.is_file() else ()) - needed
-    return {f"{module}.py" for module in needed or {"modeling_mlcak"}}
+            needed |= {target.split("--")[-1].split(".")[0] for target in auto_map.values()}
+    for code in folder.glob("*_mlcak.py"):
+        needed |= set(get_relative_imports(code))
+    return {f"{module}.py" for module in needed}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..errors import DatasetError, MLCAKError
+from ..image_geometry_mlcak import check_choice
 from ..radiographs.choices import FITS, VOI_MODES, Fit, ValueRange, Voi, check_value_range
 from ..radiographs.grey_values import PERCENTILE_REFERENCE_PX, PERCENTILES
 
@@ -83,9 +84,7 @@ class PreparationOptions:
 
     def _check_one_of(self, error: type[MLCAKError] = DatasetError, **allowed: tuple[Any, ...]) -> None:
         for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                *most, last = map(repr, values)
-                raise error(f"{name} must be {', '.join(most)} or {last}; got {getattr(self, name)!r}.")
+            check_choice(name, getattr(self, name), values, error)
 
     def _check_fraction(self, name: str) -> None:
         value = getattr(self, name)

@@ -20,8 +20,6 @@ TRAINING_FILE = "training.json"
 
 _REMEDY = "Pass the training.json that train_teacher.py or distil_student.py wrote."
 _ENTRIES = {"model", "data", "views", "arguments", "train", "validation", "epochs", "steps"}
-# With fewer positives than this, what a head learned about a finding is chance.
-_FEW_POSITIVES = 10
 # A slash in a sentence, a list of counts or a URL does not separate folders.
 _NOT_IN_PATHS = re.compile(r"[(),;:{}]")
 _PATH_PREFIXES = ("/", "./", "../", "~", ".\\", "..\\", "file:/")
@@ -112,20 +110,6 @@ class TrainingRecord:
         """Findings without a positive image in the training data."""
         local = self.content["train"].get("local", {})
         return frozenset(name for name, (positives, _) in local.items() if not positives)
-
-    @property
-    def limits(self) -> tuple[str, ...]:
-        """Sentences about what the training data lacked."""
-        local = self.content["train"].get("local", {})
-        unknown = [name for name, (_, known) in local.items() if not known]
-        absent = [name for name, (positives, known) in local.items() if known and not positives]
-        few = [f"{name} ({positives})" for name, (positives, _) in local.items() if 0 < positives < _FEW_POSITIVES]
-        sentences = {
-            "Never annotated in training, so the model's outputs mean nothing": unknown,
-            "No positive image in training, so they cannot have been learned": absent,
-            f"Fewer than {_FEW_POSITIVES} positive images in training": few,
-        }
-        return tuple(f"{sentence}: {', '.join(names)}." for sentence, names in sentences.items() if names)
 
 
 def model_entry(trainer: Any, model_args: Any) -> dict[str, Any]:
