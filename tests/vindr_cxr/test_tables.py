@@ -134,7 +134,9 @@ def test_a_table_of_boxes_with_only_a_header_is_reported(small_vindr) -> None:
 def test_a_folder_in_place_of_an_image_is_refused(small_vindr) -> None:
     (small_vindr / "train" / "a1.dicom").unlink()
     (small_vindr / "train" / "a1.dicom").mkdir()
-    with pytest.raises(DatasetError, match=r"of train/ with a folder in place of the file: a1\. Put the image file"):
+    with pytest.raises(
+        DatasetError, match=r"of train/ with a folder in place of the file: a1\. Put the file there, or leave them out"
+    ):
         read_layout(small_vindr)
 
 

@@ -12,7 +12,7 @@ import datasets
 
 from ..errors import DatasetError, LabelError
 from ..preparation.group_split import make_splits, number_groups
-from ..preparation.image_folder import SKIP_OR, ImageFolder
+from ..preparation.image_folder import ImageFolder
 from ..preparation.options import PreparationOptions
 from ..preparation.source import ImageRecord, PreparationSource, SourceCard, SourceImages
 from ..preparation.tables import Table
@@ -129,10 +129,8 @@ class LabelsSource(PreparationSource):
             known = sorted(names.keys() - {"", "-1", "-1.0"}, key=lambda n: (n not in _NORMAL, len(n) * n.isdigit(), n))
             classes = [names[folded] for folded in known]
         if not 2 <= len(classes) <= _MOST_CLASSES:
-            raise DatasetError(
-                f"The column {column!r} must hold 2 to {_MOST_CLASSES} different labels; got {len(classes)}. Name the"
-                " column of labels (--label-column)."
-            )
+            problem = f"The column {column!r} must hold 2 to {_MOST_CLASSES} different labels; got {len(classes)}"
+            raise DatasetError(f"{problem}. Name the column of labels (--label-column).")
         object.__setattr__(self, "classes", tuple(classes))
 
     def read(self) -> SourceImages:
@@ -152,15 +150,15 @@ class LabelsSource(PreparationSource):
             try:
                 record = self._record(image_id, row, folder)
             except LabelError as error:
-                headline, remedy = "with unusable labels in the CSV file", f"Correct them, {SKIP_OR}"
-                folder.refuse(image_id, headline, remedy, f"line {line}: {error}", LabelError)
+                detail = f"line {line}: {error}"
+                folder.refuse(image_id, "with unusable labels in the CSV file", "Correct them", detail, LabelError)
                 record = LabelledRecord(image_id, "", image_id)
             if not written:
-                folder.refuse(image_id, "without a name in the CSV file", f"Complete the row, {SKIP_OR}")
+                folder.refuse(image_id, "without a name in the CSV file", "Complete the row")
             elif not record.group:
-                folder.refuse(image_id, "without a patient in the CSV file", f"Complete the row, {SKIP_OR}")
+                folder.refuse(image_id, "without a patient in the CSV file", "Complete the row")
             elif records.setdefault(image_id, record) != record:
-                folder.refuse(image_id, "with different rows in the CSV file", f"Keep one of them, {SKIP_OR}")
+                folder.refuse(image_id, "with different rows in the CSV file", "Keep one of them")
             elif records[image_id] is not record:
                 folder.repeated("the CSV file")
             records.setdefault(image_id, record)

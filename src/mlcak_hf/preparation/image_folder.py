@@ -72,18 +72,14 @@ class ImageFolder:
                 folder.files.setdefault(image_id, file)
             else:
                 found = "a folder" if file.is_dir() else "a broken link"
-                headline = f"of {folder.name}/ with {found} in place of the file"
-                folder.refuse(image_id, headline, f"Put the image file there, {SKIP_OR}")
+                folder.refuse(image_id, f"of {folder.name}/ with {found} in place of the file", "Put the file there")
         for image_id, names in files_of.items():
             if len(names) > 1:
-                headline = f"with more than one file in {folder.name}/"
-                folder.refuse(image_id, headline, f"Keep one of them, {SKIP_OR}", ", ".join(names))
+                folder.refuse(image_id, f"with more than one file in {folder.name}/", "Keep one", ", ".join(names))
         if not files_of:
             entries = [entry.name + "/" * entry.is_dir() for entry in sorted(path.iterdir())]
-            raise DatasetError(
-                f"{folder.name}/ must hold radiographs ({', '.join(RADIOGRAPH_SUFFIXES)}); got {listed(entries)}. Put"
-                f" the image files directly into {folder.name}/, and complete the download."
-            )
+            problem = f"must hold radiographs ({', '.join(RADIOGRAPH_SUFFIXES)}); got {listed(entries)}"
+            raise DatasetError(f"{folder.name}/ {problem}. Put the image files directly into it, or download them.")
         return folder
 
     def identify(self, written: str) -> str:
@@ -104,11 +100,9 @@ class ImageFolder:
         """Refuse images of the table without a file, and files without a row."""
         names = set(named)
         for image_id in names - self.files.keys():
-            headline = f"named in {table}, but without a file in {self.name}/"
-            self.refuse(image_id, headline, f"Download them again, {SKIP_OR}")
+            self.refuse(image_id, f"named in {table}, but without a file in {self.name}/", "Download them again")
         for image_id in self.files.keys() - names - self.problems.keys():
-            headline = f"in {self.name}/, but not named in {table}"
-            self.refuse(image_id, headline, f"Add their rows or remove the files, {SKIP_OR}")
+            self.refuse(image_id, f"in {self.name}/, but not named in {table}", "Add their rows or remove the files")
 
     def raise_problems(self) -> None:
         """Raise one error for all images with the first kind of problem, if there is a problem."""
@@ -117,7 +111,8 @@ class ImageFolder:
         first = min(self.problems.items())[1]
         same = sorted(image_id for image_id, p in self.problems.items() if p.headline == first.headline)
         named = [f"{i} ({self.problems[i].detail.rstrip('.')})" if self.problems[i].detail else i for i in same]
-        raise first.error(f"{len(same)} image(s) {first.headline}: {listed(named, 5)}. {first.remedy}.")
+        problem = f"{len(same)} image(s) {first.headline}: {listed(named, 5)}"
+        raise first.error(f"{problem}. {first.remedy}, or leave them out: {SKIP}.")
 
     def skipped(self) -> list[SkippedImage]:
         """Return the images with a problem, by id."""
@@ -125,9 +120,6 @@ class ImageFolder:
             SkippedImage(image_id, f"{p.headline}{': ' if p.detail else ''}{p.detail}", self.name)
             for image_id, p in sorted(self.problems.items())
         ]
-
-
-SKIP_OR = f"or leave them out: {SKIP}"
 
 
 def radiograph_files(folder: Path, deep: bool = False) -> list[Path]:

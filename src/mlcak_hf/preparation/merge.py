@@ -53,10 +53,8 @@ def merge_prepared(
         plan = plans[0]
         for folder, other in zip(folders, plans, strict=True):
             if reason := plan.difference(other):
-                raise DatasetError(
-                    f"{folders[0].path} and {folder.path} must be parts of the same dataset; the first has {reason}."
-                    " Prepare one of them again."
-                )
+                problem = f"{folders[0].path} and {folder.path} must be parts of the same dataset"
+                raise DatasetError(f"{problem}; the first has {reason}. Prepare one of them again.")
         copies = {
             name: [path for folder in folders if (path := folder.data / f"{name}.parquet").is_file()]
             for name in plan.shard_names()
@@ -67,10 +65,8 @@ def merge_prepared(
             if not corrected:
                 return clear_up(work)
             if not overwrite:
-                raise DatasetError(
-                    f"{work.output} is complete, but {corrected[0]} holds other images, as after a correction of the"
-                    " source. Replace the dataset with overwrite=True (--overwrite)."
-                )
+                problem = f"{work.output} is complete, but {corrected[0]} holds other images, perhaps corrected ones"
+                raise DatasetError(f"{problem}. Replace the dataset with overwrite=True (--overwrite).")
         check_output(work.output, overwrite, plan)
         _check_copies(copies, plan)
         work.start(plan.as_json())
@@ -86,10 +82,8 @@ def merge_prepared(
 def _check_copies(copies: dict[str, list[Path]], plan: PreparationPlan) -> None:
     missing = [name for name, paths in copies.items() if not paths]
     if missing:
-        raise DatasetError(
-            f"{len(missing)} of {len(copies)} shards are missing: {listed(missing, 8)}. Finish every part"
-            " (mlcak prepare ... --shard), and name the folder of each."
-        )
+        problem = f"{len(missing)} of {len(copies)} shards are missing: {listed(missing, 8)}"
+        raise DatasetError(f"{problem}. Finish every part (mlcak prepare ... --shard), and name the folder of each.")
     for paths in copies.values():
         for path in paths:
             read_shard_notes(path, plan.fingerprint)

@@ -184,10 +184,8 @@ def check_output(output: Path, overwrite: bool, plan: PreparationPlan) -> None:
     with contextlib.suppress(DatasetError):
         there = PreparationReport.read(output)
         reason = changed_choices(there.choices, plan.choices) or changed_choices(there.software, plan.software)
-    raise DatasetError(
-        f"{output} is not empty but holds another dataset{reason and ': '}{reason}. Name a new folder, or pass"
-        " overwrite=True (--overwrite)."
-    )
+    problem = f"{output} is not empty but holds another dataset{reason and ': '}{reason}"
+    raise DatasetError(f"{problem}. Name a new folder, or pass overwrite=True (--overwrite).")
 
 
 def finish(work: WorkFolder, plan: PreparationPlan, files_state: str | None) -> PreparationReport:

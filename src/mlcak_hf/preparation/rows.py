@@ -100,11 +100,9 @@ def image_rows(
     try:
         radiograph = read_with_facts(record.path, options.size_px, options.fit, options.voi, options.value_range)
         if not radiograph.is_dicom and (path := Path(record.path)).suffix.lower() in DICOM_SUFFIXES:
-            # Boxes are taken to be in pixels of the file if its name is that of a DICOM file.
-            raise DicomError(
-                f"{path.name}: the file is a PNG or JPEG image with the name of a DICOM file, so the size that its"
-                " boxes refer to is unknown. Rename it, or download the original."
-            )
+            # Boxes of a file that is named as DICOM are taken to be in its own pixels.
+            problem = f"{path.name}: the file is a PNG or JPEG image with the name of a DICOM file"
+            raise DicomError(f"{problem}, so the size of its boxes is unknown. Rename it, or download the original.")
     except DicomError as error:
         if options.on_error == "raise":
             raise unreadable(str(error)) from None

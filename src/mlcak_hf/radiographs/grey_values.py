@@ -58,10 +58,8 @@ def percentile_limits(
         reference = resample(np.where(valid, values, np.float32(0.0)), *weights)[counts] / share[counts]
     low, high = (float(value) for value in np.percentile(reference.astype(np.float64), PERCENTILES))
     if not high - low > 1e-5 * max(abs(low), abs(high)):  # a smaller difference is rounding: one 16-bit step is 1.5e-5
-        raise DicomError(
-            f"The percentiles {PERCENTILES[0]:g} and {PERCENTILES[1]:g} are both {low:g}: the image is nearly empty."
-            ' Use voi="dicom" or voi="none".'
-        )
+        problem = f"The lower and the upper percentile are both {low:g}: the image is nearly empty"
+        raise DicomError(f'{problem}. Use voi="dicom" or voi="none".')
     return low, high
 
 

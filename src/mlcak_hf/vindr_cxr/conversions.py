@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import DatasetError
-from ..preparation.image_folder import SKIP_OR
 from ..preparation.tables import Table, id_key, put_value
 from ..radiographs.file_search import PICTURE_SUFFIXES
 from .vindr_folder import VinDrFolder
@@ -56,7 +55,7 @@ def original_sizes(root: Path, folders: Sequence[VinDrFolder], sizes: str | Path
     for folder, image_id in with_boxes:
         if id_key(image_id) not in known:
             headline = f"of {folder.name}/ with boxes, but without a size in {' or '.join(t.name for t in tables)}"
-            folder.refuse(image_id, headline, f"Add their rows, {SKIP_OR}")
+            folder.refuse(image_id, headline, "Add their rows")
     return {key: size for key, size in known.items() if key in pictures}
 
 
@@ -68,10 +67,9 @@ def _read_sizes(path: Path) -> dict[str, tuple[int, int]]:
     for line, row in table.named_rows(("image_id", *names)):
         height, width = (_WHOLE_NUMBER.fullmatch(row[name]) for name in names)
         if height is None or width is None:
-            raise DatasetError(
-                f"{path.name}: line {line} must hold whole numbers of pixels in {' and '.join(names)}; got"
-                f" {row[names[0]]!r} and {row[names[1]]!r}. Correct the row."
-            )
+            needs, got = " and ".join(names), " and ".join(repr(row[name]) for name in names)
+            at = f"{path.name}: line {line}"
+            raise DatasetError(f"{at} must hold whole numbers of pixels in {needs}; got {got}. Correct the row.")
         size = int(height[1]), int(width[1])
         put_value(sizes, row, size, f"{path.name}: line {line} gives image {{}} a second size")
     return sizes

@@ -95,10 +95,10 @@ def canonical_header(header: Sequence[str], other_columns: Sequence[str], table:
         raise LabelError(f"{table}: the column {', '.join(repeated)} is there twice. Remove one of them.")
     missing = [repr(name) for name in (*other_columns, *VINDR_CXR_LABELS) if name not in names]
     if missing:
-        raise LabelError(
-            f"{table}: no column {', '.join(missing)}. A finding that the source never annotated needs a column of"
-            " zeros; leave it out of `annotated` (--annotated)."
+        remedy = (
+            "Add zeros for a finding that the source never annotated, and leave it out of `annotated` (--annotated)"
         )
+        raise LabelError(f"{table}: no column {', '.join(missing)}. {remedy}.")
     return names
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ..errors import DatasetError
-from ..preparation.image_folder import SKIP_OR, listed
+from ..preparation.image_folder import listed
 from ..preparation.source import SourceImages
 from ..preparation.tables import id_key, read_groups
 from .conversions import original_sizes
@@ -82,20 +82,16 @@ def detect_layout(data_dir: str | Path, layout: str = "auto") -> Literal["physio
     except OSError as error:
         raise DatasetError(f"{error.filename} cannot be read ({error.strerror}). Make it readable.") from None
     if missing:
-        raise DatasetError(
-            f"{root} is not laid out as on {title}: it lacks {', '.join(missing)}. {_EXPECTED}. Name that folder, and"
-            " complete the download."
-        )
+        problem = f"{root} is not laid out as on {title}: it lacks {', '.join(missing)}"
+        raise DatasetError(f"{problem}. {_EXPECTED}. Complete the download.")
     return "kaggle" if name == "kaggle" else "physionet"
 
 
 def _detected(root: Path) -> str:
     fitting = _fitting(root)
     if len(fitting) > 1:
-        raise DatasetError(
-            f"{root} has the tables of both layouts, annotations/ and train.csv. Choose one with layout='physionet' or"
-            " layout='kaggle' (--layout)."
-        )
+        problem = f"{root} has the tables of both layouts, annotations/ and train.csv"
+        raise DatasetError(f"{problem}. Choose layout='physionet' or layout='kaggle' (--layout).")
     if not fitting:
         entries = sorted(path.name + "/" * path.is_dir() for path in root.iterdir() if path.name[0] != ".")
         inside = [name for name in entries if name.endswith("/") and _fitting(root / name)]
@@ -133,14 +129,14 @@ def read_layout(data_dir: str | Path, options: VinDrOptions | None = None) -> So
     elsewhere = {id_key(image_id) for folder in others for image_id in folder.readings}
     for image_id in train.readings:
         if id_key(image_id) in elsewhere:
-            train.refuse(image_id, "of train/ that are also in test/", f"Remove them from one table, {SKIP_OR}")
+            train.refuse(image_id, "of train/ that are also in test/", "Remove them from one table")
     sizes = original_sizes(root, folders, options.sizes)
     images = {folder.name: folder.records(groups, sizes) for folder in folders}
     test_groups = {record.group for record in images.get("test", ())}
+    in_both = "of train/ from a group (patient) that is also in test/"
     for record in images["train"]:
         if record.group in test_groups:
-            headline = "of train/ from a group (patient) that is also in test/"
-            train.refuse(record.image_id, headline, f"Correct the groups file, {SKIP_OR}")
+            train.refuse(record.image_id, in_both, "Correct the groups file")
     images["train"] = [record for record in images["train"] if record.image_id not in train.problems]
     if options.on_error == "raise":
         for folder in folders:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ..configuration_mlcak import VINDR_CXR_FINDINGS
 from ..errors import LabelError
-from ..preparation.image_folder import SKIP_OR, ImageFolder
+from ..preparation.image_folder import ImageFolder
 from ..preparation.source import Box, ImageRecord
 from ..preparation.tables import Table, check_image_id, id_key, parse_number
 from .labels import Reading
@@ -59,8 +59,8 @@ class VinDrFolder(ImageFolder):
                 check_image_id(row["image_id"])
                 use(image_id, line, row)
             except LabelError as error:
-                headline, remedy = f"with unusable rows in {table.name}", f"Correct the rows, {SKIP_OR}"
-                self.refuse(image_id, headline, remedy, f"line {line}: {error}", LabelError)
+                detail = f"line {line}: {error}"
+                self.refuse(image_id, f"with unusable rows in {table.name}", "Correct the rows", detail, LabelError)
 
     def add_box(self, image_id: str, finding: str, reader: str, row: Mapping[str, str], table: str) -> None:
         """Add the box of a table's row. Swapped corners are corrected, a repeated box is counted.
@@ -101,11 +101,11 @@ class VinDrFolder(ImageFolder):
             sizes (`Mapping[str, tuple[int, int]]`):
                 Size that the boxes refer to, by `id_key`, if it is not that of the file.
         """
-        without_group, records = f"of {self.name}/ without a group in the groups file", []
+        records = []
         for image_id, readings in self.readings.items():
             key, boxes = id_key(image_id), tuple(self.boxes.get(image_id, ()))
             if groups is not None and key not in groups:
-                self.refuse(image_id, without_group, f"Add their rows, {SKIP_OR}")
+                self.refuse(image_id, f"of {self.name}/ without a group in the groups file", "Add their rows")
             if image_id not in self.problems:
                 path, group = str(self.files[image_id]), image_id if groups is None else groups[key]
                 records.append(VinDrRecord(image_id, path, group, boxes, sizes.get(key), tuple(readings.values())))

@@ -55,10 +55,8 @@ class VinDrSource(PreparationSource):
             raise DatasetError("test_fraction is only for Kaggle's layout, which has no labelled test set. Remove it.")
         annotated = self.options.annotated or known
         if unknown := [name for name in annotated if name not in known]:
-            raise LabelError(
-                f"Kaggle's train.csv never annotated {', '.join(unknown)}. `annotated` (--annotated) can name only"
-                f" {', '.join(known)}."
-            )
+            missing, allowed = ", ".join(unknown), ", ".join(known)
+            raise LabelError(f"Kaggle's train.csv never annotated {missing}. Name only {allowed} (--annotated).")
         options = replace(self.options, layout=layout, annotated=annotated, test_fraction=test_fraction)
         object.__setattr__(self, "data_dir", str(Path(self.data_dir).expanduser()))
         object.__setattr__(self, "options", options)
@@ -78,10 +76,7 @@ class VinDrSource(PreparationSource):
             logger.warning(note)
         for name, records in found.splits.items():
             if not records:
-                raise DatasetError(
-                    f"The split {name} must hold at least one usable image of {self.data_dir}; got none."
-                    " Complete the download."
-                )
+                raise DatasetError(f"No image of {name}/ in {self.data_dir} can be used. Complete the download.")
         train, test = found.splits["train"], found.splits.get("test", ())
         splits = make_splits(train, options, options.test_fraction or 0, test)
         return replace(found, splits=number_groups(splits) if options.groups else splits)

@@ -137,20 +137,16 @@ def check_layout(dataset: pydicom.Dataset) -> PixelLayout:
         raise DicomError(f"A radiograph must have one frame; Number of Frames is {int(frames)}. Export a single frame.")
     samples, photometric = int(dataset.SamplesPerPixel), str(dataset.get("PhotometricInterpretation", ""))
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise DicomError(
-            f"It is a colour or palette image ({_safe_to_quote(photometric)}, {samples} samples per pixel). Export the"
-            " original MONOCHROME1 or MONOCHROME2 radiograph, not a screen capture."
-        )
+        problem = f"It is a colour or palette image ({_safe_to_quote(photometric)}, {samples} samples per pixel)"
+        raise DicomError(f"{problem}. Export the original MONOCHROME1 or MONOCHROME2 radiograph, not a screen capture.")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if not 0 < rows * columns <= MAX_PIXELS:
         raise DicomError(f"The image must have 1 to {MAX_PIXELS:,} pixels; got {rows} x {columns} pixels. Reduce it.")
     allocated, bits = int(dataset.BitsAllocated), int(dataset.BitsStored)
     high_bit, representation = int(dataset.get("HighBit", bits - 1)), int(dataset.PixelRepresentation)
     if allocated not in (8, 16) or not 1 < bits <= allocated or high_bit != bits - 1 or representation not in (0, 1):
-        raise DicomError(
-            f"Bits Allocated {allocated}, Bits Stored {bits}, High Bit {high_bit} and Pixel Representation"
-            f" {representation} do not describe pixels of 8 to 16 bits. Export the file again."
-        )
+        declared = f"Bits Allocated {allocated}, Bits Stored {bits}, High Bit {high_bit} and Pixel Representation"
+        raise DicomError(f"{declared} {representation} do not describe pixels of 8 to 16 bits. Export the file again.")
     syntax, signed, inverted = dataset.file_meta.TransferSyntaxUID, bool(representation), photometric == "MONOCHROME1"
     return PixelLayout(syntax, rows, columns, bits, allocated, signed, inverted)
 
