@@ -10,6 +10,7 @@ from mlcak_hf.errors import DatasetError, LabelError
 from mlcak_hf.preparation.tables import Table, bare_id, id_key, parse_number, read_groups
 from mlcak_hf.vindr_cxr.layout import read_layout
 from mlcak_hf.vindr_cxr.options import VinDrOptions
+from mlcak_hf.vindr_cxr.vindr_folder import VinDrFolder
 
 LABELS, BOXES = "annotations/image_labels_train.csv", "annotations/annotations_train.csv"
 
@@ -248,3 +249,12 @@ def test_a_box_of_a_global_label_is_not_used_and_counted(small_vindr) -> None:
     found = read_layout(small_vindr)
     assert found.splits["train"] == before
     assert found.table_notes == ["1 box(es) of annotations_train.csv belong to a global label and were not used"]
+
+
+def test_the_usual_number_of_readers_does_not_depend_on_the_order_of_the_images() -> None:
+    """Notes are part of a prepared dataset; sets of names have another order in every process."""
+    one, two = dict.fromkeys(["R1"]), dict.fromkeys(["R1", "R2"])
+    for n in range(20):
+        folder = VinDrFolder("train", readings={f"a{n}": one, f"b{n}": two, f"c{n}": one, f"d{n}": two})
+        folder.note_reader_counts()
+        assert folder.table_notes == {"image(s) of train/ were not read by 2 reader(s), as most were": 2}

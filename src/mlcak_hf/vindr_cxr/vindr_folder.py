@@ -116,9 +116,9 @@ class VinDrFolder(ImageFolder):
         usable = self.readings.keys() - self.problems.keys()
         readers = Counter(len(self.readings[image_id]) for image_id in usable)
         if len(readers) > 1:
-            (usual, images), *_ = readers.most_common(1)
+            usual = max(readers, key=lambda number: (readers[number], number))
             text = f"image(s) of {self.name}/ were not read by {usual} reader(s), as most were"
-            self.table_notes[text] = readers.total() - images
+            self.table_notes[text] = readers.total() - readers[usual]
 
     def note_disagreements(self, labels_table: str, boxes_table: str) -> None:
         """Count where the readings and the boxes of the two tables differ, as notes; all are kept."""
