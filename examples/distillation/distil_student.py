@@ -23,7 +23,8 @@ those of A); `--findings none` leaves only the global task. For images without l
 share initial weights, order of images and views.
 
 Two processes on a machine without accelerator: accelerate launch --multi_gpu --num_processes 2 ...
-Writes to --output_dir: the model, its image processor, training.json (options, counts, log) and curves.png.
+Writes to --output_dir: the model, its image processor, training.json (options, counts, log), training_images.json
+(salted hashes, never uploaded) and curves.png.
 """
 
 from mlcak_hf.data.training_data import DataArguments

@@ -12,7 +12,8 @@ is what `mlcak prepare` wrote, or any other with a column of images and of label
         --findings_column none --group_column patient_id --output_dir runs/kermany-teacher
 
 Two processes on a machine without accelerator: accelerate launch --multi_gpu --num_processes 2 ...
-Writes to --output_dir: the model, its image processor, training.json (options, counts, log) and curves.png.
+Writes to --output_dir: the model, its image processor, training.json (options, counts, log), training_images.json
+(salted hashes, never uploaded) and curves.png.
 """
 
 from dataclasses import dataclass, field

@@ -7,9 +7,10 @@ Runs (seeds) of one row share a name: `student=runs/student-0 student=runs/stude
 with the first of every other, and so on. `--lowres 28` adds a row for every model with a larger input, with images
 reduced to 28 px and enlarged again ("teacher fed 28 px"); `--lowres teacher=28` does so for one row.
 
-The dataset is what `mlcak prepare` wrote, or any other that training accepts, with the same column options. Operating
-thresholds are chosen on the validation split. If the dataset has boxes, attention is compared with them.
---output receives comparison.json, comparison.md, comparison.png, and predictions/*.npz, one file per model.
+The dataset is what `mlcak prepare` wrote, or any other that training accepts. Columns and validation rows are those of
+the models' training, unless options name others. Operating thresholds are chosen on the validation split. If the
+dataset has boxes, attention is compared with them. --output receives comparison.json, comparison.md, comparison.png,
+and predictions/*.npz, one file per model.
 """
 
 from __future__ import annotations

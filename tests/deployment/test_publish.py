@@ -44,6 +44,8 @@ def test_only_model_files_may_leave(folder: Path) -> None:
         "heatmap.png",
         "training_args.bin",
         "notes.md",
+        "training.json",
+        "training_images.json",
         "key.py",
     ):
         (folder / name).write_bytes(b"x")

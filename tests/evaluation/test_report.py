@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
 from mlcak_hf.errors import MLCAKError
 from mlcak_hf.evaluation.calibration import operating_thresholds
-from mlcak_hf.evaluation.compare import choose_baseline, compare
-from mlcak_hf.evaluation.comparison import Comparison
+from mlcak_hf.evaluation.compare import compare
+from mlcak_hf.evaluation.comparison import Comparison, choose_pairs
 from mlcak_hf.evaluation.localisation import Localisation
 from mlcak_hf.evaluation.predictions import ModelPredictions, align
 from mlcak_hf.evaluation.report.figure import draw_comparison
@@ -209,17 +210,69 @@ def test_statements_tell_noise_from_difference():
     assert [pair.beyond_noise for pair in comparison.differences] == [False, False, True, True]
 
 
-def test_the_baseline_is_the_named_row_the_plain_one_or_the_first():
+def test_every_row_is_compared_with_the_named_row_the_plain_one_or_the_first():
     names = ["teacher", "student-plain", "student"]
-    assert choose_baseline(names, "teacher") == "teacher"
-    assert choose_baseline(names) == "student-plain"
-    assert choose_baseline(["a", "b"]) == "a"
-    assert choose_baseline(["plain 28", "plain 56"]) == "plain 28"
+    assert choose_pairs(names, "teacher") == [("student-plain", "teacher"), ("student", "teacher")]
+    assert choose_pairs(names) == [("teacher", "student-plain"), ("student", "student-plain")]
+    assert choose_pairs(["a", "b"]) == [("b", "a")]
+    assert choose_pairs(["plain 28", "plain 56"]) == [("plain 56", "plain 28")]
     pairs = compare([predictions(name) for name in names], n_draws=60).differences
-    assert [(pair.model, pair.baseline) for pair in pairs[::2]] == [
-        ("teacher", "student-plain"),
-        ("student", "student-plain"),
+    assert [(pair.model, pair.baseline) for pair in pairs[::2]] == choose_pairs(names)
+
+
+def test_only_the_pairs_that_were_named_are_compared_and_corrected_for():
+    models = [run for name, skill in (("a", 0.5), ("b", 0.6), ("c", 0.9)) for run in seeds(name, (skill, skill + 0.1))]
+    one, every = compare(models, n_draws=200, pairs=[("c", "b")]), compare(models, n_draws=200, baseline="b")
+    assert [(pair.model, pair.baseline) for pair in one.differences] == [("c", "b")] * 2
+    same = next(pair for pair in every.differences if (pair.model, pair.metric) == ("c", "auroc_global"))
+    assert one.differences[0].estimate == same.estimate
+    assert one.differences[0].least_difference < same.least_difference, "two comparisons, not four"
+    for pairs, message in (
+        ([("c", "d")], r"two of the rows 'a', 'b', 'c'; got 'c' and 'd'"),
+        ([("c", "c")], "got 'c' and 'c'"),
+        ([("c", "b"), ("b", "c")], "Every pair must occur once; got c and b, b and c"),
+    ):
+        with pytest.raises(MLCAKError, match=message):
+            compare(models, n_draws=60, pairs=pairs)
+    with pytest.raises(MLCAKError, match="Either a baseline or pairs must be given; got both"):
+        compare(models, "a", 60, pairs=[("c", "b")])
+
+
+def trained_on(evaluated, thresholds=0):
+    return {"trained_on": {"evaluated": evaluated, "thresholds": thresholds}}
+
+
+def test_training_images_are_marked_in_table_figure_and_record_and_decide_nothing(tmp_path):
+    models = [
+        *seeds("plain", (0.5, 0.7), details=trained_on(0)),
+        predictions("student", 3.0, "0", details=trained_on(0)),
+        predictions("student", 3.1, "1", details=trained_on(23, thresholds=4)),
     ]
+    comparison = compare(models, n_draws=60)
+    paths = write_report(comparison, tmp_path)
+    assert Comparison.from_json(paths[0]).row("student").trained_on[1] == {"evaluated": 23, "thresholds": 4}
+    assert {pair.no_verdict for pair in comparison.differences} == {"student was trained on 23 of these images"}
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(rich_table(comparison))
+    for text in (console.export_text(), paths[1].read_text()):
+        assert "Warning: student was trained on 23 of these 90 images, so its numbers are too good." in text
+        assert "the operating thresholds of student come from images of which it was trained on 4." in text
+        assert "student (2 runs, trained on these images)" in text
+        assert "plain (2 runs)" in text
+        assert "Not known" not in text
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda figure, path: drawn.append(figure))
+        draw_comparison(comparison, tmp_path / "comparison.png")
+    assert "student was trained on 23 of these 90" in drawn[0].get_suptitle().replace("\n", " ")
+    labels = [label.get_text() for axes in drawn[0].axes for label in axes.get_yticklabels()]
+    assert "student (2 runs, trained on these images)" in labels
+
+
+def test_a_model_without_a_record_of_its_training_images_is_named():
+    comparison = compare([predictions("hub"), predictions("own", details=trained_on(0))], n_draws=60)
+    assert "Not known whether trained on these images (without training_images.json): hub." in footer(comparison)
+    assert "Warning" not in markdown(comparison)
 
 
 def test_there_is_no_verdict_without_paired_runs_or_with_few_patients():
@@ -330,7 +383,7 @@ def test_a_file_that_is_not_a_comparison_is_named(tmp_path):
     with pytest.raises(MLCAKError, match="not a comparison of models"):
         Comparison.from_json(tmp_path / "other.json")
     (tmp_path / "old.json").write_text('{"format": 1}')
-    with pytest.raises(MLCAKError, match="must have format 2; got 1"):
+    with pytest.raises(MLCAKError, match="must have format 3; got 1"):
         Comparison.from_json(tmp_path / "old.json")
     with pytest.raises(MLCAKError, match="no row 'b'; it has 'a'"):
         compare([predictions("a")], n_draws=60).row("b")

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -16,6 +15,7 @@ from tiny_models import FINDINGS, tiny_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 
 from mlcak_hf import MLCAKImageProcessor
+from mlcak_hf.data.decoded_images import image_digest
 from mlcak_hf.deployment.model_card import card_for_folder
 from mlcak_hf.errors import DatasetError, DeploymentError, MLCAKError, RecipeError
 from mlcak_hf.evaluation import run
@@ -28,8 +28,23 @@ from mlcak_hf.evaluation.report.tables import write_report
 from mlcak_hf.evaluation.report.wording import footer
 from mlcak_hf.evaluation.scores import global_scores
 from mlcak_hf.image_processing_mlcak import map_boxes
+from mlcak_hf.training.training_images import TrainingImages
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "evaluation" / "evaluate_models.py"
+# What every training.json holds; its values do not matter here.
+RECORD = {
+    "model": {"distilled": False, "initial_weights": "random", "model": "tiny", "backbone_on_hub": False}
+    | {"backbone": None, "teacher": None, "teacher_cache": None, "local_loss_weight": 1.0},
+    "views": None,
+    "arguments": dict.fromkeys(
+        ("gradient_accumulation_steps", "per_device_train_batch_size", "learning_rate", "weight_decay", "seed"), 1
+    )
+    | {"optim": "adamw_torch", "lr_scheduler_type": "cosine"},
+    "train": {"rows": 6, "global": {"Normal": 3, "Abnormal": 3}},
+    "validation": {"rows": 12, "global": {"Normal": 6, "Abnormal": 6}},
+    "epochs": 1.0,
+    "steps": 2,
+}
 SIZES = {"train": 6, "validation": 12, "test": 23}  # 23: uneven over batches and processes
 
 
@@ -206,6 +221,12 @@ def test_runs_of_one_name_are_one_row(folder, tmp_path):
         ({"lowres": ["nobody=8"]}, RecipeError, "'nobody' is not the name of a model"),
         ({"label_column": "diagnosis"}, DatasetError, "no column 'diagnosis'"),
         ({"baseline": "nobody"}, MLCAKError, "baseline must be one of the rows 'student'; got 'nobody'"),
+        ({"pairs": ["student"]}, RecipeError, "--pairs must have the form name=name; got 'student'"),
+        (
+            {"pairs": ["student=plain"]},
+            MLCAKError,
+            "A pair must be two of the rows 'student'; got 'student' and 'plain'",
+        ),
         ({"bootstrap_draws": 10}, RecipeError, "--bootstrap_draws must be at least 40"),
         ({"threshold_split": "vali"}, DatasetError, "has no split 'vali'"),
         ({"output": "/dev/null/here"}, RecipeError, "--output /dev/null/here cannot be written"),
@@ -257,36 +278,108 @@ def test_models_that_cannot_be_evaluated_are_named(folder, tmp_path, monkeypatch
     refused(DatasetError, "model s .*'pad'.*prepared with 'squash'", tmp_path / "squashed", s=folder / "student")
 
 
-def test_thresholds_come_from_the_validation_rows_of_the_training(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "evaluate_model", lambda *args: pytest.fail("a model runs before the mistake is found"))
-    dataset = shutil.copytree(folder / "dataset", tmp_path / "no-validation")
-    next((dataset / "data").glob("validation*")).unlink()
-    student = shutil.copytree(folder / "student", tmp_path / "student")
-    content = {"data": {"dataset": "no-validation", "validation_fraction": 0.15, "split_seed": 3}}
-    monkeypatch.setattr(run.TrainingRecord, "load", lambda path: SimpleNamespace(content=content))
-    (student / "training.json").write_text("{}")
+def with_records(folder, name, path, dataset, images, **options):
+    """A model with the records of a training on some images of a dataset."""
+    model = shutil.copytree(folder / name, path)
+    content = {"data": {"dataset": str(dataset), "label_column": "label", "preparation": {}} | options}
+    (model / "training.json").write_text(json.dumps(RECORD | content))
+    TrainingImages.of_run(map(image_digest, images)).save(model)
+    return model
+
+
+def images_of(split):
+    return [row["image"] for row in rows(split, SIZES[split])]
+
+
+def test_the_split_is_that_of_the_models_training_and_another_one_is_refused(folder, tmp_path, monkeypatch):
+    class ReachedError(Exception):
+        """The checks before any model runs were passed."""
+
+    used = []
+
+    def evaluate(model, data, accelerator):
+        used.append((data.args.validation_fraction, data.args.split_seed, len(data.split("validation"))))
+        raise ReachedError
+
+    monkeypatch.setattr(run, "evaluate_model", evaluate)
+    renamed = shutil.copytree(folder / "dataset", tmp_path / "renamed")
+    next((renamed / "data").glob("validation*")).unlink()
+    student = with_records(folder, "student", tmp_path / "student", "dataset", images_of("train"),
+                           validation_fraction=0.34, split_seed=3)  # fmt: skip
     args = arguments(folder, tmp_path / "out")
-    args.dataset, args.models = str(dataset), [f"student={student}"]
-    with pytest.raises(DatasetError, match=r"Add --validation_fraction 0\.15 --split_seed 3\."):
+    args.dataset, args.models = str(renamed), [f"student={student}"]
+    with pytest.raises(ReachedError):
         run.run_evaluation(args)
-    args.split_seed = 3
-    with pytest.raises(pytest.fail.Exception):
+    assert used == [(0.34, 3, 2)]
+    args.split_seed = 4
+    with pytest.raises(DatasetError, match=r"model student was .* with --split_seed 3; got --split_seed 4\. Add --spl"):
+        run.run_evaluation(args)
+    args.split_seed, args.label_column = None, "group"
+    with pytest.raises(DatasetError, match="--label_column label; got --label_column group"):
+        run.run_evaluation(args)
+    args.label_column = None
+    teacher = with_records(folder, "teacher", tmp_path / "teacher", "dataset", images_of("train"),
+                           validation_fraction=0.34, split_seed=5)  # fmt: skip
+    args.models.append(f"teacher={teacher}")
+    with pytest.raises(DatasetError, match=r"model teacher was .* with --split_seed 5; got --split_seed 3"):
+        run.run_evaluation(args)
+    # No rows are split off: the dataset has a validation split, or no thresholds are wanted.
+    args.dataset = str(folder / "dataset")
+    with pytest.raises(ReachedError):
+        run.run_evaluation(args)
+    args.dataset, args.threshold_split = str(renamed), "none"
+    with pytest.raises(ReachedError):
         run.run_evaluation(args)
 
 
-def test_a_fold_that_the_model_was_trained_on_is_refused(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "evaluate_model", lambda *args: pytest.fail("a model runs before the mistake is found"))
-    student = shutil.copytree(folder / "student", tmp_path / "student")
-    content = {"data": {"dataset": "dataset", "folds": 3, "fold": 1}}
-    monkeypatch.setattr(run.TrainingRecord, "load", lambda path: SimpleNamespace(content=content))
-    (student / "training.json").write_text("{}")
-    args = arguments(folder, tmp_path / "out")
-    args.models, args.split, args.folds, args.fold = [f"student={student}"], "fold", 3, 0
-    with pytest.raises(DatasetError, match=r"Add --folds 3 --fold 1\."):
-        run.run_evaluation(args)
-    args.fold = 1
-    with pytest.raises(pytest.fail.Exception):
-        run.run_evaluation(args)
+def test_another_dataset_may_be_split_otherwise_and_have_other_columns(folder, tmp_path):
+    other = shutil.copytree(folder / "dataset", tmp_path / "other")
+    next((other / "data").glob("validation*")).unlink()
+    elsewhere = [255 - image for image in images_of("train")]
+    student = with_records(folder, "student", tmp_path / "student", "dataset", elsewhere, split_seed=3,
+                           group_column="patient_id")  # fmt: skip
+    args = arguments(folder, tmp_path / "out", split_seed=4)
+    args.dataset, args.models = str(other), [f"student={student}"]
+    models = models_to_evaluate(args.models)
+    data = run.EvaluationData.open(args, models)
+    run.check_evaluation(models, data)
+    assert (data.args.split_seed, data.columns.group) == (4, "group")
+
+
+def test_evaluating_on_training_images_is_detected_in_another_file_of_the_same_pixels(folder, tmp_path):
+    seen = [*images_of("test")[:5], *images_of("validation")[:2], *images_of("train")]
+    student = with_records(folder, "student", tmp_path / "student", "dataset", seen)
+    args = arguments(folder, tmp_path / "out", "teacher")
+    args.models.append(f"student={student}")
+    comparison = run.run_evaluation(args)
+    assert comparison.row("student").trained_on == ({"evaluated": 5, "thresholds": 2},)
+    assert comparison.row("teacher").trained_on == (None,)
+    assert all(pair.no_verdict.startswith("student was trained on 5 of these") for pair in comparison.differences)
+    write_report(comparison, tmp_path / "out")
+    card = card_for_folder(student, tmp_path / "out" / "comparison.json", "student")
+    assert "**Warning: student was trained on 5 of these 23 images, so its numbers are too good.**" in card.content
+    assert card.data.eval_results is None
+    assert "It was not recorded on which images" not in card.content
+    card = card_for_folder(folder / "teacher", tmp_path / "out" / "comparison.json", "teacher")
+    assert "- It was not recorded on which images the model was trained, so these may be among them." in card.content
+
+
+def test_a_fold_that_the_model_was_trained_on_is_refused(folder, tmp_path):
+    held = {"folds": 3, "fold": 1, "findings_column": "findings"}
+    student = with_records(folder, "student", tmp_path / "student", "dataset", images_of("train"), **held)
+    args = arguments(folder, tmp_path / "out", split="fold", threshold_split="none")
+    args.models = [f"student={student}"]
+    models = models_to_evaluate(args.models)
+
+    def check():
+        data = run.EvaluationData.open(args, models)
+        run.check_evaluation(models, data)
+        return data.args.fold
+
+    assert check() == 1, "as in the training"
+    args.fold = 0
+    with pytest.raises(DatasetError, match=r"with --fold 1; got --fold 0\. Add --fold 1\."):
+        check()
 
 
 @pytest.mark.slow

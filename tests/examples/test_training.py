@@ -25,7 +25,9 @@ from transformers import (
 
 from mlcak_hf import MLCAKForCXRClassification
 from mlcak_hf.distillation.cache.store import TeacherCache
-from mlcak_hf.errors import CacheError, DatasetError, DistillationError, LabelError, RecipeError
+from mlcak_hf.errors import CacheError, DatasetError, DistillationError, RecipeError
+from mlcak_hf.evaluation.arguments import EvaluationArguments
+from mlcak_hf.evaluation.run import run_evaluation
 from mlcak_hf.training.models import ModelArguments, build_model
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "distillation"
@@ -134,6 +136,7 @@ def test_a_teacher_is_trained_and_saved_whole(teacher):
     assert any("loss_local" in entry for entry in record["log"])
     assert record["data"]["preparation"] == {"fit": "squash", "voi": "percentile"}
     assert (teacher / "curves.png").stat().st_size > 10_000
+    assert len(json.loads((teacher / "training_images.json").read_text())["sets"][0]["hashes"]) == 26
     assert str(teacher.parent) not in (teacher / "training.json").read_text(), "no local path in what may be published"
 
 
@@ -263,9 +266,11 @@ def test_wrong_options_are_refused_with_the_reason(made, teacher, monkeypatch, t
         run(monkeypatch, "distil_student", *arguments, "--teacher", teacher, "--findings", "Edema")
     with pytest.raises(DatasetError, match="no column 'diagnosis'"):
         run(monkeypatch, "train_teacher", *arguments, "--label_column", "diagnosis")
+    with pytest.raises(RecipeError, match=r"push_to_hub must be false.* Upload the trained model with `mlcak push`"):
+        run(monkeypatch, "train_teacher", *arguments, "--push_to_hub", "true")
     with pytest.raises(RecipeError, match="gamma must be"):
         run(monkeypatch, "distil_student", *arguments, "--gamma", "-1")
-    with pytest.raises(LabelError, match="Row 0"):
+    with pytest.raises(DatasetError, match="with --label_column label; got --label_column group"):
         run(monkeypatch, "distil_student", *arguments, "--teacher", teacher, "--label_column", "group")
 
 
@@ -492,3 +497,32 @@ def test_a_head_is_kept_for_the_same_labels_only(teacher):
     kept, _ = build_model(arguments, kind | {"id2label": {0: "a", 1: "b"}, "local_labels": trained.config.local_labels})
     assert torch.equal(kept.local_classifier.weight, trained.local_classifier.weight)
     assert not torch.equal(kept.classifier.weight, trained.classifier.weight)
+
+
+def test_teacher_student_and_evaluation_share_the_split(made, monkeypatch, tmp_path):
+    """Without a validation split, rows are split off by options that the student and the evaluation must not change."""
+    dataset = shutil.copytree(made / "dataset", tmp_path / "data")
+    next((dataset / "data").glob("validation*")).unlink()
+    arguments = [*student_arguments(made, tmp_path / "student"), "--num_train_epochs", 1, "--validation_fraction", 0.4]
+    arguments += ["--dataset", dataset, "--metric_for_best_model", "eval_loss"]
+    teacher = ["--model", made / "large", "--output_dir", tmp_path / "teacher", "--split_seed", 3]
+    run(monkeypatch, "train_teacher", *arguments, *teacher)
+    distil = [*arguments, "--teacher", tmp_path / "teacher", "--split_seed"]
+    with pytest.raises(
+        DatasetError, match=r"the teacher .*with --split_seed 3; got --split_seed 4\. Add --split_seed 3"
+    ):
+        run(monkeypatch, "distil_student", *distil, 4)
+    renamed = shutil.copytree(dataset, tmp_path / "renamed")
+    with pytest.raises(DatasetError, match=r"the teacher .* got --split_seed 4"):
+        run(monkeypatch, "distil_student", *distil, 4, "--dataset", renamed)
+    run(monkeypatch, "distil_student", *distil, 3, "--dataset", renamed)
+
+    def evaluated(split):
+        models = [f"{name}={tmp_path / name}" for name in ("teacher", "student")]
+        where = {"dataset": str(renamed), "output": str(tmp_path / "out"), "split": split, "bootstrap_draws": 40}
+        return [row.trained_on for row in run_evaluation(EvaluationArguments(models=models, **where)).rows]
+
+    record = json.loads((tmp_path / "student" / "training.json").read_text())
+    # Without an option, thresholds come from rows that neither was trained on.
+    assert evaluated("validation") == [({"evaluated": 0, "thresholds": 0},)] * 2
+    assert evaluated("train") == [({"evaluated": record["train"]["rows"], "thresholds": 0},)] * 2

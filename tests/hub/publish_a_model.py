@@ -30,6 +30,7 @@ for name, embedding in {"first": "linear", "second": "conv"}.items():
     processor.save_pretrained(folder / "model")
     card_for_folder(folder / "model").save(folder / "model" / "README.md")
     (folder / "model" / "predictions.csv").write_text("patient,probability\n")
+    (folder / "model" / "training_images.json").write_text("{}")
     (folder / "model" / "checkpoint-5").mkdir(exist_ok=True)
     (folder / "model" / "checkpoint-5" / "model.safetensors").write_bytes(b"an older state")
     versions[name] = push_to_hub(folder / "model", repo_id).oid

@@ -21,8 +21,9 @@ logger = logging.get_logger(__name__)
 
 #: Larger images are reduced to this side before a view is made of them. Prepared datasets store this size.
 MAX_DECODED_PX = 256
-_FORMAT = 2
-_PIXELS, _INDEX = "pixels.bin", "index.npy"
+_FORMAT = 3
+_PIXELS, _INDEX, _DIGESTS = "pixels.bin", "index.npy", "digests.npy"
+_DIGEST_BYTES = 16
 
 
 def to_square(image: Any, processor: MLCAKImageProcessor, max_px: int = MAX_DECODED_PX) -> np.ndarray:
@@ -48,6 +49,23 @@ def to_square(image: Any, processor: MLCAKImageProcessor, max_px: int = MAX_DECO
     return square if square.shape == (side, side) else area_resize(square, side, side)
 
 
+def image_digest(image: Any) -> bytes:
+    """
+    Hash the decoded pixels of an image, so that the same radiograph is found in another file or compression.
+
+    Args:
+        image (`PIL.Image.Image` or `np.ndarray`):
+            A decoded image.
+
+    Returns:
+        `bytes` of length 16: The first half of a SHA-256 over shape and pixels.
+    """
+    pixels = np.asarray(image)
+    # Whether a library decodes 16 bits to int32 or uint16 must not matter.
+    pixels = np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else pixels.astype("<f4"))
+    return hashlib.sha256(f"{pixels.shape} ".encode() + pixels.tobytes()).digest()[:_DIGEST_BYTES]
+
+
 class DecodedImages:
     """
     The decoded images of a dataset, in the order of its rows. Made by [`decode_once`].
@@ -63,6 +81,8 @@ class DecodedImages:
         exact (`bool`):
             Whether every image was a grey square of 8 or 16 bits, no larger than 256 pixels: then nothing was reduced
             or rounded, and evaluation may use the decoded images too.
+        digests (`np.ndarray` of shape `(n, 16)`, uint8):
+            [`image_digest`] of every image before it was reduced.
 
     Example:
 
@@ -78,6 +98,7 @@ class DecodedImages:
         # Per image: offset in the file, side, bytes per pixel, and whether these are exactly the image.
         self._index = np.load(self.folder / _INDEX)
         self.exact = bool(self._index[:, 3].all())
+        self.digests = np.load(self.folder / _DIGESTS)
 
     def __getitem__(self, position: int) -> np.ndarray:
         """
@@ -152,6 +173,7 @@ def _write(folder: Path, rows: Dataset, processor: MLCAKImageProcessor) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     index = np.zeros((len(rows), 4), dtype=np.int64)
+    digests = np.zeros((len(rows), _DIGEST_BYTES), dtype=np.uint8)
     try:
         with (folder / _PIXELS).open("wb") as file:
             for position in logging.tqdm(range(len(rows)), desc="Decoding images once", unit="image"):
@@ -160,7 +182,9 @@ def _write(folder: Path, rows: Dataset, processor: MLCAKImageProcessor) -> None:
                 offset = file.tell()
                 width, same = _append(file, square)
                 index[position] = offset, len(square), width, kept and same
+                digests[position] = np.frombuffer(image_digest(image), np.uint8)
         np.save(folder / _INDEX, index)
+        np.save(folder / _DIGESTS, digests)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -14,7 +14,7 @@ from ..configuration_mlcak import MLCAKConfig
 from ..errors import DatasetError
 from ..preparation.group_split import fold_numbers, held_out_groups
 from .columns import DatasetColumns, Targets, column_values
-from .decoded_images import DecodedImages
+from .decoded_images import DecodedImages, image_digest
 
 _FILE_BUILDERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 
@@ -196,6 +196,12 @@ class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
         """Return the image id of a row, or its number if the dataset has no ids."""
         name = self._names[int(index)]
         return f"row {index}" if name is None else str(name)
+
+    def digest(self, index: int) -> bytes:
+        """Return the [`image_digest`] of a row's image."""
+        if self.decoded_images is not None:
+            return bytes(self.decoded_images.digests[index])
+        return image_digest(self[index]["image"])
 
     def pixel_fingerprint(self) -> str:
         """Return a SHA-256 of the stored images in their order, without decoding them. It is part of a cache's key."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,19 @@ from .decoded_images import decode_once
 from .sources import RadiographDataset, hold_out_fold, open_dataset, split_rows
 
 logger = logging.get_logger(__name__)
+
+
+#: Options that evaluation takes from the training of a model.
+SHARED_OPTIONS = (
+    "label_column",
+    "findings_column",
+    "group_column",
+    "image_id_column",
+    "validation_fraction",
+    "split_seed",
+    "folds",
+    "fold",
+)
 
 
 @dataclass
@@ -59,6 +72,32 @@ class DatasetArguments:
                 named[role] = None
         return DatasetColumns(**named, unlabelled=unlabelled)
 
+    def split_rule(
+        self, available: Sequence[str], split_off: bool, trained: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """
+        What decides which label is learned and which rows are for validation, by the names of the options.
+
+        Args:
+            available (`Sequence[str]`):
+                Columns of the dataset.
+            split_off (`bool`):
+                Whether validation rows or a fold are split off from the training rows.
+            trained (`Mapping[str, Any]`, *optional*):
+                Options of a training, which replace these.
+
+        Returns:
+            `dict[str, Any]`: Equal for models that were trained on the same rows for the same label.
+        """
+        args = replace(self, **{name: trained[name] for name in SHARED_OPTIONS if name in trained}) if trained else self
+        columns = args.columns(available)
+        rule: dict[str, Any] = {"label_column": columns.label or "none"}
+        if split_off:
+            rule |= {"group_column": columns.group or columns.image_id or "none"}
+            options = ("validation_fraction", "split_seed", "folds", "fold")
+            rule |= {name: getattr(args, name) for name in options}
+        return rule
+
 
 @dataclass
 class DataArguments(DatasetArguments):
@@ -85,6 +124,8 @@ class TrainingData:
             Arguments of [`MLCAKConfig`]: `id2label`, `local_labels`, `problem_type`.
         preparation (`dict`):
             The choices of `mlcak prepare`; empty for other datasets.
+        split_off (`bool`, *optional*, defaults to `False`):
+            Whether validation rows or a fold were split off from the training rows.
     """
 
     train: Dataset
@@ -92,6 +133,7 @@ class TrainingData:
     columns: DatasetColumns
     labels: dict[str, Any]
     preparation: dict[str, Any]
+    split_off: bool = False
 
     def set_fit_and_voi(self, processor: MLCAKImageProcessor) -> None:
         """
@@ -176,6 +218,7 @@ def open_training_data(args: DataArguments, taught: dict[str, Any] | None = None
     absent = [role for role in ("label", "findings") if getattr(columns, role) is None]
     if taught is not None and absent:
         logger.warning(f"{args.dataset} is used without a column of {' or '.join(absent)}.")
+    split_off = "validation" not in splits or args.folds > 0
     if "validation" in splits:
         train, validation = splits["train"], splits["validation"]
     else:
@@ -191,7 +234,7 @@ def open_training_data(args: DataArguments, taught: dict[str, Any] | None = None
         labels["problem_type"] = f"{'multi' if kind == 'several' else 'single'}_label_classification"
     if taught is None or args.findings is not None:
         labels["local_labels"] = _findings_to_learn(train, columns, args.findings)
-    return TrainingData(train, validation, columns, labels, stored_choices(args.dataset))
+    return TrainingData(train, validation, columns, labels, stored_choices(args.dataset), split_off)
 
 
 def stored_choices(dataset: str) -> dict[str, Any]:

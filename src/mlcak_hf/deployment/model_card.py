@@ -71,7 +71,10 @@ def create_model_card(
     context = {} if comparison is None else comparison.context
     dataset = Path(str(context.get("dataset") or "an unnamed dataset")).name  # Without its folder.
     split = str(context.get("split") or "unnamed")
-    results = [] if comparison is None or measured is None else _eval_results(comparison, measured, dataset, split)
+    results = []
+    # Numbers from training images must not stand in the metadata, where nobody reads the warning.
+    if comparison is not None and measured is not None and not measured.training_images():
+        results = _eval_results(comparison, measured, dataset, split)
     metadata = ModelCardData(
         language="en",
         license=license,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from ..configuration_mlcak import MLCAKConfig
-from ..data.training_data import DatasetArguments
+from ..data.training_data import SHARED_OPTIONS, DatasetArguments
 from ..errors import MLCAKError, RecipeError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..pretrained import load_config, load_processor
+from ..training.record import TRAINING_FILE, TrainingRecord
 
 NO_SPLIT = "none"
+_AS_TRAINED = "Default: as in the training of the models."
 
 
 @dataclass(kw_only=True)
@@ -21,12 +24,25 @@ class EvaluationArguments(DatasetArguments):
 
     models: list[str] = field(metadata={"help": "name=folder of each trained model; runs of one row share a name."})
     output: str = field(metadata={"help": "Folder to write."})
+    # `None` until `as_trained`: as in the training.json of the models.
+    label_column: str = field(default=None, metadata={"help": _AS_TRAINED})  # type: ignore[assignment]
+    findings_column: str = field(default=None, metadata={"help": _AS_TRAINED})  # type: ignore[assignment]
+    validation_fraction: float = field(default=None, metadata={"help": _AS_TRAINED})  # type: ignore[assignment]
+    split_seed: int = field(default=None, metadata={"help": _AS_TRAINED})  # type: ignore[assignment]
+    folds: int = field(default=None, metadata={"help": _AS_TRAINED})  # type: ignore[assignment]
+    fold: int = field(default=None, metadata={"help": _AS_TRAINED})  # type: ignore[assignment]
     split: str = field(default="test", metadata={"help": "Split to evaluate."})
     threshold_split: str = field(
         default="validation", metadata={"help": 'Split on which operating thresholds are chosen, or "none".'}
     )
     baseline: str | None = field(
         default=None, metadata={"help": 'Row to compare the others with. Default: the one named "plain", or the first.'}
+    )
+    pairs: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "name=name: the only rows to compare, the first minus the second. Default: with the baseline."
+        },
     )
     lowres: list[str] = field(
         default_factory=list,
@@ -36,6 +52,30 @@ class EvaluationArguments(DatasetArguments):
     num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
     bootstrap_draws: int = field(default=2000, metadata={"help": "Number of bootstrap draws for the intervals."})
     seed: int = field(default=0, metadata={"help": "Seed of the draws."})
+
+    @property
+    def named_pairs(self) -> list[tuple[str, str]]:
+        """The pairs of `--pairs`."""
+        return [_pair(given, "--pairs", "name=name") for given in self.pairs]
+
+    def as_trained(self, trained: Mapping[str, Any], available: Sequence[str]) -> EvaluationArguments:
+        """Take the options that were not given from a training, or else from the defaults of training.
+
+        Args:
+            trained (`Mapping[str, Any]`):
+                Options of the training; empty if they are not known.
+            available (`Sequence[str]`):
+                Columns of the dataset. A column that another dataset does not have is not taken.
+
+        Returns:
+            [`EvaluationArguments`]: All with a value.
+        """
+        options: dict[str, Any] = {entry.name: entry.default for entry in fields(DatasetArguments)}
+        for name in SHARED_OPTIONS:
+            value = trained.get(name)
+            if value is not None and (not name.endswith("_column") or value in ("none", *available)):
+                options[name] = value
+        return replace(self, **{name: options[name] for name in SHARED_OPTIONS if getattr(self, name) is None})
 
 
 @dataclass(frozen=True)
@@ -51,6 +91,12 @@ class EvaluatedModel:
     def role(self) -> str:
         """What error messages call it."""
         return f"model {self.name}"
+
+    @property
+    def training_options(self) -> Mapping[str, Any]:
+        """Options of its dataset in `training.json`; empty for a model without one, as from the Hub."""
+        known = (Path(self.folder) / TRAINING_FILE).is_file()
+        return TrainingRecord.load(self.folder).content["data"] if known else {}
 
     def load_config(self) -> MLCAKConfig:
         """Load its configuration."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +14,12 @@ from ..errors import MLCAKError
 from ..probabilities import MULTI_LABEL
 from .bootstrap import DrawWeights, MetricDraws, draw_weights, group_indices, label_draws, percentile_interval
 from .calibration import calibration_draws, reliability, threshold_draws
-from .comparison import COMPARED, RARE, ClassCount, Comparison, Difference, Estimate, Row
+from .comparison import COMPARED, RARE, ClassCount, Comparison, Difference, Estimate, Row, choose_pairs
 from .localisation import attention_draws
 from .metrics import METRICS, MLCAKMetric
-from .predictions import ModelPredictions, align
+from .predictions import ModelPredictions, align, label_scores
 from .scores import FloatArray, TaskScores, undefined_labels
-from .significance import ALPHA, half_width, holm, p_value
+from .significance import ALPHA, delong, half_width, holm, p_value
 
 #: With more draws dropped than this share, the others no longer represent the test set.
 _MOST_DROPPED = 0.05
@@ -35,6 +35,7 @@ def compare(
     n_draws: int = 2000,
     seed: int = 0,
     context: dict[str, Any] | None = None,
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> Comparison:
     """Compare models on the same images, with the same bootstrap draws for all.
 
@@ -54,12 +55,14 @@ def compare(
             Seed of the draws.
         context (`dict`, *optional*):
             What was compared (`dataset`, `split`, `threshold_split`), kept in the record.
+        pairs (`Sequence[tuple[str, str]]`, *optional*):
+            Rows to compare, instead of each with the baseline. They must be chosen before the results are known.
 
     Returns:
         [`Comparison`]
 
     Raises:
-        [`MLCAKError`]: When the images or labels differ, a run occurs twice, or the baseline is not a row.
+        [`MLCAKError`]: When the images or labels differ, a run occurs twice, or a row to compare does not exist.
 
     Example:
 
@@ -80,14 +83,16 @@ def compare(
             raise MLCAKError(f"Each run must occur once; got {model.name!r} twice with run {model.run!r}. Rename one.")
         rows.setdefault(model.name, []).append(model)
         of_row[model.run] = run_metrics(model, weights)
-    baseline = choose_baseline(list(rows), baseline)
+    pairs = choose_pairs(list(rows), baseline, pairs)
     local = next((model.local_task for model in aligned if model.local_task is not None), None)
     tasks = [("auroc_global", "global/", first.global_task), ("auroc_local_macro", "", local)]
     index = group_indices(groups)
     rare = {metric: _rare(task, index) for metric, _, task in tasks if task is not None}
-    return Comparison(
-        rows=tuple(_row(runs, measured[name]) for name, runs in rows.items()),
-        differences=tuple(_differences(measured, baseline, rare)),
+    made = tuple(_row(runs, measured[name]) for name, runs in rows.items())
+    unfit = {row.name: row.training_images() for row in made if row.training_images()}
+    comparison = Comparison(
+        rows=made,
+        differences=tuple(_differences(measured, pairs, rare, unfit)),
         finding_names=() if local is None else local.names,
         **{name: tuple(labels) for name, labels in undefined_labels(first.global_task, local).items()},
         class_counts={
@@ -103,27 +108,7 @@ def compare(
         seed=seed,
         context=dict(context or {}),
     )
-
-
-def choose_baseline(names: Sequence[str], baseline: str | None = None) -> str:
-    """Choose the row that the others are compared with: the named one, the plain student, or the first.
-
-    Args:
-        names (`Sequence[str]`):
-            Names of the rows.
-        baseline (`str`, *optional*):
-            Name that was asked for.
-
-    Returns:
-        `str`: One of the names.
-
-    Raises:
-        [`MLCAKError`]: When the baseline is not one of the names.
-    """
-    if baseline is not None and baseline not in names:
-        raise MLCAKError(f"The baseline must be one of the rows {', '.join(map(repr, names))}; got {baseline!r}.")
-    plain = [name for name in names if "plain" in name.lower()]
-    return baseline or (plain[0] if len(plain) == 1 else names[0])
+    return _add_delong(comparison, rows) if comparison.n_groups == comparison.n_images else comparison
 
 
 def run_metrics(model: ModelPredictions, weights: DrawWeights) -> dict[str, MetricDraws]:
@@ -173,7 +158,8 @@ def _row(models: list[ModelPredictions], measured: Runs) -> Row:
         reliability=reliability(scores, labels),
         weights=tuple(model.details.get("weights") for model in models),
         thresholds=tuple(filter(None, (_thresholds(model) for model in models))),
-        details={key: value for key, value in models[0].details.items() if key != "weights"},
+        trained_on=tuple(model.details.get("trained_on") for model in models),
+        details={key: value for key, value in models[0].details.items() if key not in ("weights", "trained_on")},
     )
 
 
@@ -201,12 +187,42 @@ def _rare(task: TaskScores, groups: NDArray[np.intp]) -> list[str]:
     return [name for name, patients in zip(task.names, fewest, strict=True) if 0 < patients < RARE]
 
 
-def _differences(measured: dict[str, Runs], baseline: str, rare: dict[str, list[str]]) -> list[Difference]:
-    """Differences from the baseline, the p-values of those with a verdict adjusted for their number."""
-    pairs = [(name, metric) for name in measured if name != baseline for metric in COMPARED]
-    both = [(name, metric) for name, metric in pairs
-            if all(metric in of_run for row in (name, baseline) for of_run in measured[row].values())]  # fmt: skip
-    found = [_difference(name, baseline, metric, measured, rare[metric]) for name, metric in both]
+def _add_delong(comparison: Comparison, runs: Mapping[str, Sequence[ModelPredictions]]) -> Comparison:
+    """Add DeLong's intervals and paired tests to the AUROCs of single labels; each patient has one image."""
+
+    def added(estimate: Estimate, metric: str, *names: str) -> Estimate:
+        found = [label_scores(runs[name], metric) for name in names]
+        known = [each for each in found if each is not None]
+        if len(known) < len(names):
+            return estimate
+        return replace(estimate, delong=delong(known[0][1], *(scores for scores, _ in known)))
+
+    rows = tuple(
+        replace(row, metrics={metric: added(of, metric, row.name) for metric, of in row.metrics.items()})
+        for row in comparison.rows
+    )
+    pairs = tuple(
+        replace(pair, estimate=added(pair.estimate, pair.metric, pair.model, pair.baseline))
+        for pair in comparison.differences
+    )
+    return replace(comparison, rows=rows, differences=pairs)
+
+
+def _differences(
+    measured: dict[str, Runs], pairs: Sequence[tuple[str, str]], rare: dict[str, list[str]], unfit: dict[str, int]
+) -> list[Difference]:
+    """Differences of the pairs, the p-values of those with a verdict adjusted for their number."""
+    wanted = [(*pair, metric) for pair in pairs for metric in COMPARED]
+    both = [(name, other, metric) for name, other, metric in wanted
+            if all(metric in of_run for row in (name, other) for of_run in measured[row].values())]  # fmt: skip
+    found = []
+    for name, other, metric in both:
+        reasons = [
+            f"{row} was trained on {count} of these images" for row, count in unfit.items() if row in (name, other)
+        ]
+        if rare[metric]:
+            reasons.append(f"fewer than {RARE} patients in a class of {', '.join(rare[metric])}")
+        found.append(_difference(name, other, metric, measured, "; ".join(reasons)))
     tested = [place for place, (difference, _) in enumerate(found) if not difference.no_verdict]
     result = [difference for difference, _ in found]
     noise = [(found[place][1], result[place].estimate.deviation or 0.0, len(result[place].per_run)) for place in tested]
@@ -218,7 +234,7 @@ def _differences(measured: dict[str, Runs], baseline: str, rare: dict[str, list[
 
 
 def _difference(
-    name: str, baseline: str, metric: str, measured: dict[str, Runs], rare: list[str]
+    name: str, baseline: str, metric: str, measured: dict[str, Runs], unfit: str
 ) -> tuple[Difference, float]:
     """Difference of two rows, without its p-value, and its standard deviation over the draws."""
     ours, theirs = measured[name], measured[baseline]
@@ -230,9 +246,9 @@ def _difference(
     per_run = tuple(ours[run][metric].value - theirs[run][metric].value for run in ours if paired)
     deviation = float(np.std(per_run, ddof=1)) if paired else None
     reasons = {
+        unfit: unfit,
         "a single training run": min(len(ours), len(theirs)) < 2,
         "the rows do not have the same runs": not paired,
-        f"fewer than {RARE} patients in a class of {', '.join(rare)}": rare,
         "too many draws without both classes": interval.dropped > _MOST_DROPPED * len(draws),
     }
     reason = next((reason for reason, applies in reasons.items() if applies), "")

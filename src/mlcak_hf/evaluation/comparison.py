@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
@@ -10,9 +11,9 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 from ..errors import MLCAKError
 from .bootstrap import Interval
 from .calibration import Reliability
-from .significance import ALPHA
+from .significance import ALPHA, DeLong
 
-_FORMAT = 2
+_FORMAT = 3
 NOTICE = "Research use only: not a medical device, not a basis for a diagnosis."
 #: Metrics in which rows are compared.
 COMPARED = ("auroc_global", "auroc_local_macro")
@@ -24,13 +25,15 @@ RARE = 10
 class Estimate:
     """A metric of a row: its mean over the runs.
 
-    `interval` is `None` for metrics without one, `deviation` (n - 1, over the runs) for a single run.
+    `interval` is `None` for metrics without one, `deviation` (n - 1, over the runs) for a single run. `delong` is only
+    defined for the AUROC of one label, if each patient has one image.
     """
 
     value: float
     interval: Interval | None
     deviation: float | None
     runs: int
+    delong: DeLong | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ class Row:
             Digest of each run's weights; `None` for a model from the Hub.
         thresholds (`tuple[dict[str, float], ...]`):
             Operating thresholds of each run, by label.
+        trained_on (`tuple[dict[str, int] | None, ...]`):
+            How many of the `"evaluated"` images, and of those behind the `"thresholds"`, each run was trained on;
+            `None` if it is not known.
         details (`dict[str, Any]`):
             What else is known about the first run, such as its input size.
     """
@@ -68,7 +74,12 @@ class Row:
     reliability: Reliability
     weights: tuple[str | None, ...] = ()
     thresholds: tuple[dict[str, float], ...] = ()
+    trained_on: tuple[dict[str, int] | None, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+
+    def training_images(self, part: str = "evaluated") -> int:
+        """Most of the evaluated images, or of those behind the thresholds, that any of the runs was trained on."""
+        return max((known.get(part, 0) for known in self.trained_on if known), default=0)
 
 
 @dataclass(frozen=True)
@@ -175,6 +186,44 @@ class Comparison:
                 "that examples/evaluation/evaluate_models.py wrote."
             ) from error
         raise MLCAKError(f"{path} must have format {_FORMAT}; got {record['format']}. Evaluate the models again.")
+
+
+def choose_pairs(
+    names: Sequence[str], baseline: str | None = None, pairs: Sequence[tuple[str, str]] = ()
+) -> list[tuple[str, str]]:
+    """Choose the rows to compare: the named pairs, or each row with the baseline, the plain student, or the first row.
+
+    Args:
+        names (`Sequence[str]`):
+            Names of the rows.
+        baseline (`str`, *optional*):
+            Row that the others are compared with.
+        pairs (`Sequence[tuple[str, str]]`, *optional*):
+            Pairs of rows that were asked for, instead of a baseline.
+
+    Returns:
+        `list[tuple[str, str]]`: The second row of each pair is subtracted from the first.
+
+    Raises:
+        [`MLCAKError`]: When a name is not that of a row, a pair occurs twice, or a baseline is given as well.
+    """
+    rows = ", ".join(map(repr, names))
+    if baseline is not None and baseline not in names:
+        raise MLCAKError(f"The baseline must be one of the rows {rows}; got {baseline!r}.")
+    if not pairs:
+        plain = [name for name in names if "plain" in name.lower()]
+        baseline = baseline or (plain[0] if len(plain) == 1 else names[0])
+        return [(name, baseline) for name in names if name != baseline]
+    if baseline is not None:
+        raise MLCAKError("Either a baseline or pairs must be given; got both. Remove one of them.")
+    for pair in pairs:
+        if pair[0] == pair[1] or not set(pair) <= set(names):
+            raise MLCAKError(f"A pair must be two of the rows {rows}; got {pair[0]!r} and {pair[1]!r}.")
+    if len(set(map(frozenset, pairs))) < len(pairs):
+        raise MLCAKError(
+            f"Every pair must occur once; got {', '.join(map(' and '.join, pairs))}. Remove the repeated one."
+        )
+    return list(pairs)
 
 
 def _read(kind: Any, value: Any) -> Any:

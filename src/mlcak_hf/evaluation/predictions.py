@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import MLCAKError
 from .localisation import Localisation
-from .scores import FloatArray, TaskScores
+from .scores import FloatArray, LabelArray, TaskScores
 
 _FORMAT = 3
 _WORDS = ("name", "image_ids", "groups", "run", "details")
@@ -182,6 +182,28 @@ def _align_task(what: str, model: ModelPredictions, task: TaskScores, reference:
         where = f"first {reference.names[column]!r} of image {model.image_ids[row]!r}"
         raise _cannot_compare(model.name, f"its {what} differ, {where}")
     return ordered
+
+
+def label_scores(runs: Sequence[ModelPredictions], metric: str) -> tuple[FloatArray, LabelArray] | None:
+    """Scores and labels behind a metric that is the AUROC of one label.
+
+    Args:
+        runs (`Sequence[ModelPredictions]`):
+            Aligned predictions.
+        metric (`str`):
+            Such as `"auroc_global"` or `"auroc/<finding>"`.
+
+    Returns:
+        `tuple`: Scores of shape `(n, runs)` and labels of shape `(n,)`; `None` for other metrics and for means over
+        several labels.
+    """
+    family, _, label = metric.partition("/")
+    tasks = [run.local_task if family == "auroc" else run.global_task for run in runs]
+    found = [task for task in tasks if task is not None]
+    if family not in ("auroc", "auroc_global") or not found or (not label and len(found[0].names) > 1):
+        return None
+    column = found[0].names.index(label) if label else 0
+    return np.stack([task.scores[:, column] for task in found], axis=1), found[0].labels[:, column]
 
 
 def _order(name: str, found: Sequence[str], expected: Sequence[str], what: str) -> NDArray[np.intp]:

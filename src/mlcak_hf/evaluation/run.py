@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from ..configuration_mlcak import MLCAKConfig
 from ..data.collator import MLCAKCollator
 from ..data.columns import DatasetColumns, Targets
+from ..data.decoded_images import image_digest
 from ..data.sources import RadiographDataset, hold_out_fold, open_dataset, split_rows
 from ..data.training_data import stored_choices
 from ..errors import DatasetError, MLCAKError, RecipeError
@@ -27,12 +28,12 @@ from ..explanation.class_token import class_token_attention
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..pretrained import load_model, weights_digest
 from ..probabilities import probabilities
-from ..training.record import TRAINING_FILE, TrainingRecord
+from ..training.training_images import TrainingImages, check_shared_split
 from .arguments import NO_SPLIT, EvaluatedModel, EvaluationArguments, models_to_evaluate
 from .bootstrap import MIN_DRAWS
 from .calibration import operating_thresholds
-from .compare import choose_baseline, compare
-from .comparison import Comparison
+from .compare import compare
+from .comparison import Comparison, choose_pairs
 from .localisation import attention_on_boxes
 from .predictions import ModelPredictions
 from .scores import FloatArray, TaskScores, global_scores, local_scores
@@ -47,10 +48,11 @@ class EvaluationData:
     args: EvaluationArguments
 
     @classmethod
-    def open(cls, args: EvaluationArguments) -> EvaluationData:
-        """Open the dataset."""
+    def open(cls, args: EvaluationArguments, models: Sequence[EvaluatedModel]) -> EvaluationData:
+        """Open the dataset; options that were not given are those of the first model's training."""
         splits = open_dataset(args.dataset, args.image_column)
         rows = next(iter(splits.values()))
+        args = args.as_trained(next(filter(None, (model.training_options for model in models)), {}), rows.column_names)
         columns = args.columns(rows.column_names)
         columns.check(rows)
         return cls(hold_out_fold(splits, columns, args.folds, args.fold), columns, args)
@@ -89,8 +91,9 @@ def run_evaluation(args: EvaluationArguments) -> Comparison | None:
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     models = models_to_evaluate(args.models, args.lowres)
     with accelerator.main_process_first():
-        data = EvaluationData.open(args)
+        data = EvaluationData.open(args, models)
     check_evaluation(models, data)
+    args = data.args
     found = [evaluate_model(model, data, accelerator) for model in models]
     if not accelerator.is_main_process:
         return None
@@ -103,7 +106,7 @@ def run_evaluation(args: EvaluationArguments) -> Comparison | None:
         "threshold_split": args.threshold_split,
         "num_processes": accelerator.num_processes,
     }
-    return compare(found, args.baseline, args.bootstrap_draws, args.seed, context)
+    return compare(found, args.baseline, args.bootstrap_draws, args.seed, context, args.named_pairs)
 
 
 def check_evaluation(models: Sequence[EvaluatedModel], data: EvaluationData) -> None:
@@ -119,13 +122,17 @@ def check_evaluation(models: Sequence[EvaluatedModel], data: EvaluationData) -> 
         [`MLCAKError`]: When a baseline, split, column, model or folder cannot be used.
     """
     args = data.args
-    choose_baseline([model.name for model in models], args.baseline)
+    choose_pairs(list(dict.fromkeys(model.name for model in models)), args.baseline, args.named_pairs)
     if args.bootstrap_draws < MIN_DRAWS:
         raise RecipeError(f"--bootstrap_draws must be at least {MIN_DRAWS}; got {args.bootstrap_draws}.")
     for name in {args.split, args.threshold_split} - {NO_SPLIT}:
         data.split(name)
+    split_off = "validation" not in data.splits and "validation" in (args.split, args.threshold_split)
+    split_off = split_off or args.split == "fold"
+    train = data.splits.get("train", data.split(args.split))
     stored_fit = stored_choices(args.dataset).get("fit")
     for model in models:
+        check_shared_split(model.folder, model.role, args, train, split_off)
         fit = model.load_processor().fit
         data.radiographs(args.split, model.load_config())
         if stored_fit not in (None, fit):
@@ -133,8 +140,6 @@ def check_evaluation(models: Sequence[EvaluatedModel], data: EvaluationData) -> 
                 f"{model.role} ({model.folder}) makes squares with fit {fit!r}, but {args.dataset} was prepared with "
                 f"{stored_fit!r}. Evaluate it on a dataset prepared like the one it was trained on."
             )
-        if args.folds or (args.threshold_split == "validation" and "validation" not in data.splits):
-            _check_split_rule(model, args)
     folder = Path(args.output) / "predictions"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,21 +147,6 @@ def check_evaluation(models: Sequence[EvaluatedModel], data: EvaluationData) -> 
             TemporaryFile(dir=writable).close()
     except OSError as error:
         raise RecipeError(f"--output {args.output} cannot be written ({error}). Name another folder.") from error
-
-
-def _check_split_rule(model: EvaluatedModel, args: EvaluationArguments) -> None:
-    """Refuse a fold or validation rows that contain images that the model was trained on."""
-    if not (Path(model.folder) / TRAINING_FILE).is_file():
-        return
-    trained = TrainingRecord.load(model.folder).content["data"]
-    used = {name: trained[name] for name in ("validation_fraction", "split_seed", "folds", "fold") if name in trained}
-    same_dataset = Path(str(trained["dataset"])).name == Path(args.dataset).name
-    if same_dataset and used != {name: getattr(args, name) for name in used}:
-        options = " ".join(f"--{name} {value}" for name, value in used.items())
-        raise DatasetError(
-            f"The validation rows and the fold must be those of {model.role}, which was trained with {options}; others "
-            f"contain training images. Add {options}."
-        )
 
 
 def evaluate_model(model: EvaluatedModel, data: EvaluationData, accelerator: Accelerator) -> ModelPredictions:
@@ -178,11 +168,17 @@ def evaluate_model(model: EvaluatedModel, data: EvaluationData, accelerator: Acc
     network.to(accelerator.device)
     rows, size = data.split(args.split), network.config.image_size
     has_boxes = {"boxes", "original_height", "original_width"} <= set(rows.column_names)
-    global_task, local_task, attention = _outputs(network, processor, data, args.split, accelerator, has_boxes)
+    digests: dict[str, Any] = {}
+    global_task, local_task, attention, digests["evaluated"] = _outputs(
+        network, processor, data, args.split, accelerator, has_boxes
+    )
     thresholds = None
     if args.threshold_split != NO_SPLIT:
-        validation_task, *_ = _outputs(network, processor, data, args.threshold_split, accelerator)
+        validation_task, *_, digests["thresholds"] = _outputs(
+            network, processor, data, args.threshold_split, accelerator
+        )
         thresholds = operating_thresholds(validation_task)
+    known = TrainingImages.load(model.folder)
     return ModelPredictions(
         name=model.name,
         image_ids=rows[columns.image_id] if columns.image_id else list(map(str, range(len(rows)))),
@@ -194,6 +190,7 @@ def evaluate_model(model: EvaluatedModel, data: EvaluationData, accelerator: Acc
         localisation=None if attention is None else attention_on_boxes(attention, rows, size, processor.fit),
         # The record may be published, so only the last part of a local path is kept.
         details={
+            "trained_on": known and {part: known.count(map(bytes, found)) for part, found in digests.items()},
             "folder": Path(model.folder).name,
             "image_size_px": size,
             "lowres_px": model.lowres,
@@ -209,8 +206,11 @@ def _outputs(
     split: str,
     accelerator: Accelerator,
     with_attention: bool = False,
-) -> tuple[TaskScores, TaskScores | None, FloatArray | None]:
-    """Scores of both tasks and the class token's attention for every image of a split, shared among the processes."""
+) -> tuple[TaskScores, TaskScores | None, FloatArray | None, np.ndarray]:
+    """Scores of both tasks, the class token's attention and the digest of every image of a split.
+
+    The images are shared among the processes.
+    """
     config, args = network.config, data.args
     dataset, collate = data.radiographs(split, config), partial(_collate, MLCAKCollator(processor))
     loader = DataLoader(dataset, args.batch_size, num_workers=args.num_workers, collate_fn=collate)
@@ -219,7 +219,7 @@ def _outputs(
     for batch in tqdm(accelerator.prepare(loader), unit="batch", leave=False, disable=quiet or None):
         with torch.inference_mode(), accelerator.autocast():
             output = network(batch["pixel_values"], output_attentions=with_attention)
-        found = {"index": batch["index"], "logits": output.logits.float()}
+        found = {"index": batch["index"], "digest": batch["digest"], "logits": output.logits.float()}
         if output.local_logits is not None:
             found["local_logits"] = output.local_logits.float()
         if with_attention:
@@ -239,9 +239,11 @@ def _outputs(
         local = local_scores(probabilities(arrays["local_logits"]), targets["local_targets"], config.local_labels)
     if with_attention:
         attention = class_token_attention(arrays["attention"], config.num_prefix_tokens, network.grid_size)
-    return global_scores(scores, targets["labels"], config.global_labels, problem_type), local, attention
+    global_task = global_scores(scores, targets["labels"], config.global_labels, problem_type)
+    return global_task, local, attention, arrays["digest"]
 
 
 def _collate(collator: MLCAKCollator, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Pixels and each row's place in the split, which puts gathered rows in order."""
-    return collator(rows) | {"index": torch.tensor([row["index"] for row in rows])}
+    """Pixels, their digests, and each row's place in the split, which puts gathered rows in order."""
+    digests = torch.tensor([list(image_digest(row["image"])) for row in rows], dtype=torch.uint8)
+    return collator(rows) | {"index": torch.tensor([row["index"] for row in rows]), "digest": digests}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,12 +26,14 @@ from ..errors import DistillationError, RecipeError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification
 from ..pretrained import load_processor, weights_digest
+from ..shipped import resolve_model
 from .arguments import SHIFTED, MLCAKTrainingArguments
 from .curves import draw_training_curves
 from .models import ModelArguments, build_model
 from .objective import check_labels, has_labels
 from .record import TrainingRecord
 from .trainer import MLCAKTrainer
+from .training_images import TrainingImages, check_shared_split
 
 logger = logging.get_logger(__name__)
 
@@ -106,23 +108,30 @@ def set_up_training(
             Makes the metrics of evaluation from a config; `None` when nothing will be evaluated.
 
     Raises:
-        [`RecipeError`]: When a teacher is needed but neither it nor a cache is given, or the metric that chooses the
-            best checkpoint is not defined on the validation rows.
+        [`RecipeError`]: When a teacher is needed but neither it nor a cache is given, the metric that chooses the best
+            checkpoint is not defined on the validation rows, or everything would be uploaded.
         [`DistillationError`]: When a teacher cannot teach the student, or there is nothing to learn.
-        [`DatasetError`]: When the dataset cannot be used.
+        [`DatasetError`]: When the dataset cannot be used, or a teacher was trained on other rows of it.
     """
     logging.set_verbosity(args.get_process_log_level())  # type: ignore[no-untyped-call]
+    if args.push_to_hub:
+        raise RecipeError(
+            "push_to_hub must be false: it would upload all of --output_dir, also the hashes of the training images. "
+            "Upload the trained model with `mlcak push`."
+        )
     known: Any = _teachers_of(model_args) if isinstance(model_args, StudentArguments) and args.distils else None
     names = ("id2label", "local_labels", "problem_type")
     labels = None if known is None else {name: getattr(teacher_config(known[0]), name) for name in names}
     with args.main_process_first(desc="opening the dataset"):
         data = open_training_data(data_args, labels)
+    sources: Any = None if known is None else getattr(model_args, "teacher", None)
+    for source in sources or ():
+        check_shared_split(source, f"the teacher {source!r}", data_args, data.train, data.split_off)
     # Students with the same seed start from the same weights, whatever was loaded before.
     set_seed(args.seed)
     model, processor = build_model(model_args, data.labels)
     config: Any = model.config
     teachers = None if known is None else Teachers(known, model, args.attention_options)
-    sources: Any = getattr(model_args, "teacher", None)
     processors = None
     if teachers is not None and sources is not None:
         named = zip(sources, teachers.configs, strict=True)
@@ -217,7 +226,7 @@ def open_teacher_cache(
 def save_trained(
     trainer: MLCAKTrainer, model_args: ModelArguments, data_args: DataArguments, data: TrainingData
 ) -> None:
-    """Evaluate and save a trained model with its image processor, its training record and its curves.
+    """Evaluate and save a trained model with its image processor, its training records and its curves.
 
     A model card that was generated for earlier weights in the folder is renamed to `README.earlier.md`.
 
@@ -235,6 +244,12 @@ def save_trained(
     if not trainer.is_world_process_zero():
         return
     folder = Path(str(trainer.args.output_dir))
+    # Before the folder, which may be that of the initial weights, gets a record of its own.
+    earlier, train = (
+        TrainingImages.load(resolve_model(model_args.model)),
+        cast(RadiographDataset, trainer.train_dataset),
+    )
+    TrainingImages.of_run(map(train.digest, range(len(train))), earlier).save(folder)
     TrainingRecord.of_run(trainer, model_args, data_args, data.preparation, metrics).save(folder)
     set_outdated_card_aside(folder)
     draw_training_curves(trainer.state.log_history, folder / "curves.png", title=folder.name)

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..comparison import Comparison, Estimate, Row
-from .wording import TITLES, footer, title
+from .wording import TITLES, footer, row_name, title, warnings
 
 # Okabe and Ito's colours are distinct with every common colour blindness; markers differ too, for print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -48,13 +48,14 @@ def draw_comparison(comparison: Comparison, path: str | Path) -> None:
     for place, key in enumerate(summaries):
         shown = [(position, position, row.metrics[key], "-") for position, row in enumerate(rows) if key in row.metrics]
         axes = figure.add_subplot(grid[place, 0])
-        _draw_aurocs(axes, shown, [row.name for row in rows], TITLES[key])
+        _draw_aurocs(axes, shown, [row_name(row) for row in rows], TITLES[key])
         for position in set(range(len(rows))) - {position for position, *_ in shown}:
             axes.text(0.5, position, "no such head", color=GREY, fontsize=8, va="center")
     _draw_reliability(figure.add_subplot(grid[-1, 0]), rows)
     if findings:
         _draw_findings(figure.add_subplot(grid[:, 1]), comparison, findings)
-    figure.suptitle(title(comparison), fontsize=12, fontweight="bold")
+    marked = [part for line in warnings(comparison) for part in wrap(line, 50 * columns)]
+    figure.suptitle("\n".join([title(comparison), *marked]), fontsize=12, fontweight="bold")
     notes = [part for line in footer(comparison) for part in wrap(line, 80 * columns + 5)]
     figure.supxlabel("\n".join(notes), fontsize=7, color=GREY)
     figure.savefig(path)
@@ -101,7 +102,7 @@ def _draw_reliability(axes: Any, rows: Sequence[Row]) -> None:
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=DASHES)
     for position, row in enumerate(rows):
         bins = row.reliability
-        axes.plot(bins.mean_score, bins.observed, **_style(position), markersize=5, linewidth=1.2, label=row.name)
+        axes.plot(bins.mean_score, bins.observed, **_style(position), markersize=5, linewidth=1.2, label=row_name(row))
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_aspect("equal", adjustable="box", anchor="N")
     axes.set_xlabel("Predicted probability (bins of equal size)", fontsize=8)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..comparison import Comparison, Row
 from .figure import draw_comparison
-from .wording import footer, interval, number, statements, title
+from .wording import footer, interval, number, row_name, statements, title, warnings
 
 #: Columns of the table: metric, title (with the terminal's line breaks), decimals. Columns without values are left out.
 COLUMNS = (
@@ -35,7 +35,7 @@ def rich_table(comparison: Comparison) -> Table:
         `rich.table.Table`
     """
     table = Table(
-        title=title(comparison),
+        title=Text("\n".join([title(comparison), *warnings(comparison)]), "italic"),
         caption="\n".join(footer(comparison)),
         caption_justify="left",
         title_justify="left",
@@ -49,7 +49,7 @@ def rich_table(comparison: Comparison) -> Table:
     for _, heading, _ in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in comparison.rows:
-        table.add_row(_name(row), *(_terminal_cell(row, key, decimals) for key, _, decimals in columns))
+        table.add_row(Text(row_name(row)), *(_terminal_cell(row, key, decimals) for key, _, decimals in columns))
     return table
 
 
@@ -65,8 +65,9 @@ def markdown(comparison: Comparison) -> str:
     """
     columns = _columns(comparison)
     headings = [heading.replace("-\n", "").replace("\n", " ") for _, heading, _ in columns]
-    cells = [[_name(row), *(_cell(row, key, decimals) for key, _, decimals in columns)] for row in comparison.rows]
-    lines = _markdown_table(["Model", *headings], cells)
+    cells = [[row_name(row), *(_cell(row, key, decimals) for key, _, decimals in columns)] for row in comparison.rows]
+    lines = [part for line in warnings(comparison) for part in (f"**{_escape(line)}**", "")]
+    lines += _markdown_table(["Model", *headings], cells)
     differences = statements(comparison)
     if differences:
         lines += ["", "Differences (paired, same draws):", "", *(f"- {_escape(line)}" for line in differences)]
@@ -78,7 +79,7 @@ def markdown(comparison: Comparison) -> str:
             for name, of in counts.items()
             if of.present and of.absent
         ]
-        heading = ["Finding", "Present", *map(_name, rows)]
+        heading = ["Finding", "Present", *map(row_name, rows)]
         lines += ["", "AUROC per finding:", "", *_markdown_table(heading, found)]
     lines += ["", *(f"{_escape(line)}  " for line in footer(comparison))]
     return "\n".join(lines).rstrip() + "\n"
@@ -111,10 +112,6 @@ def _markdown_table(headings: list[str], rows: list[list[str]]) -> list[str]:
 
 def _columns(comparison: Comparison) -> list[tuple[str, str, int]]:
     return [column for column in COLUMNS if any(column[0] in row.metrics for row in comparison.rows)]
-
-
-def _name(row: Row) -> str:
-    return f"{row.name} ({len(row.runs)} runs)" if len(row.runs) > 1 else row.name
 
 
 def _terminal_cell(row: Row, key: str, decimals: int) -> Text:

@@ -45,11 +45,17 @@ def statement(difference: Difference) -> str:
     runs = "" if estimate.deviation is None else f" ± {estimate.deviation:.3f} over {estimate.runs} runs"
     verdict = f"no verdict ({difference.no_verdict})"
     if p is not None:
-        adjusted = f"adjusted p {f'{p:.3f}' if p >= 0.001 else '< 0.001'}"
+        adjusted = f"adjusted p {_p(p)}"
         least = f"least detectable difference {difference.least_difference:.3f}"
         verdict = f"{'beyond' if difference.beyond_noise else 'within'} noise ({adjusted}; {least})"
+    if estimate.delong is not None:
+        verdict += f"; DeLong's test, patients only: p {_p(estimate.delong.p_value)}"
     compared = f"{difference.model} - {difference.baseline}, {TITLES[difference.metric]}"
     return f"{compared}: {estimate.value:+.3f}{runs} {interval(estimate)}: {verdict}"
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def statements(comparison: Comparison) -> list[str]:
@@ -79,6 +85,30 @@ def basis(comparison: Comparison) -> str:
     )
 
 
+def row_name(row: Row) -> str:
+    """Name a row with its number of runs, marked if it was trained on the evaluated images."""
+    runs = f"{len(row.runs)} runs" if len(row.runs) > 1 else ""
+    marks = ", ".join(filter(None, (runs, "trained on these images" if row.training_images() else "")))
+    return f"{row.name} ({marks})" if marks else row.name
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """Name the rows that were trained on the evaluated images, or on those that their thresholds come from."""
+    lines = []
+    for row in comparison.rows:
+        if row.training_images():
+            lines.append(
+                f"Warning: {row.name} was trained on {row.training_images()} of these {comparison.n_images} images, so "
+                "its numbers are too good."
+            )
+        if row.training_images("thresholds"):
+            lines.append(
+                f"Warning: the operating thresholds of {row.name} come from images of which it was trained on "
+                f"{row.training_images('thresholds')}."
+            )
+    return lines
+
+
 def footer(comparison: Comparison) -> list[str]:
     """Write the notes below a table: what the numbers rest on, what is missing, and the research-use notice."""
     rows, split = comparison.rows, comparison.context.get("threshold_split", "validation")
@@ -87,7 +117,11 @@ def footer(comparison: Comparison) -> list[str]:
         ", ".join(names)
         for names in (comparison.single_class_labels, comparison.unannotated_labels, comparison.rare_labels)
     )
+    unknown = ", ".join(row.name for row in rows if not row.trained_on or None in row.trained_on)
+    delong = "; ".join(f"{row.name} {_delong(row)}" for row in rows if _delong(row))
     notes = {
+        f"DeLong's 95 % intervals of the global AUROC: {delong}.": delong,
+        f"Not known whether trained on these images (without training_images.json): {unknown}.": unknown,
         f"Operating thresholds, for {SPECIFICITY:.0%} specificity on the {split} split: {chosen}.": chosen,
         "Attention on boxes: share of the class token's attention inside the readers' boxes, over their share of the "
         "radiograph (1 = attention that ignores them).": any("attention_ratio" in row.metrics for row in rows),
@@ -107,6 +141,13 @@ def footer(comparison: Comparison) -> list[str]:
         *(note for note, applies in notes.items() if applies),
         NOTICE,
     ]
+
+
+def _delong(row: Row) -> str:
+    found = row.metrics.get("auroc_global")
+    if found is None or found.delong is None:
+        return ""
+    return f"[{found.delong.low:.3f}, {found.delong.high:.3f}]"
 
 
 def thresholds(row: Row) -> str:

@@ -1,0 +1,133 @@
+"""The images that a model was trained on: `training_images.json`, which is never uploaded, and shared splits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from ..data.decoded_images import image_digest
+from ..data.training_data import DatasetArguments
+from ..errors import DatasetError
+from .record import TRAINING_FILE, TrainingRecord
+
+TRAINING_IMAGES_FILE = "training_images.json"
+#: Rows that are looked up to recognize a dataset; most of them were trained on if it is the same.
+_SAMPLE = 64
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """Tells whether a model was trained on an image, without keeping the image or its name.
+
+    Args:
+        sets (`tuple[tuple[str, frozenset[str]], ...]`):
+            Salt and salted hashes of every training; the first is that of the initial weights, if they were trained.
+    """
+
+    sets: tuple[tuple[str, frozenset[str]], ...]
+
+    @classmethod
+    def of_run(cls, digests: Iterable[bytes], earlier: TrainingImages | None = None) -> TrainingImages:
+        """Record a finished training run.
+
+        Args:
+            digests (`Iterable[bytes]`):
+                [`image_digest`] of every training image.
+            earlier ([`TrainingImages`], *optional*):
+                Those of the initial weights.
+        """
+        salt = secrets.token_hex(16)
+        hashes = frozenset(_salted(salt, digest) for digest in digests)
+        return cls((*(() if earlier is None else earlier.sets), (salt, hashes)))
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> TrainingImages | None:
+        """Read the record of the model in a folder; `None` if there is none, as for a model from the Hub.
+
+        Raises:
+            [`DatasetError`]: When the file is damaged.
+        """
+        file = Path(folder) / TRAINING_IMAGES_FILE
+        if not file.is_file():
+            return None
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            return cls(tuple((entry["salt"], frozenset(entry["hashes"])) for entry in content["sets"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DatasetError(
+                f"{file} must list hashes of training images, but cannot be read ({error!r}). Restore it, or delete it "
+                "to evaluate without knowing whether the model was trained on the images."
+            ) from error
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write `training_images.json` into a folder."""
+        content = {"sets": [{"salt": salt, "hashes": sorted(hashes)} for salt, hashes in self.sets]}
+        Path(folder, TRAINING_IMAGES_FILE).write_text(json.dumps(content), encoding="utf-8")
+
+    def count(self, digests: Iterable[bytes]) -> int:
+        """Count the images that the model was trained on.
+
+        Args:
+            digests (`Iterable[bytes]`):
+                [`image_digest`] of each image.
+        """
+        return sum(any(_salted(salt, digest) in hashes for salt, hashes in self.sets) for digest in digests)
+
+
+def _salted(salt: str, digest: bytes) -> str:
+    return hashlib.sha256(bytes.fromhex(salt) + digest).hexdigest()[:32]
+
+
+def check_shared_split(source: Any, role: str, args: DatasetArguments, rows: Dataset, split_off: bool) -> None:
+    """Refuse options that split a dataset differently than in the training of a model, or use another label.
+
+    A model that was trained on another dataset, or without a record, is not checked. The dataset is recognized by its
+    images, or by its name if the model has no `training_images.json`.
+
+    Args:
+        source (`str` or `os.PathLike`):
+            Folder of the trained model, or anything else, which is not checked.
+        role (`str`):
+            What the message calls the model.
+        args ([`DatasetArguments`]):
+            Options of the dataset.
+        rows (`Dataset`):
+            Training rows of the dataset.
+        split_off (`bool`):
+            Whether validation rows or a fold are split off from the training rows.
+
+    Raises:
+        [`DatasetError`]: When the options differ from those of the training.
+    """
+    if not isinstance(source, str | Path) or not (Path(source) / TRAINING_FILE).is_file():
+        return
+    trained = TrainingRecord.load(source).content["data"]
+    ours, theirs = (args.split_rule(rows.column_names, split_off, options) for options in (None, trained))
+    # Images without labels are taught with the labels of the teacher.
+    differing = [name for name in ours if ours[name] != theirs[name] and (name, ours[name]) != ("label_column", "none")]
+    if not differing or not _is_trained_on(source, str(trained["dataset"]), args, rows):
+        return
+    used, given = (" ".join(f"--{name} {rule[name]}" for name in differing) for rule in (theirs, ours))
+    raise DatasetError(
+        f"Teacher, students and evaluation must use the same label and validation rows, but {role} was trained on this "
+        f"dataset with {used}; got {given}. Add {used}."
+    )
+
+
+def _is_trained_on(source: str | Path, dataset: str, args: DatasetArguments, rows: Dataset) -> bool:
+    """Whether the model was trained on this dataset."""
+    known = TrainingImages.load(source)
+    if known is None:
+        return Path(dataset).name == Path(args.dataset).name
+    places = np.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).astype(int)
+    images = [rows[int(place)][args.image_column] for place in places]
+    return known.count(image_digest(image) for image in images if image is not None) > 0
