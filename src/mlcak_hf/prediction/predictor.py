@@ -226,19 +226,17 @@ class RadiographPredictor:
             if names is not None:
                 prediction.heatmap = self._draw(file, names.next(prediction.file))
 
-    def _draw(self, file: ReadFile, path: Path) -> Path:
-        prediction = file.prediction
-        assert file.radiograph is not None
-        assert file.picture is not None
-        assert prediction.attention is not None
-        highest = max(prediction.probabilities, key=lambda label: prediction.probabilities[label])
+    def _draw(self, file: Any, path: Path) -> Path:
+        """Draw the heatmap of a [`ReadFile`] that was predicted, so that none of its parts is missing."""
+        probability = file.prediction.probabilities
+        highest = max(probability, key=probability.get)
         picture = draw_heatmap(
             enlarge_for_display(file.picture),
-            prediction.attention,
+            file.prediction.attention,
             original_size=(file.radiograph.original_height, file.radiograph.original_width),
             model_size_px=self.model.config.image_size,
             fit=self.processor.fit,
-            caption=f"{highest} {prediction.probabilities[highest]:.2f}",
+            caption=f"{highest} {probability[highest]:.2f}",
         )
         picture.save(path, compress_level=_PNG_COMPRESSION)
         return path

@@ -39,7 +39,6 @@ logger = logging.get_logger(__name__)
 
 #: Makes `compute_metrics` for the config of a model.
 MetricsOf = Callable[[MLCAKConfig], Callable[[Any], dict[str, float]]]
-_METRICS_OF_TIME = ("runtime", "samples_per_second", "steps_per_second")
 
 
 @dataclass
@@ -165,7 +164,7 @@ def _check_metric(
 ) -> None:
     """Check that the metric that chooses the best checkpoint will be defined."""
     metric, labelled = (args.metric_for_best_model or "").removeprefix("eval_"), has_labels(validation)
-    if not metric or metric in _METRICS_OF_TIME:
+    if not metric:
         return
     if metric == "loss":
         # Without labels every checkpoint has the loss 0, and the first would be taken for the best.
