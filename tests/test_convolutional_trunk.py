@@ -181,7 +181,7 @@ def test_onnx_gives_the_same_numbers_at_every_batch_size(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="running ONNX needs onnxruntime")
     model, file = tiny_model(**CONV), tmp_path / "model.onnx"
     torch.onnx.export(
-        Outputs(model), (images(),), file, dynamo=True, input_names=["pixel_values"], external_data=False,
+        Outputs(model).eval(), (images(),), file, dynamo=True, input_names=["pixel_values"], external_data=False,
         output_names=["logits", "local_logits", "mlcak"], dynamic_shapes=({0: torch.export.Dim("batch")},),
     )  # fmt: skip
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])

@@ -156,6 +156,12 @@ def test_means_over_runs_are_named_as_such(comparison: Comparison) -> None:
     assert "means over 3 training runs" in card.content
 
 
+def test_a_convolutional_trunk_is_named() -> None:
+    cards = [create_model_card(MLCAKConfig(patch_embedding=kind), model_id="x").text for kind in ("conv", "linear")]
+    assert "patches of 4 px, convolutional trunk |" in cards[0]
+    assert "convolutional" not in cards[1]
+
+
 def test_the_base_model_is_in_the_metadata() -> None:
     pretrained = record(backbone="google/vit-base-patch16-224", backbone_on_hub=True)
     card = create_model_card(CONFIG, model_id="x", record=pretrained)
