@@ -14,6 +14,7 @@ import contextlib
 import copy
 import gc
 import os
+import random
 import signal
 import sys
 import time
@@ -114,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("tests", nargs="+", help="Test files and options of pytest; options after `--`.")
+    parser.add_argument("--sample", type=int, help="Try only this many mutants, drawn with a fixed seed.")
     args = parser.parse_args()
     file = args.file.resolve()
     import_libraries(args.tests)
@@ -121,14 +123,18 @@ def main() -> None:
     if not passes(file, source, args.tests, 600):
         sys.exit("The tests fail without any change.")
     limit = 3 * (time.monotonic() - start) + 10
-    killed = total = 0
-    for line, description, mutant in mutants(source):
-        total += 1
+    tried = list(mutants(source))
+    if args.sample is not None and args.sample < len(tried):
+        chosen = sorted(random.Random(0).sample(range(len(tried)), args.sample))
+        print(f"{args.sample} of {len(tried)} mutants are tried.")
+        tried = [tried[place] for place in chosen]
+    killed = 0
+    for line, description, mutant in tried:
         if passes(file, mutant, args.tests, limit):
             print(f"survived: line {line}: {description}", flush=True)
         else:
             killed += 1
-    print(f"{args.file}: {killed} of {total} mutants killed, {time.monotonic() - start:.0f} s", flush=True)
+    print(f"{args.file}: {killed} of {len(tried)} mutants killed, {time.monotonic() - start:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -20,6 +22,9 @@ from .errors import MLCAKError, RecipeError
 from .shipped import close_name, resolve_recipe
 
 Returned = TypeVar("Returned")
+
+# The launcher ends all processes within a tenth of a second after the first has failed.
+_OTHERS_WAIT_S = 5
 
 
 def read_recipe(path: str | Path, known: Sequence[str]) -> dict[str, Any]:
@@ -149,6 +154,9 @@ def run_script(main: Callable[[], Returned]) -> Returned:
     try:
         result = main()
     except MLCAKError as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            # Most errors occur in every process, and the first one prints this one.
+            time.sleep(_OTHERS_WAIT_S)
         raise SystemExit(f"error: {error}") from None
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         state = PartialState()

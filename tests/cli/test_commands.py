@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -87,6 +88,7 @@ def test_prepare_writes_a_dataset_and_says_where(mlcak, phantoms, tmp_path):
     code, out, _ = mlcak("prepare", phantoms, tmp_path / "d", "--size", 32, "--groups", phantoms / "groups.csv")
     assert code == 0
     assert str(tmp_path / "d") in out
+    assert "Splits are by image" not in out
     choices = json.loads((tmp_path / "d" / "preparation.json").read_text())["choices"]
     assert choices["size_px"] == 32
 
@@ -94,8 +96,9 @@ def test_prepare_writes_a_dataset_and_says_where(mlcak, phantoms, tmp_path):
 def test_prepare_without_options_chooses_what_the_library_does(mlcak, phantoms, tmp_path):
     from mlcak_hf import VinDrOptions
 
-    code, _, err = mlcak("prepare", phantoms, tmp_path / "d")
+    code, out, err = mlcak("prepare", phantoms, tmp_path / "d")
     assert code == 0
+    assert "Splits are by image, as no patients were given (--groups" in out
     assert "image/s" not in err  # no progress bar without a terminal
     choices = json.loads((tmp_path / "d" / "preparation.json").read_text())["choices"]
     assert choices.items() <= VinDrOptions(layout="physionet").choices().items()
@@ -348,6 +351,17 @@ def test_another_range_of_grey_values_than_in_training_is_warned_of(mlcak, phant
     assert "Warning: the model was trained with --voi dicom, not percentile." in err
 
 
+def test_findings_that_were_not_learned_are_named(mlcak, phantoms, model_folder, tmp_path, monkeypatch):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / "training.json").touch()
+    record = SimpleNamespace(unlearned_findings=frozenset({"Edema"}))
+    monkeypatch.setattr("mlcak_hf.training.record.TrainingRecord.load", lambda path: record)
+    code, out, err = mlcak("predict", folder, phantoms / "test", "--format", "csv")
+    assert code == 0
+    assert "Left empty, because the model never saw them in training: Edema." in err
+    assert {row["finding/Edema"] for row in csv.DictReader(out.splitlines())} == {""}
+
+
 def test_ctrl_c_says_what_is_done(mlcak, phantoms, model_folder, monkeypatch):
     def interrupted(predictions, *_):
         next(iter(predictions))
@@ -384,6 +398,16 @@ def test_the_closing_line_counts_every_entry_and_unreadable_folders_are_rows(
         "closed": "The folder cannot be opened (Permission denied).",
         "gone.dcm": "The link is broken (No such file or directory).",
     }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such names")
+def test_the_name_of_a_file_need_not_be_valid_text(mlcak, phantoms, model_folder, tmp_path):
+    source = next((phantoms / "test").glob("*.dicom"))
+    shutil.copy(source, os.fsdecode(bytes(tmp_path / "Gr") + b"\xf6\xdfe.dcm"))
+    for name in ("p.csv", "p.json", "p.txt"):
+        assert mlcak("predict", model_folder, tmp_path, "--output", tmp_path / name)[0] == 0
+        assert "Gr\\udcf6\\udcdfe.dcm" in (tmp_path / name).read_text()
+    assert "Gr\\udcf6\\udcdfe.dcm" in mlcak("predict", model_folder, tmp_path)[1]
 
 
 def test_skipped_kinds_alone_leave_exit_code_0_and_a_refused_file_does_not(mlcak, phantoms, model_folder, tmp_path):

@@ -1,14 +1,14 @@
 """Views: the same for the same seed, nothing lost at identity, and true to a slow reference."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
 from mlcak_hf.data.view_pixels import expose, view_pixels
-from mlcak_hf.data.views import View, ViewParameters
+from mlcak_hf.data.views import VIEW_DEFINITION, View, ViewParameters
 from mlcak_hf.errors import RecipeError
 from mlcak_hf.image_processing_mlcak import area_resize, to_unit_range
 
@@ -76,6 +76,13 @@ def slow_view(image: np.ndarray, view: View, side: int, bilinear: bool = False, 
     moved = continuous(exposed, view, places[None] + 0 * places[:, None], places[:, None] + 0 * places[None], bilinear)
     return moved.reshape(side, samples, side, samples).mean(axis=(1, 3))
 
+
+PIXELS_OF_DEFINITION_3 = [
+    [0.41467, 0.50370, 0.39287, 0.54060],
+    [0.41612, 0.58939, 0.29973, 0.46122],
+    [0.51971, 0.46999, 0.23600, 0.61169],
+    [0.47164, 0.53331, 0.28533, 0.48456],
+]
 
 VIEWS = [
     View(rotation_deg=9.0),
@@ -215,6 +222,51 @@ def test_a_stretched_view_is_wider_and_less_high():
     (pixels,) = view_pixels(image, View(stretch=2.25), [60])
     assert (pixels.max(axis=0) > 0.5).sum() == 30
     assert (pixels.max(axis=1) > 0.5).sum() in (13, 14)
+
+
+def test_the_numbers_of_a_draw_are_independent():
+    parameters = ViewParameters(flip_probability=0.5, max_stretch=1.44, brightness=0.1)
+    draws = np.array([list(asdict(parameters.draw(0, 0, index)).values()) for index in range(2000)], float)
+    correlations = np.corrcoef(draws.T) - np.eye(9)
+    assert np.abs(correlations).max() < 0.1
+
+
+def test_a_view_is_not_brighter_than_white_or_darker_than_black():
+    image = np.kron(np.random.default_rng(0).integers(0, 2, (16, 16)), np.ones((16, 16))).astype(np.float32)
+    for view in (*VIEWS, View(rotation_deg=9.0, contrast=1.15)):
+        (pixels,) = view_pixels(image, view, [224])
+        assert pixels.min() == 0.0
+        assert pixels.max() <= 1.0
+
+
+def test_other_pixels_need_another_number_of_the_definition():
+    """Caches of teachers name the number, so it is raised when these pixels change."""
+    assert VIEW_DEFINITION == 3
+    (pixels,) = view_pixels(radiograph(), VIEWS[3], [4])
+    assert pixels == pytest.approx(np.array(PIXELS_OF_DEFINITION_3), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("rotation_deg", 0, 180),
+        ("min_scale", 0.1, 1.14),
+        ("max_scale", 0.9, 10),
+        ("shift", 0, 0.5),
+        ("flip_probability", 0, 1),
+        ("max_gamma", 1, 10),
+        ("max_contrast", 1, 10),
+        ("max_stretch", 1, 10),
+        ("brightness", 0, 1),
+    ],
+)
+def test_the_ends_of_a_range_are_allowed_and_nothing_beyond(name, low, high):
+    for value in (low, high):
+        assert getattr(ViewParameters(**{name: value}), name) == value
+    for value in (low - 0.01, high + 0.01):
+        # A largest scale that is too small is called a smallest scale that is too large.
+        with pytest.raises(RecipeError, match=f"{name.removeprefix('max_s')} of the views must be between"):
+            ViewParameters(**{name: value})
 
 
 def test_no_ranges_no_change():

@@ -1,5 +1,7 @@
 """Levels and grids of teacher and student brought together, against slow nested loops."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -148,6 +150,28 @@ def test_maps_in_half_precision_are_aligned_in_single():
         ours, _ = alignment([random_attention(1, 17)], [random_attention(1, 5)])
     assert ours.dtype == torch.float32
     assert (ours.sum(-1) - 1).abs().max() < 1e-6
+
+
+def test_a_layout_is_that_of_the_models_config():
+    config = SimpleNamespace(image_size=30, patch_size=4, num_prefix_tokens=2)
+    assert TokenLayout.of(config) == TokenLayout((7, 7), 2)
+    assert TokenLayout.of(config).num_tokens == 51
+
+
+def test_by_default_all_levels_are_taught_as_their_mean():
+    assert AttentionOptions() == AttentionOptions(student_levels=None, aggregation="mean", enabled=True)
+
+
+@pytest.mark.parametrize("levels", [[], [1, 1], [0, 2, 0]])
+def test_levels_are_at_least_one_and_differ(levels):
+    assert AttentionOptions([0]).student_levels == [0]
+    assert AttentionOptions([-1, 0]).student_levels == [-1, 0]
+    with pytest.raises(RecipeError, match=r"at least one layer, without repeats"):
+        AttentionOptions(levels)
+
+
+def test_an_alignment_adds_nothing_to_a_checkpoint():
+    assert not AttentionAlignment([0], [0], TokenLayout((4, 4)), TokenLayout((2, 2))).state_dict()
 
 
 def test_maps_that_do_not_fit_are_named():

@@ -45,6 +45,18 @@ def test_the_lowest_score_counts(metric):
     assert value == pytest.approx(METRICS[metric](labels, scores))
 
 
+def test_nothing_is_found_below_a_healthy_image_with_the_highest_score():
+    scores, labels = np.array([0.9, 0.5, 0.1]), np.array([0, 1, 1])
+    (value,) = ranking_draws("sensitivity_at_90_specificity", scores, labels, np.full((3, 1), 2, dtype=np.int32))
+    assert value == 0.0
+
+
+def test_the_allowed_share_of_false_positives_is_exactly_a_tenth():
+    scores, labels = np.arange(12.0), np.array([0] * 9 + [1, 0, 1])
+    (value,) = ranking_draws("sensitivity_at_90_specificity", scores, labels, np.ones((12, 1), dtype=np.int32))
+    assert value == 1.0  # one of ten healthy images is above both
+
+
 def test_mean_leaves_unknown_values_out(sample):
     *_, weights = sample
     values = np.stack([np.arange(60.0), np.arange(60.0) ** 2], axis=1)

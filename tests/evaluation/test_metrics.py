@@ -271,6 +271,32 @@ def test_compute_metrics_take_the_sigmoid_of_several_labels_and_the_softmax_by_d
     assert single["auroc_global"] == slow_auroc(logits[:, 1] - logits[:, 0], labels[:, 1])
 
 
+def test_compute_metrics_take_tuples_of_one(sample, config):
+    scores, abnormal, *_ = sample
+    logits = np.stack([np.zeros(80), scores], axis=1)
+    make = make_compute_metrics(config)
+    assert make(EvalPrediction((logits,), (abnormal,))) == make(EvalPrediction(logits, abnormal))
+
+
+def test_compute_metrics_name_the_labels_that_are_left_out(sample, config, caplog):
+    scores, abnormal, local, local_labels = sample
+    config.local_labels, logits = ["Seldom", "Nodule/Mass", "Never annotated"], np.stack([np.zeros(80), scores], axis=1)
+    make_compute_metrics(config)(EvalPrediction((logits, local), (abnormal, local_labels)))
+    assert "No curve is defined" not in caplog.text
+    local_labels[:, 0], local_labels[:, 2] = 0, -1
+    make_compute_metrics(config)(EvalPrediction((logits, local), (abnormal, local_labels)))
+    assert "No curve is defined for Seldom, Never annotated: the 80 evaluated images" in caplog.text
+
+
+def test_compute_metrics_write_no_files(sample, config, monkeypatch, tmp_path):
+    """Several processes of a Trainer would wait for each other's files."""
+    scores, abnormal, local, local_labels = sample
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path))
+    logits = np.stack([np.zeros(80), scores], axis=1)
+    make_compute_metrics(config)(EvalPrediction((logits, local), (abnormal, local_labels)))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_compute_metrics_never_returns_nan(sample, config):
     _, _, local, local_labels = sample
     local_labels[:, 0] = 1

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from mlcak_hf.cli.main import main
 from mlcak_hf.errors import DatasetError, LabelError
 from mlcak_hf.labels_csv.labels_source import LabelsOptions, LabelsSource
 from mlcak_hf.preparation.prepare import prepare_dataset
+from mlcak_hf.preparation.shards import plan
 
 CHOICES = {"size_px": 32, "patient_column": "patient", "findings": ["Edema"]}
 
@@ -91,6 +95,18 @@ def test_what_does_not_fit_is_one_sentence_or_listed(images, table, old, new, er
         source(images, table).read()
 
 
+def test_dicom_files_without_a_suffix_are_found(images, table) -> None:
+    for path in images.rglob("*.dcm"):
+        path.rename(path.with_suffix(""))
+    assert sum(map(len, source(images, table).read().splits.values())) == 20
+
+
+def test_a_column_that_occurs_twice_is_refused(images, table) -> None:
+    edit(table, ",age", ",label")
+    with pytest.raises(DatasetError, match=r"labels\.csv must have one column 'label'; got 2\. Rename"):
+        source(images, table)
+
+
 def test_unknown_columns_are_named(images, table) -> None:
     with pytest.raises(DatasetError, match=r"must have the column 'Cold'; got image_id, .*--findings"):
         source(images, table, findings=["Cold"])
@@ -118,6 +134,28 @@ def test_without_a_label_column_an_image_with_a_finding_is_abnormal(images, tabl
     found = source(images, table, label_column="none").read()
     labels = {record.image_id: record.label for records in found.splits.values() for record in records}
     assert [labels[f"i{n:02d}"] for n in range(3)] == [1, 0, -1]
+
+
+@pytest.mark.slow
+def test_the_command_resumes_after_a_kill(images, table, tmp_path, monkeypatch) -> None:
+    script = Path(__file__).parents[1] / "preparation" / "kills.py"
+    command = [sys.executable, script, "prepare", images, tmp_path / "out", "--labels", table, "--size", "32"]
+    data = tmp_path / "out.partial" / "dataset" / "data"
+    with subprocess.Popen([*command, "--patient-column", "patient"]) as process:
+        while len(list(data.glob("*.parquet"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    finished = {path.name: path.stat().st_ino for path in data.glob("*.parquet")}
+    assert not (tmp_path / "out").exists()
+    again = subprocess.run([*command, "--patient-column", "patient"], capture_output=True, text=True, check=True)
+    assert f"{len(finished)} of 8 shards were finished before" in again.stderr
+    monkeypatch.setattr(plan, "IMAGES_PER_SHARD", 3)
+    prepare_dataset(source(images, table, findings=[]), tmp_path / "undisturbed")
+    one, other = ({p.name: p.read_bytes() for p in (tmp_path / n).rglob("*.*")} for n in ("out", "undisturbed"))
+    assert one == other
+    for name, inode in finished.items():  # the very files, not written again
+        assert (tmp_path / "out" / "data" / name).stat().st_ino == inode
 
 
 def test_the_command_prepares_a_csv_file_of_labels(images, table, tmp_path, monkeypatch, capsys) -> None:

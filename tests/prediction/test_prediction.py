@@ -400,6 +400,22 @@ def test_the_csv_holds_every_file_under_the_same_columns(tmp_path: Path) -> None
     assert float(rows[2]["global/Normal"]) == 1.0
 
 
+def test_a_finding_that_was_not_learned_is_empty_in_every_format(radiographs: Path, tmp_path: Path) -> None:
+    predictor = RadiographPredictor(tiny_model(), tiny_processor(), "cpu")
+    predictor.unlearned_findings = frozenset({"Nodule/Mass", "a finding of another model"})
+    predictions = predictor.predict([radiographs / "a.png"])
+    assert list(predictions[0].findings) == FINDINGS
+    for name in ("p.csv", "p.json", "p.txt"):
+        write_predictions(predictions, output=tmp_path / name)
+    (row,) = csv.DictReader((tmp_path / "p.csv").open(newline=""))
+    assert row["finding/Nodule/Mass"] == ""
+    assert float(row["finding/Cardiomegaly"]) == pytest.approx(predictions[0].findings["Cardiomegaly"], rel=1e-5)
+    (entry,) = json.loads((tmp_path / "p.json").read_text())
+    assert entry["findings"]["Nodule/Mass"] is None
+    assert "Cardiomegaly" in (tmp_path / "p.txt").read_text()
+    assert "Nodule" not in (tmp_path / "p.txt").read_text()
+
+
 def test_json_is_a_list_of_objects(tmp_path: Path) -> None:
     for predictions in (PREDICTIONS, []):
         assert write_predictions(predictions, "json", tmp_path / "x.json") == (1 if predictions else 0)

@@ -1,14 +1,13 @@
-"""Run in a process of its own, to be killed: prepare a folder in shards of three images.
+"""Run in a process of its own, to be killed: a `mlcak` command that reads slowly, in shards of three images.
 
-Usage: python kills.py DATA_DIR OUTPUT_DIR NUM_PROC
+Usage: python kills.py prepare DATA_DIR OUTPUT_DIR ...
 """
 
-import sys
 import time
 from typing import Any
 
+from mlcak_hf.cli.main import main
 from mlcak_hf.preparation.shards import plan, shard_files
-from mlcak_hf.vindr_cxr.vindr_source import prepare_vindr_cxr
 
 _image_rows = shard_files.image_rows
 
@@ -23,4 +22,4 @@ shard_files.image_rows = _slow_image_rows  # in every process: the workers impor
 
 if __name__ == "__main__":
     plan.IMAGES_PER_SHARD = 3
-    prepare_vindr_cxr(sys.argv[1], sys.argv[2], num_proc=int(sys.argv[3]), overwrite=True, size_px=64)
+    main()

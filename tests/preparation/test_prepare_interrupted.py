@@ -156,7 +156,8 @@ def test_killed_at_random_moments(vindr, tmp_path) -> None:
     """A small version of examples/benchmarks/prepare_at_scale.py: kill -9 of all processes, at seeded moments."""
     expected = undisturbed(vindr, tmp_path, size_px=64)
     generator, killed = random.Random(0), 0
-    script = [sys.executable, str(Path(__file__).with_name("kills.py")), str(vindr), str(tmp_path / "out"), "2"]
+    script = [sys.executable, Path(__file__).with_name("kills.py"), "prepare", vindr, tmp_path / "out", "--size", "64"]
+    script += ["--workers", "2", "--overwrite"]
     while killed < 2:
         process = subprocess.Popen(script, start_new_session=True, stderr=subprocess.DEVNULL)
         data = tmp_path / "out.partial" / "dataset" / "data"

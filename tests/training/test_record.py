@@ -21,6 +21,10 @@ def rows_of_the_card(record: dict) -> dict[str, str]:
     return dict(re.findall(r"^\| (.+?) \| (.+) \|$", section, flags=re.MULTILINE))
 
 
+def test_findings_without_a_positive_image_were_not_learned() -> None:
+    assert TrainingRecord(RECORD).unlearned_findings == {"ILD", "Rib fracture"}
+
+
 def test_a_card_shows_the_recorded_choices() -> None:
     rows = rows_of_the_card(RECORD)
     assert rows["Dataset"] == "phantoms"

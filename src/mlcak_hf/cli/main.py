@@ -5,6 +5,7 @@ The package's own modules are imported inside the commands, so that `--help` and
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -59,6 +60,9 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command; print an error that the user can fix as one line on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the name of a file need not be valid text
     try:
         app()
     except MLCAKError as error:

@@ -114,7 +114,8 @@ def _opened(output: Path) -> Iterator[IO[str]]:
     written = output.resolve().with_name(f".{output.name}.{os.getpid()}.partial") if replaces else output
     try:
         # newline="": the csv module writes line ends itself.
-        with written.open("w", encoding="utf-8", newline="") as stream:
+        # backslashreplace: the name of a file need not be valid text.
+        with written.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
             yield stream
         if replaces:
             written.replace(output.resolve())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from ..errors import DatasetError, MLCAKError
-from ..radiographs.file_search import RADIOGRAPH_SUFFIXES
+from ..radiographs.file_search import RADIOGRAPH_SUFFIXES, search_radiographs
 from .source import SKIP, SkippedImage
 from .tables import bare_id, id_key
 
@@ -55,7 +54,7 @@ class ImageFolder:
             name (`str`, *optional*):
                 Name for reports; by default its own.
             deep (`bool`, *optional*, defaults to `False`):
-                List its sub-folders as well.
+                List its sub-folders as well, and DICOM files of any name.
 
         Returns:
             `ImageFolder`: The folder with its files.
@@ -129,28 +128,27 @@ def radiograph_files(folder: Path, deep: bool = False) -> list[Path]:
         folder (`Path`):
             The folder.
         deep (`bool`, *optional*, defaults to `False`):
-            List its sub-folders as well.
+            List its sub-folders as well, and DICOM files of any name.
 
     Returns:
         `list[Path]`: The files.
 
     Raises:
-        [`DatasetError`]: When the folder cannot be read.
+        [`DatasetError`]: When the folder cannot be read, or with `deep` holds no radiograph.
     """
+    if deep:
+        search = search_radiographs([folder])
+        for path, reason in search.unreadable.items():
+            if path.is_dir():
+                raise DatasetError(f"{path.name}/: {reason} Allow it, or move the folder away.")
+        return sorted([*search.files, *search.unreadable])
     try:
-        if deep:
-            walk = os.walk(folder, onerror=_stop)
-            files = [Path(parent, name) for parent, _, names in walk for name in names]
-        else:
-            files = list(folder.iterdir())
+        files = list(folder.iterdir())
     except OSError as error:
-        name = Path(error.filename or folder).name
-        raise DatasetError(f"{name}/ cannot be read ({error.strerror}). Name a folder that you may list.") from None
+        raise DatasetError(
+            f"{folder.name}/ cannot be read ({error.strerror}). Name a folder that you may list."
+        ) from None
     return sorted(file for file in files if file.name.lower().endswith(RADIOGRAPH_SUFFIXES) and file.name[0] != ".")
-
-
-def _stop(error: OSError) -> None:
-    raise error
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:

@@ -144,7 +144,7 @@ def prepare_part(
     plan = PreparationPlan.of(source, images)
     names = plan.shard_names()
     mine = names[index::count]
-    with work.locked(f"part-{index}-of-{count}"):
+    with work.locked(part):
         check_output(work.output, overwrite, plan)
         start_work(work, plan, may_restart=False, restart="Remove that folder, and start every part again.")
         found = write_shards(source, images, plan, work, mine, num_proc)

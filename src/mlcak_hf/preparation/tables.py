@@ -67,12 +67,15 @@ class Table:
                 What to do if one is missing.
 
         Raises:
-            [`DatasetError`]: When a column is missing.
+            [`DatasetError`]: When a column is missing or repeated.
         """
         missing = [name for name in columns if name not in self.header]
         if missing:
             wanted, got = ", ".join(map(repr, missing)), ", ".join(self.header)
             raise DatasetError(f"{self.name} must have the column {wanted}; got {got}. {remedy}")
+        for name in columns:
+            if self.header.count(name) > 1:
+                raise DatasetError(f"{self.name} must have one column {name!r}; got {self.header.count(name)}. Rename.")
         for line, cells in self._lines:
             given = ["" if cell.lower() in _EMPTY_CELLS else cell for cell in cells]
             yield line, dict(zip_longest(self.header, given[: len(self.header)], fillvalue=""))

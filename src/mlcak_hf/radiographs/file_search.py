@@ -59,9 +59,9 @@ def find_radiographs(path: str | Path, exclude: Iterable[str | Path] = ()) -> li
 def search_radiographs(paths: Iterable[str | Path], exclude: Iterable[str | Path] = ()) -> FileSearch:
     """Search folders and their subfolders for radiographs, and report what was left out.
 
-    A file is taken for its suffix (`.dcm`, `.dic`, `.dicom`, `.png`, `.jpg`, `.jpeg`, in any case), or for the DICOM
-    magic bytes with any other name. Hidden files and `DICOMDIR` indices are left out. A file in `paths` is always
-    taken, so that a wrong one is reported when it is read.
+    Links to folders are followed, each folder once. A file is taken for its suffix (`.dcm`, `.dic`, `.dicom`, `.png`,
+    `.jpg`, `.jpeg`, in any case), or for the DICOM magic bytes with any other name. Hidden files and `DICOMDIR` indices
+    are left out. A file in `paths` is always taken, so that a wrong one is reported when it is read.
 
     Args:
         paths (`Iterable`):
@@ -101,9 +101,12 @@ def _search_folder(path: Path, search: FileSearch, left_out: set[Path]) -> Itera
     def note_unreadable(error: OSError) -> None:
         search.unreadable[Path(error.filename)] = f"The folder cannot be opened ({error.strerror})."
 
-    for folder, subfolders, names in os.walk(path, onerror=note_unreadable):
-        visible = [name for name in subfolders if not name.startswith(".")]
-        subfolders[:] = [name for name in visible if Path(folder, name).resolve() not in left_out]
+    seen = left_out | {path.resolve()}
+    for folder, subfolders, names in os.walk(path, onerror=note_unreadable, followlinks=True):
+        # By its real place, because a link may lead back. Sorted, so that the same name is always the first.
+        visible = {Path(folder, name).resolve(): name for name in sorted(subfolders, reverse=True) if name[0] != "."}
+        subfolders[:] = sorted(name for place, name in visible.items() if place not in seen)
+        seen |= visible.keys()
         for file in (Path(folder, name) for name in names if not name.startswith(".")):
             try:
                 kind = _kind_to_skip(file)

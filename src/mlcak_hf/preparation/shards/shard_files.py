@@ -52,6 +52,7 @@ def start_work(work: WorkFolder, plan: PreparationPlan, may_restart: bool, resta
         modified = "images of the source were modified since" if there.files_state != plan.files_state else ""
         reason = there.difference(plan) or modified
         if reason and not may_restart:
+            work.refuse_other_processes()
             raise DatasetError(f"{work.path} holds unfinished work that does not match: {reason}. {restart}")
         if reason or work.is_published:
             work.discard()

@@ -27,6 +27,7 @@ class WorkFolder:
     replaced/        the earlier dataset of OUTPUT, between two renames
     discarded/       the same, once it is no longer needed
     whole.lock       held by the process that writes the dataset, named in whole.owner
+    part-0-of-2.lock held by the process that writes this part, named in part-0-of-2.owner
     ```
 
     Args:
@@ -49,6 +50,7 @@ class WorkFolder:
         self.data = self.dataset / "data"
         self.unfinished = self.path / "unfinished"
         self._replaced, self._discarded = self.path / "replaced", self.path / "discarded"
+        self._own = "whole"
 
     @classmethod
     def given(cls, part: str | Path) -> WorkFolder:
@@ -64,28 +66,60 @@ class WorkFolder:
         return self.plan_file.is_file() and not self.dataset.exists()
 
     @contextlib.contextmanager
-    def locked(self, part: str = "whole") -> Iterator[None]:
-        """Keep other processes from writing the same part, and explain errors of the disk.
+    def locked(self, part: tuple[int, int] | None = None) -> Iterator[None]:
+        """Keep other processes from writing the same shards, and explain errors of the disk.
+
+        Args:
+            part (`tuple[int, int]`, *optional*):
+                `(i, n)`: only this part is written, so that others may write other parts of n. `None`: everything.
 
         Raises:
-            [`DatasetError`]: When another process holds the lock, or the folder cannot be written.
+            [`DatasetError`]: When another process writes these shards, or the folder cannot be written.
         """
-        with explained_write(self.output):
+        with explained_write(self.output), contextlib.ExitStack() as held:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock, owner = FileLock(self.path / f"{part}.lock", timeout=0), self.path / f"{part}.owner"
-            try:
-                lock.acquire()
-            except Timeout:
-                by = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
-                raise DatasetError(f"{self.output} is being prepared by {by}. Wait until it ends.") from None
-            try:
-                owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-                yield
-            finally:
-                for path in (owner, self.path / f"{part}.lock"):
-                    path.unlink(missing_ok=True)
-                lock.release()
-                self._remove_if_empty()
+            held.callback(self._remove_if_empty)
+            with contextlib.ExitStack() as whole:
+                # A part holds it only while it looks for others, so that no two begin at the same moment.
+                whole.enter_context(self._lock("whole", timeout_s=1))
+                self.refuse_other_processes(part)
+                if part is None:
+                    held.push(whole.pop_all())
+                else:
+                    self._own = f"part-{part[0]}-of-{part[1]}"
+                    held.enter_context(self._lock(self._own))
+            yield
+
+    def refuse_other_processes(self, beside: tuple[int, int] | None = None) -> None:
+        """Raise if another process writes a part here.
+
+        Args:
+            beside (`tuple[int, int]`, *optional*):
+                `(i, n)`: parts of n may be written.
+
+        Raises:
+            [`DatasetError`]: With the other process.
+        """
+        for path in sorted(self.path.glob("part-*.lock")):
+            if path.stem != self._own and not (beside and path.stem.endswith(f"-of-{beside[1]}")):
+                with self._lock(path.stem):  # also removes what a killed process left
+                    pass
+
+    @contextlib.contextmanager
+    def _lock(self, name: str, timeout_s: float = 0) -> Iterator[None]:
+        lock, owner = FileLock(self.path / f"{name}.lock", timeout=timeout_s), self.path / f"{name}.owner"
+        try:
+            lock.acquire()
+        except Timeout:
+            by = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
+            raise DatasetError(f"{self.output} is being prepared by {by}. Wait until it ends.") from None
+        try:
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+            yield
+        finally:
+            for path in (owner, self.path / f"{name}.lock"):
+                path.unlink(missing_ok=True)
+            lock.release()
 
     def recover(self) -> None:
         """Put the earlier dataset back if a kill came between the two renames of `publish`."""
