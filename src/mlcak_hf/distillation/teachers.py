@@ -139,8 +139,7 @@ class Teachers:
         for model, alignment, name in zip(self.models, self.alignments, names, strict=True):
             if name not in batch:
                 raise DistillationError(
-                    f"The batch must contain {name}. Give the training collator the image processor of every teacher "
-                    "(MLCAKCollator(..., teacher_processor=...))."
+                    f"The batch must contain {name}. Give MLCAKCollator the teacher_processor of every teacher."
                 )
             output = model(pixel_values=batch[name], output_attentions=alignment is not None)
             attention = None if alignment is None else alignment.align_teacher(output.attentions)

@@ -44,10 +44,8 @@ def check_outputs(
             raise MLCAKError(f"The heatmap folder {folder} is a file. Name a folder.")
         there = _identities(folder.iterdir() if folder.is_dir() else ())
         if inside := there.keys() & files.keys():
-            raise MLCAKError(
-                f"The heatmap folder {folder} holds the radiograph {there[inside.pop()].name}, which a heatmap could"
-                " overwrite. Name another folder."
-            )
+            name = there[inside.pop()].name
+            raise MLCAKError(f"The heatmap folder {folder} holds the radiograph {name}. Name another folder.")
         _check_can_be_written(folder, f"The heatmap folder {folder}")
 
 

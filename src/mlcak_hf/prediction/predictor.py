@@ -95,8 +95,7 @@ class RadiographPredictor:
             torch.nn.Module.to(self.model, self.device).train(False)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise MLCAKError(
-                f"The device {str(device)!r} cannot be used ({str(error).splitlines()[0]}). Name another, such as cpu, "
-                "or none for the best available."
+                f"The device {str(device)!r} cannot be used ({str(error).splitlines()[0]}). Name another, such as cpu."
             ) from error
 
     @classmethod

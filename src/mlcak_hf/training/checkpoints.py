@@ -127,8 +127,7 @@ class WholeCheckpointTrainer(Trainer):
         defect = find_defect(str(wanted)) if Path(str(wanted)).is_dir() else "there is no such folder"
         if defect is not None:
             raise DistillationError(
-                f"Training cannot resume from {wanted}: {defect}. Name a complete checkpoint, or use "
-                "resume_from_checkpoint=true for the newest one."
+                f"Training cannot resume from {wanted}: {defect}. Name a complete one, or true for the newest."
             )
         return str(wanted)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -243,11 +243,9 @@ def save_trained(
     if not trainer.is_world_process_zero():
         return
     folder = Path(str(trainer.args.output_dir))
+    train: Any = trainer.train_dataset
     # Before the folder, which may be that of the initial weights, gets a record of its own.
-    earlier, train = (
-        TrainingImages.load(resolve_model(model_args.model)),
-        cast(RadiographDataset, trainer.train_dataset),
-    )
+    earlier = TrainingImages.load(resolve_model(model_args.model))
     TrainingImages.of_run(map(train.digest, range(len(train))), earlier).save(folder)
     TrainingRecord.of_run(trainer, model_args, data_args, data.preparation, metrics).save(folder)
     set_outdated_card_aside(folder)
