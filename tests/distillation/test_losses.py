@@ -85,10 +85,19 @@ def test_attention_loss_equals_its_equation(kind):
     torch.testing.assert_close(loss, slow_attention_loss(student, teacher, kind), atol=1e-6, rtol=1e-6)
 
 
+def test_attention_transfer_compares_the_directions_of_what_each_patch_receives():
+    # Of a class token and two patches: the patches receive (3, 4) from the teacher and (5, 12) from the student.
+    teacher = torch.tensor([[0.0, 1.0, 2.0], [0.0, 2.0, 1.0], [0.0, 0.0, 1.0]])[None, None]
+    student = torch.tensor([[9.0, 5.0, 0.0], [9.0, 0.0, 6.0], [9.0, 0.0, 6.0]])[None, None]
+    found = AttentionDistillationLoss("transfer")(student, teacher)
+    expected = (3 / 5 - 5 / 13) ** 2 + (4 / 5 - 12 / 13) ** 2
+    torch.testing.assert_close(found, torch.tensor([expected]))
+
+
 @pytest.mark.parametrize(
     ("loss", "make"),
     [(LogitDistillationLoss(kind, 2.0, independent), logits) for kind in ("mse", "kl") for independent in (False, True)]
-    + [(AttentionDistillationLoss(kind), maps) for kind in ("mse", "normalized_mse", "kl")],
+    + [(AttentionDistillationLoss(kind), maps) for kind in ("mse", "normalized_mse", "kl", "transfer")],
 )
 def test_a_loss_is_zero_for_equals_positive_for_others_and_spares_the_teacher(loss, make):
     student, teacher = make(0).requires_grad_(), make(1).requires_grad_()

@@ -17,7 +17,7 @@ from ..errors import DistillationError, RecipeError
 from ..image_geometry_mlcak import check_choice
 
 LogitLossKind = Literal["mse", "kl"]
-AttentionLossKind = Literal["mse", "normalized_mse", "kl"]
+AttentionLossKind = Literal["mse", "normalized_mse", "kl", "transfer"]
 
 
 class LogitDistillationLoss(nn.Module):
@@ -100,10 +100,13 @@ class AttentionDistillationLoss(nn.Module):
     - `"normalized_mse"`: :math:`\sum_{qk} (T_{qk} - S_{qk})^2 / \sum_{qk} T_{qk}^2`, the same distance relative to
       the size of the teacher's map, so that one weight suits all grids.
     - `"kl"`: :math:`\frac1N \sum_q \sum_k T_{qk} \log (T_{qk} / S_{qk})`, which treats each row as a distribution.
+    - `"transfer"`: :math:`\lVert t / \lVert t \rVert - s / \lVert s \rVert \rVert^2` with :math:`t_k = \sum_q T_{qk}`
+      over the patches: the attention transfer of Zagoruyko and Komodakis (ICLR 2017). Their maps are squared
+      activations of a CNN; here, the attention that each patch receives. Use it with `"per_level"`.
 
     Args:
         kind (`str`, *optional*, defaults to `"normalized_mse"`):
-            `"mse"`, `"normalized_mse"` or `"kl"`.
+            `"mse"`, `"normalized_mse"`, `"kl"` or `"transfer"`.
 
     Raises:
         [`RecipeError`]: When `kind` is unknown.
@@ -147,6 +150,9 @@ class AttentionDistillationLoss(nn.Module):
         if self.kind == "kl":
             log_ratio = teacher.clamp_min(self.smallest_entry).log() - student.clamp_min(self.smallest_entry).log()
             return (teacher * log_ratio).sum(dim=-1).mean(dim=(-2, -1))
+        if self.kind == "transfer":
+            maps = (F.normalize(each[..., 1:].sum(dim=-2), dim=-1) for each in (student, teacher))
+            return torch.sub(*maps).pow(2).sum(dim=-1).mean(dim=-1)
         squared = (teacher - student).pow(2)
         if self.kind == "mse":
             return squared.mean(dim=(-3, -2, -1))

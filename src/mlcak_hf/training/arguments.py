@@ -41,8 +41,8 @@ class MLCAKTrainingArguments(TrainingArguments):
         temperature (`float`, *optional*, defaults to 1.0):
             Temperature (> 0) of `"kl"`; the loss is scaled by its square.
         attention_loss (`str`, *optional*, defaults to `"normalized_mse"`):
-            `"mse"` as in the paper (too small to have an effect at gamma = 1), `"normalized_mse"`, or `"kl"` over rows;
-            see [`AttentionDistillationLoss`].
+            `"mse"` as in the paper (too small to have an effect at gamma = 1), `"normalized_mse"`, `"kl"` over rows, or
+            `"transfer"`; see [`AttentionDistillationLoss`].
         attention_aggregation (`str`, *optional*, defaults to `"mean"`):
             `"mean"`: one map over all levels, as in the paper; `"per_level"`: a loss per pair of levels, averaged.
         student_levels (`list[int]`, *optional*):
