@@ -100,7 +100,8 @@ def plan(study: Study, workers: int = 1) -> list[str]:
         total += runs * cost["seconds"]
         size += len(of_row) * cost["bytes"]
         lines.append(f"  {name}: {runs} x {cost['seconds'] / 60:.1f} minutes ({cost['source']})")
-    lines.append(f"About {total / 3600:.1f} hours in one process, {total / 3600 / workers:.1f} in {workers}.")
+    shared = f", {total / 3600 / workers:.1f} in {workers}" if workers > 1 else ""
+    lines.append(f"About {total / 3600:.1f} hours in one process{shared}.")
     images, largest = (max((cost[key] for cost in known.values()), default=0) for key in ("images", "bytes"))
     decoded = images * _IMAGE_BYTES * max(study.protocol.folds, 1)
     checkpoints = workers * _CHECKPOINTS * largest
