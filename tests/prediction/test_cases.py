@@ -13,6 +13,7 @@ import numpy as np
 import pydicom.data
 import pytest
 from datasets import load_dataset
+from saved_models import save_with_card
 from tiny_models import tiny_model
 from vindr_factories import KAGGLE_HEADER, kaggle_row, write_table
 
@@ -20,7 +21,6 @@ from mlcak_hf import MLCAKError, MLCAKImageProcessor, RadiographPredictor
 from mlcak_hf.cli.main import main
 from mlcak_hf.data.columns import DatasetColumns, global_labels
 from mlcak_hf.data.sources import open_dataset
-from mlcak_hf.deployment.publish import save_for_hub
 from mlcak_hf.labels_csv.labels_source import LabelsOptions, LabelsSource
 from mlcak_hf.preparation.prepare import prepare_dataset
 from mlcak_hf.radiographs.file_search import search_radiographs
@@ -158,7 +158,7 @@ def test_every_entry_of_a_mixed_folder_is_a_row_or_counted_with_its_reason(cases
 
 
 def test_the_command_counts_every_entry_of_a_mixed_folder(cases, predictor, tmp_path, monkeypatch, capsys) -> None:
-    save_for_hub(predictor.model, predictor.processor, tmp_path / "model")
+    save_with_card(predictor.model, predictor.processor, tmp_path / "model")
     monkeypatch.setattr(sys, "argv", ["mlcak", "predict", str(tmp_path / "model"), str(cases / "mixed")])
     with pytest.raises(SystemExit) as stopped:
         main()
