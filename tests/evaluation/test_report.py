@@ -265,7 +265,7 @@ def test_training_images_are_marked_in_table_figure_and_record_and_decide_nothin
         patch.setattr(Figure, "savefig", lambda figure, path: drawn.append(figure))
         draw_comparison(comparison, tmp_path / "comparison.png")
     assert "student was trained on 23 of these 90" in drawn[0].get_suptitle().replace("\n", " ")
-    labels = [label.get_text() for axes in drawn[0].axes for label in axes.get_yticklabels()]
+    labels = [label.get_text().replace("\n", " ") for axes in drawn[0].axes for label in axes.get_yticklabels()]
     assert "student (2 runs, trained on these images)" in labels
 
 

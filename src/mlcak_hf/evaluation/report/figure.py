@@ -48,7 +48,7 @@ def draw_comparison(comparison: Comparison, path: str | Path) -> None:
     for place, key in enumerate(summaries):
         shown = [(position, position, row.metrics[key], "-") for position, row in enumerate(rows) if key in row.metrics]
         axes = figure.add_subplot(grid[place, 0])
-        _draw_aurocs(axes, shown, [row_name(row) for row in rows], TITLES[key])
+        _draw_aurocs(axes, shown, [_label(row) for row in rows], TITLES[key])
         for position in set(range(len(rows))) - {position for position, *_ in shown}:
             axes.text(0.5, position, "no such head", color=GREY, fontsize=8, va="center")
     _draw_reliability(figure.add_subplot(grid[-1, 0]), rows)
@@ -102,7 +102,7 @@ def _draw_reliability(axes: Any, rows: Sequence[Row]) -> None:
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=DASHES)
     for position, row in enumerate(rows):
         bins = row.reliability
-        axes.plot(bins.mean_score, bins.observed, **_style(position), markersize=5, linewidth=1.2, label=row_name(row))
+        axes.plot(bins.mean_score, bins.observed, **_style(position), markersize=5, linewidth=1.2, label=_label(row))
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_aspect("equal", adjustable="box", anchor="N")
     axes.set_xlabel("Predicted probability (bins of equal size)", fontsize=8)
@@ -110,6 +110,10 @@ def _draw_reliability(axes: Any, rows: Sequence[Row]) -> None:
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     axes.tick_params(axis="y", labelsize=8)
     _finish(axes, "Reliability, global task")
+
+
+def _label(row: Row) -> str:
+    return "\n".join(wrap(row_name(row), 24))
 
 
 def _style(position: int) -> dict[str, str]:
