@@ -100,6 +100,7 @@ def test_every_option_in_a_table_or_sentence_exists(guide):
     known |= {f"--{entry.name}" for kind in kinds for entry in fields(kind)}
     for script in ("evaluate_models.py", "study.py"):
         known |= {f"--{name}" for name in script_options(ROOT / "examples" / "evaluation" / script)}
+    known |= {f"--{name}" for name in script_options(ROOT / "tests" / "mutate.py")}
     # of accelerate launch
     known |= {"--num_machines", "--machine_rank", "--main_process_ip"}
     prose = BLOCK.sub("", guide.read_text(encoding="utf-8"))
