@@ -168,6 +168,14 @@ def test_a_cell_is_never_run_twice_and_records_what_it_did(tmp_path, started):
     assert len(record["weights_sha256"]) == len(record["predictions_sha256"]["mlcak"]) == 64
 
 
+def test_a_cell_of_another_protocol_is_refused(tmp_path, started):
+    run(tmp_path / "ours")
+    other = run(tmp_path / "other", student={"num_train_epochs": 9}).cells[-1]
+    shutil.copytree(other.folder, tmp_path / "ours" / other.folder.relative_to(tmp_path / "other"), dirs_exist_ok=True)
+    with pytest.raises(MLCAKError, match="holds a cell of another protocol"):
+        Study(protocol(), tmp_path / "ours")
+
+
 def test_a_study_that_stopped_in_a_cell_goes_on_with_that_cell(tmp_path, started, monkeypatch):
     start = Runner._start
 

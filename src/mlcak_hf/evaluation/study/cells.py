@@ -117,6 +117,11 @@ class Study:
                     cells[row.name, fold, seed] = Cell(row, fold, seed, at, teachers, tuned_by)
         #: In an order in which each follows those that it needs.
         self.cells = [cell for cell in cells.values() if not gap_only or cell.row.name in protocol.gap_rows]
+        foreign = [
+            cell.folder for cell in self.cells if cell.record and cell.record["protocol_sha256"] != protocol.digest
+        ]
+        if foreign:
+            raise MLCAKError(f"{foreign[0]} holds a cell of another protocol. Delete it; it will be run again.")
 
     def _check(self, folder: Path) -> None:
         path = folder / _PROTOCOL

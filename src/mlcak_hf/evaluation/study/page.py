@@ -96,7 +96,7 @@ def _resolution(study: Study, table: Comparison) -> Figure | None:
             known = sorted((size, of[metric]) for size, of in points.items() if metric in of)
             colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
             # Side by side, so that intervals do not cover each other.
-            x = [sizes.index(size) + 0.06 * (place - len(series) / 2) for size, _ in known]
+            x = [sizes.index(size) + 0.06 * (place - (len(series) - 1) / 2) for size, _ in known]
             axes.plot(x, [of.value for _, of in known], color=colour, marker=marker, markersize=5, label=name)
             for at, (_, of) in zip(x, known, strict=True):
                 if of.interval and of.interval.low is not None:
@@ -117,7 +117,7 @@ def _dots(dots: Sequence[_Dot]) -> Figure | None:
             axes.plot([of.interval.low, of.interval.high], [place, place], color=colour, linewidth=1.5)
         axes.plot(of.value, place, "o", color=colour, markerfacecolor=colour if filled else "white")
     axes.set_yticks(range(len(dots)), [label for label, *_ in dots], fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(dots) - 0.5, -0.5)
     axes.axvline(0, color=GREY, linewidth=1, linestyle=DASHES)
     return figure
 

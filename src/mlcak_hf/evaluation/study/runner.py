@@ -164,6 +164,7 @@ class Runner:
             "seconds": {name: round(value, 1) for name, value in seconds.items()},
             "restarted": restarted,
             "bytes": sum(path.stat().st_size for path in cell.folder.rglob("*") if path.is_file()),
+            "protocol_sha256": self.study.protocol.digest,
             "weights_sha256": weights_digest(cell.model),
             "predictions_sha256": {
                 path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in cell.prediction_files
