@@ -142,8 +142,8 @@ def test_sensitivity_keeps_the_step_that_lies_exactly_on_the_specificity():
 
 
 def test_sensitivity_keeps_steps_on_a_straight_part_of_the_curve():
-    # One of each class at every score: the curve is the diagonal.
-    scores, labels = np.repeat(np.arange(10.0), 2), np.tile([0, 1], 10)
+    # One of each class at every score: the curve is the diagonal, and 0.1 is its second step.
+    scores, labels = np.repeat(np.arange(20.0), 2), np.tile([0, 1], 20)
     assert sensitivity_at_specificity(labels, scores) == pytest.approx(0.1)
 
 
