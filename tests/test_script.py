@@ -1,5 +1,8 @@
 """A recipe, and the command line that overrides it."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -87,3 +90,32 @@ def test_names_resolve_to_what_is_shipped(tmp_path):
     assert resolve_model("someone/some-model") == "someone/some-model"
     with pytest.raises(RecipeError, match=r"no model 'student-tiny-29'.*Did you mean 'student-tiny-28'\?"):
         resolve_model("student-tiny-29")
+
+
+SCRIPT = """
+import os, time
+from mlcak_hf.errors import RecipeError
+from mlcak_hf.script import run_script
+
+def main():
+    if os.environ["LOCAL_RANK"] in {ranks}:
+        raise RecipeError("gamma must be at least 0.")
+    time.sleep(60)
+
+run_script(main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", ["01", "1"])
+def test_an_error_of_several_processes_is_printed_once_above_the_launchers_report(tmp_path, ranks):
+    (tmp_path / "script.py").write_text(SCRIPT.format(ranks=repr(ranks)))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--main_process_port", "0", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ran = subprocess.run([*command, tmp_path / "script.py"], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 1
+    said, _, report = ran.stderr.partition("Traceback")
+    assert [line for line in said.splitlines() if "gamma" in line] == ["error: gamma must be at least 0."]
+    assert "gamma" not in report
+    assert "ChildFailedError" in report, "the guide says that the launcher adds it"
