@@ -101,6 +101,14 @@ def test_dicom_files_without_a_suffix_are_found(images, table) -> None:
     assert sum(map(len, source(images, table).read().splits.values())) == 20
 
 
+def test_files_of_one_name_in_several_folders_are_refused_with_the_remedy(images, table) -> None:
+    (images / "i00.dcm").write_bytes((images / "more" / "i00.dcm").read_bytes())
+    with pytest.raises(
+        DatasetError, match=r"with more than one file in images/: i00 \(i00\.dcm\)\. Keep one, or rename"
+    ):
+        source(images, table).read()
+
+
 def test_a_column_that_occurs_twice_is_refused(images, table) -> None:
     edit(table, ",age", ",label")
     with pytest.raises(DatasetError, match=r"labels\.csv must have one column 'label'; got 2\. Rename"):

@@ -74,7 +74,8 @@ class ImageFolder:
                 folder.refuse(image_id, f"of {folder.name}/ with {found} in place of the file", "Put the file there")
         for image_id, names in files_of.items():
             if len(names) > 1:
-                folder.refuse(image_id, f"with more than one file in {folder.name}/", "Keep one", ", ".join(names))
+                headline, detail = f"with more than one file in {folder.name}/", ", ".join(sorted(set(names)))
+                folder.refuse(image_id, headline, "Keep one, or rename them", detail)
         if not files_of:
             entries = [entry.name + "/" * entry.is_dir() for entry in sorted(path.iterdir())]
             problem = f"must hold radiographs ({', '.join(RADIOGRAPH_SUFFIXES)}); got {listed(entries)}"
