@@ -41,7 +41,7 @@ class AttentionOptions:
         levels = self.student_levels
         if levels is not None and (not levels or len(set(levels)) < len(levels)):
             raise RecipeError(
-                f"student_levels must be layers without repeats; got {list(levels)}. Leave it out for all."
+                f"student_levels must be at least one layer, without repeats; got {list(levels)}. Leave it out for all."
             )
         check_choice("attention_aggregation", self.aggregation, get_args(Aggregation), RecipeError)
 
