@@ -45,6 +45,7 @@ def test_public_names_are_listed_and_found() -> None:
         mlcak_hf.MLCAKTokenizer  # noqa: B018
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [
@@ -61,6 +62,7 @@ def test_the_auto_classes_know_the_model_in_any_import_order(first: str) -> None
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_pipeline_and_a_spawned_worker_know_the_model(tmp_path) -> None:
     model = tiny_model()
     model.save_pretrained(tmp_path)

@@ -17,6 +17,8 @@ from mlcak_hf.phantoms.writer import write_phantoms
 from mlcak_hf.vindr_cxr.inspection.inspect import inspect_vindr_cxr
 from mlcak_hf.worker_processes import map_in_processes
 
+pytestmark = pytest.mark.slow
+
 PARENT = """
 import sys
 from test_worker_processes import sleeping
@@ -62,7 +64,6 @@ def test_an_inspecting_process_that_dies_is_one_sentence(small_vindr, monkeypatc
         inspect_vindr_cxr(small_vindr, num_proc=2)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif("forkserver" not in get_all_start_methods(), reason="there is no fork server to die")
 @pytest.mark.parametrize("command", ["phantom", "prepare"])
 def test_a_fork_server_that_dies_is_one_sentence(small_vindr, tmp_path, command) -> None:
@@ -88,7 +89,6 @@ if __name__ == "__main__":
     assert done.stderr.strip().splitlines()[-1].startswith("error: No worker process could be started. ")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at /proc")
 def test_processes_end_with_a_parent_that_is_killed(tmp_path) -> None:
     script = tmp_path / "parent.py"

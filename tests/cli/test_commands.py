@@ -123,6 +123,7 @@ def test_prepare_lists_what_it_left_out(mlcak, phantoms, tmp_path):
     assert first.stem in out
 
 
+@pytest.mark.slow
 def test_inspect_reports_damage_and_writes_json_and_a_picture(mlcak, phantoms, tmp_path):
     import shutil
 

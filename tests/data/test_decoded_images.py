@@ -123,6 +123,7 @@ def test_what_was_not_finished_is_not_there(tmp_path, monkeypatch):
     assert np.array_equal(decode_once(rows, processor(), folder=tmp_path)[3], np.asarray(stored("8 bits", 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_what_a_killed_process_left_is_removed(tmp_path):
     dataset_of([stored("8 bits", 0)]).save_to_disk(tmp_path / "rows")

@@ -108,6 +108,7 @@ def test_every_option_in_a_table_or_sentence_exists(guide):
         assert set(re.findall(r"(?<=[`\s])--[a-z][a-z0-9_-]*", prose)) <= known
 
 
+@pytest.mark.slow
 def test_the_readmes_first_snippet_prints_what_stands_below_it():
     code, printed = [body for language, body in BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
                      if language in {"python", "text"}][:2]  # fmt: skip
@@ -115,6 +116,7 @@ def test_the_readmes_first_snippet_prints_what_stands_below_it():
     assert ran.stdout == printed
 
 
+@pytest.mark.slow
 def test_the_readmes_training_snippet_runs_as_printed(tmp_path):
     blocks = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
     first, *others = [body for language, body in blocks if language == "python"]

@@ -30,6 +30,8 @@ from mlcak_hf.evaluation.arguments import EvaluationArguments
 from mlcak_hf.evaluation.run import run_evaluation
 from mlcak_hf.training.models import ModelArguments, build_model
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "distillation"
 RECIPE = """
 num_train_epochs: 2
@@ -222,7 +224,6 @@ def launch_in_two_processes(script: str, *arguments) -> str:
     return ran.stdout
 
 
-@pytest.mark.slow
 def test_two_processes_build_the_cache_that_one_builds(made, teacher, monkeypatch):
     """A shard of 128 images each: 140 images are two shards."""
     many = copy_with_rows(made / "dataset", made / "many", [i % 26 for i in range(140)])
@@ -239,7 +240,6 @@ def test_two_processes_build_the_cache_that_one_builds(made, teacher, monkeypatc
     assert len({tuple(row) for row in ours.logits.tolist()}) == 140, "every view is another"
 
 
-@pytest.mark.slow
 def test_two_processes_distil_a_student(made, teacher):
     launch_in_two_processes("distil_student", *student_arguments(made, made / "two"), "--teacher", teacher)
     record = json.loads((made / "two" / "training.json").read_text())

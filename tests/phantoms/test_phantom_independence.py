@@ -56,6 +56,7 @@ def test_format_is_independent_of_the_findings(labels, formats, field):
         assert p_value(values, labels[:, k]) > LEVEL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "field", ["height", "cm_per_px", "angle", "inspiration", "dose", "scatter", "contrast", "gamma"]
 )

@@ -22,6 +22,8 @@ from mlcak_hf.preparation.shards import plan
 from mlcak_hf.vindr_cxr.options import VinDrOptions
 from mlcak_hf.vindr_cxr.vindr_source import VinDrSource, prepare_vindr_cxr
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch) -> None:

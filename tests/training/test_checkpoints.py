@@ -39,6 +39,7 @@ class Killed(BaseException):
     """What no clean-up of a killed process would see; here it only leaves the trainer."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["save_model", "_save_optimizer_and_scheduler", "_save_rng_state"])
 def test_a_run_that_dies_while_saving_leaves_no_checkpoint(tmp_path, monkeypatch, when):
     train(tmp_path, max_steps=2)

@@ -41,6 +41,7 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
         assert torch.equal(weight, weights_of(whole)[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("student", "teacher", "patch"),
     # A fourth block for patches of 8 px: the grid of a student at 16 px. With 4 px, the teacher's grid is finer.

@@ -54,6 +54,7 @@ def test_other_metrics_are_those_without_perturbations(tmp_path):
         assert with_shifts[name] == without[name], name
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_and_without(tmp_path):
     weights = []
     for shifts in (True, False):
@@ -63,6 +64,7 @@ def test_training_is_the_same_with_and_without(tmp_path):
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
 
 
+@pytest.mark.slow
 def test_it_chooses_the_best_checkpoint(tmp_path):
     trainer = trainer_with_shifts(
         tmp_path, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2, num_train_epochs=4,

@@ -11,6 +11,8 @@ from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache
 from mlcak_hf.distillation.cache.store import TeacherCache
 from mlcak_hf.distillation.teachers import Teachers
 
+pytestmark = pytest.mark.slow
+
 ROWS = toy_rows(11, seed=5)
 
 

@@ -358,6 +358,7 @@ def test_an_image_in_train_and_test_is_refused(load, small_vindr, edit_table) ->
     assert "a1" not in load("train", on_error="skip")["image_id"][:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_proc", [None, 2])
 def test_unreadable_radiographs_are_refused_or_skipped(small_vindr, tmp_path, num_proc) -> None:
     for name in ("train/a1", "train/a3", "test/t2"):
