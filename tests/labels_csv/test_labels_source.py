@@ -166,6 +166,7 @@ def test_the_command_resumes_after_a_kill(images, table, tmp_path, monkeypatch) 
         assert (tmp_path / "out" / "data" / name).stat().st_ino == inode
 
 
+@pytest.mark.slow
 def test_the_command_prepares_a_csv_file_of_labels(images, table, tmp_path, monkeypatch, capsys) -> None:
     def mlcak(*arguments) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["mlcak", "prepare", str(images), str(tmp_path / "out"), *map(str, arguments)])

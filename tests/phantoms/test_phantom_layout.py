@@ -143,6 +143,7 @@ def test_every_transfer_syntax_occurs_and_decodes(phantoms):
     assert sum(phantoms.transfer_syntaxes.values()) == 42
 
 
+@pytest.mark.slow
 def test_number_of_processes_changes_no_byte(phantoms, tmp_path):
     again = write_phantoms(tmp_path / "p", num_train=30, num_test=12, size_px=128, seed=5, num_proc=2)
     assert contents(again.output_dir) == contents(phantoms.output_dir)

@@ -65,7 +65,7 @@ def test_a_dataset_prepared_again_in_the_same_folder_is_read_again(prepare, tmp_
     assert again["train"].features == vindr_features("mean")
 
 
-@pytest.mark.parametrize("num_proc", [1, 2])
+@pytest.mark.parametrize("num_proc", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_folder_holds_shards_card_and_record_and_nothing_else(prepare, tmp_path, num_proc, monkeypatch) -> None:
     monkeypatch.setattr(plan, "IMAGES_PER_SHARD", 3)
     report = prepare(num_proc=num_proc)
@@ -149,6 +149,7 @@ def test_no_patient_data_reaches_the_folder(prepare, small_vindr, tmp_path) -> N
             assert not any(secret.encode() in text for text in texts), (path, secret)
 
 
+@pytest.mark.slow
 def test_skipped_images_are_listed_everywhere(prepare, small_vindr) -> None:
     (small_vindr / "train" / "a1.dicom").write_bytes(b"")
     (small_vindr / "test" / "t1.dicom").unlink()

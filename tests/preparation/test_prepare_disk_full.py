@@ -49,7 +49,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize("num_proc", [1, 2])
+@pytest.mark.parametrize("num_proc", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_really_full_disk_is_one_clear_error(vindr, tmp_path, small_disk, num_proc) -> None:
     prepare_vindr_cxr(vindr, tmp_path / "out", **CHOICES)
     expected = content(tmp_path / "out")

@@ -204,6 +204,7 @@ def test_the_search_finds_what_is_hidden(tmp_path) -> None:
     assert leaks(tmp_path) == {"wide.txt": {secret}}
 
 
+@pytest.mark.slow
 def test_the_source_is_full_of_patient_data(secretive) -> None:
     for path in secretive.rglob("a[0-3].dicom"):
         dataset = pydicom.dcmread(path)
@@ -211,6 +212,7 @@ def test_the_source_is_full_of_patient_data(secretive) -> None:
         assert found_in(path.read_bytes()) >= set(SECRETS.values())
 
 
+@pytest.mark.slow
 def test_no_patient_data_reaches_the_output(secretive, tmp_path, monkeypatch, capsys, caplog) -> None:
     monkeypatch.setattr(plan, "IMAGES_PER_SHARD", 2)
     caplog.set_level(logging.DEBUG)

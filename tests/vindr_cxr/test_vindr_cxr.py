@@ -32,7 +32,7 @@ def load(small_vindr, tmp_path):
     return call
 
 
-@pytest.mark.parametrize("num_proc", [None, 2])
+@pytest.mark.parametrize("num_proc", [None, pytest.param(2, marks=pytest.mark.slow)])
 def test_suspect_images_are_reported(load, small_vindr, caplog, num_proc) -> None:
     y, x = np.mgrid[-1:1:60j, -1:1:60j]
     lungs = np.exp(-(((np.abs(x) - 0.45) / 0.22) ** 2) - ((y + 0.1) / 0.45) ** 2)
@@ -358,8 +358,7 @@ def test_an_image_in_train_and_test_is_refused(load, small_vindr, edit_table) ->
     assert "a1" not in load("train", on_error="skip")["image_id"][:]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("num_proc", [None, 2])
+@pytest.mark.parametrize("num_proc", [None, pytest.param(2, marks=pytest.mark.slow)])
 def test_unreadable_radiographs_are_refused_or_skipped(small_vindr, tmp_path, num_proc) -> None:
     for name in ("train/a1", "train/a3", "test/t2"):
         (small_vindr / f"{name}.dicom").write_bytes(b"cut off")

@@ -71,7 +71,7 @@ def damage(folder) -> None:
     table.write_text(table.read_text().replace("1,2,3,4", "1,2,43.5,4"))
 
 
-@pytest.mark.parametrize("num_proc", [1, 2])
+@pytest.mark.parametrize("num_proc", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_damaged_folder_is_reported(small_vindr, num_proc) -> None:
     damage(small_vindr)
     report = inspect(small_vindr, num_proc=num_proc)
