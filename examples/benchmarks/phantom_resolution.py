@@ -127,7 +127,7 @@ def read_split(root: Path, split: str, num_proc: int) -> Split:
 
 
 class SmallNet(nn.Module):
-    """The fixed net: strided convolutions to 28 x 28 cells, of which the strongest counts, and a coarse view."""
+    """The fixed net: strided convolutions, the maximum over 28 x 28 cells, and a coarse view."""
 
     def __init__(self, num_labels: int) -> None:
         super().__init__()

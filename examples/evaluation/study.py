@@ -2,8 +2,8 @@
 
     python examples/evaluation/study.py --protocol examples/evaluation/study.yaml --output runs/study
 
-First it prints how many hours and how much disk the study takes; rows of which nothing is known are trained for a few
-steps to find out. Then it runs what is missing, and writes the tables of what is finished: study.md, study.json and
+First it prints how many hours and how much disk the study takes; it trains rows without a known cost for a few steps
+to find out. Then it runs what is missing, and writes the tables of what is finished: study.md, study.json and
 study.html. --workers 2 runs two cells at a time; started several times on one file system, or as a scheduler's array,
 the processes share the cells. Machines without a common file system run --only 0/2 and --only 1/2, and --merge FOLDER
 copies the cells of another one here. --gap_only runs the teachers and the baselines alone: will distillation help?

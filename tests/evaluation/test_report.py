@@ -256,7 +256,7 @@ def test_training_images_are_marked_in_table_figure_and_record_and_decide_nothin
     console.print(rich_table(comparison))
     for text in (console.export_text(), paths[1].read_text()):
         assert "Warning: student was trained on 23 of these 90 images, so its numbers are too good." in text
-        assert "the operating thresholds of student come from images of which it was trained on 4." in text
+        assert "student was trained on 4 of the images that its operating thresholds come from." in text
         assert "student (2 runs, trained on these images)" in text
         assert "plain (2 runs)" in text
         assert "Not known" not in text

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -139,19 +140,32 @@ class MLCAKTrainer(AveragingTrainer):
 
     # Batches
 
-    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        """Make a dataloader; evaluation and prediction get the stored images, without views or teacher inputs."""
-        training_collator, is_training = self.data_collator, kwargs.get("is_training", False)
-        self.data_collator = training_collator if is_training else self.eval_data_collator
-        try:
-            loader: Any = super()._get_dataloader(*args, **kwargs)
-        finally:
-            self.data_collator = training_collator
-        if is_training and self.args.dataloader_persistent_workers:
+    def get_train_dataloader(self) -> Any:
+        """Return the dataloader of training."""
+        loader: Any = super().get_train_dataloader()
+        if self.args.dataloader_persistent_workers:
             # Each new set of workers draws a seed. Drawn from the global generator, it would shift the dropout of a
             # resumed run, which starts its workers in another epoch.
             loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
         return loader
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Return the dataloader of evaluation: stored images without views or teacher inputs."""
+        with self._evaluation_collator():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """Return the dataloader of prediction: stored images without views or teacher inputs."""
+        with self._evaluation_collator():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _evaluation_collator(self) -> Iterator[None]:
+        training_collator, self.data_collator = self.data_collator, self.eval_data_collator
+        try:
+            yield
+        finally:
+            self.data_collator = training_collator
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """Fetch the micro-batches of one optimizer step and count its images over all processes."""

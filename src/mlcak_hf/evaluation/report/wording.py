@@ -103,8 +103,8 @@ def warnings(comparison: Comparison) -> list[str]:
             )
         if row.training_images("thresholds"):
             lines.append(
-                f"Warning: the operating thresholds of {row.name} come from images of which it was trained on "
-                f"{row.training_images('thresholds')}."
+                f"Warning: {row.name} was trained on {row.training_images('thresholds')} of the images that its "
+                "operating thresholds come from."
             )
     return lines
 

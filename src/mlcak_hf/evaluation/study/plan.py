@@ -20,7 +20,7 @@ _CHECKPOINTS = 6  # two of them, each with the weights and two moments of the op
 
 
 def time_rows(runner: Runner, steps: int) -> None:
-    """Train each row of which nothing is known for a few steps, and keep what a whole cell will take in `timing.json`.
+    """Train each row without a known cost for a few steps, and write what a whole cell will take to `timing.json`.
 
     Args:
         runner ([`Runner`]):
