@@ -48,6 +48,14 @@ def test_no_residual_block_works_above_56_px(image_size, patch_size):
     assert tokens.shape == (2, 24, image_size // patch_size, image_size // patch_size)
 
 
+@pytest.mark.parametrize(("image_size", "patch_size"), [(28, 4), (112, 8), (224, 16)])
+def test_the_first_convolution_sees_every_pixel(image_size, patch_size):
+    stem = randomise(ConvolutionalTrunk(image_size, patch_size, 1, 24, [8, 8, 8])).stem
+    image = torch.zeros(1, 1, image_size, image_size, requires_grad=True)
+    stem.conv(image + 1).sum().backward()
+    assert image.grad.ne(0).all()
+
+
 def trunk_by_hand(trunk, x):
     """The trunk of three blocks with strides 1, 2 and 2, written out."""
 

@@ -45,7 +45,7 @@ def trunk_strides(image_size: int, patch_size: int, num_blocks: int) -> tuple[in
 
 class ConvolutionalTrunk(nn.Module):
     """
-    A 3x3 convolution and residual blocks of two 3x3 convolutions, from an image to one token for each patch.
+    A convolution (3x3, or 7x7 at 224 px) and residual blocks of two 3x3 convolutions make one token for each patch.
 
     Each image is normalised by itself (GroupNorm after convolutions with standardised weights), never over a batch:
     accumulated micro-batches and several processes give the gradients of one large batch.
@@ -65,7 +65,8 @@ class ConvolutionalTrunk(nn.Module):
     ) -> None:
         super().__init__()
         first, strides = trunk_strides(image_size, patch_size, len(widths))
-        self.stem = _ConvNorm(num_channels, widths[0], 3, first)
+        # Neighbouring filters overlap, also at a stride of 4: a 3x3 filter would skip pixels there.
+        self.stem = _ConvNorm(num_channels, widths[0], max(3, 2 * first - 1), first)
         self.blocks = nn.Sequential(*map(_ResidualBlock, [widths[0], *widths[:-1]], widths, strides))
         self.to_tokens = nn.Conv2d(widths[-1], hidden_size, 1)
 
