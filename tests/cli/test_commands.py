@@ -205,6 +205,7 @@ def test_pictures_that_seem_to_hold_12_bits_are_named_and_read_with_a_range(mlca
         (("predict", "{model}", "nothing.dicom"), "nothing.dicom"),
         (("predict", "no-model", "{phantoms}"), "no-model"),
         (("predict", "no-model", "{phantoms}/test", "--heatmaps", "{phantoms}/test"), "holds the radiograph"),
+        (("predict", "no-model", "{phantoms}/test", "--explain", "rollout"), "Name their folder with --heatmaps"),
         (("predict", "no-model", "{phantoms}", "--output", "{phantoms}"), "is a folder"),
         (("predict", "no-model", "{phantoms}", "--heatmaps", "{model}/config.json"), "config.json is a file"),
         (("predict", "no-model", "{phantoms}", "--output", "{model}/config.json/p.csv"), "config.json is a file"),

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.errors import DatasetError, DicomError, MLCAKError
+from mlcak_hf.explanation.explain import Explanation
 from mlcak_hf.explanation.overlay import attention_over_radiograph, draw_heatmap, enlarge_for_display
 from mlcak_hf.image_processing_mlcak import area_resize, fit_to_square, map_boxes
 from mlcak_hf.prediction.outputs import HeatmapNames
@@ -565,3 +566,36 @@ def test_heatmaps_of_one_model_have_the_same_scale() -> None:
         return [int(value) for value in picture[inset + 35, inset + 15]]
 
     assert colour_at_4x(4) == colour_at_4x(4, 8)
+
+
+@pytest.mark.parametrize("method", ["rollout", "gradient", "grad-cam"])
+def test_heatmaps_can_show_other_explanations(radiographs: Path, tmp_path: Path, method: str) -> None:
+    predictor = RadiographPredictor(tiny_model(), tiny_processor(), "cpu")
+    files = [radiographs / "a.png", radiographs / "gone.png", radiographs / "b.png"]
+    plain = predictor.predict(files, heatmaps_dir=tmp_path / "attention")
+    shown = predictor.predict(files, heatmaps_dir=tmp_path / method, explanation=Explanation(method))
+    assert [prediction.probabilities for prediction in shown] == [prediction.probabilities for prediction in plain]
+    assert [prediction.heatmap is None for prediction in shown] == [False, True, False]
+    assert shown[0].heatmap.read_bytes() != plain[0].heatmap.read_bytes()
+
+
+def test_a_finding_can_be_explained_unless_the_model_never_saw_it(radiographs: Path, tmp_path: Path) -> None:
+    predictor = RadiographPredictor(tiny_model(), tiny_processor(), "cpu")
+    (global_label,), (finding,) = (
+        predictor.predict([radiographs / "a.png"], heatmaps_dir=tmp_path / str(label), explanation=explanation)
+        for label, explanation in enumerate([Explanation("gradient"), Explanation("gradient", "Nodule/Mass")])
+    )
+    assert global_label.heatmap.read_bytes() != finding.heatmap.read_bytes()
+    with pytest.raises(MLCAKError, match="one of the model's Cardiomegaly, Nodule/Mass, Normal, Abnormal"):
+        predictor.predict([], explanation=Explanation("gradient", "Edema"))
+    predictor.unlearned_findings = frozenset({"Nodule/Mass"})
+    with pytest.raises(MLCAKError, match="never saw 'Nodule/Mass' in training"):
+        predictor.predict([], explanation=Explanation("gradient", "Nodule/Mass"))
+
+
+def test_a_map_without_any_evidence_says_that_it_is_empty() -> None:
+    radiograph, nothing = np.full((70, 70), 0.5, np.float32), np.zeros((7, 7), np.float32)
+    drawn = draw_heatmap(radiograph, nothing, (70, 70), 28, "pad")
+    uniform = draw_heatmap(radiograph, nothing + 1, (70, 70), 28, "pad")
+    assert (np.asarray(drawn)[20:60, 20:60] == np.asarray(uniform)[20:60, 20:60]).all(), "no colour"
+    assert np.asarray(drawn).shape != np.asarray(uniform).shape or (np.asarray(drawn) != np.asarray(uniform)).any()

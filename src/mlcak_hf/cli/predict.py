@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from typer import Argument, Exit, Option
 
+from ..errors import MLCAKError
 from ..radiographs.choices import Voi
 from ..radiographs.file_search import FileSearch, search_radiographs
 from .options import ValueRangeOption
@@ -23,7 +24,17 @@ def predict(
         Option("--format", help="Format of the predictions. By default that of the output's suffix, or a table."),
     ] = None,
     output: Annotated[Path | None, Option(help="File to write: .csv, .json or .txt.")] = None,
-    heatmaps: Annotated[Path | None, Option(help="Folder for pictures of the model's attention.")] = None,
+    heatmaps: Annotated[Path | None, Option(help="Folder for pictures of what the model attended to.")] = None,
+    explain: Annotated[
+        Literal["attention", "rollout", "gradient", "grad-cam"],
+        Option(
+            help="What the heatmaps show: attention, followed through all layers, or what raises the label's score."
+        ),
+    ] = "attention",
+    label: Annotated[
+        str | None,
+        Option(help="Label that gradient and grad-cam explain. By default the most probable global label."),
+    ] = None,
     batch_size: Annotated[int, Option(help="Radiographs per forward pass.", min=1)] = 16,
     workers: Annotated[int, Option(help="Number of processes that read while the model runs.", min=1)] = 1,
     threads: Annotated[int, Option(help="Threads of the model on the CPU.", min=1)] = 1,
@@ -46,11 +57,14 @@ def predict(
     from rich.console import Console
     from transformers.utils import logging
 
+    from ..explanation.explain import Explanation
     from ..prediction.outputs import check_outputs
     from ..prediction.predictor import RadiographPredictor
     from ..prediction.reading import Prediction
     from ..prediction.tables import choose_format, write_predictions
 
+    explanation = Explanation(explain, label)
+    _check_drawn(heatmaps, explanation == Explanation())
     search, errors = search_radiographs(inputs, exclude=[heatmaps] if heatmaps else []), Console(stderr=True)
     if not errors.is_terminal:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -66,7 +80,9 @@ def predict(
 
     def counted() -> Iterator[Prediction]:
         unreadable = [Prediction(path, error=reason) for path, reason in search.unreadable.items()]
-        predicted = predictor.stream(search.files, batch_size, heatmaps_dir=heatmaps, progress=True, workers=workers)
+        predicted = predictor.stream(
+            search.files, batch_size, False, heatmaps, progress=True, workers=workers, explanation=explanation
+        )
         for prediction in chain(unreadable, predicted):
             counts[prediction.outcome] += 1
             yield prediction
@@ -86,6 +102,11 @@ def predict(
     errors.print("Research use only: not a medical device, not for diagnosis.")
     if counts["unreadable"] or counts["refused"]:
         raise Exit(1)
+
+
+def _check_drawn(heatmaps: Path | None, by_default: bool) -> None:
+    if heatmaps is None and not by_default:
+        raise MLCAKError("--explain and --label say what the heatmaps show. Name their folder with --heatmaps.")
 
 
 def _summary(counts: Counter[str], search: FileSearch) -> str:

@@ -1,4 +1,4 @@
-"""The class token's attention, mapped from the model's square back onto the radiograph, and drawn.
+"""A map over the patches, such as the class token's attention, mapped back onto the radiograph, and drawn.
 
 A patch covers a square of the reduced image, which was padded or squashed from the original. It is mapped back with
 [`map_boxes`], like the boxes.
@@ -21,7 +21,7 @@ _FULL_COLOUR, _CLEARLY_UNEVEN = 16.0, 1.5
 _TICKS = (1, 2, 4, 8, 16)
 _STRONGEST_TINT = 0.65
 _COLOURS = "inferno"
-_FOOTER = "Attention of the class token, not a location of disease. Research use only; not for diagnosis."
+_FOOTER = "Not a location of disease. Research use only; not for diagnosis."
 
 
 def enlarge_for_display(radiograph: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -87,8 +87,9 @@ def draw_heatmap(
     model_size_px: int,
     fit: str,
     caption: str = "",
+    shown: str = "attention of the class token",
 ) -> Image.Image:
-    """Draw the attention in colour over the radiograph, with a legend and a research-use footer.
+    """Draw the attention, or another map, in colour over the radiograph, with a legend and a research-use footer.
 
     Colour shows attention above uniform attention (1x: every patch the same) on a logarithmic scale from 1x to 16x, the
     same for every heatmap; patches with less keep their grey. If no patch exceeds 1.5x, the caption says that the
@@ -107,6 +108,8 @@ def draw_heatmap(
             How the radiograph was made square, `"pad"` or `"squash"`.
         caption (`str`, *optional*):
             A line below the picture, such as the predicted label with its probability.
+        shown (`str`, *optional*):
+            What the map is, for the line at the bottom.
 
     Returns:
         `Image.Image` in RGB: the radiograph in its own proportions with the overlay, a colour bar at its right and two
@@ -120,21 +123,24 @@ def draw_heatmap(
     tint = _STRONGEST_TINT * strength[..., None]
     overlay = radiograph[..., None] * (1.0 - tint) + colormaps[_COLOURS](strength)[..., :3] * tint
     explanation = f"{attention.shape[0]} x {attention.shape[1]} patches; 1x: as much as if all got the same"
-    if relative.max() < _CLEARLY_UNEVEN:
+    if not total > 0:
+        explanation += "; empty: no patch raises the score"
+    elif relative.max() < _CLEARLY_UNEVEN:
         explanation += f"; nearly uniform, at most {relative.max():.2f}x"
-    return _with_legend(_to_rgb(overlay), f"{caption} ({explanation})" if caption else explanation)
+    lines = [f"{caption} ({explanation})" if caption else explanation, f"{shown[0].upper()}{shown[1:]}. {_FOOTER}"]
+    return _with_legend(_to_rgb(overlay), lines)
 
 
 def _to_rgb(values: npt.NDArray[np.floating]) -> Image.Image:
     return Image.fromarray(np.rint(np.clip(values, 0.0, 1.0) * 255).astype(np.uint8), mode="RGB")
 
 
-def _with_legend(overlay: Image.Image, caption: str) -> Image.Image:
+def _with_legend(overlay: Image.Image, texts: list[str]) -> Image.Image:
     """Frame the overlay: colour bar at its right, what it shows and the research-use line below."""
     text_px = margin = min(22, max(11, overlay.width // 42))
     font, line = ImageFont.load_default(size=text_px), round(1.5 * text_px)
     text_width = overlay.width + 7 * text_px  # a margin, the bar and its labels
-    lines = [piece for text in (caption, _FOOTER) for piece in _wrap(text, font, text_width)]
+    lines = [piece for text in texts for piece in _wrap(text, font, text_width)]
     height = overlay.height + margin + line * len(lines) + margin // 2
     canvas = Image.new("RGB", (text_width + margin, height), "black")
     canvas.paste(overlay, (margin // 2, margin // 2))

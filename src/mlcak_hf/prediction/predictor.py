@@ -14,8 +14,10 @@ import torch
 from transformers.utils import logging
 
 from .. import __version__
+from ..configuration_mlcak import MLCAKConfig
 from ..errors import MLCAKError
 from ..explanation.class_token import class_token_attention
+from ..explanation.explain import METHODS, Explanation, explain, label_index, label_names
 from ..explanation.overlay import draw_heatmap, enlarge_for_display
 from ..image_geometry_mlcak import check_choice
 from ..image_processing_mlcak import MLCAKImageProcessor
@@ -141,6 +143,7 @@ class RadiographPredictor:
         heatmaps_dir: str | os.PathLike[str] | None = None,
         progress: bool = False,
         workers: int = 1,
+        explanation: Explanation = Explanation(),  # noqa: B008 - frozen
     ) -> Iterator[Prediction]:
         """Predict files in batches and in their order, holding one batch in memory at a time.
 
@@ -160,16 +163,23 @@ class RadiographPredictor:
                 Whether to show a progress bar on standard error.
             workers (`int`, *optional*, defaults to 1):
                 Number of processes that read files while the model runs. 1 reads in this process.
+            explanation ([`Explanation`], *optional*):
+                Which map the heatmaps show. Defaults to the class token's attention.
 
         Yields:
             [`Prediction`]: One per file.
 
         Raises:
-            [`MLCAKError`]: When `batch_size` or `workers` is below 1, or `heatmaps_dir` holds one of the files.
+            [`MLCAKError`]: When `batch_size` or `workers` is below 1, `heatmaps_dir` holds one of the files, or the
+                model has not learned the label to explain.
         """
         for name, value in (("batch_size", batch_size), ("workers", workers)):
             if value < 1:
                 raise MLCAKError(f"{name} must be at least 1; got {value}.")
+        if explanation.label is not None:
+            label_index(cast(MLCAKConfig, self.model.config), explanation.label)
+            if explanation.label in self.unlearned_findings:
+                raise MLCAKError(f"The model never saw {explanation.label!r} in training. Explain another label.")
         names = None
         if heatmaps_dir is not None:
             # All names at once: the heatmap of an early file could overwrite a later one.
@@ -193,20 +203,21 @@ class RadiographPredictor:
             read = map_in_processes(read_one, paths, workers, doing="reading radiographs", preload=module)
         with logging.tqdm(total=total, desc="Predicting", unit="file", disable=not progress or None) as bar:
             while batch := list(islice(read, batch_size)):
-                self._predict_batch([file for file in batch if file.radiograph is not None], attention, names)
+                usable = [file for file in batch if file.radiograph is not None]
+                if usable:
+                    pixels = self._predict_batch(usable, attention or names is not None)
+                    if names is not None:
+                        self._draw_batch(usable, pixels, explanation, names)
                 bar.update(len(batch))
                 yield from (file.prediction for file in batch)
 
-    @torch.inference_mode()
-    def _predict_batch(self, batch: Sequence[ReadFile], attention: bool, names: HeatmapNames | None) -> None:
-        if not batch:
-            return
+    def _predict_batch(self, batch: Sequence[ReadFile], attention: bool) -> torch.Tensor:
+        """Fill in the predictions of files; returns the pixels that the model saw."""
         # `reduce`, not `__call__`: values are in [0, 1] already, whatever range the processor expects of others.
-        pixel_values = self.processor.reduce(np.stack([file.radiograph.pixels for file in batch if file.radiograph]))
-        output: MLCAKOutput = self.model(
-            pixel_values=torch.from_numpy(pixel_values).to(self.device, self.model.dtype),
-            output_attentions=attention or names is not None,
-        )
+        reduced = self.processor.reduce(np.stack([file.radiograph.pixels for file in batch if file.radiograph]))
+        pixel_values = torch.from_numpy(reduced).to(self.device, self.model.dtype)
+        with torch.inference_mode():
+            output: MLCAKOutput = self.model(pixel_values=pixel_values, output_attentions=attention)
         config, grid_size = self.model.config, self.model.grid_size
         assert output.logits is not None
         rows = probabilities(output.logits.float().cpu(), str(config.problem_type)).tolist()
@@ -222,20 +233,38 @@ class RadiographPredictor:
                 prediction.findings = dict(zip(config.local_labels, local_rows[number], strict=True)) | unlearned
             if mlcak is not None:
                 prediction.attention = maps[number].astype(np.float32)
-            if names is not None:
-                prediction.heatmap = self._draw(file, names.next(prediction.file))
+        return pixel_values
 
-    def _draw(self, file: Any, path: Path) -> Path:
+    def _draw_batch(
+        self, batch: Sequence[ReadFile], pixels: torch.Tensor, explanation: Explanation, names: HeatmapNames
+    ) -> None:
+        """Draw a heatmap of each file that was predicted."""
+        config: Any = self.model.config
+        method = explanation.method
+        of_labels = [[*file.prediction.findings.values(), *file.prediction.probabilities.values()] for file in batch]
+        first = config.num_local_labels
+        labels = [first + int(np.argmax(scores[first:])) for scores in of_labels]
+        if explanation.label is not None:
+            labels = [label_index(config, explanation.label)] * len(batch)
+        maps: Any = [file.prediction.attention for file in batch]
+        if method != "attention":
+            maps = explain(self.model, pixels, labels, [method])[method].astype(np.float32)
+        for file, label, scores, found in zip(batch, labels, of_labels, maps, strict=True):
+            name = label_names(config)[label]
+            shown = METHODS[method].replace("the label", name)
+            path = names.next(file.prediction.file)
+            file.prediction.heatmap = self._draw(file, found, f"{name} {scores[label]:.2f}", shown, path)
+
+    def _draw(self, file: Any, found: Any, caption: str, shown: str, path: Path) -> Path:
         """Draw the heatmap of a [`ReadFile`] that was predicted, so that none of its parts is missing."""
-        probability = file.prediction.probabilities
-        highest = max(probability, key=probability.get)
         picture = draw_heatmap(
             enlarge_for_display(file.picture),
-            file.prediction.attention,
+            found,
             original_size=(file.radiograph.original_height, file.radiograph.original_width),
             model_size_px=self.model.config.image_size,
             fit=self.processor.fit,
-            caption=f"{highest} {probability[highest]:.2f}",
+            caption=caption,
+            shown=shown,
         )
         picture.save(path, compress_level=_PNG_COMPRESSION)
         return path
