@@ -19,8 +19,9 @@ from .configuration_mlcak import MLCAKConfig
 from .errors import MLCAKError, RecipeError
 from .image_processing_mlcak import MLCAKImageProcessor
 from .modeling_mlcak import MLCAKForCXRClassification
+from .shipped import checkpoint_names, close_name, resolve_checkpoint
 
-#: A folder or a Hub id.
+#: A folder, a Hub id, or the name of a checkpoint that ships with the package.
 Source = str | PathLike[str]
 
 _REMEDY = "Name a folder that train_teacher.py or distil_student.py wrote, or the Hub id of such a model."
@@ -55,6 +56,8 @@ def loading(
         if not Path(source).exists():
             may_be_on_hub = str(source).count("/") <= 1 and not Path(source).is_absolute()
             reason = f"it is neither a folder nor on the Hub ({reason})" if may_be_on_hub else "there is no such folder"
+            if "/" not in str(source) and (known := checkpoint_names()):
+                remedy = f"Checkpoints in this package: {', '.join(known)}.{close_name(str(source), known)} {remedy}"
         raise error(f"The {role} {str(source)!r} cannot be loaded: {reason}. {remedy}") from cause
 
 
@@ -74,6 +77,7 @@ def load_config(
     Raises:
         [`MLCAKError`]: Of the class `error`, when it cannot be loaded or is not an MLCAK config.
     """
+    source = resolve_checkpoint(str(source))
     with loading(source, role, error=error):
         if Path(source).is_dir() and not Path(source, "config.json").is_file():
             raise FileNotFoundError("the folder has no config.json")
@@ -95,6 +99,7 @@ def load_model(
     Raises:
         [`MLCAKError`]: Of the class `error`, when it cannot be loaded or is not an MLCAK model.
     """
+    source = resolve_checkpoint(str(source))
     load_config(source, role, error, revision=kwargs.get("revision"))
     with loading(source, role, error=error):
         model: MLCAKForCXRClassification = MLCAKForCXRClassification.from_pretrained(source, **kwargs)
@@ -115,6 +120,7 @@ def load_processor(
     Raises:
         [`MLCAKError`]: Of the class `error`, when there is none, or [`check_processor`] refuses it.
     """
+    source = resolve_checkpoint(str(source))
     remedy = "Copy preprocessor_config.json from the folder that the model was trained in."
     with loading(source, f"image processor of the {role}", remedy, error):
         if Path(source).is_dir() and not any(Path(source).glob("*processor_config.json")):
@@ -152,12 +158,13 @@ def check_processor(
 
 
 def weight_files(source: Source) -> list[Path]:
-    """List the files of weights in a local folder."""
+    """List the files of weights in a local folder or a shipped checkpoint."""
+    source = resolve_checkpoint(str(source))
     return [path for kind in ("*.safetensors", "pytorch_model*.bin") for path in sorted(Path(source).glob(kind))]
 
 
 def weights_digest(source: Source) -> str | None:
-    """Return the SHA-256 of the weights in a local folder; `None` without any."""
+    """Return the SHA-256 of the weights in a local folder or a shipped checkpoint; `None` without any."""
     files, digest = weight_files(source), hashlib.sha256()
     for path in files:
         digest.update(path.read_bytes())

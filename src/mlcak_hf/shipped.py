@@ -1,4 +1,4 @@
-"""Find what ships in hub_configs: model sizes and recipes."""
+"""Find what ships in hub_configs: model sizes, trained checkpoints and recipes."""
 
 from __future__ import annotations
 
@@ -22,25 +22,44 @@ def hub_configs_dir() -> Path:
     raise RecipeError(f"hub_configs is neither in {package} nor in {package.parents[1]}. Install mlcak-hf again.")
 
 
-def resolve_model(name: str) -> str:
-    """Return the folder of a model size in hub_configs; folders and Hub ids are returned unchanged.
+def checkpoint_names() -> list[str]:
+    """List the trained models that ship with the package."""
+    return sorted(path.parent.name for path in hub_configs_dir().glob("checkpoints/*/config.json"))
+
+
+def resolve_checkpoint(name: str) -> str:
+    """Return the folder of a trained model that ships with the package; every other name is returned unchanged.
 
     Args:
         name (`str`):
-            A size such as `student-vit-ti4-28`, a folder, or a Hub id.
+            A checkpoint such as `pneumonia-28`, a folder, or a Hub id. A folder of the same name comes first.
+    """
+    shipped = hub_configs_dir() / "checkpoints" / name
+    plain = "/" not in name and not Path(name).exists()
+    return str(shipped) if plain and (shipped / "config.json").is_file() else name
+
+
+def resolve_model(name: str) -> str:
+    """Return the folder of a model size or a trained model in hub_configs; folders and Hub ids are returned unchanged.
+
+    Args:
+        name (`str`):
+            A size such as `student-vit-ti4-28`, a checkpoint such as `pneumonia-28`, a folder, or a Hub id.
 
     Raises:
-        [`RecipeError`]: When a name without owner (`owner/name`) is neither a folder nor a size.
+        [`RecipeError`]: When a name without owner (`owner/name`) is neither a folder, a size nor a checkpoint.
     """
-    sizes = hub_configs_dir() / "models"
-    if Path(name).is_dir():
-        return name
+    sizes, found = hub_configs_dir() / "models", resolve_checkpoint(name)
+    if Path(found).is_dir():
+        return found
     if (sizes / name / "config.json").is_file():
         return str(sizes / name)
     if "/" in name and not Path(name).is_absolute():
         return name
-    known = sorted(folder.name for folder in sizes.iterdir() if folder.is_dir())
-    raise RecipeError(f"There is no model {name!r}: no such folder, and no such size.{close_name(name, known)} {known}")
+    known = checkpoint_names() + sorted(folder.name for folder in sizes.iterdir() if folder.is_dir())
+    raise RecipeError(
+        f"There is no model {name!r}: no such folder, size or checkpoint.{close_name(name, known)} {known}"
+    )
 
 
 def resolve_recipe(name: str) -> Path:

@@ -12,6 +12,7 @@ from ..data.training_data import SHARED_OPTIONS, DatasetArguments
 from ..errors import MLCAKError, RecipeError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..pretrained import load_config, load_processor
+from ..shipped import resolve_checkpoint
 from ..training.record import TRAINING_FILE, TrainingRecord
 
 NO_SPLIT = "none"
@@ -128,7 +129,8 @@ def models_to_evaluate(models: Sequence[str], lowres: Sequence[str] = ()) -> lis
     rows: list[EvaluatedModel] = []
     pairs = [_pair(given, "--models", "name=folder") for given in models]
     names = [name for name, _ in pairs]
-    for position, (name, folder) in enumerate(pairs):
+    for position, (name, given) in enumerate(pairs):
+        folder = resolve_checkpoint(given)
         if not Path(folder).is_dir() and (folder.count("/") != 1 or Path(folder).is_absolute()):
             raise MLCAKError(f"--models {name}={folder}: there is no such folder. Name one that training wrote.")
         run = str(names[: position + 1].count(name)) if names.count(name) > 1 else ""

@@ -25,6 +25,7 @@ from ..modeling_mlcak import MLCAKForCXRClassification, MLCAKOutput
 from ..pretrained import check_processor, load_model, load_processor, weights_digest
 from ..probabilities import probabilities
 from ..radiographs.choices import Fit, ValueRange, Voi, check_value_range
+from ..shipped import resolve_checkpoint
 from ..training.record import TRAINING_FILE, TrainingRecord
 from ..worker_processes import map_in_processes
 from .outputs import HeatmapNames, check_outputs
@@ -108,7 +109,7 @@ class RadiographPredictor:
 
         Args:
             path_or_id (`str` or `os.PathLike`):
-                Folder of a trained model, or its Hub id.
+                Folder of a trained model, its Hub id, or the name of a shipped checkpoint, such as `pneumonia-28`.
             revision (`str`, *optional*, defaults to `"main"`):
                 Branch, tag or commit on the Hub.
             options: `device`, `value_range`, `voi` and `on_suspect`, as in the class.
@@ -116,7 +117,7 @@ class RadiographPredictor:
         Raises:
             [`MLCAKError`]: When there is no such folder or repository, or it does not hold a complete MLCAK model.
         """
-        source = str(path_or_id)
+        source = resolve_checkpoint(str(path_or_id))
         model = load_model(source, error=MLCAKError, revision=revision)
         processor = load_processor(source, model.config, error=MLCAKError, revision=revision)
         predictor = cls(model, processor, **options)
