@@ -1,7 +1,5 @@
 """Brier score, reliability bins and thresholds against slow references and known populations."""
 
-import math
-
 import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
@@ -9,12 +7,13 @@ from sklearn.metrics import brier_score_loss
 from mlcak_hf.evaluation.bootstrap import draw_weights
 from mlcak_hf.evaluation.calibration import (
     calibration_draws,
-    operating_threshold,
+    calibration_floor,
     operating_thresholds,
     reliability,
     threshold_draws,
 )
 from mlcak_hf.evaluation.scores import local_scores
+from mlcak_hf.trust.thresholds import threshold_at_specificity
 
 
 @pytest.fixture
@@ -101,34 +100,13 @@ def test_calibration_is_averaged_over_the_annotated_labels_also_those_that_never
     assert not len(found["calibration_error_global"].draws)
 
 
-@pytest.mark.parametrize("specificity", [0.0, 0.5, 0.9, 0.95, 1.0])
-def test_threshold_is_the_lowest_that_keeps_the_specificity(sample, specificity):
-    scores, labels = sample
-    threshold = operating_threshold(scores, labels, specificity)
-    assert rates(scores, labels, threshold)[1] >= specificity
-    lower = scores[scores < threshold]
-    if len(lower):
-        assert rates(scores, labels, lower.max())[1] < specificity
-
-
-def test_threshold_at_the_edges():
-    labels = np.array([0] * 10 + [1], dtype=np.int8)
-    scores = np.append(np.arange(10) / 10, 0.85)
-    assert operating_threshold(scores, labels) == pytest.approx(0.825)  # nine of ten negatives are below
-    certain, healthy = np.ones(3), np.zeros(3, dtype=np.int8)
-    assert operating_threshold(certain, healthy) > 1.0
-    assert math.isnan(operating_threshold(scores, np.ones(11, dtype=np.int8)))
-    close = np.array([0.5, np.nextafter(0.5, 1)])
-    assert operating_threshold(close, np.array([0, 1])) == close[1]
-
-
 def test_thresholds_go_label_by_label(sample):
     scores, labels = sample
     masked = labels.copy()
     masked[::2] = -1
     task = local_scores(np.stack([scores, scores], axis=1), np.stack([labels, masked], axis=1), "ab")
     assert operating_thresholds(task) == pytest.approx(
-        [operating_threshold(scores, labels), operating_threshold(scores[1::2], labels[1::2])]
+        [threshold_at_specificity(scores, labels, 0.9), threshold_at_specificity(scores[1::2], labels[1::2], 0.9)]
     )
 
 
@@ -148,3 +126,35 @@ def test_rates_at_thresholds_are_averaged_over_the_labels_with_both_classes(samp
         assert found[key].draws[7] == pytest.approx(expected)
     assert threshold_draws(task, np.array([0.4, np.nan, 0.5]), weights) == {}
     assert threshold_draws(task, None, weights) == {}
+
+
+def test_floor_of_the_calibration_error_equals_a_slow_reference(sample):
+    scores, _ = sample
+    task = local_scores(scores[:, None], np.ones((400, 1)), "a")
+    random = np.random.default_rng(1)
+    slow = [calibration_error(scores, (random.random(400) < scores).astype(np.int8)) for _ in range(1000)]
+    floor = calibration_floor(task)
+    assert floor.mean == pytest.approx(np.mean(slow), rel=0.03)
+    assert floor.percentile_95 == pytest.approx(np.quantile(slow, 0.95), rel=0.1)
+
+
+def test_true_probabilities_stay_below_their_floor_and_overconfident_ones_do_not():
+    random = np.random.default_rng(0)
+    below = 0
+    for _ in range(100):
+        truth = random.random(300)
+        labels = (random.random(300) < truth).astype(np.int8)
+        floor = calibration_floor(local_scores(truth[:, None], labels[:, None], "a"), draws=200)
+        below += calibration_error(truth, labels) < floor.percentile_95
+    assert 89 <= below <= 99  # 95 expected
+    certain = local_scores(np.where(truth > 0.5, 0.99, 0.01)[:, None], labels[:, None], "a")
+    assert calibration_error(*certain.column(0)) > 3 * calibration_floor(certain).percentile_95
+
+
+def test_the_floor_leaves_missing_labels_out_and_shrinks_with_the_number_of_images(sample):
+    scores, labels = sample
+    labels[:300] = -1
+    task = local_scores(scores[:, None], labels[:, None], "a")
+    assert calibration_floor(task) == calibration_floor(task.take(np.arange(300, 400)))
+    assert calibration_floor(task).mean > 1.5 * calibration_floor(local_scores(scores[:, None], [[1]] * 400, "a")).mean
+    assert calibration_floor(local_scores(scores[:, None], np.full((400, 1), -1), "a")) is None

@@ -356,6 +356,9 @@ def test_the_terminal_table_keeps_its_numbers_at_80_columns(tmp_path):
     estimate = comparison.rows[0].metrics["auroc_global"]
     assert f"{estimate.interval.low:.3f}–{estimate.interval.high:.3f}" in text
     assert "2.00" in text
+    mean, highest = (comparison.rows[0].metrics[f"calibration_floor{part}_global"].value for part in ("", "_95"))
+    assert f"{highest:.3f}" in text
+    assert f"{mean:.3f}–{highest:.3f}" in markdown(comparison)
 
 
 def test_the_record_is_strict_json_and_comes_back_whole(tmp_path):

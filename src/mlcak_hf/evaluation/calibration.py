@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .bootstrap import DrawWeights, MetricDraws, mean_draws
+from ..trust.thresholds import threshold_at_specificity
+from .bootstrap import LEVEL, DrawWeights, MetricDraws, mean_draws
 from .metrics import SPECIFICITY
 from .scores import FloatArray, LabelArray, TaskScores
 
 N_BINS = 10
+FLOOR_DRAWS = 1000
+# Labels are drawn in parts, so that a large dataset needs no gigabytes.
+_FLOOR_ENTRIES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -47,49 +51,71 @@ def reliability(scores: FloatArray, labels: LabelArray) -> Reliability:
     scores, labels = scores[known], labels[known]
     if not len(scores):
         return Reliability((), (), ())
-    edges = np.unique(np.quantile(scores, np.arange(1, N_BINS) / N_BINS, method="higher"))
-    _, index = np.unique(np.searchsorted(edges, scores, side="right"), return_inverse=True)
+    index = _bins(scores)
     count = np.bincount(index)
     mean_score = np.bincount(index, weights=scores) / count
     observed = np.bincount(index, weights=labels.astype(np.float64)) / count
     return Reliability(*(tuple(values.tolist()) for values in (mean_score, observed, count)))
 
 
-def operating_threshold(scores: FloatArray, labels: LabelArray, specificity: float = SPECIFICITY) -> float:
-    """Choose the lowest threshold that keeps this specificity, on the **validation** split.
+def _bins(scores: FloatArray) -> NDArray[np.intp]:
+    """Bin of each score, numbered from 0."""
+    edges = np.unique(np.quantile(scores, np.arange(1, N_BINS) / N_BINS, method="higher"))
+    return np.unique(np.searchsorted(edges, scores, side="right"), return_inverse=True)[1]
 
-    It is halfway to the next higher score, so that no image of the split is exactly on it.
+
+@dataclass(frozen=True)
+class CalibrationFloor:
+    """Calibration error of perfect probabilities on as many images: mean and 95th percentile."""
+
+    mean: float
+    percentile_95: float
+
+
+def calibration_floor(task: TaskScores, draws: int = FLOOR_DRAWS, seed: int = 0) -> CalibrationFloor | None:
+    """Measure the calibration error that the scores would have if they were perfectly calibrated.
+
+    Labels are drawn from the scores themselves, so that every difference from them is chance. A calibration error
+    below the 95th percentile cannot be told from perfect calibration on these images. Errors are averaged over the
+    annotated labels, as in [`calibration_draws`].
 
     Args:
-        scores (`np.ndarray` of shape `(n,)`):
-            Scores of the validation split.
-        labels (`np.ndarray` of shape `(n,)`):
-            1, 0, or -1 if missing (left out).
-        specificity (`float`, *optional*, defaults to 0.9):
-            In [0, 1].
+        task ([`TaskScores`]):
+            Scores; of the labels only which are missing matters.
+        draws (`int`, *optional*, defaults to 1000):
+            Number of times that labels are drawn.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the draws.
 
     Returns:
-        `float`: NaN if the split has no negatives.
+        [`CalibrationFloor`]: `None` without labels.
     """
-    negatives = np.sort(scores[labels == 0])
-    if not len(negatives):
-        return math.nan
-    # 1e-9: 0.9 of 10 images is 9, not 9.000000000000002.
-    kept = math.ceil(specificity * len(negatives) - 1e-9)
-    if kept == 0:
-        return float(scores[labels >= 0].min())
-    last = float(negatives[kept - 1])
-    higher = scores[(labels >= 0) & (scores > last)]
-    if not len(higher):
-        return float(np.nextafter(last, np.inf))
-    following = float(higher.min())
-    middle = (last + following) / 2
-    return middle if middle > last else following
+    random = np.random.default_rng(seed)
+    errors = [_floor_draws(task.column(index)[0], draws, random) for index in range(len(task.names))]
+    known = [drawn for drawn in errors if len(drawn)]
+    if not known:
+        return None
+    mean = np.mean(known, axis=0)
+    return CalibrationFloor(float(mean.mean()), float(np.quantile(mean, LEVEL)))
+
+
+def _floor_draws(scores: FloatArray, draws: int, random: np.random.Generator) -> FloatArray:
+    """Calibration error of each draw of the labels of one column."""
+    if not len(scores):
+        return np.empty(0)
+    index = _bins(scores)
+    members = (index == np.arange(index.max() + 1)[:, None]).astype(np.float64)
+    expected, found = members @ scores, np.empty(draws)
+    for first in range(0, draws, step := max(1, _FLOOR_ENTRIES // len(scores))):
+        drawn = random.random((len(scores), min(step, draws - first))) < scores[:, None]
+        found[first : first + step] = np.abs(members @ drawn - expected[:, None]).sum(axis=0) / len(scores)
+    return found
 
 
 def operating_thresholds(task: TaskScores) -> FloatArray:
-    """Choose the threshold of every label with [`operating_threshold`]; shape `(labels,)`."""
-    return np.array([operating_threshold(*task.column(index)) for index in range(len(task.names))])
+    """Choose the threshold of every label with [`threshold_at_specificity`], 90 %; shape `(labels,)`."""
+    columns = (task.column(index) for index in range(len(task.names)))
+    return np.array([threshold_at_specificity(scores, labels, SPECIFICITY) for scores, labels in columns])
 
 
 def calibration_draws(task: TaskScores, weights: DrawWeights) -> dict[str, MetricDraws]:
@@ -102,17 +128,22 @@ def calibration_draws(task: TaskScores, weights: DrawWeights) -> dict[str, Metri
             From [`draw_weights`].
 
     Returns:
-        `dict[str, MetricDraws]`: Brier score (mean squared distance between probability and label) and calibration
-        error. The error has no interval: resampling inflates it.
+        `dict[str, MetricDraws]`: Brier score (mean squared distance between probability and label), calibration error,
+        and mean and 95th percentile of its floor ([`calibration_floor`]). The error has no interval: resampling
+        inflates it.
     """
     annotated = np.flatnonzero((task.labels >= 0).any(axis=0))
     if not len(annotated):
         return {}
     squares = np.where(task.labels >= 0, (task.scores - task.labels) ** 2, np.nan)
     errors = [reliability(*task.column(index)).expected_calibration_error for index in annotated]
+    floor = calibration_floor(task)
+    assert floor is not None
     return {
         "brier_global": mean_draws(squares[:, annotated], weights),
         "calibration_error_global": MetricDraws(float(np.mean(errors))),
+        "calibration_floor_global": MetricDraws(floor.mean),
+        "calibration_floor_95_global": MetricDraws(floor.percentile_95),
     }
 
 

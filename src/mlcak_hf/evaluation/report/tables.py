@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..comparison import Comparison, Row
 from .figure import draw_comparison
-from .wording import footer, interval, number, row_name, statements, title, warnings
+from .wording import floor, footer, interval, number, row_name, statements, title, warnings
 
 #: Columns of the table: metric, title (with the terminal's line breaks), decimals. Columns without values are left out.
 COLUMNS = (
@@ -121,8 +121,9 @@ def _terminal_cell(row: Row, key: str, decimals: int) -> Text:
     if key.startswith("auroc"):
         below = interval(estimate).strip("[]").replace(", ", "–")
         return Text(number(estimate, decimals).replace("± ", "±")).append(f"\n{below}", style="dim")
-    # In narrow columns, the deviation goes below.
-    return Text(number(estimate, decimals).replace(" ± ", "\n±"))
+    # In narrow columns, the deviation goes below, and of the floor only the 95th percentile.
+    below = floor(row, key).rpartition("–")[2]
+    return Text(number(estimate, decimals).replace(" ± ", "\n±")).append(f"\n{below}" if below else "", style="dim")
 
 
 def _cell(row: Row, key: str, decimals: int = 3) -> str:
@@ -130,7 +131,8 @@ def _cell(row: Row, key: str, decimals: int = 3) -> str:
     if estimate is None:
         return "-"
     # Only AUROCs show their interval, so that the table fits; the record has all intervals.
-    return f"{number(estimate, decimals)} {interval(estimate) if key.startswith('auroc') else ''}".strip()
+    beside = interval(estimate) if key.startswith("auroc") else floor(row, key)
+    return f"{number(estimate, decimals)} {beside}".strip()
 
 
 def _escape(text: str) -> str:

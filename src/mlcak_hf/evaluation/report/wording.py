@@ -16,6 +16,8 @@ TITLES = {
     "sensitivity_at_90_specificity_local_macro": "Sensitivity at 90 % specificity, local macro",
     "brier_global": "Brier score",
     "calibration_error_global": "Calibration error",
+    "calibration_floor_global": "Calibration error by chance alone, mean",
+    "calibration_floor_95_global": "Calibration error by chance alone, 95th percentile",
     "sensitivity_at_threshold_global": "Sensitivity at validation threshold",
     "specificity_at_threshold_global": "Specificity at validation threshold",
     "attention_ratio": "Attention on boxes",
@@ -37,6 +39,16 @@ def interval(estimate: Estimate) -> str:
     if estimate.interval.low is None:
         return "[no interval]"
     return f"[{estimate.interval.low:.3f}, {estimate.interval.high:.3f}]"
+
+
+def floor(row: Row, metric: str) -> str:
+    """Format the calibration error by chance alone, mean and 95th percentile: `0.041–0.062`; empty for other metrics.
+
+    Records of earlier versions do not have it.
+    """
+    found = [row.metrics.get(key) for key in ("calibration_floor_global", "calibration_floor_95_global")]
+    known = [estimate for estimate in found if estimate is not None and metric == "calibration_error_global"]
+    return "–".join(f"{estimate.value:.3f}" for estimate in known)
 
 
 def statement(difference: Difference) -> str:
@@ -138,6 +150,8 @@ def footer(comparison: Comparison) -> list[str]:
         basis(comparison),
         "AP, Sens., Brier, ECE: average precision, sensitivity at 90 % specificity, Brier score and calibration error "
         "(ten bins of equal size) of the global task.",
+        "Beside or below ECE: the error of perfect probabilities on these images, by chance (mean and 95th percentile, "
+        "or the latter alone).",
         *(note for note, applies in notes.items() if applies),
         NOTICE,
     ]
