@@ -1,13 +1,16 @@
-"""Folders that hold no model, or a damaged one, or one without its image processor."""
+"""Models by folder or shipped name; folders without a model, with a damaged one, or without its image processor."""
 
 import pytest
+import torch
 from tiny_models import tiny_model
 from transformers import ViTConfig
 
-from mlcak_hf import MLCAKImageProcessor
+from mlcak_hf import MLCAKImageProcessor, RadiographPredictor
 from mlcak_hf.distillation.teachers import load_teacher, teacher_config
-from mlcak_hf.errors import DistillationError, RecipeError
-from mlcak_hf.pretrained import load_model, load_processor
+from mlcak_hf.errors import DistillationError, MLCAKError, RecipeError
+from mlcak_hf.evaluation.arguments import models_to_evaluate
+from mlcak_hf.pretrained import load_model, load_processor, weights_digest
+from mlcak_hf.shipped import resolve_model
 
 
 def test_errors_of_other_libraries_become_one_sentence(tmp_path):
@@ -29,3 +32,33 @@ def test_errors_of_other_libraries_become_one_sentence(tmp_path):
     (tmp_path / "vit" / "config.json").write_text('{"model_type": "mlcak", "local_loss_weight": -1}')
     with pytest.raises(RecipeError, match="local_loss_weight"):
         load_model(tmp_path / "vit")
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """A package with one trained checkpoint, `chest-16`."""
+    monkeypatch.setattr("mlcak_hf.shipped.hub_configs_dir", lambda: tmp_path)
+    folder = tmp_path / "checkpoints" / "chest-16"
+    tiny_model().save_pretrained(folder)
+    MLCAKImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+def test_a_checkpoint_of_the_package_is_named_like_a_folder(shipped):
+    predictor = RadiographPredictor.from_pretrained("chest-16")
+    assert predictor.model_name == "chest-16"
+    assert predictor.weights == weights_digest(shipped) == weights_digest("chest-16")
+    assert models_to_evaluate(["a=chest-16"])[0].folder == str(shipped)
+    assert torch.equal(load_teacher("chest-16").classifier.weight, load_model(shipped).classifier.weight)
+    assert resolve_model("chest-16") == str(shipped)
+
+
+def test_a_folder_of_the_same_name_comes_before_the_checkpoint(shipped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_model(seed=1).save_pretrained("chest-16")
+    assert not torch.equal(load_model("chest-16").classifier.weight, load_model(shipped).classifier.weight)
+
+
+def test_an_unknown_checkpoint_lists_those_that_exist(shipped):
+    with pytest.raises(MLCAKError, match=r"Checkpoints in this package: chest-16\. Did you mean 'chest-16'\?"):
+        RadiographPredictor.from_pretrained("chest-61")

@@ -23,7 +23,7 @@ def test_a_shipped_recipe_parses_and_names_a_shipped_model(name, tmp_path):
         ARGUMENTS, ["--config", name, "--dataset", "somewhere", "--output_dir", str(tmp_path)]
     )
     assert model_args.model in MODELS
-    assert args.metric_for_best_model == "auroc_global"
+    assert args.metric_for_best_model == ("auroc_global_shifted" if args.eval_shifts else "auroc_global")
     assert args.dataloader_num_workers <= 2, "recipes suit a machine with two cores"
 
 
