@@ -10,7 +10,8 @@ from saved_models import save_with_card
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.deployment.publish import model_files, push_to_hub
-from mlcak_hf.errors import DeploymentError
+from mlcak_hf.errors import DeploymentError, MLCAKError
+from mlcak_hf.trust.operating_points import OperatingPoints, PointTargets
 
 BACKBONE = {"model_type": "vit", "image_size": 28, "patch_size": 4, "num_channels": 1, "hidden_size": 16}
 BACKBONE |= {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -54,7 +55,15 @@ def test_only_model_files_may_leave(folder: Path) -> None:
     assert model_files(folder) == before
     (folder / "LICENSE").write_text("Apache-2.0")
     (folder / "model-00001-of-00002.safetensors").write_bytes(b"x")
-    assert set(model_files(folder)) - set(before) == {"LICENSE", "model-00001-of-00002.safetensors"}
+    (folder / "operating_points.json").write_text("{}")
+    added = {"LICENSE", "model-00001-of-00002.safetensors", "operating_points.json"}
+    assert set(model_files(folder)) - set(before) == added
+
+
+def test_operating_points_of_other_weights_do_not_leave(folder: Path) -> None:
+    OperatingPoints("other weights", "d", "validation", 9, PointTargets(), {}).save(folder)
+    with pytest.raises(MLCAKError, match="made for others"):
+        push_to_hub(folder, "owner/name")
 
 
 @pytest.mark.parametrize(

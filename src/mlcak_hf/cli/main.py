@@ -14,6 +14,7 @@ import typer.core
 
 from .. import __version__
 from ..errors import MLCAKError
+from .calibrate import calibrate
 from .inspect import inspect
 from .phantom import phantom
 from .predict import predict
@@ -39,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # Rich doubles the time that help and usage errors take.
 )
-for command in (inspect, prepare, merge, phantom, predict, card, push):
+for command in (inspect, prepare, merge, phantom, predict, calibrate, card, push):
     app.command(no_args_is_help=True)(command)
 
 

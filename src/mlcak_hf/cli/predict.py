@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Exit, Option
 
@@ -14,6 +14,9 @@ from ..errors import MLCAKError
 from ..radiographs.choices import Voi
 from ..radiographs.file_search import FileSearch, search_radiographs
 from .options import ValueRangeOption
+
+if TYPE_CHECKING:
+    from ..prediction.predictor import RadiographPredictor
 
 
 def predict(
@@ -46,8 +49,15 @@ def predict(
     ] = None,
     on_suspect: Annotated[
         Literal["warn", "refuse"],
-        Option(help="What to do if an image does not look like an upright frontal chest X-ray."),
+        Option(
+            help="What to do if an image does not look like an upright frontal chest X-ray or is unlike the training"
+            " images."
+        ),
     ] = "warn",
+    operating_point: Annotated[
+        Literal["youden", "sensitivity", "specificity"],
+        Option(help="Which threshold of `mlcak calibrate` decides."),
+    ] = "youden",
 ) -> None:
     """Predict the global label and the local findings of radiographs.
 
@@ -72,7 +82,7 @@ def predict(
     chosen = choose_format(table_format, output)
     torch.set_num_threads(threads)
     predictor = RadiographPredictor.from_pretrained(
-        model, device=device, value_range=value_range, voi=voi, on_suspect=on_suspect
+        model, device=device, value_range=value_range, voi=voi, on_suspect=on_suspect, operating_point=operating_point
     )
     if predictor.voi != predictor.processor.voi:
         errors.print(f"Warning: the model was trained with --voi {predictor.processor.voi}, not {predictor.voi}.")
@@ -95,9 +105,8 @@ def predict(
     for what, path in (("Predictions", output), ("Heatmaps", heatmaps)):
         if path is not None:
             errors.print(f"{what}: {path}")
-    if predictor.unlearned_findings:
-        names = ", ".join(sorted(predictor.unlearned_findings))
-        errors.print(f"Left empty, because the model never saw them in training: {names}.")
+    for note in _left_empty(predictor):
+        errors.print(note)
     errors.print(_summary(counts, search))
     errors.print("Research use only: not a medical device, not for diagnosis.")
     if counts["unreadable"] or counts["refused"]:
@@ -107,6 +116,16 @@ def predict(
 def _check_drawn(heatmaps: Path | None, by_default: bool) -> None:
     if heatmaps is None and not by_default:
         raise MLCAKError("--explain and --label say what the heatmaps show. Name their folder with --heatmaps.")
+
+
+def _left_empty(predictor: RadiographPredictor) -> list[str]:
+    notes = []
+    if predictor.unlearned_findings:
+        names = ", ".join(sorted(predictor.unlearned_findings))
+        notes.append(f"Left empty, because the model never saw them in training: {names}.")
+    if predictor.safeguards.points is None:
+        notes.append("Neither calibrated probabilities nor decisions: `mlcak calibrate` chooses what they need.")
+    return notes
 
 
 def _summary(counts: Counter[str], search: FileSearch) -> str:

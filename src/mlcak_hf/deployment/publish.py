@@ -13,6 +13,8 @@ from transformers.utils import logging
 
 from ..errors import DeploymentError
 from ..preparation.report import PreparationReport
+from ..trust.operating_points import OPERATING_POINTS_FILE, OperatingPoints
+from ..trust.reference import REFERENCE_FILE, Reference
 
 logger = logging.get_logger(__name__)
 
@@ -23,7 +25,7 @@ AGREEMENT = (
 _REQUIRED_FILES = ("README.md", "config.json", "preprocessor_config.json")
 _CODE = re.compile(r"[a-z_]+_mlcak\.py")
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-_MODEL_FILES = (*_REQUIRED_FILES, "LICENSE", "model.safetensors.index.json")
+_MODEL_FILES = (*_REQUIRED_FILES, "LICENSE", "model.safetensors.index.json", OPERATING_POINTS_FILE, REFERENCE_FILE)
 
 
 def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = True, revision: str | None = None) -> CommitInfo:
@@ -47,10 +49,12 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = True, revis
         `CommitInfo`: Its `oid` pins this state of the model in `from_pretrained(..., revision=oid)`.
 
     Raises:
-        [`DeploymentError`]: When the folder is missing or lacks a part of the model.
+        [`MLCAKError`]: When the folder is missing, lacks a part of the model, or holds operating points of others.
     """
     folder = Path(folder)
     files = model_files(folder)
+    for beside in (OperatingPoints, Reference):
+        beside.load(folder)
     left_out = sorted(path.name for path in folder.iterdir() if path.name not in files)
     if left_out:
         logger.warning(f"Not uploaded, because they are not model files: {', '.join(left_out)} (in {folder}).")
@@ -109,7 +113,7 @@ def is_prepared_dataset(folder: str | Path) -> bool:
 
 
 def model_files(folder: str | Path) -> list[str]:
-    """List the files of the model in a folder: configuration, processor, code, weights, card, licence.
+    """List the files of the model in a folder: configuration, processor, code, weights, card, operating points and licence.
 
     Args:
         folder (`str` or `Path`):

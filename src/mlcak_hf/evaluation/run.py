@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from ..image_processing_mlcak import MLCAKImageProcessor
 from ..pretrained import load_model, weights_digest
 from ..probabilities import probabilities
 from ..training.training_images import TrainingImages, check_shared_split
+from ..trust.reference import captured_class_tokens
 from .arguments import NO_SPLIT, EvaluatedModel, EvaluationArguments, models_to_evaluate
 from .bootstrap import MIN_DRAWS
 from .calibration import operating_thresholds
@@ -168,29 +169,24 @@ def evaluate_model(model: EvaluatedModel, data: EvaluationData, accelerator: Acc
     network.to(accelerator.device)
     rows, size = data.split(args.split), network.config.image_size
     has_boxes = {"boxes", "original_height", "original_width"} <= set(rows.column_names)
-    digests: dict[str, Any] = {}
-    global_task, local_task, attention, digests["evaluated"] = _outputs(
-        network, processor, data, args.split, accelerator, has_boxes
-    )
-    thresholds = None
+    found = split_outputs(network, processor, data, args.split, accelerator, has_boxes)
+    digests, thresholds, attention = {"evaluated": found.digests}, None, found.attention
     if args.threshold_split != NO_SPLIT:
-        validation_task, *_, digests["thresholds"] = _outputs(
-            network, processor, data, args.threshold_split, accelerator
-        )
-        thresholds = operating_thresholds(validation_task)
+        validation = split_outputs(network, processor, data, args.threshold_split, accelerator)
+        digests["thresholds"], thresholds = validation.digests, operating_thresholds(validation.global_task)
     known = TrainingImages.load(model.folder)
     return ModelPredictions(
         name=model.name,
         image_ids=rows[columns.image_id] if columns.image_id else list(map(str, range(len(rows)))),
-        global_task=global_task,
-        local_task=local_task,
+        global_task=found.global_task,
+        local_task=found.local_task,
         groups=rows[columns.group] if columns.group else None,
         run=model.run,
         thresholds=thresholds,
         localisation=None if attention is None else attention_on_boxes(attention, rows, size, processor.fit),
         # The record may be published, so only the last part of a local path is kept.
         details={
-            "trained_on": known and {part: known.count(map(bytes, found)) for part, found in digests.items()},
+            "trained_on": known and {part: known.count(map(bytes, images)) for part, images in digests.items()},
             "folder": Path(model.folder).name,
             "image_size_px": size,
             "lowres_px": model.lowres,
@@ -199,17 +195,55 @@ def evaluate_model(model: EvaluatedModel, data: EvaluationData, accelerator: Acc
     )
 
 
-def _outputs(
+class SplitOutputs(NamedTuple):
+    """What a model gives for the images of a split, in the order of its rows.
+
+    Args:
+        global_task ([`TaskScores`]):
+            Probabilities and labels of the global task.
+        local_task ([`TaskScores`], *optional*):
+            The same for the findings; `None` for a model without a local head.
+        attention (`np.ndarray` of shape `(n, rows, columns)`, *optional*):
+            The class token's attention over the patches, if it was asked for.
+        digests (`np.ndarray` of shape `(n, 16)`):
+            [`image_digest`] of every image.
+        class_tokens (`np.ndarray` of shape `(n, width)`):
+            The class token after the final norm, which both heads take.
+    """
+
+    global_task: TaskScores
+    local_task: TaskScores | None
+    attention: FloatArray | None
+    digests: np.ndarray
+    class_tokens: np.ndarray
+
+
+def split_outputs(
     network: Any,
     processor: MLCAKImageProcessor,
     data: EvaluationData,
     split: str,
     accelerator: Accelerator,
     with_attention: bool = False,
-) -> tuple[TaskScores, TaskScores | None, FloatArray | None, np.ndarray]:
-    """Scores of both tasks, the class token's attention and the digest of every image of a split.
+) -> SplitOutputs:
+    """Run a model over a split. The images are shared among the processes.
 
-    The images are shared among the processes.
+    Args:
+        network ([`MLCAKForCXRClassification`]):
+            The model, on the device of the accelerator.
+        processor ([`MLCAKImageProcessor`]):
+            Its image processor.
+        data ([`EvaluationData`]):
+            The opened dataset.
+        split (`str`):
+            Name of the split.
+        accelerator (`Accelerator`):
+            The processes.
+        with_attention (`bool`, *optional*, defaults to `False`):
+            Whether to return the class token's attention.
+
+    Returns:
+        [`SplitOutputs`]
     """
     config, args = network.config, data.args
     dataset, collate = data.radiographs(split, config), partial(_collate, MLCAKCollator(processor))
@@ -217,9 +251,10 @@ def _outputs(
     gathered: dict[str, list[np.ndarray]] = {}
     quiet = not accelerator.is_main_process
     for batch in tqdm(accelerator.prepare(loader), unit="batch", leave=False, disable=quiet or None):
-        with torch.inference_mode(), accelerator.autocast():
+        with torch.inference_mode(), accelerator.autocast(), captured_class_tokens(network) as tokens:
             output = network(batch["pixel_values"], output_attentions=with_attention)
         found = {"index": batch["index"], "digest": batch["digest"], "logits": output.logits.float()}
+        found["class_token"] = tokens[0].float()
         if output.local_logits is not None:
             found["local_logits"] = output.local_logits.float()
         if with_attention:
@@ -240,7 +275,7 @@ def _outputs(
     if with_attention:
         attention = class_token_attention(arrays["attention"], config.num_prefix_tokens, network.grid_size)
     global_task = global_scores(scores, targets["labels"], config.global_labels, problem_type)
-    return global_task, local, attention, arrays["digest"]
+    return SplitOutputs(global_task, local, attention, arrays["digest"], arrays["class_token"])
 
 
 def _collate(collator: MLCAKCollator, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

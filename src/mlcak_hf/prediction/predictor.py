@@ -27,7 +27,9 @@ from ..probabilities import probabilities
 from ..radiographs.choices import Fit, ValueRange, Voi, check_value_range
 from ..shipped import resolve_checkpoint
 from ..training.record import TRAINING_FILE, TrainingRecord
+from ..trust.reference import captured_class_tokens
 from ..worker_processes import map_in_processes
+from .decisions import Rule, Safeguards
 from .outputs import HeatmapNames, check_outputs
 from .reading import OnSuspect, Prediction, ReadFile, read_file
 
@@ -54,8 +56,8 @@ class RadiographPredictor:
         voi (`str`, *optional*):
             Range of grey values, as in [`read_radiograph`]. Defaults to the processor's.
         on_suspect (`str`, *optional*, defaults to `"warn"`):
-            What to do with an image that does not look like an upright frontal chest radiograph: `"warn"` sets
-            `warning`, `"refuse"` also sets `refused_because` and predicts nothing.
+            What to do with an image that does not look like an upright frontal chest radiograph, or that is unlike the
+            training images: `"warn"` sets `warning`, `"refuse"` also sets `refused_because` and predicts nothing.
 
     Raises:
         [`MLCAKError`]: When the processor does not fit the model, or the device cannot be used.
@@ -75,6 +77,8 @@ class RadiographPredictor:
     weights: str | None = None
     #: Findings that the model never saw in training.
     unlearned_findings: frozenset[str] = frozenset()
+    #: What `mlcak calibrate` wrote beside the weights.
+    safeguards: Safeguards = Safeguards()
 
     def __init__(
         self,
@@ -103,7 +107,11 @@ class RadiographPredictor:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_id: str | os.PathLike[str], revision: str = "main", **options: Any
+        cls,
+        path_or_id: str | os.PathLike[str],
+        revision: str = "main",
+        operating_point: Rule = "youden",
+        **options: Any,
     ) -> RadiographPredictor:
         """Load a model and its processor from a folder or from the Hub.
 
@@ -112,17 +120,22 @@ class RadiographPredictor:
                 Folder of a trained model, its Hub id, or the name of a shipped checkpoint, such as `pneumonia-28`.
             revision (`str`, *optional*, defaults to `"main"`):
                 Branch, tag or commit on the Hub.
+            operating_point (`str`, *optional*, defaults to `"youden"`):
+                Which threshold decides, if the model has operating points: `"youden"`, `"sensitivity"` or
+                `"specificity"`.
             options: `device`, `value_range`, `voi` and `on_suspect`, as in the class.
 
         Raises:
             [`MLCAKError`]: When there is no such folder or repository, or it does not hold a complete MLCAK model.
         """
+        check_choice("operating_point", operating_point, get_args(Rule), MLCAKError)
         source = resolve_checkpoint(str(path_or_id))
         model = load_model(source, error=MLCAKError, revision=revision)
         processor = load_processor(source, model.config, error=MLCAKError, revision=revision)
         predictor = cls(model, processor, **options)
         predictor.model_name = Path(source).resolve().name if Path(source).is_dir() else source
         predictor.weights = weights_digest(source) or getattr(model.config, "_commit_hash", None)
+        predictor.safeguards = Safeguards.load(source, revision, operating_point)
         if Path(source, TRAINING_FILE).is_file():
             predictor.unlearned_findings = TrainingRecord.load(source).unlearned_findings
         return predictor
@@ -207,8 +220,9 @@ class RadiographPredictor:
                 usable = [file for file in batch if file.radiograph is not None]
                 if usable:
                     pixels = self._predict_batch(usable, attention or names is not None)
-                    if names is not None:
-                        self._draw_batch(usable, pixels, explanation, names)
+                    drawn = [row for row, file in enumerate(usable) if file.prediction.probabilities]
+                    if names is not None and drawn:
+                        self._draw_batch([usable[row] for row in drawn], pixels[drawn], explanation, names)
                 bar.update(len(batch))
                 yield from (file.prediction for file in batch)
 
@@ -217,7 +231,7 @@ class RadiographPredictor:
         # `reduce`, not `__call__`: values are in [0, 1] already, whatever range the processor expects of others.
         reduced = self.processor.reduce(np.stack([file.radiograph.pixels for file in batch if file.radiograph]))
         pixel_values = torch.from_numpy(reduced).to(self.device, self.model.dtype)
-        with torch.inference_mode():
+        with torch.inference_mode(), captured_class_tokens(self.model) as tokens:
             output: MLCAKOutput = self.model(pixel_values=pixel_values, output_attentions=attention)
         config, grid_size = self.model.config, self.model.grid_size
         assert output.logits is not None
@@ -226,6 +240,8 @@ class RadiographPredictor:
         # Only the row of the class token.
         mlcak = None if output.mlcak is None else output.mlcak[:, :1].float().cpu().numpy()
         maps: Any = [] if mlcak is None else class_token_attention(mlcak, config.num_prefix_tokens, grid_size)
+        reference = self.safeguards.reference
+        distances = None if reference is None else reference.distances(tokens[0].float().cpu().numpy()).tolist()
         unlearned = dict.fromkeys(self.unlearned_findings & set(config.local_labels), float("nan"))
         for number, file in enumerate(batch):
             prediction = file.prediction
@@ -234,6 +250,7 @@ class RadiographPredictor:
                 prediction.findings = dict(zip(config.local_labels, local_rows[number], strict=True)) | unlearned
             if mlcak is not None:
                 prediction.attention = maps[number].astype(np.float32)
+            self.safeguards.apply(prediction, None if distances is None else distances[number], self.on_suspect)
         return pixel_values
 
     def _draw_batch(

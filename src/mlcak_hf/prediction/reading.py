@@ -31,6 +31,27 @@ CHECKED_PX = 64
 DISPLAY_PX = 1024
 
 
+class Decision(NamedTuple):
+    """What the operating points of a model say about one label of an image.
+
+    Args:
+        calibrated (`float`, *optional*):
+            Calibrated probability; `None` if its head has no temperature.
+        threshold (`float`, *optional*):
+            Threshold on the uncalibrated probability; `None` for a label without one.
+        decision (`str`):
+            `"positive"` if the probability reaches the threshold, else `"negative"`; empty without a threshold, and for
+            an image with a warning.
+        triage (`str`):
+            `"low"`, `"high"` or `"unsure"`; empty as the decision is.
+    """
+
+    calibrated: float | None
+    threshold: float | None
+    decision: str
+    triage: str
+
+
 @dataclass
 class Prediction:
     """The model's output for one file, or the reason why there is none.
@@ -43,12 +64,15 @@ class Prediction:
         findings (`dict[str, float]`):
             Probability of each local finding; NaN for one that the model never saw in training. Empty for a model
             without a local head.
+        decisions (`dict[str, Decision]`):
+            Calibrated probability, threshold and decision by `"global/<label>"` and `"finding/<name>"`. Empty without
+            the operating points that `mlcak calibrate` writes.
         attention (`np.ndarray` of shape `(rows, columns)`, *optional*):
             The class token's row of the MLCAK map over the patches.
         heatmap (`Path`, *optional*):
             The heatmap that was written.
         warning (`str`, *optional*):
-            Why the image may not be an upright frontal chest radiograph.
+            Why the image may not be an upright frontal chest radiograph, or is unlike the training images.
         refused_because (`str`, *optional*):
             Why there are no probabilities although the file could be read.
         error (`str`, *optional*):
@@ -58,6 +82,7 @@ class Prediction:
     file: Path
     probabilities: dict[str, float] = field(default_factory=dict)
     findings: dict[str, float] = field(default_factory=dict)
+    decisions: dict[str, Decision] = field(default_factory=dict)
     attention: npt.NDArray[np.float32] | None = None
     heatmap: Path | None = None
     warning: str | None = None

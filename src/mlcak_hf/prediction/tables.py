@@ -57,8 +57,10 @@ def write_predictions(
 
     CSV and JSON are written as the predictions arrive, so that memory does not grow with the number of files. CSV has
     the columns `file`, `image_id`, `global/<label>` and `finding/<name>` with probabilities, `heatmap`, `warning`,
-    `refused_because`, `error`, and those of `provenance`; JSON is a list of objects with the same content. The table
-    shows each global label and the three highest findings. A finding that the model never saw in training is empty.
+    `refused_because`, `error`, and those of `provenance`; JSON is a list of objects with the same content. With
+    operating points, every label that has them also has `.../calibrated`, `.../threshold`, `.../decision` and
+    `.../triage`. The table shows each global label, its decision, and the three highest findings. A finding that the
+    model never saw in training is empty.
 
     Args:
         predictions (`Iterable` of [`Prediction`]):
@@ -128,8 +130,8 @@ def _print_table(predictions: list[Prediction], console: Console) -> None:
     if shown := [prediction for prediction in predictions if prediction.probabilities]:
         folder = _common_folder(shown)
         labels = (Column(Text(label), justify="right") for label in shown[0].probabilities)
-        columns = [Column("File", overflow="fold"), *labels, Column("Highest findings")]
-        columns.append(Column("Heatmap", overflow="fold"))
+        columns = [Column("File", overflow="fold"), *labels, Column("Calibrated"), Column("Decision")]
+        columns += [Column("Highest findings"), Column("Heatmap", overflow="fold")]
         rows = [_cells(prediction, folder) for prediction in shown]
         filled = [any(cells) for cells in zip(*rows, strict=True)]
         table = Table(*compress(columns, filled), title=Text(folder), title_justify="left")
@@ -149,7 +151,20 @@ def _cells(prediction: Prediction, folder: str) -> list[str]:
     highest = nlargest(_HIGHEST_FINDINGS, learned, key=learned.__getitem__)
     findings = ", ".join(f"{name} {learned[name]:.2f}" for name in highest)
     heatmap = prediction.heatmap.name if prediction.heatmap else ""
-    return [file, *(f"{probability:.3f}" for probability in prediction.probabilities.values()), findings, heatmap]
+    probabilities = [f"{probability:.3f}" for probability in prediction.probabilities.values()]
+    return [file, *probabilities, *_decision_cells(prediction), findings, heatmap]
+
+
+def _decision_cells(prediction: Prediction) -> tuple[str, str]:
+    """Calibrated probabilities and decisions of the global labels."""
+    decided = {name.removeprefix("global/"): found for name, found in prediction.decisions.items() if "global/" in name}
+    calibrated = [f"{name} {found.calibrated:.3f}" for name, found in decided.items() if found.calibrated is not None]
+    decisions = [
+        f"{name} {found.decision} (threshold {found.threshold:.3f}{f', {found.triage}' if found.triage else ''})"
+        for name, found in decided.items()
+        if found.decision
+    ]
+    return ", ".join(calibrated), ", ".join(decisions)
 
 
 def _common_folder(predictions: list[Prediction]) -> str:
@@ -184,6 +199,8 @@ def _csv_row(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str,
     names = {name: row.pop(name) for name in ("file", "image_id")}
     numbers = {f"global/{label}": value for label, value in row.pop("probabilities").items()}
     numbers |= {f"finding/{name}": value for name, value in row.pop("findings").items()}
+    decided = {f"{name}/{what}": value for name, of in row.pop("decisions").items() for what, value in of.items()}
+    row = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in decided.items()} | row
     return names | {name: "" if value is None else f"{value:.6g}" for name, value in numbers.items()} | row
 
 
@@ -203,4 +220,5 @@ def _as_json(value: Any) -> Any:
 def _row(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
     names = {"file": prediction.file, "image_id": prediction.image_id}
     findings = {name: None if math.isnan(value) else value for name, value in prediction.findings.items()}
-    return {**names, **vars(prediction), "findings": findings, **provenance}
+    decisions = {name: found._asdict() for name, found in prediction.decisions.items()}
+    return {**names, **vars(prediction), "findings": findings, "decisions": decisions, **provenance}
