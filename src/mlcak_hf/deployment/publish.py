@@ -113,7 +113,7 @@ def is_prepared_dataset(folder: str | Path) -> bool:
 
 
 def model_files(folder: str | Path) -> list[str]:
-    """List the files of the model in a folder: configuration, processor, code, weights, card, operating points, licence.
+    """List the files of the model in a folder: weights, configuration, processor, code, card, operating points.
 
     Args:
         folder (`str` or `Path`):
