@@ -328,6 +328,17 @@ def test_training_data_knows_labels_and_leaves_out_what_nobody_annotated(tmp_pat
     assert (processor.fit, processor.voi) == ("squash", "dicom"), "unchanged where the preparation is unknown"
 
 
+def test_a_smaller_draw_of_training_images_is_part_of_a_larger_one(tmp_path):
+    rows = dataset(label=[0, 1] * 20, image_id=[f"i{n}" for n in range(40)])
+    opened = [training_data(tmp_path, rows, findings_column="none", max_train_samples=n) for n in (8, 16, None)]
+    drawn = [set(data.train["image_id"]) for data in opened]
+    assert [len(ids) for ids in drawn] == [8, 16, 34]
+    assert drawn[0] < drawn[1] < drawn[2]
+    assert all(data.validation["image_id"] == opened[0].validation["image_id"] for data in opened)
+    with pytest.raises(DatasetError, match="must be from 1 to the 34 training images; got 35"):
+        training_data(tmp_path, rows, findings_column="none", max_train_samples=35)
+
+
 def test_training_data_takes_the_findings_it_is_told(tmp_path):
     rows = dataset(label=[0, 1] * 5, findings=[["Edema"], ["Nodule/Mass", "Hernia"]] * 5)
     assert training_data(tmp_path, rows, findings=["Hernia", "Edema"]).labels["local_labels"] == ["Hernia", "Edema"]

@@ -104,6 +104,9 @@ class DataArguments(DatasetArguments):
     """What to train on."""
 
     findings: list[str] | None = field(default=None, metadata={"help": "Findings to learn; default: all annotated."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on so many images only, drawn with --split_seed; fewer are among more."}
+    )
     augment: bool = field(default=True, metadata={"help": "Train on seeded views instead of the stored images."})
     decode_once: bool = field(default=True, metadata={"help": "Keep decoded images in the cache of datasets."})
 
@@ -205,7 +208,8 @@ def open_training_data(args: DataArguments, taught: dict[str, Any] | None = None
         `local_labels`, with a warning.
 
     Raises:
-        [`DatasetError`]: If the dataset, a column, the training split or a finding in `args.findings` is missing.
+        [`DatasetError`]: If the dataset, a column, the training split or a finding in `args.findings` is missing, or it
+            has fewer than `args.max_train_samples` training rows.
         [`LabelError`]: If its labels cannot be used.
     """
     splits = open_dataset(args.dataset, args.image_column)
@@ -225,6 +229,7 @@ def open_training_data(args: DataArguments, taught: dict[str, Any] | None = None
         train, validation = split_rows(splits["train"], columns, args.validation_fraction, args.split_seed)
         by = columns.group or "image: name a group column if patients have several images"
         logger.warning(f"No validation split: {len(validation)} of {len(splits['train'])} rows split off by {by}.")
+    train = _drawn(train, args)
     labels = dict(taught or {})
     if taught is None:
         kind, names = global_labels(train, columns)
@@ -253,6 +258,16 @@ def stored_choices(dataset: str) -> dict[str, Any]:
     """
     exists = (Path(dataset) / "preparation.json").exists()
     return dict(PreparationReport.read(dataset).choices) if exists else {}
+
+
+def _drawn(train: Dataset, args: DataArguments) -> Dataset:
+    if args.max_train_samples is None:
+        return train
+    if not 1 <= args.max_train_samples <= len(train):
+        raise DatasetError(
+            f"--max_train_samples must be from 1 to the {len(train)} training images; got {args.max_train_samples}."
+        )
+    return train.shuffle(seed=args.split_seed).select(range(args.max_train_samples))
 
 
 def _findings_to_learn(train: Dataset, columns: DatasetColumns, wanted: list[str] | None) -> list[str]:
