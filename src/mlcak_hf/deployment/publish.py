@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi, RepoUrl
@@ -13,6 +15,7 @@ from transformers.utils import logging
 
 from ..errors import DeploymentError
 from ..preparation.report import PreparationReport
+from ..shipped import resolve_checkpoint
 from ..trust.operating_points import OPERATING_POINTS_FILE, OperatingPoints
 from ..trust.reference import REFERENCE_FILE, Reference
 
@@ -37,7 +40,7 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = True, revis
 
     Args:
         folder (`str` or `Path`):
-            Folder that a training script wrote, with the card of `mlcak card`.
+            Folder that a training script wrote, with the card of `mlcak card`, or the name of a shipped checkpoint.
         repo_id (`str`):
             Name on the Hub, such as `"your-name/mlcak-student-28"`. The repository is created if missing.
         private (`bool`, *optional*, defaults to `True`):
@@ -51,6 +54,11 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = True, revis
     Raises:
         [`MLCAKError`]: When the folder is missing, lacks a part of the model, or holds operating points of others.
     """
+    shipped = resolve_checkpoint(str(folder))
+    if shipped != str(folder):
+        with TemporaryDirectory() as place:
+            complete = _with_code(Path(shipped), Path(place))
+            return push_to_hub(complete, repo_id, private=private, revision=revision)
     folder = Path(folder)
     files = model_files(folder)
     for beside in (OperatingPoints, Reference):
@@ -135,6 +143,14 @@ def model_files(folder: str | Path) -> list[str]:
             "processor, code and card: `mlcak card FOLDER` writes the card, the training scripts write the rest."
         )
     return sorted(weights | {name for name in names if name in _MODEL_FILES or _CODE.fullmatch(name)})
+
+
+def _with_code(checkpoint: Path, place: Path) -> Path:
+    """Copy a shipped checkpoint and the code that the Hub needs; the package holds the code only once."""
+    complete = Path(shutil.copytree(checkpoint, place / checkpoint.name))
+    for code in Path(__file__).parents[1].glob("*_mlcak.py"):
+        shutil.copy(code, complete)
+    return complete
 
 
 def _upload(folder: str | Path, repo: RepoUrl, revision: str | None, message: str, **patterns: Any) -> CommitInfo:
