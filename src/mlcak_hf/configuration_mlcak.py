@@ -41,6 +41,11 @@ GLOBAL_CLASS_NAMES: tuple[str, str] = ("Normal", "Abnormal")
 #: Supported backbones, with a class token first, and their number of prefix tokens (without registers).
 BACKBONE_PREFIX_TOKENS: dict[str, int] = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1}
 
+#: Supported backbones without attention: they classify and teach logits.
+CONVOLUTIONAL_BACKBONES: tuple[str, ...] = ("convnext", "regnet", "resnet")
+
+_DEFAULT_SIDE = 224  # of convolutional backbones, which take images of any size
+
 
 @strict
 class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
@@ -49,9 +54,10 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
-            Configuration of the backbone: `vit`, `deit`, `dinov2` or `dinov2_with_registers`. A dict must name its
-            `model_type`; what it leaves out takes that type's defaults. It is copied, never changed in place.
-            Defaults to a ViT for 28 px, 4 px patches, 1 channel, width 192, 12 layers, 3 heads.
+            Configuration of the backbone: `vit`, `deit`, `dinov2` or `dinov2_with_registers`; or a CNN without
+            attention: `resnet`, `regnet` or `convnext`, with `image_size` (defaults to 224) beside its own entries.
+            A dict must name its `model_type`; what it leaves out takes that type's defaults. It is copied, never
+            changed in place. Defaults to a ViT for 28 px, 4 px patches, 1 channel, width 192, 12 layers, 3 heads.
         local_labels (`list[str]`, defaults to the 22 findings of VinDr-CXR):
             Names of the local findings, in the order of `local_logits`. `[]` means no local head (global task only).
         local_loss_weight (`float`, defaults to 1.0):
@@ -148,6 +154,16 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         return int(self.backbone_config.num_channels)
 
     @property
+    def has_attention(self) -> bool:
+        """Whether the backbone has attention: `False` for a CNN, which has no tokens either."""
+        return self.backbone_config.model_type in BACKBONE_PREFIX_TOKENS
+
+    @property
+    def feature_width(self) -> int:
+        """Number of features that the heads see."""
+        return int(self.backbone_config.hidden_size if self.has_attention else self.backbone_config.hidden_sizes[-1])
+
+    @property
     def num_prefix_tokens(self) -> int:
         """Number of tokens before the patches: the class token, DeiT's distillation token, registers."""
         registers = getattr(self.backbone_config, "num_register_tokens", 0)
@@ -155,7 +171,9 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
     @property
     def resolved_attention_levels(self) -> list[int]:
-        """The chosen encoder layers as ascending indices 0..num_hidden_layers-1."""
+        """The chosen encoder layers as ascending indices 0..num_hidden_layers-1; none without attention."""
+        if not self.has_attention:
+            return []
         num_layers = self.backbone_config.num_hidden_layers
         levels = range(num_layers) if self.attention_levels is None else self.attention_levels
         return sorted(level % num_layers for level in levels)
@@ -167,6 +185,10 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
     def validate_backbone(self) -> None:
         """Check that the image is a square made of whole square patches."""
+        if not self.has_attention:
+            if self.image_size < 1:
+                raise ValueError(f"backbone_config.image_size must be at least 1; got {self.image_size}.")
+            return
         if self.image_size < 1 or self.patch_size < 1 or self.image_size % self.patch_size:
             raise ValueError(
                 f"backbone_config.image_size must be a multiple of backbone_config.patch_size, so that every pixel "
@@ -177,6 +199,8 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         """Check that a convolutional trunk can make the grid of patches."""
         if self.patch_embedding != "conv":
             return
+        if not self.has_attention:
+            raise ValueError("patch_embedding must be 'linear' for a convolutional backbone; got 'conv'. Leave it out.")
         if not self.trunk_widths or any(width < 1 or width % NUM_GROUPS for width in self.trunk_widths):
             raise ValueError(
                 f"trunk_widths must be one or more positive multiples of {NUM_GROUPS}; got {self.trunk_widths}."
@@ -198,6 +222,11 @@ class MLCAKConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         """Check that the levels exist in the backbone and that none is named twice."""
         if self.attention_levels is None:
             return
+        if not self.has_attention:
+            raise ValueError(
+                f"attention_levels must be None for a convolutional backbone, because it has no attention; got "
+                f"{self.attention_levels}."
+            )
         num_layers = self.backbone_config.num_hidden_layers
         levels = {level % num_layers for level in self.attention_levels if -num_layers <= level < num_layers}
         if not levels or len(levels) < len(self.attention_levels):
@@ -226,12 +255,18 @@ def _build_backbone_config(backbone_config: Any) -> Any:
         )
     given = dict(backbone_config) if isinstance(backbone_config, dict) else {}
     model_type = given.pop("model_type", None) or getattr(backbone_config, "model_type", None)
-    if model_type not in BACKBONE_PREFIX_TOKENS:
+    known = sorted([*BACKBONE_PREFIX_TOKENS, *CONVOLUTIONAL_BACKBONES])
+    if model_type not in known:
         raise ValueError(
-            f"backbone_config must be a configuration, or a dict with `model_type`, of type "
-            f"{sorted(BACKBONE_PREFIX_TOKENS)}; got {type(backbone_config).__name__} with model_type={model_type!r}."
+            f"backbone_config must be a configuration, or a dict with `model_type`, of type {known}; got "
+            f"{type(backbone_config).__name__} with model_type={model_type!r}."
         )
-    return CONFIG_MAPPING[model_type](**given) if isinstance(backbone_config, dict) else copy.deepcopy(backbone_config)
+    config = (
+        CONFIG_MAPPING[model_type](**given) if isinstance(backbone_config, dict) else copy.deepcopy(backbone_config)
+    )
+    if not hasattr(config, "image_size"):
+        config.image_size = _DEFAULT_SIDE
+    return config
 
 
 def _square_side(size: Any, name: str) -> int:

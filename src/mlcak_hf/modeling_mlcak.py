@@ -1,4 +1,4 @@
-"""A ViT-family backbone with a global and a local head that returns attention without eager attention."""
+"""A ViT or CNN backbone with a global and a local head; a ViT returns its attention without eager attention."""
 
 import os
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class MLCAKOutput(ModelOutput):
         logits (`torch.FloatTensor` of shape `(B, num_labels)`): Global task (MCCT).
         local_logits (`torch.FloatTensor` of shape `(B, num_local_labels)`): Local findings (MLCT); `None` without them.
         attentions (`tuple` of `torch.FloatTensor` of shape `(B, N, N)`, *optional*): Head-averaged attention of each
-            chosen level, from shallow to deep.
+            chosen level, from shallow to deep. A CNN has none.
         mlcak (`torch.FloatTensor` of shape `(B, N, N)`, *optional*): Their mean, `(1/N) * sum_i H_i`.
         hidden_states (`tuple` of `torch.FloatTensor` of shape `(B, N, hidden_size)`, *optional*): Input of the first
             layer and output of every layer.
@@ -67,13 +67,13 @@ class MLCAKModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         config.validate()
-        # Eager attention would keep the maps of all heads and layers.
-        config.backbone_config._attn_implementation = ATTENTION_IMPLEMENTATION
+        # Eager attention would keep the maps of all heads and layers. A CNN has no attention.
+        config.backbone_config._attn_implementation = ATTENTION_IMPLEMENTATION if config.has_attention else "eager"
         backbone_class: Any = MODEL_MAPPING[type(config.backbone_config)]
         self.backbone = backbone_class(config.backbone_config)
         # Parameters that this model never uses break DistributedDataParallel.
-        for owner, name in ((self.backbone, "pooler"), (self.backbone.embeddings, "mask_token")):
-            if getattr(owner, name, None) is not None:
+        for owner, name in ((self.backbone, "pooler"), (getattr(self.backbone, "embeddings", None), "mask_token")):
+            if config.has_attention and getattr(owner, name, None) is not None:
                 setattr(owner, name, None)
         if config.patch_embedding == "conv":
             self.backbone.embeddings.patch_embeddings.projection = ConvolutionalTrunk(
@@ -115,7 +115,7 @@ class MLCAKModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
     @property
     def grid_size(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
+        """Rows and columns of patches. A CNN has none."""
         side = self.config.image_size // self.config.patch_size
         return side, side
 
@@ -128,6 +128,8 @@ class MLCAKModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         """
         self.config.attention_levels = None if attention_levels is None else list(attention_levels)
         self.config.validate()
+        if not self.config.has_attention:
+            return
         layers = [layer for layer in self.backbone.modules() if hasattr(layer, "q_proj") and hasattr(layer, "k_proj")]
         if len(layers) != self.config.backbone_config.num_hidden_layers:
             raise RuntimeError(
@@ -151,7 +153,8 @@ class MLCAKModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             pixel_values, output_attentions, output_hidden_states, return_dict: As in [`MLCAKForCXRClassification`].
 
         Returns:
-            [`BaseModelOutputWithPooling`]: `last_hidden_state` after the final norm, `pooler_output`: its class token.
+            [`BaseModelOutputWithPooling`]: `last_hidden_state` after the final norm, `pooler_output`: its class token,
+            or the mean of a CNN's last map.
 
         Raises:
             RuntimeError: If the requested attention cannot be captured.
@@ -165,16 +168,19 @@ class MLCAKModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             )
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        if output_attentions and not config.has_attention:
+            raise ValueError(
+                f"output_attentions must be False for a {config.backbone_config.model_type}, because a CNN has no "
+                "attention; got True."
+            )
         if output_attentions and self.training and torch.is_grad_enabled() and self._checkpoints_reentrantly():
             raise RuntimeError(
                 "Reentrant gradient checkpointing cuts attention maps off from the graph: with output_attentions=True "
                 'use gradient_checkpointing_kwargs={"use_reentrant": False}.'
             )
+        wanted = {"output_attentions": bool(output_attentions)} if config.has_attention else {}
         outputs = self.backbone(
-            pixel_values,
-            output_attentions=bool(output_attentions),
-            output_hidden_states=bool(output_hidden_states),
-            return_dict=True,
+            pixel_values, output_hidden_states=bool(output_hidden_states), return_dict=True, **wanted
         )
         attentions = outputs.attentions if output_attentions else None
         levels = len(config.resolved_attention_levels)
@@ -186,7 +192,7 @@ class MLCAKModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             )
         output = BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,
-            pooler_output=outputs.last_hidden_state[:, 0],
+            pooler_output=outputs.last_hidden_state[:, 0] if config.has_attention else outputs.pooler_output.flatten(1),
             hidden_states=outputs.hidden_states if output_hidden_states else None,
             attentions=attentions,
         )
@@ -201,7 +207,8 @@ class MLCAKModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
 class MLCAKForCXRClassification(MLCAKModel):  # type: ignore[no-untyped-call]
     r"""
-    A backbone and two linear heads on its final-norm class token: global label (MCCT) and local findings (MLCT).
+    A backbone and two linear heads on its final-norm class token, or on a CNN's pooled features: global label (MCCT)
+    and local findings (MLCT).
 
     Args:
         config ([`MLCAKConfig`]): Backbone, labels, levels.
@@ -223,7 +230,7 @@ class MLCAKForCXRClassification(MLCAKModel):  # type: ignore[no-untyped-call]
 
     def _add_heads(self) -> None:
         config: Any = self.config
-        width, findings = config.backbone_config.hidden_size, config.num_local_labels
+        width, findings = config.feature_width, config.num_local_labels
         self.classifier = nn.Linear(width, config.num_labels)
         self.local_classifier = nn.Linear(width, findings) if findings else None
 

@@ -61,6 +61,18 @@ def loading(
         raise error(f"The {role} {str(source)!r} cannot be loaded: {reason}. {remedy}") from cause
 
 
+def load_any_config(
+    source: Source, role: str = "model", error: type[MLCAKError] = RecipeError, **kwargs: Any
+) -> PreTrainedConfig:
+    """Load the config of any model of transformers; the arguments are those of [`load_config`]."""
+    source = resolve_checkpoint(str(source))
+    with loading(source, role, error=error):
+        if Path(source).is_dir() and not Path(source, "config.json").is_file():
+            raise FileNotFoundError("the folder has no config.json")
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source, **kwargs)
+    return config
+
+
 def load_config(
     source: Source, role: str = "model", error: type[MLCAKError] = RecipeError, **kwargs: Any
 ) -> MLCAKConfig:
@@ -77,11 +89,8 @@ def load_config(
     Raises:
         [`MLCAKError`]: Of the class `error`, when it cannot be loaded or is not an MLCAK config.
     """
-    source = resolve_checkpoint(str(source))
+    config = load_any_config(source, role, error, **kwargs)
     with loading(source, role, error=error):
-        if Path(source).is_dir() and not Path(source, "config.json").is_file():
-            raise FileNotFoundError("the folder has no config.json")
-        config = AutoConfig.from_pretrained(source, **kwargs)
         if not isinstance(config, MLCAKConfig):
             raise ValueError(f"its model_type must be {MLCAKConfig.model_type!r}; got {config.model_type!r}")
     return config

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from ..image_processing_mlcak import to_unit_range
-from .view_pixels import view_pixels
+from .view_pixels import mean_filter, view_pixels
 from .views import View
 
 _CUT = 0.12  # of the width and of the height
@@ -46,7 +44,7 @@ class Shift:
             `list[np.ndarray]`: float32 in [0, 1] of shape `(side, side)` for every side.
         """
         if self.blur:
-            image = _mean_filter(to_unit_range(image), round(self.blur * len(image)) // 2)
+            image = mean_filter(to_unit_range(image), round(self.blur * len(image)) // 2)
         made = view_pixels(image, self.view, sides)
         if self.noise:
             random = np.random.default_rng(index)
@@ -67,12 +65,3 @@ SHIFTS: dict[str, Shift] = {
     "blur": Shift(blur=1 / 12),
     "noise": Shift(noise=0.04),
 }
-
-
-def _mean_filter(image: np.ndarray, reach: int) -> np.ndarray:
-    """Average over squares that reach so many pixels to every side, or to the border of the image."""
-    blurred = torch.from_numpy(image)[None, None]
-    for window in ((2 * reach + 1, 1), (1, 2 * reach + 1)):
-        around = (window[0] // 2, window[1] // 2)
-        blurred = F.avg_pool2d(blurred, window, 1, around, count_include_pad=False)
-    return blurred[0, 0].numpy()

@@ -1,24 +1,25 @@
-"""Frozen teachers: whether they can teach a student, and what they output for a batch."""
+"""Frozen teachers: which of them teaches what, and what they output for a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
+from transformers.utils import logging
 
 from ..attention_mlcak import ATTENTION_IMPLEMENTATION
 from ..data.collator import teacher_pixel_keys
 from ..errors import DistillationError
-from ..modeling_mlcak import MLCAKForCXRClassification
-from ..pretrained import load_config, load_model, loading, weight_files
-from .attention import AttentionAlignment, AttentionOptions, TokenLayout, pair_levels
+from .attention import AttentionAlignment, AttentionOptions
+from .compatibility import LabelMatch, LabelNames, align_attention, check_same_labels
+from .logit_teachers import LogitTeacherConfig
+from .teacher_files import label_names, load_teacher, teacher_config
+
+logger = logging.get_logger(__name__)
 
 #: Prefix of every input in a batch that comes from or goes to the teachers.
 TEACHER_PREFIX = "teacher_"
@@ -26,18 +27,18 @@ TEACHER_PREFIX = "teacher_"
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """What the teachers output for a batch: the mean over the teachers.
+    """What the teachers output for a batch: for each label, the mean over the teachers that teach it.
 
     Args:
-        logits (`torch.Tensor` of shape `(B, C)`):
-            Global logits.
+        logits (`torch.Tensor` of shape `(B, C)`, *optional*):
+            Global logits; `None` when no teacher teaches them.
         local_logits (`torch.Tensor` of shape `(B, F)`, *optional*):
-            Logits of the local findings; `None` without a local head.
+            Logits of the local findings; `None` when no teacher teaches them.
         attention (`torch.Tensor` of shape `(B, L, 1 + P, 1 + P)`, *optional*):
             Aligned attention maps; `None` when attention is not taught.
     """
 
-    logits: Tensor
+    logits: Tensor | None = None
     local_logits: Tensor | None = None
     attention: Tensor | None = None
 
@@ -48,26 +49,50 @@ class TeacherOutputs:
     @classmethod
     def from_batch(cls, batch: Mapping[str, Tensor]) -> TeacherOutputs:
         """Take the outputs from a batch of a [`CachedCollator`]."""
-        return cls(**{name: batch.get(f"{TEACHER_PREFIX}{name}") for name in cls.__dataclass_fields__})  # type: ignore[arg-type]
+        return cls(**{name: batch.get(f"{TEACHER_PREFIX}{name}") for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class TaughtParts:
+    """What one teacher teaches.
+
+    Args:
+        global_labels (`tuple[bool, ...]`):
+            For each global label of the student, whether its logit.
+        local_labels (`tuple[bool, ...]`):
+            For each local finding, whether its logit.
+        attention (`bool`):
+            Whether its attention.
+    """
+
+    global_labels: tuple[bool, ...]
+    local_labels: tuple[bool, ...]
+    attention: bool
 
 
 class Teachers:
     """Frozen teachers that teach one student together: their logits and their aligned attention are averaged.
+
+    Teachers without attention (CNNs, functions) give the logits of all labels that they know. The others give the
+    attention, and the logits of the remaining labels. So with a CNN and an MLCAK teacher, the student learns logits
+    from the CNN and attention from the MLCAK teacher.
 
     Whether they can teach this student is checked at once, by their configs; the models are loaded when they are first
     needed. A student without a local head learns only the global logits. All attention is pooled to the coarsest grid.
 
     Args:
         teachers (a model, `str` or `os.PathLike`, or several of them):
-            Models, folders or Hub ids. Models are frozen in place; a teacher that is loaded here returns only the
-            attention levels that are needed. A cache gives the configs of its teachers instead.
+            MLCAK models, their folders or Hub ids; other teachers as in [`logit_teacher_config`]. Models are frozen in
+            place; a teacher that is loaded here returns only the attention levels that are needed. A cache gives the
+            configs of its teachers instead.
         student ([`MLCAKForCXRClassification`] or [`MLCAKConfig`]):
             The student or its config.
         options ([`AttentionOptions`], *optional*):
             Which attention is taught. Defaults to all levels, averaged.
 
     Raises:
-        [`DistillationError`]: When a teacher cannot be loaded, or labels, findings, problem types or levels differ.
+        [`DistillationError`]: When a teacher cannot be loaded, knows no label of the student or would teach nothing, or
+            labels, findings, problem types or levels of MLCAK models differ.
     """
 
     def __init__(self, teachers: Any, student: Any, options: AttentionOptions | None = None) -> None:
@@ -77,14 +102,47 @@ class Teachers:
                 "Teacher and student must be two models; got the same object. Load the teacher from its folder."
             )
         self.configs: list[Any] = [teacher_config(source) for source in self.sources]
-        options = AttentionOptions() if options is None else options
-        #: One per teacher; each `None` when attention is not taught.
-        self.alignments = _align(self.configs, getattr(student, "config", student), options)
+        student = getattr(student, "config", student)
+        ours = LabelNames.of(student)
+        known = [label_names(config) for config in self.configs]
+        for config, labels in zip(self.configs, known, strict=True):
+            if not isinstance(config, LogitTeacherConfig):
+                check_same_labels(labels, ours)
+        #: The labels of the logits: those of the MLCAK teachers, which may have findings that the student does not.
+        self.labels = next((labels for config, labels in zip(self.configs, known, strict=True)
+                            if not isinstance(config, LogitTeacherConfig)), ours)  # fmt: skip
+        self.matches = [LabelMatch(labels, self.labels) for labels in known]
+        #: One per teacher; each `None` when it does not teach attention.
+        self.alignments = align_attention(self.configs, student, AttentionOptions() if options is None else options)
+        #: One per teacher.
+        self.taught = _share_out(self.configs, self.matches, self.alignments)
+        self._report_untaught()
+
+    @property
+    def alignment(self) -> AttentionAlignment | None:
+        """Aligns the student's attention; `None` when attention is not taught."""
+        return next(filter(None, self.alignments), None)
+
+    @property
+    def global_columns(self) -> list[int]:
+        """Places of the global logits that are taught."""
+        return _any_of([taught.global_labels for taught in self.taught])
+
+    @property
+    def local_columns(self) -> list[int]:
+        """Places of the local logits that are taught."""
+        return _any_of([taught.local_labels for taught in self.taught])
+
+    def _report_untaught(self) -> None:
+        names = [name for place, name in enumerate(self.labels.global_labels) if place not in self.global_columns]
+        names += [name for place, name in enumerate(self.labels.local_labels) if place not in self.local_columns]
+        if names:
+            logger.warning(f"No teacher knows {', '.join(names)}: the student learns them from its labels alone.")
 
     @cached_property
     def models(self) -> list[Any]:
         """The frozen models."""
-        models = [load_teacher(source) for source in self.sources]
+        models = [load_teacher(source, config) for source, config in zip(self.sources, self.configs, strict=True)]
         for number, (model, alignment) in enumerate(zip(models, self.alignments, strict=True)):
             if alignment is None:
                 continue
@@ -134,126 +192,75 @@ class Teachers:
         Raises:
             [`DistillationError`]: When the batch lacks the pixels of a teacher.
         """
-        outputs = []
+        outputs: list[tuple[Tensor | None, Tensor | None, Tensor | None]] = []
         names = teacher_pixel_keys(len(self.sources))
-        for model, alignment, name in zip(self.models, self.alignments, names, strict=True):
+        for number, (model, alignment, name) in enumerate(zip(self.models, self.alignments, names, strict=True)):
             if name not in batch:
                 raise DistillationError(
                     f"The batch must contain {name}. Give MLCAKCollator the teacher_processor of every teacher."
                 )
+            if isinstance(self.configs[number], LogitTeacherConfig):
+                outputs.append((*self.matches[number](model(batch[name])), None))
+                continue
             output = model(pixel_values=batch[name], output_attentions=alignment is not None)
             attention = None if alignment is None else alignment.align_teacher(output.attentions)
             local_logits = None if output.local_logits is None else output.local_logits.float()
             outputs.append((output.logits.float(), local_logits, attention))
-        return TeacherOutputs(*map(_mean, zip(*outputs, strict=True)))  # type: ignore[arg-type]
-
-
-def load_teacher(teacher: str | PathLike[str] | MLCAKForCXRClassification) -> Any:
-    """Load a teacher, freeze it and set it to evaluation mode.
-
-    Args:
-        teacher (`str`, `os.PathLike` or [`MLCAKForCXRClassification`]):
-            A folder, a Hub id, or a model, which is frozen in place.
-
-    Raises:
-        [`DistillationError`]: When it cannot be loaded.
-    """
-    model: Any = load_model(teacher, "teacher", DistillationError) if isinstance(teacher, (str, PathLike)) else teacher
-    model.requires_grad_(False)
-    return model.train(False)
-
-
-def teacher_config(teacher: Any) -> Any:
-    """Return the config of a teacher, and check without loading them that the weights in its folder are complete.
-
-    Args:
-        teacher (`str`, `os.PathLike`, [`MLCAKForCXRClassification`] or [`MLCAKConfig`]):
-            A folder, a Hub id, a model, or a config. The weights of a Hub id are not checked.
-
-    Raises:
-        [`DistillationError`]: When it cannot be loaded or is not an MLCAK model, or weights are missing or truncated.
-    """
-    if not isinstance(teacher, (str, PathLike)):
-        config: Any = getattr(teacher, "config", teacher)
-        # A model loaded from a folder with remote code belongs to another class of the same name, so ask for its type.
-        if getattr(config, "model_type", None) != "mlcak":
-            raise DistillationError(
-                f"The teacher must be an MLCAK model; got {type(teacher).__name__}. "
-                "Convert a ViT, DeiT or DINOv2 checkpoint with MLCAKForCXRClassification.from_backbone."
-            )
-        return config
-    config = load_config(teacher, "teacher", DistillationError)
-    with loading(teacher, "teacher", "Copy its weights again, or train it again.", DistillationError):
-        files = weight_files(teacher)
-        if Path(teacher).is_dir() and not files:
-            raise FileNotFoundError("it has no weights (model.safetensors)")
-        for weights in (path for path in files if path.suffix == ".safetensors"):
-            # Opening compares the length of the file with its header, and reads nothing else.
-            with safe_open(weights, framework="pt"):
-                pass
-    return config
-
-
-def _align(teachers: Sequence[Any], student: Any, options: AttentionOptions) -> list[AttentionAlignment | None]:
-    """Check that teachers can teach a student, and pair the attention of each with the student's."""
-    for teacher in teachers:
-        if teacher.problem_type != student.problem_type:
-            raise DistillationError(
-                f"Teacher and student must have the same problem_type; got {teacher.problem_type} (teacher) and "
-                f"{student.problem_type} (student). Train both on the same labels."
-            )
-        _check_names("global labels (id2label)", teacher.global_labels, student.global_labels)
-        if student.local_labels:
-            _check_names("local findings (local_labels)", teacher.local_labels, student.local_labels)
-    if not options.enabled:
-        return [None for _ in teachers]
-    ours, *theirs = (TokenLayout.of(config) for config in (student, *teachers))
-    target = (min(layout.grid[0] for layout in (ours, *theirs)), min(layout.grid[1] for layout in (ours, *theirs)))
-    return [
-        AttentionAlignment(*_paired_levels(teacher, student, options), ours, layout, options.aggregation, target)
-        for teacher, layout in zip(teachers, theirs, strict=True)
-    ]
-
-
-def _check_names(what: str, teacher: Sequence[str], student: Sequence[str]) -> None:
-    if list(teacher) != list(student):
-        only_teacher = [name for name in teacher if name not in student]
-        only_student = [name for name in student if name not in teacher]
-        found = f"{only_teacher} only in the teacher and {only_student} only in the student"
-        raise DistillationError(
-            f"Teacher and student must have the same {what}, in the same order; got "
-            f"{found if only_teacher or only_student else 'another order'}. Train both on the same labels."
+        by_kind = list(zip(*outputs, strict=True))
+        maps = [each for each in by_kind[2] if each is not None]
+        return TeacherOutputs(
+            _mean(by_kind[0], [taught.global_labels for taught in self.taught]),
+            _mean(by_kind[1], [taught.local_labels for taught in self.taught]),
+            maps[0] if len(maps) == 1 else torch.stack(maps).mean(dim=0) if maps else None,
         )
 
 
-def _paired_levels(teacher: Any, student: Any, options: AttentionOptions) -> tuple[list[int], list[int]]:
-    """Return the positions of the paired levels among those that student and teacher return."""
-    num_student, num_teacher = (int(config.backbone_config.num_hidden_layers) for config in (student, teacher))
-    chosen = student.resolved_attention_levels
-    if options.student_levels is not None:
-        outside = [level for level in options.student_levels if not -num_student <= level < num_student]
-        if outside:
+def _share_out(
+    configs: Sequence[Any], matches: Sequence[LabelMatch], alignments: Sequence[AttentionAlignment | None]
+) -> list[TaughtParts]:
+    """Decide which teacher teaches what, and refuse one that would teach nothing."""
+    shares = [
+        _shares(configs, known) for known in zip(*((m.global_known, m.local_known) for m in matches), strict=True)
+    ]
+    taught = [
+        TaughtParts(global_labels, local_labels, alignment is not None)
+        for global_labels, local_labels, alignment in zip(*shares, alignments, strict=True)
+    ]
+    for config, match, part in zip(configs, matches, taught, strict=True):
+        if any((*part.global_labels, *part.local_labels, part.attention)):
+            continue
+        if isinstance(config, LogitTeacherConfig):
             raise DistillationError(
-                f"student_levels must be between {-num_student} and {num_student - 1}, because the student has "
-                f"{num_student} layers; got {outside}. Remove them."
+                f"The teacher {config.name} must have a label in common with the student; got {config.labels} "
+                f"(teacher) and {[*match.student.global_labels, *match.student.local_labels]} (student). Labels are "
+                "matched by name: correct the teacher's id2label, or choose another teacher."
             )
-        chosen = sorted({level % num_student for level in options.student_levels})
-    pairs = pair_levels(num_student, num_teacher)
-    positions = []
-    for who, needed, config in (("student", chosen, student), ("teacher", [pairs[i] for i in chosen], teacher)):
-        levels = config.resolved_attention_levels
-        missing = sorted(set(needed) - set(levels))
-        if missing:
-            raise DistillationError(
-                f"The {who}'s attention_levels must include layers {missing}; got {levels}. Add them, or set "
-                "attention_levels to None."
-            )
-        positions.append([levels.index(level) for level in needed])
-    return positions[0], positions[1]
+        raise DistillationError(
+            "Every teacher must teach something, but a CNN gives all logits and gamma is 0, so the MLCAK teacher with "
+            "attention has nothing to add. Leave it out, or set gamma above 0."
+        )
+    return taught
 
 
-def _mean(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    known = [tensor for tensor in tensors if tensor is not None]
-    if len(known) < len(tensors):
-        return None
-    return known[0] if len(known) == 1 else torch.stack(known).mean(dim=0)
+def _shares(configs: Sequence[Any], known: Sequence[Sequence[bool]]) -> list[tuple[bool, ...]]:
+    """List the labels that each teacher teaches: those it knows, but teachers without attention come first."""
+    first = [own for config, own in zip(configs, known, strict=True) if not config.has_attention]
+    taken = [any(own[place] for own in first) for place in range(len(known[0]))]
+    return [
+        tuple(knows and not (config.has_attention and is_taken) for knows, is_taken in zip(own, taken, strict=True))
+        for config, own in zip(configs, known, strict=True)
+    ]
+
+
+def _any_of(taught: Sequence[Sequence[bool]]) -> list[int]:
+    return [place for place, by_teacher in enumerate(zip(*taught, strict=True)) if any(by_teacher)]
+
+
+def _mean(logits: Sequence[Tensor | None], taught: Sequence[Sequence[bool]]) -> Tensor | None:
+    """For each label, the mean over the teachers that teach it; 0 where none does, `None` where none does at all."""
+    given = [(each, by) for each, by in zip(logits, taught, strict=True) if each is not None and any(by)]
+    if len(given) < 2:
+        return given[0][0] if given else None
+    masks = torch.tensor([by for _, by in given], device=given[0][0].device)
+    total = torch.stack([each.where(mask, 0.0) for (each, _), mask in zip(given, masks, strict=True)]).sum(dim=0)
+    return total / masks.sum(dim=0).clamp(min=1)

@@ -169,6 +169,7 @@ def evaluate_model(model: EvaluatedModel, data: EvaluationData, accelerator: Acc
     network.to(accelerator.device)
     rows, size = data.split(args.split), network.config.image_size
     has_boxes = {"boxes", "original_height", "original_width"} <= set(rows.column_names)
+    has_boxes = has_boxes and network.config.has_attention
     found = split_outputs(network, processor, data, args.split, accelerator, has_boxes)
     digests, thresholds, attention = {"evaluated": found.digests}, None, found.attention
     if args.threshold_split != NO_SPLIT:

@@ -141,6 +141,8 @@ def explain(
     if model.training:
         raise MLCAKError("The model must be in evaluation mode, without dropout. Call model.eval() first.")
     config: Any = model.config
+    if not config.has_attention:
+        raise MLCAKError("The model must have attention to be explained; got a CNN. Choose another model.")
     with torch.enable_grad(), _maps_of_all_heads(config):
         # The pixels start the graph, so that frozen weights do not matter.
         encoded = model.backbone(

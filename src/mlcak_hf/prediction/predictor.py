@@ -185,7 +185,7 @@ class RadiographPredictor:
 
         Raises:
             [`MLCAKError`]: When `batch_size` or `workers` is below 1, `heatmaps_dir` holds one of the files, or the
-                model has not learned the label to explain.
+                model has no attention to show, or has not learned the label to explain.
         """
         for name, value in (("batch_size", batch_size), ("workers", workers)):
             if value < 1:
@@ -194,6 +194,8 @@ class RadiographPredictor:
             label_index(cast(MLCAKConfig, self.model.config), explanation.label)
             if explanation.label in self.unlearned_findings:
                 raise MLCAKError(f"The model never saw {explanation.label!r} in training. Explain another label.")
+        if (attention or heatmaps_dir is not None) and not self.model.config.has_attention:
+            raise MLCAKError("Heatmaps and attention need a model with attention; got a CNN. Leave them out.")
         names = None
         if heatmaps_dir is not None:
             # All names at once: the heatmap of an early file could overwrite a later one.
@@ -233,7 +235,7 @@ class RadiographPredictor:
         pixel_values = torch.from_numpy(reduced).to(self.device, self.model.dtype)
         with torch.inference_mode(), captured_class_tokens(self.model) as tokens:
             output: MLCAKOutput = self.model(pixel_values=pixel_values, output_attentions=attention)
-        config, grid_size = self.model.config, self.model.grid_size
+        config, grid_size = self.model.config, self.model.grid_size if attention else (0, 0)
         assert output.logits is not None
         rows = probabilities(output.logits.float().cpu(), str(config.problem_type)).tolist()
         local_rows = [] if output.local_logits is None else probabilities(output.local_logits.float().cpu()).tolist()

@@ -71,10 +71,10 @@ def build_model(
     processor = load_processor(folder, size)
     labels = labels | {"local_loss_weight": arguments.local_loss_weight}
     if arguments.backbone is not None:
-        if size.patch_embedding != "linear":
+        if size.patch_embedding != "linear" or not size.has_attention:
             raise RecipeError(
-                f"--backbone must be left out for {arguments.model}, because no pretrained backbone has its "
-                "convolutional trunk. Leave it out, or choose another --model."
+                f"--backbone must be left out for {arguments.model}, because only ViT, DeiT and DINOv2 are adapted, "
+                "not convolutional models. Leave it out, or choose another --model."
             )
         options: dict[str, Any] = {name: getattr(size, name) for name in ("image_size", "patch_size", "num_channels")}
         mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0], [1.0])

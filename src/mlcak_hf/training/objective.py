@@ -10,9 +10,8 @@ from torch import Tensor
 
 from ..classification_loss_mlcak import global_classification_loss, local_classification_loss
 from ..configuration_mlcak import MLCAKConfig
-from ..distillation.attention import AttentionAlignment
 from ..distillation.losses import AttentionDistillationLoss, LogitDistillationLoss, sum_per_item
-from ..distillation.teachers import TeacherOutputs
+from ..distillation.teachers import TeacherOutputs, Teachers
 from ..errors import DistillationError
 from .arguments import MLCAKTrainingArguments
 
@@ -29,15 +28,17 @@ class Objective:
             Config of the student.
         args ([`MLCAKTrainingArguments`]):
             Weights and kinds of the losses.
-        alignment ([`AttentionAlignment`], *optional*):
-            Aligns the student's attention; `None` when attention is not taught.
+        teachers ([`Teachers`], *optional*):
+            The teachers; `None` without distillation.
     """
 
-    def __init__(
-        self, config: MLCAKConfig, args: MLCAKTrainingArguments, alignment: AttentionAlignment | None = None
-    ) -> None:
+    def __init__(self, config: MLCAKConfig, args: MLCAKTrainingArguments, teachers: Teachers | None = None) -> None:
         several = config.problem_type == "multi_label_classification"
-        self.config, self.args, self.alignment = config, args, alignment
+        self.config, self.args = config, args
+        #: Aligns the student's attention; `None` when attention is not taught.
+        self.alignment = None if teachers is None else teachers.alignment
+        self._global_columns = [] if teachers is None else teachers.global_columns
+        self._local_columns = [] if teachers is None else teachers.local_columns
         self._global_distance = LogitDistillationLoss(args.logit_loss, args.temperature, independent_labels=several)
         self._local_distance = LogitDistillationLoss(args.logit_loss, args.temperature, independent_labels=True)
         self._attention_distance = AttentionDistillationLoss(args.attention_loss)
@@ -89,9 +90,11 @@ class Objective:
         """
         parts = {}
         if self.args.alpha > 0 and outputs.local_logits is not None and known.local_logits is not None:
-            parts["distil_local"] = self._local_distance(outputs.local_logits, known.local_logits)
-        if self.args.beta > 0:
-            parts["distil_global"] = self._global_distance(outputs.logits, known.logits)
+            pair = _columns(self._local_columns, outputs.local_logits, known.local_logits)
+            parts["distil_local"] = self._local_distance(*pair)
+        if self.args.beta > 0 and known.logits is not None:
+            pair = _columns(self._global_columns, outputs.logits, known.logits)
+            parts["distil_global"] = self._global_distance(*pair)
         if self.alignment is not None and known.attention is not None:
             ours = self.alignment.align_student(outputs.attentions)
             parts["distil_attention"] = self._attention_distance(ours, known.attention)
@@ -100,6 +103,11 @@ class Objective:
     def total(self, parts: Mapping[str, Tensor]) -> Any:
         """Return the weighted sum of the parts."""
         return sum(float(self._weights[name]) * part for name, part in parts.items())
+
+
+def _columns(columns: list[int], *logits: Tensor) -> tuple[Tensor, ...]:
+    """Keep the labels that are taught."""
+    return logits if len(columns) == logits[0].shape[1] else tuple(each[:, columns] for each in logits)
 
 
 def smooth_labels(labels: Mapping[str, Any], factor: float, config: MLCAKConfig) -> dict[str, Any]:

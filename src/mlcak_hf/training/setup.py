@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,20 @@ from ..data.training_data import DataArguments, TrainingData, open_training_data
 from ..data.views import ViewParameters
 from ..distillation.cache.build import CacheOptions, build_teacher_cache
 from ..distillation.cache.store import TeacherCache
-from ..distillation.teachers import Teachers, teacher_config
-from ..errors import DistillationError, RecipeError
+from ..distillation.teacher_files import make_teacher_processor, teacher_config
+from ..distillation.teachers import Teachers
+from ..errors import RecipeError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification
-from ..pretrained import load_processor, weights_digest
+from ..pretrained import weights_digest
 from ..shipped import resolve_model
-from .arguments import SHIFTED, MLCAKTrainingArguments
+from .arguments import SHIFTED, MLCAKTrainingArguments, refuse_mixing_with_a_cache
 from .curves import draw_training_curves
 from .models import ModelArguments, build_model
 from .objective import check_labels, has_labels
 from .record import TrainingRecord
 from .trainer import MLCAKTrainer
-from .training_images import TrainingImages, check_shared_split
+from .training_images import TrainingImages, check_shared_splits
 
 logger = logging.get_logger(__name__)
 
@@ -47,8 +48,9 @@ class StudentArguments(ModelArguments):
 
     Args:
         teacher (`list[str]`, *optional*):
-            Folders that train_teacher.py wrote, or Hub ids. The mean of several teaches; labels and findings are those
-            of the first.
+            Folders that train_teacher.py wrote, or Hub ids; for logits also any image classifier of transformers or a
+            `package.module:function`. The mean of several teaches, see [`Teachers`]; labels and findings are those of
+            the first MLCAK teacher, or of the dataset without one.
         teacher_cache (`str`, *optional*):
             Folder of a teacher cache, which is built first, or resumed, if it is incomplete.
         cache_views (`int`, *optional*):
@@ -56,7 +58,7 @@ class StudentArguments(ModelArguments):
     """
 
     model: str = field(default="student-vit-ti4-28", metadata={"help": "Size in hub_configs/models, or trained model."})
-    teacher: list[str] | None = field(default=None, metadata={"help": "Trained teachers: folders or Hub ids."})
+    teacher: list[str] | None = field(default=None, metadata={"help": "Folders, Hub ids or package.module:function."})
     teacher_cache: str | None = field(default=None, metadata={"help": "Folder that keeps the teachers' outputs."})
     cache_views: int | None = field(default=None, metadata={"help": "Views of every image in the cache."})
 
@@ -118,24 +120,23 @@ def set_up_training(
             "push_to_hub must be false: it would upload all of --output_dir, also the hashes of the training images. "
             "Upload the trained model with `mlcak push`."
         )
+    refuse_mixing_with_a_cache(args, getattr(model_args, "teacher_cache", None) if args.distils else None)
     known: Any = _teachers_of(model_args) if isinstance(model_args, StudentArguments) and args.distils else None
-    names = ("id2label", "local_labels", "problem_type")
-    labels = None if known is None else {name: getattr(teacher_config(known[0]), name) for name in names}
+    labels = None if known is None else _labels_of(known)
     with args.main_process_first(desc="opening the dataset"):
         data = open_training_data(data_args, labels)
     sources: Any = None if known is None else getattr(model_args, "teacher", None)
-    for source in sources or ():
-        check_shared_split(source, f"the teacher {source!r}", data_args, data.train, data.split_off)
+    check_shared_splits(sources or (), data_args, data.train, data.split_off)
     # Students with the same seed start from the same weights, whatever was loaded before.
     set_seed(args.seed)
     model, processor = build_model(model_args, data.labels)
     config: Any = model.config
     teachers = None if known is None else Teachers(known, model, args.attention_options)
+    data.set_fit_and_voi(processor)
     processors = None
     if teachers is not None and sources is not None:
         named = zip(sources, teachers.configs, strict=True)
-        processors = [load_processor(source, other, "teacher", DistillationError) for source, other in named]
-    data.set_fit_and_voi(processor)
+        processors = [make_teacher_processor(source, other, processor) for source, other in named]
     collator = MLCAKCollator(processor, processors, views if data_args.augment else None, args.seed)
 
     def check(train: RadiographDataset, validation: RadiographDataset) -> None:
@@ -148,6 +149,13 @@ def set_up_training(
     with args.main_process_first(desc="decoding the images"):
         train, validation = data.radiographs(config, processor, data_args, check)
     return TrainingSetup(model, processor, collator, train, validation, data, teachers)
+
+
+def _labels_of(teachers: Sequence[Any]) -> dict[str, Any] | None:
+    """Return the labels of the first MLCAK teacher; `None` without one."""
+    names = ("id2label", "local_labels", "problem_type")
+    configs = (config for config in map(teacher_config, teachers) if isinstance(config, MLCAKConfig))
+    return next(({name: getattr(config, name) for name in names} for config in configs), None)
 
 
 def _teachers_of(model_args: StudentArguments) -> Any:

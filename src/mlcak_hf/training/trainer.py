@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback
 
+from ..data.mixup import MixUpCollator
 from ..distillation.cache.key import cache_key
 from ..distillation.cache.store import CachedCollator, TeacherCache
 from ..distillation.finite_check import image_names, not_finite_message, rows_not_finite
 from ..distillation.teachers import TEACHER_PREFIX, TeacherOutputs, Teachers
 from ..errors import DistillationError
-from .arguments import SHIFTED, MLCAKTrainingArguments
+from .arguments import SHIFTED, MLCAKTrainingArguments, refuse_mixing_with_a_cache
+from .batch_norm import warn_of_batch_norm
 from .callbacks import EpochCallback, EvaluationPrinter, StepLog
 from .objective import LABELS, Objective, check_labels, smooth_labels
 from .weight_average import AveragingTrainer
@@ -31,19 +33,18 @@ class MLCAKTrainer(AveragingTrainer):
 
     Every part is a sum over images divided by the images of the whole optimizer step, over all its micro-batches and
     processes, so that accumulation, several processes and a short last micro-batch change no gradient. Evaluation is
-    classification only. Every part is logged before its weight: `loss_global`, `loss_local`, `distil_global`,
-    `distil_local`, `distil_attention`; and of the steps' time `images_per_second` (of all processes), `data_wait_share`
-    and, with a teacher, `teacher_share`. A loss that is not finite stops the training. Checkpoints are written
-    atomically.
+    classification only. Every part is logged before its weight, and of the steps' time `images_per_second` (of all
+    processes), `data_wait_share` and `teacher_share`. A loss that is not finite stops the training. Checkpoints are
+    written atomically.
 
     Args:
         model ([`MLCAKForCXRClassification`]):
             The student.
         teacher (a model, `str` or `os.PathLike`, several of them, or [`Teachers`], *optional*):
-            Trained models, their folders or Hub ids; the mean of several teaches. `None` trains a plain student (or a
-            teacher).
+            Trained models, their folders or Hub ids, or functions; see [`Teachers`]. `None` trains a plain student (or
+            a teacher).
         args ([`MLCAKTrainingArguments`], *optional*):
-            Weights and kinds of the losses, and everything of [`~transformers.TrainingArguments`].
+            Weights and kinds of the losses, and those of [`~transformers.TrainingArguments`].
         data_collator ([`MLCAKCollator`]):
             Gives `pixel_values`, `labels`, `local_targets` and, for distillation, `teacher_pixel_values`. Evaluation
             uses `data_collator.for_evaluation()` if there is one.
@@ -89,23 +90,24 @@ class MLCAKTrainer(AveragingTrainer):
             warnings.filterwarnings("ignore", "Label smoothing is not compatible")  # with the base class's own loss
             super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         if args.world_size > 1 and not hasattr(self.train_dataset or (), "__len__"):
-            raise DistillationError(
-                "The train_dataset must have a length with several processes. Use a map-style dataset."
-            )
+            raise DistillationError("The train_dataset must have a length with several processes. Use such a dataset.")
         if not self.model.config.local_labels:
             self.label_names = [name for name in self.label_names if name != "local_targets"]
         collator: Any = self.data_collator
         self.eval_data_collator = collator.for_evaluation() if hasattr(collator, "for_evaluation") else collator
         if args.eval_shifts and not hasattr(self.eval_data_collator, "each_shift"):
             raise DistillationError("eval_shifts needs an MLCAKCollator. Use one, or set eval_shifts to false.")
+        warn_of_batch_norm(self.model, args)
         self.teachers: Teachers | None = None
         self.teacher_cache: TeacherCache | None = None
         if args.distils and (teacher is not None or teacher_cache is not None):
             self._set_teachers(teacher, teacher_cache)
         elif self.train_dataset is not None:
             check_labels(self.train_dataset)
-        alignment = None if self.teachers is None else self.teachers.alignments[0]
-        self._objective = Objective(self.model.config, args, alignment)
+        if args.mixup_alpha > 0:
+            refuse_mixing_with_a_cache(args, self.teacher_cache)
+            self.data_collator = MixUpCollator(collator, self.train_dataset, args.mixup_alpha, self.model.config)
+        self._objective = Objective(self.model.config, args, self.teachers)
         self._step_log = StepLog(self.accelerator)
         self.add_callback(self._step_log)
         if args.disable_tqdm:
@@ -134,8 +136,8 @@ class MLCAKTrainer(AveragingTrainer):
         # A cache with attention also teaches logits alone.
         expected = cache_key(self.teachers, self.data_collator, self.train_dataset)
         cache.check({name: value for name, value in expected.items() if value is not None})
-        if self.teachers.alignments[0] is not None:
-            self.teachers.alignments[0].to(self.args.device)
+        if self.teachers.alignment is not None:
+            self.teachers.alignment.to(self.args.device)
         self.data_collator = CachedCollator(self.data_collator, cache, attention=self.args.gamma > 0)
 
     # Batches

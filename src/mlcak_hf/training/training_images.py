@@ -87,6 +87,37 @@ def _salted(salt: str, digest: bytes) -> str:
     return hashlib.sha256(bytes.fromhex(salt) + digest).hexdigest()[:32]
 
 
+def check_shared_splits(teachers: Iterable[Any], args: DatasetArguments, rows: Dataset, split_off: bool) -> None:
+    """Refuse teachers that were trained on different training rows of a dataset, or on others than the student.
+
+    Args:
+        teachers (`Iterable`):
+            Folders of the teachers; others are not checked.
+        args, rows, split_off:
+            As for [`check_shared_split`].
+
+    Raises:
+        [`DatasetError`]: When the options differ.
+    """
+    rules: dict[str, dict[str, Any]] = {}
+    for source in teachers:
+        if not isinstance(source, str | Path) or not (Path(source) / TRAINING_FILE).is_file():
+            continue
+        trained = TrainingRecord.load(source).content["data"]
+        if _is_trained_on(source, str(trained["dataset"]), args, rows):
+            rules[str(source)] = args.split_rule(rows.column_names, split_off, trained)
+    for name in sorted({name for rule in rules.values() for name in rule}):
+        values = {source: rule[name] for source, rule in rules.items()}
+        if len(set(values.values())) > 1:
+            found = ", ".join(f"--{name} {value} ({source})" for source, value in values.items())
+            raise DatasetError(
+                f"Teachers must be trained with the same label and validation rows; got {found}. Use teachers of one "
+                "split, or train one of them again."
+            )
+    for source in teachers:
+        check_shared_split(source, f"the teacher {source!r}", args, rows, split_off)
+
+
 def check_shared_split(source: Any, role: str, args: DatasetArguments, rows: Dataset, split_off: bool) -> None:
     """Refuse options that split a dataset differently than in the training of a model, or use another label.
 

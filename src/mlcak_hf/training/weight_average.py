@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from ..errors import DistillationError
+from .batch_norm import share_statistics
 from .checkpoints import WholeCheckpointTrainer
 
 _TRAINED_WEIGHTS = "trained_weights.pt"
@@ -47,7 +48,7 @@ class AveragingTrainer(WholeCheckpointTrainer):
     def _exchange(self) -> None:
         if self._average is None:
             return
-        for weight, average in zip(self.model.parameters(), self._average, strict=True):
+        for weight, average in zip(_averaged(self.model), self._average, strict=True):
             kept = weight.clone()
             weight.copy_(average)
             average.copy_(kept)
@@ -55,6 +56,7 @@ class AveragingTrainer(WholeCheckpointTrainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate or predict with the average."""
         with self._averaged():
+            share_statistics(self.model)
             return super().evaluation_loop(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -73,8 +75,13 @@ class AveragingTrainer(WholeCheckpointTrainer):
                 f"which was written {'without' if averages else 'with'} it. Resume with the options of the start."
             )
         if averages:
-            self._average = [weight.detach().clone() for weight in self.model.parameters()]
+            self._average = [weight.detach().clone() for weight in _averaged(self.model)]
             self.model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+
+
+def _averaged(model: Any) -> list[Tensor]:
+    """List what is averaged: the weights, and the statistics of BatchNorm."""
+    return [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
 
 
 class _Averaging(TrainerCallback):
@@ -83,12 +90,12 @@ class _Averaging(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0:
-            self._trainer._average = [weight.detach().clone() for weight in self._trainer.model.parameters()]
+            self._trainer._average = [weight.detach().clone() for weight in _averaged(self._trainer.model)]
 
     @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         decay = min(args.ema_decay, (1 + state.global_step) / (10 + state.global_step))
-        for weight, average in zip(self._trainer.model.parameters(), self._trainer._average or [], strict=True):
+        for weight, average in zip(_averaged(self._trainer.model), self._trainer._average or [], strict=True):
             average.lerp_(weight, 1 - decay)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -140,10 +140,11 @@ def describe_cache(teachers: Teachers, dataset: Any, collator: Any, options: Cac
         )
     precision = str(options.autocast or torch.float32).removeprefix("torch.")
     key = {"format": CACHE_FORMAT, "number of views": num_views, "precision": precision}
-    config, alignment = teachers.configs[0], teachers.alignments[0]
-    record: list[list[Any]] = [["logits", "<f4", [config.num_labels]]]
-    if config.local_labels:
-        record.append(["local_logits", "<f4", [len(config.local_labels)]])
+    alignment, record = teachers.alignment, []
+    if teachers.global_columns:
+        record.append(["logits", "<f4", [len(teachers.labels.global_labels)]])
+    if teachers.local_columns:
+        record.append(["local_logits", "<f4", [len(teachers.labels.local_labels)]])
     if alignment is not None:
         tokens = 1 + alignment.target_grid[0] * alignment.target_grid[1]
         maps = 1 if alignment.aggregation == "mean" else len(alignment.teacher_levels)
@@ -153,6 +154,7 @@ def describe_cache(teachers: Teachers, dataset: Any, collator: Any, options: Cac
         "record": record,
         "images per shard": max(_MIN_SHARD_IMAGES, -(-len(dataset) // _MAX_SHARDS)),
         "teachers": described_configs(teachers),
+        "taught": [asdict(taught) for taught in teachers.taught],
     }
 
 

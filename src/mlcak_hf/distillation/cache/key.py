@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import safe_open
-from torch import nn
 
 from ...configuration_mlcak import MLCAKConfig
 from ...errors import CacheError
+from ..logit_teachers import LogitTeacherConfig
 from ..teachers import Teachers
 
 #: Raise it whenever a change of files, pooling or digests makes old caches wrong.
@@ -52,19 +53,25 @@ def cache_key(teachers: Teachers, collator: Any, dataset: Any = None) -> dict[st
     key["views"] = _as_json(collator.view_key())
     if collator.teacher_processors:
         key["teacher processor"] = [_relevant(_as_json(entry.to_dict())) for entry in collator.teacher_processors]
-    if not isinstance(teachers.sources[0], MLCAKConfig):
+    if not isinstance(teachers.sources[0], MLCAKConfig | LogitTeacherConfig):
         configs = [json.dumps(config, sort_keys=True).encode() for config in described_configs(teachers)]
         key["teacher weights"] = [_digest_of_weights(teachers, number) for number in range(len(teachers.sources))]
         key["teacher config"] = [hashlib.sha256(config).hexdigest() for config in configs]
-    known = [alignment for alignment in teachers.alignments if alignment is not None]
+    if any(isinstance(config, LogitTeacherConfig) for config in teachers.configs):
+        # These are matched with the labels of the student by name.
+        key["labels"] = {"global": list(teachers.labels.global_labels), "kind": teachers.labels.problem_type}
+        if teachers.labels.local_labels:
+            key["labels"]["local"] = list(teachers.labels.local_labels)
+    known, pairs = teachers.alignment, zip(teachers.alignments, teachers.configs, strict=True)
     levels = [
         [config.resolved_attention_levels[position] for position in alignment.teacher_levels]
-        for alignment, config in zip(known, teachers.configs, strict=False)
+        for alignment, config in pairs
+        if alignment is not None
     ]
     return key | {
-        "attention grid": list(known[0].target_grid) if known else None,
+        "attention grid": list(known.target_grid) if known else None,
         "attention levels": levels or None,
-        "attention aggregation": known[0].aggregation if known else None,
+        "attention aggregation": known.aggregation if known else None,
     }
 
 
@@ -100,7 +107,7 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: s
 def _digest_of_weights(teachers: Teachers, number: int) -> str:
     """Return a digest that is the same for a model and for its local folder, which is not loaded."""
     source = teachers.sources[number]
-    paths = [] if isinstance(source, nn.Module) else list(Path(source).glob("*.safetensors"))
+    paths = list(Path(source).glob("*.safetensors")) if isinstance(source, (str, PathLike)) else []
     files: list[Any] = [safe_open(path, "pt") for path in paths]
     places = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - no mapping
     weights = {} if files else teachers.models[number].state_dict()

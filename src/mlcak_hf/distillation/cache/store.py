@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...configuration_mlcak import MLCAKConfig
 from ...errors import CacheError
+from ..logit_teachers import LogitTeacherConfig
 from ..teachers import TeacherOutputs
 from .key import CACHE_FORMAT, differences
 
@@ -53,7 +54,10 @@ class CacheFiles:
                 )
             self.num_images: int = self.key["number of images"]
             self.num_views: int = self.key["number of views"]
-            self.teachers = [MLCAKConfig(**config) for config in self.description["teachers"]]
+            self.teachers = [
+                MLCAKConfig(**config) if config.get("model_type") == "mlcak" else LogitTeacherConfig(**config)
+                for config in self.description["teachers"]
+            ]
             self.record = np.dtype([(name, kind, tuple(shape)) for name, kind, shape in self.description["record"]])
             self.shard_images: int = self.description["images per shard"]
         except FileNotFoundError:
