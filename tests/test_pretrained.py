@@ -6,7 +6,7 @@ from tiny_models import tiny_model
 from transformers import ViTConfig
 
 from mlcak_hf import MLCAKImageProcessor, RadiographPredictor
-from mlcak_hf.distillation.teachers import load_teacher, teacher_config
+from mlcak_hf.distillation.teacher_files import load_teacher, teacher_config
 from mlcak_hf.errors import DistillationError, MLCAKError, RecipeError
 from mlcak_hf.evaluation.arguments import models_to_evaluate
 from mlcak_hf.pretrained import load_model, load_processor, weights_digest

@@ -6,7 +6,8 @@ from toys import FINDINGS, toy_model
 from transformers import ViTConfig, ViTForImageClassification
 
 from mlcak_hf.distillation.attention import AttentionOptions
-from mlcak_hf.distillation.teachers import Teachers, load_teacher
+from mlcak_hf.distillation.teacher_files import load_teacher
+from mlcak_hf.distillation.teachers import Teachers
 from mlcak_hf.errors import DistillationError
 
 
@@ -32,9 +33,9 @@ def test_a_model_becomes_a_teacher_in_place():
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_another_kind_of_model_is_refused(tmp_path):
+def test_attention_of_another_kind_of_model_is_refused(tmp_path):
     vit = ViTForImageClassification(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=16))
-    with pytest.raises(DistillationError, match="got ViTForImageClassification"):
+    with pytest.raises(DistillationError, match="got only ViTForImageClassification"):
         Teachers(vit, toy_model())
     with pytest.raises(DistillationError, match="nowhere"):
         Teachers(tmp_path / "nowhere", toy_model())

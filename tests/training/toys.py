@@ -36,6 +36,18 @@ def toy_model(size=16, patch=4, layers=2, seed=0, dropout=0.0, model_type="vit",
     return model
 
 
+def toy_cnn(size=24, seed=0, findings=FINDINGS, model_type="resnet", **kwargs):
+    """A CNN of a few thousand weights, with other statistics than the initial ones; the same for the same seed."""
+    backbone = {"model_type": model_type, "image_size": size, "num_channels": 1, "hidden_sizes": [8, 16]}
+    backbone |= {"depths": [1, 1]} | ({"num_stages": 2} if model_type == "convnext" else {"embedding_size": 8})
+    backbone |= {"layer_type": "basic"} if model_type == "resnet" else {}
+    set_seed(seed)
+    model = MLCAKForCXRClassification(MLCAKConfig(backbone_config=backbone, local_labels=list(findings), **kwargs))
+    with torch.no_grad():
+        model.train()(torch.rand(8, 1, size, size))
+    return model
+
+
 def processor(size: int) -> MLCAKImageProcessor:
     return MLCAKImageProcessor(size={"height": size, "width": size})
 

@@ -89,7 +89,8 @@ def _degraded(image: np.ndarray, view: View) -> np.ndarray:
         return exposed
     grains = np.random.default_rng(view.noise_seed).standard_normal((_GRAINS, _GRAINS), np.float32)
     place = np.arange(len(image)) * _GRAINS // len(image)
-    return np.clip(exposed + np.float32(view.noise) * grains[place[:, None], place], 0, 1)
+    noisy: np.ndarray = np.clip(exposed + np.float32(view.noise) * grains[place[:, None], place], 0, 1)
+    return noisy
 
 
 def expose(image: np.ndarray, view: View) -> np.ndarray:

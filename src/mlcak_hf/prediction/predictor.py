@@ -190,12 +190,7 @@ class RadiographPredictor:
         for name, value in (("batch_size", batch_size), ("workers", workers)):
             if value < 1:
                 raise MLCAKError(f"{name} must be at least 1; got {value}.")
-        if explanation.label is not None:
-            label_index(cast(MLCAKConfig, self.model.config), explanation.label)
-            if explanation.label in self.unlearned_findings:
-                raise MLCAKError(f"The model never saw {explanation.label!r} in training. Explain another label.")
-        if (attention or heatmaps_dir is not None) and not self.model.config.has_attention:
-            raise MLCAKError("Heatmaps and attention need a model with attention; got a CNN. Leave them out.")
+        self._check_shown(attention or heatmaps_dir is not None, explanation)
         names = None
         if heatmaps_dir is not None:
             # All names at once: the heatmap of an early file could overwrite a later one.
@@ -227,6 +222,16 @@ class RadiographPredictor:
                         self._draw_batch([usable[row] for row in drawn], pixels[drawn], explanation, names)
                 bar.update(len(batch))
                 yield from (file.prediction for file in batch)
+
+    def _check_shown(self, attention: bool, explanation: Explanation) -> None:
+        """Check that the model has attention, if it is shown, and knows the label that is explained."""
+        config = cast(MLCAKConfig, self.model.config)
+        if attention and not config.has_attention:
+            raise MLCAKError("Heatmaps and attention need a model with attention; got a CNN. Leave them out.")
+        if explanation.label is not None:
+            label_index(config, explanation.label)
+            if explanation.label in self.unlearned_findings:
+                raise MLCAKError(f"The model never saw {explanation.label!r} in training. Explain another label.")
 
     def _predict_batch(self, batch: Sequence[ReadFile], attention: bool) -> torch.Tensor:
         """Fill in the predictions of files; returns the pixels that the model saw."""
