@@ -73,7 +73,7 @@ def teacher_config(teacher: Any) -> Any:
     return config if config.model_type == "mlcak" else logit_teacher_config(teacher)
 
 
-def label_names(config: Any) -> LabelNames:
+def labels_of_teacher(config: Any) -> LabelNames:
     """Return the labels of a teacher by its config."""
     return config.names if isinstance(config, LogitTeacherConfig) else LabelNames.of(config)
 

@@ -17,7 +17,7 @@ from ..errors import DistillationError
 from .attention import AttentionAlignment, AttentionOptions
 from .compatibility import LabelMatch, LabelNames, align_attention, check_same_labels
 from .logit_teachers import LogitTeacherConfig
-from .teacher_files import label_names, load_teacher, teacher_config
+from .teacher_files import labels_of_teacher, load_teacher, teacher_config
 
 logger = logging.get_logger(__name__)
 
@@ -104,7 +104,7 @@ class Teachers:
         self.configs: list[Any] = [teacher_config(source) for source in self.sources]
         student = getattr(student, "config", student)
         ours = LabelNames.of(student)
-        known = [label_names(config) for config in self.configs]
+        known = [labels_of_teacher(config) for config in self.configs]
         for config, labels in zip(self.configs, known, strict=True):
             if not isinstance(config, LogitTeacherConfig):
                 check_same_labels(labels, ours)

@@ -21,10 +21,9 @@ from ..distillation.finite_check import image_names, not_finite_message, rows_no
 from ..distillation.teachers import TEACHER_PREFIX, TeacherOutputs, Teachers
 from ..errors import DistillationError
 from .arguments import SHIFTED, MLCAKTrainingArguments, refuse_mixing_with_a_cache
-from .batch_norm import warn_of_batch_norm
 from .callbacks import EpochCallback, EvaluationPrinter, StepLog
 from .objective import LABELS, Objective, check_labels, smooth_labels
-from .weight_average import AveragingTrainer
+from .weight_average import AveragingTrainer, warn_of_batch_norm
 
 
 class MLCAKTrainer(AveragingTrainer):

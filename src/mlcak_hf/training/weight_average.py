@@ -1,4 +1,4 @@
-"""A moving average of the weights: evaluated, saved and chosen in place of the trained weights."""
+"""A moving average of the weights, in place of the trained weights; statistics of BatchNorm in several processes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate.utils import broadcast
+from torch import Tensor, nn
 from transformers import TrainerCallback
+from transformers.utils import logging
 
 from ..errors import DistillationError
-from .batch_norm import share_statistics
 from .checkpoints import WholeCheckpointTrainer
+
+logger = logging.get_logger(__name__)
 
 _TRAINED_WEIGHTS = "trained_weights.pt"
 
@@ -103,3 +106,31 @@ class _Averaging(TrainerCallback):
         if not (args.load_best_model_at_end and state.best_model_checkpoint):
             self._trainer._exchange()
         self._trainer._average = None
+
+
+def warn_of_batch_norm(model: nn.Module, args: Any) -> None:
+    """Warn if the statistics of BatchNorm depend on how the images of a step are divided.
+
+    Args:
+        model (`torch.nn.Module`):
+            The model that is trained.
+        args ([`MLCAKTrainingArguments`]):
+            Accumulation and processes.
+    """
+    if (args.gradient_accumulation_steps > 1 or args.world_size > 1) and _has_batch_norm(model):
+        logger.warning(
+            "This model has BatchNorm, so accumulation and several processes are not exact: its statistics are those "
+            f"of {args.train_batch_size} images, not of the whole step. Resuming is exact."
+        )
+
+
+@torch.no_grad()
+def share_statistics(model: nn.Module) -> None:
+    """Give every process the statistics of the first one, whose model is saved; each has seen other images."""
+    if _has_batch_norm(model):
+        for buffer in model.buffers():
+            buffer.copy_(broadcast(buffer))
+
+
+def _has_batch_norm(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
