@@ -169,6 +169,30 @@ def test_a_student_is_distilled_and_every_part_logged(made, teacher, monkeypatch
     assert model(**pixels).logits.shape == (1, 2)
 
 
+def test_a_cnn_is_trained_evaluated_and_teaches_logits_beside_a_teacher_with_attention(made, teacher, monkeypatch):
+    cnn = size(made / "cnn-size", 24, 4, layers=1)
+    backbone = {"model_type": "resnet", "image_size": 24, "num_channels": 1, "embedding_size": 8}
+    backbone |= {"hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    (cnn / "config.json").write_text(json.dumps({"model_type": "mlcak", "backbone_config": backbone}))
+    arguments = ["--config", made / "recipe.yaml", "--dataset", made / "dataset", "--model", cnn]
+    run(monkeypatch, "train_teacher", *arguments, "--output_dir", made / "cnn")
+    assert AutoModelForImageClassification.from_pretrained(made / "cnn").config.local_labels == ["Edema", "Nodule/Mass"]
+    arguments = [*student_arguments(made, made / "both"), "--teacher", made / "cnn", teacher]
+    run(monkeypatch, "distil_student", *arguments, "--mixup_alpha", 0.2, "--max_noise", 0.05)
+    log = json.loads((made / "both" / "training.json").read_text())["log"]
+    assert any({"distil_global", "distil_local", "distil_attention"} <= entry.keys() for entry in log)
+    with pytest.raises(RecipeError, match="mixup_alpha must be 0 with a teacher cache"):
+        run(monkeypatch, "distil_student", *arguments, "--mixup_alpha", 0.2, "--teacher_cache", made / "mixed-cache")
+    where = {
+        "dataset": str(made / "dataset"),
+        "output": str(made / "out"),
+        "split": "validation",
+        "bootstrap_draws": 40,
+    }
+    compared = run_evaluation(EvaluationArguments(models=[f"cnn={made / 'cnn'}", f"both={made / 'both'}"], **where))
+    assert [row.name for row in compared.rows] == ["cnn", "both"]
+
+
 def test_a_plain_student_and_one_of_the_global_task_only_share_its_initial_weights(made, monkeypatch):
     plain = ["--alpha", 0, "--beta", 0, "--gamma", 0, "--learning_rate", 0]
     run(monkeypatch, "distil_student", *student_arguments(made, made / "plain"), *plain)
@@ -367,7 +391,7 @@ def test_models_that_cannot_be_loaded_are_named_with_a_remedy(made, teacher, mon
 
     refused(
         DistillationError,
-        "teacher .*vit' cannot be loaded.*model_type must be 'mlcak'; got 'vit'",
+        r"ViTForImageClassification must have a label in common.*'LABEL_0', 'LABEL_1'",
         "--teacher",
         teacher,
         vit,
@@ -516,6 +540,14 @@ def test_teacher_student_and_evaluation_share_the_split(made, monkeypatch, tmp_p
     with pytest.raises(DatasetError, match=r"the teacher .* got --split_seed 4"):
         run(monkeypatch, "distil_student", *distil, 4, "--dataset", renamed)
     run(monkeypatch, "distil_student", *distil, 3, "--dataset", renamed)
+    other = copy_of(tmp_path / "teacher", tmp_path / "other")
+    trained = json.loads((other / "training.json").read_text())
+    trained["data"]["split_seed"] = 4
+    (other / "training.json").write_text(json.dumps(trained))
+    with pytest.raises(
+        DatasetError, match=r"Teachers must be trained with the same .* --split_seed 3 \(.*--split_seed 4 \("
+    ):
+        run(monkeypatch, "distil_student", *arguments, "--teacher", tmp_path / "teacher", other, "--split_seed", 3)
 
     def evaluated(split):
         models = [f"{name}={tmp_path / name}" for name in ("teacher", "student")]
