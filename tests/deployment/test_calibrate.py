@@ -16,10 +16,12 @@ from tiny_models import FINDINGS, tiny_model
 from mlcak_hf import MLCAKImageProcessor, RadiographPredictor
 from mlcak_hf.cli.main import main
 from mlcak_hf.data.decoded_images import image_digest
+from mlcak_hf.deployment.calibrate import measured_calibration, measured_triage
 from mlcak_hf.errors import MLCAKError
+from mlcak_hf.evaluation.scores import local_scores
 from mlcak_hf.pretrained import weights_digest
 from mlcak_hf.training.training_images import TrainingImages
-from mlcak_hf.trust.operating_points import OperatingPoints
+from mlcak_hf.trust.operating_points import LabelPoints, OperatingPoints, PointTargets
 from mlcak_hf.trust.reference import Reference
 
 SIZES = {"train": 60, "validation": 80, "test": 30}
@@ -99,10 +101,24 @@ def test_it_writes_points_and_reference_of_the_weights_and_says_what_is_missing(
     assert (label.positives, label.negatives, label.no_threshold) == (27, 53, "")
     assert "No threshold for finding/Nodule/Mass: 4 positives and 76 negatives; at least 10 of each" in out
     assert "No threshold for finding/Pneumothorax: 0 positives and 0 negatives" in out
+    assert "Of positives: low" in out
     reference = Reference.load(model)
     assert (reference.n_images, reference.n_held_out) == (60, 80)
     assert "95th percentile" in out
     assert (model / "model.safetensors").read_bytes() == before, "no weight changes"
+
+
+def test_calibration_and_triage_are_measured_on_the_named_heads():
+    task = local_scores([[0.05], [0.3], [0.6], [0.95]] * 10, [[0], [1], [0], [1]] * 10, ["Edema"])
+    label = LabelPoints(20, 20, low_below=0.4, high_above=0.5)
+    points = OperatingPoints("w", "d", "validation", 40, PointTargets(), {"finding/Edema": label}, {"finding": 2.0})
+    (triage,) = measured_triage(points, {"finding": task}, "test")
+    assert (triage.positives_low, triage.negatives_high, triage.low, triage.high) == (0.5, 0.5, 0.5, 0.5)
+    before, after = measured_calibration(points, {"finding": task}, "test")
+    assert (before.temperature, after.temperature) == (None, 2.0)
+    assert before.brier == pytest.approx(np.mean([0.05**2, 0.7**2, 0.6**2, 0.05**2]))
+    assert after.brier == pytest.approx(np.mean((points.calibrated("finding", task.scores) - task.labels) ** 2))
+    assert before.error == pytest.approx(np.mean([0.05, 0.7, 0.6, 0.05]))
 
 
 def test_images_that_the_model_was_trained_on_are_left_out(mlcak, model, dataset):

@@ -75,7 +75,10 @@ if absent:
 else:
     from mlcak_hf.prediction.predictor import RadiographPredictor
 
-    (prediction,) = RadiographPredictor.from_pretrained(repo_id, device="cpu").predict([folder / "radiograph.png"])
+    predictor = RadiographPredictor.from_pretrained(repo_id, device="cpu")
+    (prediction,) = predictor.predict([folder / "radiograph.png"])
+    assert predictor.safeguards.reference.n_held_out == 20
+    assert prediction.decisions["global/Abnormal"].threshold == 0.25
     expected = torch.from_numpy(np.load(folder / "second.npz")["logits"])[0].softmax(-1)
     assert np.allclose(list(prediction.probabilities.values()), expected, atol=1e-6)
 print("all equal")

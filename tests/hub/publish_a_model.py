@@ -14,6 +14,9 @@ from PIL import Image
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.deployment.model_card import card_for_folder
 from mlcak_hf.deployment.publish import push_to_hub
+from mlcak_hf.pretrained import weights_digest
+from mlcak_hf.trust.operating_points import LabelPoints, OperatingPoint, OperatingPoints, PointTargets
+from mlcak_hf.trust.reference import Reference
 
 folder, repo_id = Path(sys.argv[1]), sys.argv[2]
 torch.manual_seed(0)
@@ -29,6 +32,11 @@ for name, embedding in {"first": "linear", "second": "conv"}.items():
     model.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
     card_for_folder(folder / "model").save(folder / "model" / "README.md")
+    weights = weights_digest(folder / "model")
+    labels = {"global/Abnormal": LabelPoints(20, 30, youden=OperatingPoint(0.25, 0.9, 0.8))}
+    OperatingPoints(weights, "d", "validation", 50, PointTargets(), labels, {"global": 2.0}).save(folder / "model")
+    tokens = np.random.default_rng(0).normal(size=(60, 24))
+    Reference.fit(tokens, tokens[:20], weights, "d").save(folder / "model")
     (folder / "model" / "predictions.csv").write_text("patient,probability\n")
     (folder / "model" / "training_images.json").write_text("{}")
     (folder / "model" / "checkpoint-5").mkdir(exist_ok=True)

@@ -14,6 +14,7 @@ from loopback_hub import LoopbackHub, running_hub
 REPO_ID = "radiology-lab/student-28"
 CODE = {"configuration_mlcak.py", "image_processing_mlcak.py", "modeling_mlcak.py"}
 MODEL = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+MODEL |= {"operating_points.json", "reference.npz"}
 
 pytestmark = pytest.mark.slow
 

@@ -73,7 +73,7 @@ def calibrate(
     targets = PointTargets(sensitivity, specificity, triage_error)
     found = calibrate_model(model, arguments, CalibrationChoices(split, reference, test_split, targets, false_refusals))
     found.points.save(model)
-    console.print(_points_table(found), _calibration_table(found), sep="\n")
+    console.print(_points_table(found), _triage_table(found), _calibration_table(found), sep="\n")
     for line in _notes(found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     written = [OPERATING_POINTS_FILE]
@@ -90,16 +90,33 @@ def _points_table(found: Calibrated) -> Table:
 
     targets = found.points.targets
     headings = ("Youden", f"{targets.sensitivity:.0%} sensitivity", f"{targets.specificity:.0%} specificity")
-    numbers = (Column(name, justify="right") for name in ("With", "Without", *headings, "Low below", "High above"))
-    table = Table("Label", *numbers, title=f"Thresholds (sensitivity, specificity) on {found.points.split}")
+    numbers = (Column(name, justify="right") for name in ("With", "Without", *headings))
+    table = Table(
+        Column("Label", overflow="fold"),
+        *numbers,
+        title=f"Thresholds, and sensitivity, specificity on {found.points.split}",
+    )
 
     def shown(point: OperatingPoint | None) -> str:
-        return "-" if point is None else f"{point.threshold:.3f} ({point.sensitivity:.2f}, {point.specificity:.2f})"
+        return "-" if point is None else f"{point.threshold:.3f}\n{point.sensitivity:.2f}, {point.specificity:.2f}"
 
     for name, label in found.points.labels.items():
         points = [shown(point) for point in (label.youden, label.at_sensitivity, label.at_specificity)]
+        table.add_row(name, str(label.positives), str(label.negatives), *points)
+    return table
+
+
+def _triage_table(found: Calibrated) -> Table:
+    from rich.table import Column, Table
+
+    headings = ("Low below", "High above", "Low", "High", "Of positives: low", "Of negatives: high")
+    numbers = (Column(name, justify="right") for name in headings)
+    table = Table(Column("Label", overflow="fold"), "Split", *numbers, title="Triage: low, high, else unsure")
+    for row in found.triage:
+        label = found.points.labels[row.label]
         limits = ["-" if limit is None else f"{limit:.3f}" for limit in (label.low_below, label.high_above)]
-        table.add_row(name, str(label.positives), str(label.negatives), *points, *limits)
+        shares = (f"{share:.1%}" for share in (row.low, row.high, row.positives_low, row.negatives_high))
+        table.add_row(row.label, row.split, *limits, *shares)
     return table
 
 

@@ -69,6 +69,21 @@ class CalibrationRow:
 
 
 @dataclass(frozen=True)
+class TriageRow:
+    """What the triage limits of a label gave on one split: shares of its positives, of its negatives and of all images.
+
+    `positives_low` and `negatives_high` are the errors that the limits bound.
+    """
+
+    label: str
+    split: str
+    positives_low: float
+    negatives_high: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Calibrated:
     """What `mlcak calibrate` found.
 
@@ -79,6 +94,8 @@ class Calibrated:
             The reference, if one was fitted.
         calibration (`tuple[CalibrationRow, ...]`):
             Calibration before and after, by head and split.
+        triage (`tuple[TriageRow, ...]`):
+            What the triage limits gave, by label and split.
         left_out (`dict[str, int]`):
             Images of each split that the model was trained on, and which were left out.
     """
@@ -86,6 +103,7 @@ class Calibrated:
     points: OperatingPoints
     reference: Reference | None
     calibration: tuple[CalibrationRow, ...]
+    triage: tuple[TriageRow, ...]
     left_out: dict[str, int]
 
 
@@ -120,9 +138,7 @@ def calibrate_model(folder: str | Path, args: EvaluationArguments, choices: Cali
     model = EvaluatedModel(Path(folder).resolve().name, str(folder))
     digest = weights_digest(folder) if Path(folder).is_dir() else None
     if digest is None:
-        raise RecipeError(
-            f"The model must be a local folder with weights; got {folder}. Download it first (`hf download`)."
-        )
+        raise RecipeError(f"The model must be a local folder with weights; got {folder}. Copy or download it first.")
     if not os.access(folder, os.W_OK):
         raise RecipeError(
             f"The folder of the model must be writable; {folder} is not. Copy it, and calibrate the copy."
@@ -171,6 +187,7 @@ def calibrate_model(folder: str | Path, args: EvaluationArguments, choices: Cali
         points,
         reference,
         tuple(row for split, of in held.items() for row in measured_calibration(points, of.heads, split)),
+        tuple(row for split, of in held.items() for row in measured_triage(points, of.heads, split)),
         {split: of.left_out for split, of in held.items()},
     )
 
@@ -202,6 +219,30 @@ def measured_calibration(points: OperatingPoints, heads: dict[str, TaskScores], 
             rows.append(
                 CalibrationRow(head, split, len(task), temperature, brier, error, floor.mean, floor.percentile_95)
             )
+    return rows
+
+
+def measured_triage(points: OperatingPoints, heads: dict[str, TaskScores], split: str) -> list[TriageRow]:
+    """Measure the triage of each label that has limits, and both classes.
+
+    Args:
+        points ([`OperatingPoints`]):
+            The limits.
+        heads (`dict[str, TaskScores]`):
+            Scores by head.
+        split (`str`):
+            Name of the split.
+    """
+    rows = []
+    for head, task in heads.items():
+        for column, name in enumerate(task.names):
+            label, (scores, labels) = points.labels[f"{head}/{name}"], task.column(column)
+            called = np.array([label.triage(score) for score in scores.tolist()])
+            if not called.any() or len(np.unique(labels)) < 2:
+                continue
+            low, high = called == "low", called == "high"
+            errors = float(low[labels == 1].mean()), float(high[labels == 0].mean())
+            rows.append(TriageRow(f"{head}/{name}", split, *errors, float(low.mean()), float(high.mean())))
     return rows
 
 
