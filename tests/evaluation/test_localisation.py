@@ -3,12 +3,26 @@
 import numpy as np
 import pytest
 from datasets import Dataset
+from PIL import Image
 
 from mlcak_hf.errors import MLCAKError
 from mlcak_hf.evaluation.bootstrap import draw_weights
-from mlcak_hf.evaluation.localisation import attention_draws, attention_on_boxes, box_coverage, localise
+from mlcak_hf.evaluation.localisation import (
+    MarkedImages,
+    attention_draws,
+    attention_on_boxes,
+    box_coverage,
+    box_coverages,
+    localise,
+    overlap,
+)
 from mlcak_hf.explanation.class_token import class_token_attention
 from mlcak_hf.image_geometry_mlcak import map_boxes
+
+
+def against(maps, boxes, image_size, radiographs):
+    """Maps against boxes in model pixels."""
+    return localise(maps, *box_coverages(boxes, image_size, maps.shape[1:], radiographs))
 
 
 def whole(count, size):
@@ -49,7 +63,7 @@ def test_share_against_area_and_pointing():
     attention[1] = 1 / 16  # ignores the box
     attention[2, 2, 2] = 0.5
     boxes = [[[0, 0, 4, 4]], [[4, 0, 8, 8]], []]
-    result = localise(attention, boxes, (16, 16), whole(3, 16))
+    result = against(attention, boxes, (16, 16), whole(3, 16))
     assert result.share[:2] == pytest.approx([0.75, 1 / 8])
     assert result.area[:2] == pytest.approx([1 / 16, 1 / 8])
     assert result.hit[:2] == pytest.approx([1, 1 / 8])  # a sixteen-fold tie, two of them in the box
@@ -64,14 +78,14 @@ def test_share_against_area_and_pointing():
 def test_even_attention_has_ratio_one_whatever_the_boxes():
     rng = np.random.default_rng(0)
     boxes = [np.sort(rng.uniform(0, 28, (1, 2, 2)), axis=1).reshape(1, 4) for _ in range(50)]
-    result = localise(np.ones((50, 7, 7)), boxes, (28, 28), whole(50, 28))
+    result = against(np.ones((50, 7, 7)), boxes, (28, 28), whole(50, 28))
     assert result.share == pytest.approx(result.area, abs=1e-12)
 
 
-def test_nothing_to_localise():
-    assert np.isnan(localise(np.ones((2, 7, 7)), [[], [[30, 30, 40, 40]]], (28, 28), whole(2, 28))).all()
-    with pytest.raises(MLCAKError, match="positive sum; got 0"):
-        localise(np.zeros((1, 7, 7)), [[[0, 0, 9, 9]]], (28, 28), whole(1, 28))
+def test_nothing_to_against():
+    assert np.isnan(against(np.ones((2, 7, 7)), [[], [[30, 30, 40, 40]]], (28, 28), whole(2, 28))).all()
+    with pytest.raises(MLCAKError, match="positive, finite sum; got 0"):
+        against(np.zeros((1, 7, 7)), [[[0, 0, 9, 9]]], (28, 28), whole(1, 28))
 
 
 def test_uniform_attention_scores_one_on_a_padded_radiograph():
@@ -79,16 +93,16 @@ def test_uniform_attention_scores_one_on_a_padded_radiograph():
     original = (2880, 2304)
     edges = map_boxes([[0, 0, 2304, 2880]], original, (28, 28), "pad")
     box = map_boxes([[0, 0, 1152, 1440]], original, (28, 28), "pad")
-    result = localise(np.ones((1, 7, 7)), [box], (28, 28), edges)
+    result = against(np.ones((1, 7, 7)), [box], (28, 28), edges)
     assert result.share == pytest.approx(result.area, abs=1e-12)
     assert result.area[0] == pytest.approx(0.25)
-    assert localise(np.ones((1, 7, 7)), [box], (28, 28), whole(1, 28)).area[0] == pytest.approx(0.2)
+    assert against(np.ones((1, 7, 7)), [box], (28, 28), whole(1, 28)).area[0] == pytest.approx(0.2)
 
 
 def test_attention_on_the_padding_does_not_count():
     attention = np.zeros((1, 4, 4))
     attention[0, 1, 0], attention[0, 1, 1], attention[0, 2, 2] = 9.0, 3.0, 1.0  # the first column is padding
-    result = localise(attention, [[[4, 4, 8, 8]]], (16, 16), [[4, 0, 12, 16]])
+    result = against(attention, [[[4, 4, 8, 8]]], (16, 16), [[4, 0, 12, 16]])
     assert result.share[0] == pytest.approx(3 / 4)
     assert result.hit[0] == 1.0
     assert (result.area[0], result.chance[0]) == (1 / 8, 1 / 8)
@@ -97,7 +111,7 @@ def test_attention_on_the_padding_does_not_count():
 def test_a_patch_that_a_box_only_touches_is_a_hit_in_the_pointing_game():
     attention = np.zeros((1, 4, 4))
     attention[0, 0, 0] = 1.0
-    result = localise(attention, [[[3, 3, 9, 9]]], (16, 16), whole(1, 16))  # a sixteenth of the first patch
+    result = against(attention, [[[3, 3, 9, 9]]], (16, 16), whole(1, 16))  # a sixteenth of the first patch
     assert result.hit[0] == 1.0
     assert result.chance[0] == 9 / 16
 
@@ -116,3 +130,35 @@ def test_each_finding_is_compared_with_its_own_boxes():
     assert found["Edema"].hit.tolist() == [0.0, 1.0]
     assert found[""].share.tolist() == [1.0, 1.0]
     assert attention_on_boxes(attention, Dataset.from_list([{"boxes": [], **size}] * 2), 8, "pad") is None
+
+
+def test_overlap_is_intersection_over_union_within_the_radiograph():
+    maps = np.zeros((2, 4, 4))
+    maps[0, 1, 1], maps[0, 2, 2], maps[0, 0, 0] = 1.0, 0.6, 9.0  # the first column and row are padding
+    covered, shown = box_coverages([[[4, 4, 12, 8]], []], (16, 16), (4, 4), [[4, 4, 16, 16]] * 2)
+    assert overlap(maps, covered, shown, 0.7) == pytest.approx([1 / 2, np.nan], nan_ok=True)  # one of two patches
+    assert overlap(maps, covered, shown, 0.5)[0] == pytest.approx(1 / 3)  # and one beside the box
+    assert overlap(maps + 1, covered, shown, 0.1)[0] == pytest.approx(2 / 9)  # the whole radiograph
+
+
+def test_boxes_without_original_sizes_are_in_pixels_of_the_stored_image():
+    box = {"finding": "Edema", "x_min": 0.0, "y_min": 0.0, "x_max": 10.0, "y_max": 20.0}
+    rows = Dataset.from_dict({"boxes": [[box], None], "image": [Image.new("L", (40, 20))] * 2})
+    marked = MarkedImages.of_rows(rows, 8, "pad")
+    assert marked.radiographs.tolist() == [[0, 2, 8, 6]] * 2
+    assert [(name, edges.tolist()) for name, edges in marked.boxes[0]] == [("Edema", [0, 2, 2, 6])]
+    assert (marked.boxes[1], marked.findings) == ((), ["Edema"])
+
+
+def test_a_box_with_a_missing_edge_is_refused():
+    box = {"finding": "Edema", "x_min": float("nan"), "y_min": 0.0, "x_max": 10.0, "y_max": 20.0}
+    rows = Dataset.from_dict({"boxes": [[box]], "original_height": [20], "original_width": [40]})
+    with pytest.raises(MLCAKError, match="four finite edges; those of row 0"):
+        MarkedImages.of_rows(rows, 8, "pad")
+    with pytest.raises(MLCAKError, match="column `boxes`; it has original_height"):
+        MarkedImages.of_rows(rows.remove_columns("boxes"), 8, "pad")
+
+
+def test_a_map_that_is_not_finite_is_refused():
+    with pytest.raises(MLCAKError, match="finite sum; got nan"):
+        against(np.full((1, 4, 4), np.nan), [[[0, 0, 4, 4]]], (16, 16), whole(1, 16))

@@ -22,7 +22,7 @@ from mlcak_hf.evaluation import run
 from mlcak_hf.evaluation.arguments import EvaluationArguments, models_to_evaluate
 from mlcak_hf.evaluation.calibration import operating_thresholds
 from mlcak_hf.evaluation.comparison import Comparison
-from mlcak_hf.evaluation.localisation import localise
+from mlcak_hf.evaluation.localisation import box_coverages, localise
 from mlcak_hf.evaluation.predictions import ModelPredictions
 from mlcak_hf.evaluation.report.tables import write_report
 from mlcak_hf.evaluation.report.wording import footer
@@ -176,7 +176,8 @@ def test_attention_is_measured_against_boxes_in_model_coordinates(folder, evalua
     grids = np.stack([output.mlcak[0, 0, 1:].reshape(4, 4).numpy() for output in outputs]).astype(float)
     box = map_boxes([[4, 8, 30, 44]], (64, 40), (16, 16), "pad")
     edges = map_boxes([[0, 0, 40, 64]], (64, 40), (16, 16), "pad")[0]
-    expected = localise(grids, [box if index % 2 else [] for index in range(23)], (16, 16), [edges] * 23)
+    boxes = [box if index % 2 else [] for index in range(23)]
+    expected = localise(grids, *box_coverages(boxes, (16, 16), grids.shape[1:], [edges] * 23))
     assert list(loaded.localisation) == ["", "Edema"]
     found = loaded.localisation["Edema"]
     # 26 of 40 by 36 of 64 pixels of the radiograph.

@@ -1,12 +1,13 @@
-"""Does the class token attend to what the readers marked? Attention over patches against boxes.
+"""Does a model attend to what the readers marked? Maps over patches against boxes.
 
 All coordinates are continuous pixel edges of the model's input; [`map_boxes`] maps boxes of a dataset there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -19,15 +20,15 @@ from .scores import FloatArray
 
 
 class Localisation(NamedTuple):
-    """Attention against boxes, image by image, within the radiograph; NaN for images without a box.
+    """Maps against boxes, image by image, within the radiograph; NaN for images without a box.
 
     Args:
         share (`np.ndarray` of shape `(n,)`):
-            Share of the attention on the radiograph that is inside the boxes.
+            Share of the map on the radiograph that is inside the boxes.
         area (`np.ndarray` of shape `(n,)`):
-            Share of the radiograph that is inside the boxes: the score of uniform attention.
+            Share of the radiograph that is inside the boxes: the score of a uniform map.
         hit (`np.ndarray` of shape `(n,)`):
-            Pointing game: 1 if the patch with the most attention touches a box.
+            Pointing game: 1 if the patch with the highest value touches a box.
         chance (`np.ndarray` of shape `(n,)`):
             Share of the patches that touch a box: the score of a random patch.
     """
@@ -70,48 +71,149 @@ def box_coverage(boxes: ArrayLike, image_size: tuple[int, int], grid_size: tuple
     return np.asarray(covered / (y_patches[1] * x_patches[1]))
 
 
-def localise(
-    class_attention: FloatArray, boxes: Sequence[ArrayLike], image_size: tuple[int, int], radiographs: ArrayLike
-) -> Localisation:
-    """Compare attention with boxes.
-
-    Only the radiograph counts, not the padding that makes it a square: attention is taken to be uniform within a patch.
+def box_coverages(
+    boxes: Sequence[ArrayLike], image_size: tuple[int, int], grid_size: tuple[int, int], radiographs: ArrayLike
+) -> tuple[FloatArray, FloatArray]:
+    """Compute the shares of the patches inside boxes, and inside the radiograph, for many images.
 
     Args:
-        class_attention (`np.ndarray` of shape `(n, rows, columns)`):
-            From [`class_token_attention`].
         boxes (`Sequence` of `n` array-likes of shape `(boxes, 4)`):
-            Boxes in model pixels, possibly none for an image.
-        image_size (`tuple[int, int]`):
-            Height and width of the model's input, in pixels.
+            Boxes in model pixels, possibly none for an image. Parts on the padding are cut off.
+        image_size, grid_size: As in [`box_coverage`].
         radiographs (array-like of shape `(n, 4)`):
             Edges of each radiograph in the model's input, as for a box.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: Two of shape `(n, rows, columns)`.
+    """
+    covered, shown = np.zeros((2, len(boxes), *grid_size))
+    for index, (marked, edges) in enumerate(zip(boxes, np.asarray(radiographs, dtype=np.float64), strict=True)):
+        visible = np.clip(np.reshape(marked, (-1, 4)), edges[[0, 1, 0, 1]], edges[[2, 3, 2, 3]])
+        covered[index], shown[index] = (box_coverage(each, image_size, grid_size) for each in (visible, edges))
+    return covered, shown
+
+
+def localise(maps: FloatArray, covered: FloatArray, shown: FloatArray) -> Localisation:
+    """Compare maps with boxes.
+
+    Only the radiograph counts, not the padding that makes it a square: a map is taken to be uniform within a patch.
+
+    Args:
+        maps (`np.ndarray` of shape `(n, rows, columns)`):
+            Such as the class token's attention, from [`class_token_attention`].
+        covered, shown (`np.ndarray` of the same shape):
+            From [`box_coverages`].
 
     Returns:
         [`Localisation`]
 
     Raises:
-        [`MLCAKError`]: When the attention on a radiograph sums to 0.
+        [`MLCAKError`]: When a map sums to 0 on its radiograph, or is not finite.
     """
-    result = np.full((4, len(boxes)), np.nan)
-    framed = zip(class_attention, boxes, np.asarray(radiographs, dtype=np.float64), strict=True)
-    for index, (attention, marked, edges) in enumerate(framed):
-        visible = np.clip(np.reshape(marked, (-1, 4)), edges[[0, 1, 0, 1]], edges[[2, 3, 2, 3]])
-        coverage, radiograph = (box_coverage(each, image_size, attention.shape) for each in (visible, edges))
+    result = np.full((4, len(maps)), np.nan)
+    for index, (attention, coverage, radiograph) in enumerate(zip(maps, covered, shown, strict=True)):
         if not coverage.any():
             continue
         total = (attention * radiograph).sum()
-        if not total > 0:
-            raise MLCAKError(f"Attention over image {index} must have a positive sum; got {total:g}.")
-        shown, touched = radiograph > 0, coverage > 0
-        most = shown & (attention == attention[shown].max())
+        if not (total > 0 and np.isfinite(total)):
+            raise MLCAKError(f"The map of image {index} must have a positive, finite sum; got {total:g}.")
+        on_radiograph, touched = radiograph > 0, coverage > 0
+        most = on_radiograph & (attention == attention[on_radiograph].max())
         result[:, index] = (
             (attention * coverage).sum() / total,
             coverage.sum() / radiograph.sum(),
             touched[most].mean(),  # a tie counts for its share
-            touched.sum() / shown.sum(),
+            touched.sum() / on_radiograph.sum(),
         )
     return Localisation(*result)
+
+
+def overlap(maps: FloatArray, covered: FloatArray, shown: FloatArray, threshold: float) -> FloatArray:
+    """Compute the intersection over union of the boxes with the patches above a threshold.
+
+    Args:
+        maps, covered, shown: As in [`localise`].
+        threshold (`float`):
+            As a share of the map's maximum on the radiograph. It must be chosen on other images.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`: in [0, 1]; NaN for images without a box.
+    """
+    highest = np.where(shown > 0, maps, -np.inf).max(axis=(1, 2), keepdims=True)
+    chosen = maps >= threshold * highest
+    both = (covered * chosen).sum(axis=(1, 2))
+    either = (shown * chosen).sum(axis=(1, 2)) + covered.sum(axis=(1, 2)) - both
+    return np.where(covered.any(axis=(1, 2)), both / either, np.nan)
+
+
+@dataclass(frozen=True)
+class MarkedImages:
+    """The boxes of the images of a split, in the model's input.
+
+    Args:
+        radiographs (`np.ndarray` of shape `(n, 4)`):
+            Edges of each radiograph in the model's input, as for a box.
+        boxes (`tuple` of `n` tuples):
+            Finding and edges of every box of an image.
+    """
+
+    radiographs: FloatArray
+    boxes: tuple[tuple[tuple[str, FloatArray], ...], ...]
+
+    @classmethod
+    def of_rows(cls, rows: Dataset, image_size: int, fit: str, image_column: str = "image") -> MarkedImages:
+        """Map the boxes of all readers to the model's input.
+
+        Args:
+            rows (`Dataset` of `n` rows):
+                With `boxes`, in pixels of the original, and `original_height` and `original_width`. Without these two,
+                boxes are in pixels of the stored image.
+            image_size (`int`):
+                Side of the model's input, in pixels.
+            fit (`str`):
+                How the processor makes squares.
+            image_column (`str`, *optional*, defaults to `"image"`):
+                Column of stored images.
+
+        Raises:
+            [`MLCAKError`]: When an edge of a box is not a finite number.
+        """
+        radiographs, marked = [], []
+        for number, (boxes, original) in enumerate(_boxes_and_sizes(rows, image_column)):
+            edges = [[box[edge] for edge in ("x_min", "y_min", "x_max", "y_max")] for box in boxes]
+            if not np.isfinite(np.array(edges, dtype=np.float64)).all():
+                raise MLCAKError(
+                    f"Boxes must have four finite edges; those of row {number} do not. Leave such boxes out."
+                )
+            radiograph, *mapped = map_boxes(
+                [[0, 0, original[1], original[0]], *edges], original, (image_size, image_size), fit
+            )
+            radiographs.append(radiograph)
+            marked.append(tuple((box["finding"], on_model) for box, on_model in zip(boxes, mapped, strict=True)))
+        return cls(np.array(radiographs), tuple(marked))
+
+    @property
+    def findings(self) -> list[str]:
+        """Names of the findings that have boxes."""
+        return sorted({finding for of_image in self.boxes for finding, _ in of_image})
+
+
+def has_boxes(rows: Dataset) -> bool:
+    """Whether a split has boxes and the sizes that they refer to."""
+    return {"boxes", "original_height", "original_width"} <= set(rows.column_names)
+
+
+def _boxes_and_sizes(rows: Dataset, image_column: str) -> Iterator[tuple[list[dict[str, Any]], tuple[int, int]]]:
+    """The boxes of each row, and the height and width of the image that they refer to."""
+    if "boxes" not in rows.column_names:
+        raise MLCAKError(f"The split must have a column `boxes`; it has {', '.join(rows.column_names)}.")
+    if has_boxes(rows):
+        for row in rows.select_columns(["boxes", "original_height", "original_width"]):
+            yield row["boxes"] or [], (row["original_height"], row["original_width"])
+        return
+    for row in rows.select_columns(["boxes", image_column]):
+        width, height = row[image_column].size
+        yield row["boxes"] or [], (height, width)
 
 
 def attention_on_boxes(
@@ -132,20 +234,13 @@ def attention_on_boxes(
     Returns:
         `dict[str, Localisation]`: By finding, all boxes together under `""`; `None` if there are no boxes.
     """
-    size = (image_size, image_size)
-    edges = ("x_min", "y_min", "x_max", "y_max")
-    marked: list[list[tuple[str, FloatArray]]] = []
-    radiographs = []
-    for row in rows.select_columns(["boxes", "original_height", "original_width"]):
-        original = (row["original_height"], row["original_width"])
-        boxes = [[0, 0, original[1], original[0]], *([box[edge] for edge in edges] for box in row["boxes"] or ())]
-        radiograph, *mapped = map_boxes(boxes, original, size, fit)
-        radiographs.append(radiograph)
-        marked.append([(box["finding"], on_model) for box, on_model in zip(row["boxes"] or (), mapped, strict=True)])
+    marked = MarkedImages.of_rows(rows, image_size, fit)
+    size, grid_size = (image_size, image_size), (class_attention.shape[1], class_attention.shape[2])
     found = {}
-    for name in ("", *sorted({finding for of_image in marked for finding, _ in of_image})):
-        chosen = [[box for finding, box in of_image if name in ("", finding)] for of_image in marked]
-        localisation = localise(class_attention, chosen, size, radiographs)
+    for name in ("", *marked.findings):
+        chosen = [[box for finding, box in of_image if name in ("", finding)] for of_image in marked.boxes]
+        covered, shown = box_coverages(chosen, size, grid_size, marked.radiographs)
+        localisation = localise(class_attention, covered, shown)
         if np.isfinite(localisation.share).any():
             found[name] = localisation
     return found or None

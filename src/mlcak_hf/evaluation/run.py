@@ -35,7 +35,7 @@ from .bootstrap import MIN_DRAWS
 from .calibration import operating_thresholds
 from .compare import compare
 from .comparison import Comparison, choose_pairs
-from .localisation import attention_on_boxes
+from .localisation import attention_on_boxes, has_boxes
 from .predictions import ModelPredictions
 from .scores import FloatArray, TaskScores, global_scores, local_scores
 
@@ -126,6 +126,30 @@ def check_evaluation(models: Sequence[EvaluatedModel], data: EvaluationData) -> 
     choose_pairs(list(dict.fromkeys(model.name for model in models)), args.baseline, args.named_pairs)
     if args.bootstrap_draws < MIN_DRAWS:
         raise RecipeError(f"--bootstrap_draws must be at least {MIN_DRAWS}; got {args.bootstrap_draws}.")
+    check_models(models, data)
+    folder = Path(args.output) / "predictions"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for writable in (folder, folder.parent):
+            TemporaryFile(dir=writable).close()
+    except OSError as error:
+        raise RecipeError(f"--output {args.output} cannot be written ({error}). Name another folder.") from error
+
+
+def check_models(models: Sequence[EvaluatedModel], data: EvaluationData) -> None:
+    """Check that models can be evaluated on the splits that were named.
+
+    Args:
+        models (`Sequence[EvaluatedModel]`):
+            What will be evaluated.
+        data ([`EvaluationData`]):
+            On what.
+
+    Raises:
+        [`MLCAKError`]: When a split is missing, or a model was trained on other rows of the same dataset or on
+            radiographs that were prepared differently.
+    """
+    args = data.args
     for name in {args.split, args.threshold_split} - {NO_SPLIT}:
         data.split(name)
     split_off = "validation" not in data.splits and "validation" in (args.split, args.threshold_split)
@@ -141,13 +165,6 @@ def check_evaluation(models: Sequence[EvaluatedModel], data: EvaluationData) -> 
                 f"{model.role} ({model.folder}) makes squares with fit {fit!r}, but {args.dataset} was prepared with "
                 f"{stored_fit!r}. Evaluate it on a dataset prepared like the one it was trained on."
             )
-    folder = Path(args.output) / "predictions"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for writable in (folder, folder.parent):
-            TemporaryFile(dir=writable).close()
-    except OSError as error:
-        raise RecipeError(f"--output {args.output} cannot be written ({error}). Name another folder.") from error
 
 
 def evaluate_model(model: EvaluatedModel, data: EvaluationData, accelerator: Accelerator) -> ModelPredictions:
@@ -168,9 +185,8 @@ def evaluate_model(model: EvaluatedModel, data: EvaluationData, accelerator: Acc
     network: Any = load_model(model.folder, model.role)
     network.to(accelerator.device)
     rows, size = data.split(args.split), network.config.image_size
-    has_boxes = {"boxes", "original_height", "original_width"} <= set(rows.column_names)
-    has_boxes = has_boxes and network.config.has_attention
-    found = split_outputs(network, processor, data, args.split, accelerator, has_boxes)
+    with_attention = has_boxes(rows) and network.config.has_attention
+    found = split_outputs(network, processor, data, args.split, accelerator, with_attention)
     digests, thresholds, attention = {"evaluated": found.digests}, None, found.attention
     if args.threshold_split != NO_SPLIT:
         validation = split_outputs(network, processor, data, args.threshold_split, accelerator)

@@ -1,0 +1,1 @@
+"""Explanation maps against the boxes of their findings, and against floors."""

@@ -1,0 +1,261 @@
+"""A model and a split with boxes -> scores of its explanation maps and of the floors that they should beat."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.utils import logging
+
+from ...data.collator import MLCAKCollator
+from ...data.columns import column_values
+from ...data.sources import RadiographDataset
+from ...errors import DatasetError, MLCAKError
+from ...explanation.explain import METHODS, Maps, explain, label_index
+from ...explanation.perturbation import (
+    deletion_and_insertion,
+    label_probabilities,
+    rank_correlation,
+    with_random_weights,
+)
+from ...pretrained import load_model, weights_digest
+from ...training.training_images import TrainingImages
+from ..arguments import NO_SPLIT, EvaluatedModel, EvaluationArguments
+from ..localisation import MarkedImages, box_coverages, localise, overlap
+from ..run import EvaluationData, check_models
+from ..scores import FloatArray
+from .measurement import MAP_METRICS, MapMeasurement
+
+logger = logging.get_logger(__name__)
+
+#: Thresholds of the overlap that are tried, as shares of a map's maximum.
+_THRESHOLDS = np.arange(1, 20) / 20
+#: Random maps whose scores are averaged.
+_RANDOM_MAPS = 10
+
+
+@dataclass(kw_only=True)
+class ExplanationArguments(EvaluationArguments):
+    """Which models' explanation maps to measure, on which images with boxes."""
+
+    mean_images: int = field(
+        default=100, metadata={"help": "Most training images of a finding behind its mean map; 0: no mean map."}
+    )
+    perturbed: int = field(
+        default=200, metadata={"help": "Most pairs of image and finding for deletion and insertion; 0: neither."}
+    )
+    # Nothing is compared between models.
+    baseline: str | None = field(default=None, init=False)
+    pairs: list[str] = field(default_factory=list, init=False)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Images and findings of a split whose maps are made; `covered` and `shown` only for boxes."""
+
+    dataset: RadiographDataset
+    images: NDArray[np.intp]
+    labels: NDArray[np.intp]
+    covered: Maps = field(default_factory=lambda: np.empty(0))
+    shown: Maps = field(default_factory=lambda: np.empty(0))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class _Network:
+    """A loaded model with its processor, applied to pairs in batches."""
+
+    def __init__(self, model: EvaluatedModel, args: ExplanationArguments) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model: Any = load_model(model.folder, model.role)
+        if not self.model.config.has_attention:
+            raise MLCAKError(f"Explanations need models with attention; {model.role} is a CNN. Leave it out.")
+        torch.nn.Module.to(self.model, device).requires_grad_(False)
+        self.random = with_random_weights(self.model).requires_grad_(False)
+        self.processor, self.batch_size = model.load_processor(), args.batch_size
+        self._collate = MLCAKCollator(self.processor)
+
+    def pixels(self, pairs: _Pairs, some: slice | NDArray[np.intp]) -> torch.Tensor:
+        rows = [pairs.dataset[int(image)] for image in pairs.images[some]]
+        pixel_values: torch.Tensor = self._collate(rows)["pixel_values"].to(self.model.device)
+        return pixel_values
+
+    def maps(self, pairs: _Pairs, random_weights: bool = False) -> dict[str, Maps]:
+        """Maps of every method, `(pairs, rows, columns)`. One without a positive value stays 0 everywhere."""
+        model = self.random if random_weights else self.model
+        made: dict[str, list[Maps]] = {method: [] for method in METHODS}
+        for start in range(0, len(pairs), self.batch_size):
+            some = slice(start, start + self.batch_size)
+            for method, maps in explain(model, self.pixels(pairs, some), pairs.labels[some].tolist()).items():
+                made[method].append(maps)
+        empty = np.empty((0, *self.model.grid_size))
+        return {method: np.concatenate([empty, *maps]) for method, maps in made.items()}
+
+
+def measure_maps(model: EvaluatedModel, args: ExplanationArguments) -> MapMeasurement:
+    """Measure the maps of one model, or read what an earlier start measured.
+
+    Args:
+        model ([`EvaluatedModel`]):
+            Whose maps.
+        args ([`ExplanationArguments`]):
+            On which images. What was not given is as in the model's training.
+
+    Returns:
+        [`MapMeasurement`]: Also saved in the folder `measurements` of the output.
+
+    Raises:
+        [`MLCAKError`]: When the split has no boxes, or the model none of their findings.
+    """
+    data = EvaluationData.open(args, [model])
+    check_models([model], data)
+    rows = data.split(args.split)
+    names = rows[data.columns.image_id] if data.columns.image_id else list(map(str, range(len(rows))))
+    key = _key(model, data, names)
+    stem = re.sub(r"[^\w.-]+", "-", f"{model.name} {model.run}".strip())
+    file = Path(args.output) / "measurements" / f"{stem}.npz"
+    if file.is_file() and (earlier := MapMeasurement.load(file)).key == key:
+        logger.info(f"{file} is already measured.")
+        return earlier
+    network = _Network(model, args)
+    pairs, unknown = _boxed_pairs(network, data, args.split)
+    if not len(pairs):
+        raise DatasetError(
+            f"The split {args.split!r} must have boxes of the findings of {model.role}; it has "
+            f"{'boxes of ' + ', '.join(unknown) if unknown else 'none'}. Name a split, or a dataset, that has some."
+        )
+    means = _mean_maps(network, data, args, pairs)
+    maps, thresholds = _all_maps(network, pairs, means), {}
+    if args.threshold_split != NO_SPLIT:
+        chosen, _ = _boxed_pairs(network, data, args.threshold_split)
+        if len(chosen):
+            thresholds = _thresholds(_all_maps(network, chosen, means), chosen)
+    known, groups = TrainingImages.load(model.folder), column_values(rows, data.columns.group)
+    places = np.unique(pairs.images).tolist()
+    measured = MapMeasurement(
+        model=model.name,
+        key=key,
+        images=tuple(str(names[image]) for image in pairs.images),
+        groups=tuple(str(groups[image] or f"image {names[image]}") for image in pairs.images),
+        findings=tuple(network.model.config.local_labels[label] for label in pairs.labels),
+        area=pairs.covered.sum(axis=(1, 2)) / pairs.shown.sum(axis=(1, 2)),
+        scores=_scores(network, pairs, maps, thresholds, args.perturbed),
+        correlation={
+            method: rank_correlation(maps[method][0], maps[f"{method}/random weights"][0], pairs.shown)
+            for method in METHODS
+        },
+        thresholds={name: [threshold] for name, threshold in thresholds.items()},
+        empty={method: float(np.mean(maps[method][0].max(axis=(1, 2)) <= 0)) for method in METHODS},
+        unknown_findings=unknown,
+        trained_on=None if known is None else known.count(pairs.dataset.digest(place) for place in places),
+    )
+    measured.save(file)
+    return measured
+
+
+def _key(model: EvaluatedModel, data: EvaluationData, names: Sequence[str]) -> dict[str, Any]:
+    args = data.args
+    options = {name: getattr(args, name) for name in ("split", "threshold_split", "mean_images", "perturbed")}
+    rule = {name: getattr(data.args, name) for name in ("validation_fraction", "split_seed", "folds", "fold")}
+    images = sha256("\n".join(map(str, names)).encode()).hexdigest()
+    weights = weights_digest(model.folder)
+    which = {"weights": weights, "lowres": model.lowres, "dataset": Path(args.dataset).name, "images": images}
+    return which | options | rule
+
+
+def _boxed_pairs(network: _Network, data: EvaluationData, split: str) -> tuple[_Pairs, tuple[str, ...]]:
+    """The pairs of an image and a finding of the model with boxes in it, and the findings that it does not have."""
+    config, rows = network.model.config, data.split(split)
+    size = (config.image_size, config.image_size)
+    marked = MarkedImages.of_rows(rows, config.image_size, network.processor.fit, data.columns.image)
+    found = []
+    for image, boxes in enumerate(marked.boxes):
+        for finding in sorted({name for name, _ in boxes} & set(config.local_labels)):
+            found.append((image, finding, [box for name, box in boxes if name == finding]))
+    images = np.array([image for image, _, _ in found], dtype=np.intp)
+    grid = network.model.grid_size
+    covered, shown = box_coverages([boxes for *_, boxes in found], size, grid, marked.radiographs[images])
+    usable = np.flatnonzero(covered.any(axis=(1, 2)))  # not outside of the radiograph
+    labels = np.array([label_index(config, finding) for _, finding, _ in found], dtype=np.intp)
+    unknown = tuple(sorted(set(marked.findings) - set(config.local_labels)))
+    dataset = data.radiographs(split, config)
+    return _Pairs(dataset, images[usable], labels[usable], covered[usable], shown[usable]), unknown
+
+
+def _mean_maps(
+    network: _Network, data: EvaluationData, args: ExplanationArguments, pairs: _Pairs
+) -> dict[int, dict[str, Maps]]:
+    """For each finding, the mean map of every method over training images with it; empty without a training split."""
+    if "train" not in data.splits or not args.mean_images:
+        return {}
+    dataset = data.radiographs("train", network.model.config)
+    present, random = dataset.targets["local_targets"] > 0.5, np.random.default_rng(args.seed)
+    means = {}
+    for label in np.unique(pairs.labels).tolist():
+        # Without an image of the finding, any images.
+        rows = np.flatnonzero(present[:, label])
+        rows = random.permutation(rows if len(rows) else np.arange(len(dataset)))[: args.mean_images]
+        found = network.maps(_Pairs(dataset, np.sort(rows), np.full(len(rows), label)))
+        means[label] = {method: _of_sum_one(maps).mean(axis=0) for method, maps in found.items()}
+    return means
+
+
+def _of_sum_one(maps: Maps) -> Maps:
+    """Maps divided by their sums. One without a positive value says nothing, and becomes uniform."""
+    sums = maps.sum(axis=(-2, -1), keepdims=True)
+    return np.asarray(np.where(sums > 0, maps, 1.0) / np.where(sums > 0, sums, maps.shape[-2] * maps.shape[-1]))
+
+
+def _all_maps(network: _Network, pairs: _Pairs, means: Mapping[int, Mapping[str, Maps]]) -> dict[str, Maps]:
+    """Every map of every pair, `(maps, pairs, rows, columns)`: those of each method, and the floors."""
+    own, untrained = network.maps(pairs), network.maps(pairs, random_weights=True)
+    random = np.random.default_rng(0).random((_RANDOM_MAPS, *pairs.shown.shape))
+    found = {"random": random}
+    for method in METHODS:
+        found |= {method: own[method][None], f"{method}/random weights": untrained[method][None]}
+        if all(label in means for label in pairs.labels.tolist()):
+            mean = [means[label][method] for label in pairs.labels.tolist()]
+            found[f"{method}/mean map"] = np.reshape(mean, (1, *pairs.shown.shape))
+    return found
+
+
+def _thresholds(maps: Mapping[str, Maps], pairs: _Pairs) -> dict[str, float]:
+    """For each map, the threshold with the best mean overlap on these pairs, the lowest of equal ones."""
+    chosen = {}
+    for name, several in maps.items():
+        means = [overlap(_of_sum_one(several[0]), pairs.covered, pairs.shown, each).mean() for each in _THRESHOLDS]
+        chosen[name] = float(_THRESHOLDS[int(np.argmax(means))])
+    return chosen
+
+
+def _scores(
+    network: _Network, pairs: _Pairs, maps: Mapping[str, Maps], thresholds: Mapping[str, float], perturbed: int
+) -> dict[str, FloatArray]:
+    scores = {name: np.full((len(MAP_METRICS), len(pairs)), np.nan) for name in maps}
+    usable = {name: np.stack([_of_sum_one(each) for each in several]) for name, several in maps.items()}
+    for name, several in usable.items():
+        found = [localise(each, pairs.covered, pairs.shown) for each in several]
+        scores[name][0] = np.mean([each.hit for each in found], axis=0)
+        scores[name][1] = np.mean([each.share for each in found], axis=0)
+        if name in thresholds:
+            overlaps = [overlap(each, pairs.covered, pairs.shown, thresholds[name]) for each in several]
+            scores[name][2] = np.mean(overlaps, axis=0)
+    chosen = np.sort(np.random.default_rng(0).permutation(len(pairs))[:perturbed])
+    for start in range(0, len(chosen), network.batch_size):
+        some = chosen[start : start + network.batch_size]
+        pixels, labels = network.pixels(pairs, some), pairs.labels[some].tolist()
+        probability = partial(label_probabilities, network.model, labels=labels)
+        for name, several in usable.items():
+            if not name.endswith("/random weights"):
+                curves = deletion_and_insertion(probability, pixels, several[0][some], pairs.shown[some])
+                scores[name][3:, some] = curves
+    return scores

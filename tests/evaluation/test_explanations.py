@@ -1,0 +1,276 @@
+"""Explanation maps against boxes and floors: measured on a tiny dataset, and reported from numbers made by hand."""
+
+import json
+from dataclasses import replace
+
+import datasets
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from tiny_models import FINDINGS, tiny_model
+
+from mlcak_hf import MLCAKImageProcessor
+from mlcak_hf.errors import DatasetError, MLCAKError
+from mlcak_hf.evaluation.arguments import models_to_evaluate
+from mlcak_hf.evaluation.explanations import measure
+from mlcak_hf.evaluation.explanations.map_report import Explanations
+from mlcak_hf.evaluation.explanations.map_statistics import report_maps, zero_mean_p_value
+from mlcak_hf.evaluation.explanations.map_tables import map_tables, write_explanations
+from mlcak_hf.evaluation.explanations.measure import ExplanationArguments, measure_maps
+from mlcak_hf.evaluation.explanations.measurement import MAP_METRICS, MapMeasurement, pool_folds
+from mlcak_hf.evaluation.localisation import box_coverages, localise
+from mlcak_hf.evaluation.significance import holm
+from mlcak_hf.explanation.explain import METHODS, explain
+
+EDGES = ("x_min", "y_min", "x_max", "y_max")
+IMAGES = 12
+
+
+def box(finding, *edges):
+    return {"finding": finding, **dict(zip(EDGES, map(float, edges), strict=True))}
+
+
+def rows(split, boxes=True):
+    rng = np.random.default_rng(len(split))
+    for index in range(IMAGES):
+        there = index % 3
+        marked = [box("Edema", 4, 8, 20, 24), box("Edema", 0, 0, 4, 4)] if there else []
+        marked += [box("Fracture", 1, 1, 9, 9)] if there == 2 else []
+        yield {
+            "image_id": f"{split}-{index}",
+            "image": rng.integers(0, 256, (32, 32), dtype=np.uint8),
+            "label": int(there > 0),
+            "findings": {"Edema": int(there > 0), "Nodule/Mass": 0, "Pneumothorax": 0},
+            "boxes": marked if boxes else [],
+            "group": f"{split}-{index // 2}",
+        }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A dataset with boxes of a finding that the models have and of one that they lack; models of either embedding."""
+    folder = tmp_path_factory.mktemp("explanations")
+    edges = dict.fromkeys(EDGES, datasets.Value("float32"))
+    features = datasets.Features(
+        {
+            "image_id": datasets.Value("string"),
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=["Normal", "Abnormal"]),
+            "findings": {name: datasets.Value("int8") for name in FINDINGS},
+            "boxes": datasets.List({"finding": datasets.Value("string")} | edges),
+            "group": datasets.Value("string"),
+        }
+    )
+    for name, boxes in (("dataset", True), ("without-boxes", False)):
+        for split in ("train", "validation", "test"):
+            path = folder / name / "data" / f"{split}-00000-of-00001.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            datasets.Dataset.from_list(list(rows(split, boxes)), features=features).to_parquet(path)
+    fields = {"linear": {}, "conv": {"patch_embedding": "conv", "trunk_widths": [8, 8, 8]}}
+    fields |= {"other": {"local_labels": ["Pneumothorax"]}}
+    for seed, (name, own) in enumerate(fields.items()):
+        tiny_model(seed=seed, **own).save_pretrained(folder / name)
+        MLCAKImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder / name)
+    return folder
+
+
+def arguments(folder, output, *names, dataset="dataset", **changes):
+    models = [f"{name}={folder / name}" for name in names]
+    return ExplanationArguments(dataset=str(folder / dataset), models=models, output=str(output), **changes)
+
+
+def measured_by(args):
+    return [measure_maps(model, args) for model in models_to_evaluate(args.models)]
+
+
+@pytest.fixture(scope="module")
+def measured(folder):
+    return measured_by(arguments(folder, folder / "out", "linear", "conv", perturbed=3))
+
+
+def test_every_method_and_floor_is_scored_for_each_pair_of_image_and_finding(measured):
+    for each in measured:
+        assert len(each) == 8
+        assert set(each.findings) == {"Edema"}
+        assert each.unknown_findings == ("Fracture",)
+        ends = ("", "/mean map", "/random weights")
+        assert set(each.scores) == {"random", *(f"{method}{end}" for method in METHODS for end in ends)}
+        scores = np.stack(list(each.scores.values()))
+        assert np.isfinite(scores[:, :3]).all()
+        assert ((scores[:, :3] >= 0) & (scores[:, :3] <= 1)).all()
+        assert (np.isfinite(each.scores["rollout"]).sum(axis=1) == [8, 8, 8, 3, 3]).all()
+        assert each.area == pytest.approx((16 * 16 + 4 * 4) / 32**2)
+        assert each.trained_on is None
+
+
+def test_the_scores_are_those_of_the_models_maps_against_the_boxes_of_the_finding(folder, measured):
+    args = arguments(folder, folder / "out", "linear")
+    (model,) = models_to_evaluate(args.models)
+    data = measure.EvaluationData.open(args, [model])
+    network = measure.load_model(model.folder)
+    pixels = model.load_processor()(data.split("test")[1]["image"], return_tensors="pt")["pixel_values"]
+    boxes = [[2, 4, 10, 12], [0, 0, 2, 2]]  # in the model's 16 pixels
+    coverages = box_coverages([boxes], (16, 16), (4, 4), [[0, 0, 16, 16]])
+    for method, maps in explain(network, pixels, [0]).items():
+        expected = localise(maps, *coverages)
+        assert measured[0].scores[method][:2, 0] == pytest.approx([expected.hit[0], expected.share[0]], rel=1e-4)
+
+
+def test_the_mean_map_is_that_of_training_images_with_the_finding(folder, measured):
+    args = arguments(folder, folder / "out", "linear")
+    (model,) = models_to_evaluate(args.models)
+    train = measure.EvaluationData.open(args, [model]).split("train")
+    images = [row["image"] for row in train if row["findings"]["Edema"]]
+    pixels = torch.cat([model.load_processor()(image, return_tensors="pt")["pixel_values"] for image in images])
+    maps = explain(measure.load_model(model.folder), pixels, [0] * len(images))["gradient"]
+    mean = (maps / maps.sum(axis=(1, 2), keepdims=True)).mean(axis=0, keepdims=True)
+    coverages = box_coverages([[[2, 4, 10, 12], [0, 0, 2, 2]]], (16, 16), (4, 4), [[0, 0, 16, 16]])
+    expected = localise(mean, *coverages).share[0]
+    assert measured[0].scores["gradient/mean map"][1] == pytest.approx(expected, rel=1e-4)
+
+
+def test_random_maps_score_what_chance_gives(measured):
+    assert measured[0].scores["random"][1].mean() == pytest.approx(measured[0].area.mean(), abs=0.05)
+
+
+def test_a_finished_model_is_not_measured_again_until_something_changes(folder, measured, monkeypatch):
+    monkeypatch.setattr(measure, "_Network", lambda *_: pytest.fail("measured again"))
+    args = arguments(folder, folder / "out", "linear", perturbed=3)
+    (again,) = measured_by(args)
+    assert again.images == measured[0].images
+    assert all((again.scores[name] == values)[:3].all() for name, values in measured[0].scores.items())
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        measured_by(replace(args, perturbed=2))
+
+
+def test_without_boxes_or_without_their_findings_there_is_one_clear_error(folder, tmp_path):
+    with pytest.raises(DatasetError, match="'test' must have boxes of the findings of model linear; it has none"):
+        measured_by(arguments(folder, tmp_path, "linear", dataset="without-boxes"))
+    with pytest.raises(DatasetError, match="of model other; it has boxes of Edema, Fracture"):
+        measured_by(arguments(folder, tmp_path, "other"))
+
+
+def test_without_validation_boxes_or_training_images_those_columns_are_left_out(folder, tmp_path):
+    only = folder / "dataset" / "data" / "test-00000-of-00001.parquet"
+    args = arguments(folder, tmp_path, "linear", threshold_split="none", mean_images=0, perturbed=0)
+    text = map_tables(report_maps(measured_by(replace(args, dataset=str(only), split="train")), 100))
+    assert "No overlap, because no validation image has boxes" in text
+    assert "No mean map" in text
+    assert "IoU |" not in text
+    assert "Deletion" not in text.split("\n\n")[4]
+
+
+# The report, from numbers made by hand
+
+
+def made(energy, pairs=40, model="made", **changes):
+    """A measurement with the energy of some maps; all other maps are random ones around 0.2."""
+    rng = np.random.default_rng(1)
+    names = ["random", *(f"{method}{end}" for method in METHODS for end in ("", "/mean map", "/random weights"))]
+    noise = rng.normal(0, 0.02, (len(names), pairs))
+    scores = {name: np.tile(0.2 + each, (len(MAP_METRICS), 1)) for name, each in zip(names, noise, strict=True)}
+    for name, value in energy.items():
+        scores[name] = scores[name] + value - 0.2
+    words = tuple(f"{model} {pair}" for pair in range(pairs))
+    findings = tuple("Edema" if pair % 2 else "Nodule" for pair in range(pairs))
+    measurement = MapMeasurement(
+        model=model, key={"weights": "abc"}, images=words, groups=words, findings=findings,
+        area=np.linspace(0, 0.3, pairs), scores=scores, correlation={name: np.full(pairs, 0.5) for name in METHODS},
+        thresholds={}, empty=dict.fromkeys(METHODS, 0.0), unknown_findings=(), trained_on=None,
+    )  # fmt: skip
+    return replace(measurement, **changes)
+
+
+def test_verdicts_follow_from_the_numbers():
+    energy = {"attention": 0.25, "attention/mean map": 0.3, "gradient": 0.5, "gradient/mean map": 0.4}
+    report = report_maps([made(energy)]).report("made")
+    score = {method: report.score(method) for method in METHODS}
+    assert score["attention"].verdict("random") == "beats"
+    assert score["attention"].verdict("mean map") == "loses to"
+    assert score["gradient"].verdict("mean map") == "beats"
+    assert score["rollout"].verdict("mean map") == "cannot be told from"
+    assert score["attention"].gains["mean map"].value == pytest.approx(-0.05, abs=0.02)
+    worse, unsure = report.statements()[-2:]
+    assert worse.startswith("The maps of attention find the boxes worse than their mean map")
+    assert unsure.startswith("The maps of rollout and grad-cam are not shown to find the boxes better")
+
+
+def test_a_model_that_beats_the_mean_map_everywhere_gets_no_such_sentence():
+    report = report_maps([made(dict.fromkeys(METHODS, 0.4))]).report("made")
+    assert not any("mean map over training images" in line for line in report.statements())
+    assert all("beats the mean map of training images (" in line for line in report.statements())
+
+
+def test_lower_deletion_is_better():
+    score = report_maps([made({"attention": 0.1})]).report("made").score("attention", "deletion")
+    assert score.gains["random"].value == pytest.approx(0.1, abs=0.02)
+
+
+def test_too_few_patients_get_no_verdict_and_are_marked():
+    explanations = report_maps([made({"attention": 0.4}, pairs=9)])
+    assert explanations.report("made").score("attention").p_values == {}
+    assert "4, 4 (too few)" in map_tables(explanations)
+
+
+def test_equal_maps_are_called_different_in_at_most_a_twentieth_of_the_reports():
+    """Gains of 4 methods over 3 floors that are noise, of 40 patients with two pairs each, in 1,000 reports."""
+    rng, groups = np.random.default_rng(0), [str(pair // 2) for pair in range(80)]
+    claims = 0
+    for _ in range(1000):
+        of_patients = rng.normal(0, 1, (12, 40)).repeat(2, axis=1)
+        gains = of_patients + rng.normal(0, 1, (12, 80))
+        claims += holm([zero_mean_p_value(gain, groups) for gain in gains]).min() <= 0.05
+    assert 0.03 <= claims / 1000 <= 0.065
+
+
+def test_with_one_pair_of_each_patient_the_p_value_is_that_of_a_t_test():
+    values = np.random.default_rng(0).normal(0.3, 1, 30)
+    expected = scipy.stats.ttest_1samp(values, 0).pvalue
+    assert zero_mean_p_value(values, list(map(str, range(30)))) == pytest.approx(expected)
+
+
+def test_findings_and_sizes_are_reported_apart():
+    report = report_maps([made({})]).report("made")
+    groups = {(score.kind, score.group): score.pairs for score in report.scores}
+    assert groups[("finding", "Edema")] == groups[("finding", "Nodule")] == 20
+    assert groups[("size", "under 1 %")] == 2  # 0 and 0.0077
+    assert sum(pairs for (kind, _), pairs in groups.items() if kind == "size") == 40
+
+
+def test_the_record_is_read_as_it_was_written(tmp_path, measured):
+    explanations = report_maps(measured, 100, context={"dataset": "chests", "split": "test"})
+    json_file, markdown = write_explanations(explanations, tmp_path)
+    assert Explanations.from_json(json_file) == explanations
+    assert "# Explanations: chests · test" in markdown.read_text(encoding="utf-8")
+    with pytest.raises(MLCAKError, match="must be those of 'nobody'; got those of 'linear', 'conv'"):
+        explanations.report("nobody")
+    for broken in ("{}", "[", json.dumps({"format": 99})):
+        json_file.write_text(broken)
+        with pytest.raises(MLCAKError, match=r"must be an explanations\.json"):
+            Explanations.from_json(json_file)
+
+
+def test_models_with_different_findings_are_reported_side_by_side():
+    other = made({}, model="other", findings=("Effusion",) * 40)
+    text = map_tables(report_maps([made({}), other], 100))
+    assert text.index("| Edema |") < text.index("## other") < text.index("| Effusion |")
+
+
+def test_folds_are_pooled_and_images_in_two_folds_refused(tmp_path):
+    first = made({}, thresholds={"random": [0.5]}, trained_on=0)
+    second = replace(first, images=tuple(f"second {image}" for image in first.images), trained_on=2)
+    pooled = pool_folds([first, second])
+    assert len(pooled) == 80
+    assert pooled.thresholds["random"] == [0.5, 0.5]
+    assert pooled.trained_on == 2
+    report = report_maps([first, second]).report("made")
+    assert (report.pairs, report.images, report.patients, report.weights) == (80, 80, 40, ("abc", "abc"))
+    assert report.statements()[-1] == "Warning: the model was trained on 2 of these 80 images."
+    with pytest.raises(MLCAKError, match="share 40 images"):
+        pool_folds([first, first])
+    first.save(tmp_path / "measured.npz")
+    assert MapMeasurement.load(tmp_path / "measured.npz").thresholds == first.thresholds
+    (tmp_path / "measured.npz").write_text("no")
+    with pytest.raises(MLCAKError, match="Delete it to measure again"):
+        MapMeasurement.load(tmp_path / "measured.npz")
