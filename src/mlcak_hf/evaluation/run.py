@@ -146,8 +146,7 @@ def check_models(models: Sequence[EvaluatedModel], data: EvaluationData) -> None
             On what.
 
     Raises:
-        [`MLCAKError`]: When a split is missing, or a model was trained on other rows of the same dataset or on
-            radiographs that were prepared differently.
+        [`MLCAKError`]: When a split is missing, or a model was trained with other rows or another `fit`.
     """
     args = data.args
     for name in {args.split, args.threshold_split} - {NO_SPLIT}:
