@@ -18,9 +18,9 @@ V:
 wins: transformers' TrainingArguments, the weights of the losses (alpha: local logits, beta: global logits, gamma:
 attention) and their kinds, and the options that --help lists. With all three weights 0 the student is plain and needs
 no --teacher. Labels and findings are those of the teacher (--teacher A B: the mean of both teaches, the labels are
-those of A); `--findings none` leaves only the global task. For images without labels: `--label_column none
---findings_column none --load_best_model_at_end false --metric_for_best_model eval_loss`. Runs with the same --seed
-share initial weights, order of images and views.
+those of A; of a CNN and a teacher with attention, the CNN gives the logits); `--findings none` leaves only the global
+task. For images without labels: `--label_column none --findings_column none --load_best_model_at_end false
+--metric_for_best_model eval_loss`. Runs with the same --seed share initial weights, order of images and views.
 
 Two processes on a machine without accelerator: accelerate launch --multi_gpu --num_processes 2 ...
 Writes to --output_dir: the model, its image processor, training.json (options, counts, log), training_images.json

@@ -5,8 +5,8 @@
 
 --config names a recipe in hub_configs/recipes or a YAML file. Every entry can be given on the command line too, which
 wins: transformers' TrainingArguments, and the options that --help lists. --model names a size in hub_configs/models or
-a trained model; --backbone starts from a pretrained ViT, DeiT or DINOv2 checkpoint, resized to that size. The dataset
-is what `mlcak prepare` wrote, or any other with a column of images and of labels:
+a trained model (teacher-resnet-112 is a CNN); --backbone starts from a pretrained ViT, DeiT or DINOv2 checkpoint,
+resized to that size. The dataset is what `mlcak prepare` wrote, or any other with a column of images and of labels:
 
     accelerate launch -q examples/distillation/train_teacher.py --config teacher --dataset kermany.parquet \
         --findings_column none --group_column patient_id --output_dir runs/kermany-teacher

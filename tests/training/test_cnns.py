@@ -1,11 +1,14 @@
 """CNNs are trained, resumed, distilled and evaluated like other models, but BatchNorm sees micro-batches."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from toys import (
     KeepGradients,
     StopAt,
     assert_close,
+    both_kinds,
     make_trainer,
     processor,
     toy_cnn,
@@ -15,18 +18,11 @@ from toys import (
     weights_of,
 )
 
-from mlcak_hf import MLCAKForCXRClassification
-from mlcak_hf.data.collator import MLCAKCollator
-from mlcak_hf.data.views import ViewParameters
+from mlcak_hf import MLCAKForCXRClassification, RadiographPredictor
+from mlcak_hf.errors import MLCAKError
 
 ROWS = toy_rows(10, seed=5)
 ADAM = {"optim": "adamw_torch", "num_train_epochs": 3, "lr_scheduler_type": "cosine"}
-
-
-def both_kinds():
-    """A CNN and an MLCAK teacher, and the collator of their views and a student's."""
-    teachers = [toy_cnn(24, seed=3), toy_model(32, 4, layers=4, seed=2)]
-    return teachers, MLCAKCollator(processor(16), [processor(24), processor(32)], ViewParameters(), seed=7)
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
@@ -116,6 +112,17 @@ def test_a_saved_cnn_loads_with_the_same_bits(tmp_path, model_type):
     assert torch.equal(again(pixels).local_logits, model(pixels).local_logits)
     with pytest.raises(ValueError, match="a CNN has no attention"):
         again(pixels, output_attentions=True)
+
+
+def test_a_cnn_predicts_without_heatmaps(tmp_path):
+    Image.fromarray(np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))).save(tmp_path / "chest.png")
+    predictor = RadiographPredictor(toy_cnn(24), processor(24), device="cpu")
+    (prediction,) = predictor.predict([tmp_path / "chest.png"])
+    assert sum(prediction.probabilities.values()) == pytest.approx(1)
+    assert len(prediction.findings) == 3
+    for shown in ({"attention": True}, {"heatmaps_dir": tmp_path / "heatmaps"}):
+        with pytest.raises(MLCAKError, match="need a model with attention; got a CNN"):
+            predictor.predict([tmp_path / "chest.png"], **shown)
 
 
 @pytest.mark.parametrize(

@@ -29,14 +29,14 @@ def launch(processes: int, output: Path, *sizes: int, script: Path = SCRIPT) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("images", "batch", "steps", "cached", "conv"),
+    ("images", "batch", "steps", "cached", "conv", "both"),
     # 10 images: one process fills its second batch with two repeats. 7 images: the other one's are all repeats.
-    [(10, 3, 2, 0, 0), (7, 3, 2, 0, 0), (7, 3, 2, 1, 0), (10, 3, 2, 0, 1)],
-    ids=["uneven", "repeats only", "from a cache", "convolutional trunk"],
+    [(10, 3, 2, 0, 0, 0), (7, 3, 2, 0, 0, 0), (7, 3, 2, 1, 0, 0), (10, 3, 2, 0, 1, 0), (7, 3, 2, 0, 0, 1)],
+    ids=["uneven", "repeats only", "from a cache", "convolutional trunk", "a CNN beside an MLCAK teacher, with MixUp"],
 )
-def test_two_processes_equal_one(tmp_path, images, batch, steps, cached, conv):
-    two = launch(2, tmp_path / "two.pt", images, batch, steps, cached, 0, conv)
-    main(str(tmp_path / "one.pt"), images, images, 1, cached, conv=conv)
+def test_two_processes_equal_one(tmp_path, images, batch, steps, cached, conv, both):
+    two = launch(2, tmp_path / "two.pt", images, batch, steps, cached, 0, conv, both)
+    main(str(tmp_path / "one.pt"), images, images, 1, cached, conv=conv, both=both)
     one = torch.load(tmp_path / "one.pt", weights_only=False)
     assert (two["world_size"], one["world_size"]) == (2, 1)
     assert not two["teacher_is_wrapped"], "a teacher needs no DistributedDataParallel"

@@ -57,6 +57,12 @@ def toy_collator(student_size=16, teacher_size=32, views=True, seed=0) -> MLCAKC
     return MLCAKCollator(processor(student_size), teacher, ViewParameters() if views else None, seed=seed)
 
 
+def both_kinds():
+    """A CNN and an MLCAK teacher, and the collator of their views and a student's."""
+    teachers = [toy_cnn(24, seed=3), toy_model(32, 4, layers=4, seed=2)]
+    return teachers, MLCAKCollator(processor(16), [processor(24), processor(32)], ViewParameters(), seed=7)
+
+
 def toy_rows(count=10, seed=0, side=32, findings=3) -> list[dict]:
     """Smooth random radiographs with labels, a third of them missing."""
     rng = np.random.default_rng(seed)

@@ -4,7 +4,7 @@ import sys
 from functools import partial
 
 import torch
-from toys import KeepGradients, StopAt, make_trainer, toy_collator, toy_model, toy_rows
+from toys import KeepGradients, StopAt, both_kinds, make_trainer, toy_collator, toy_model, toy_rows
 
 from mlcak_hf.distillation.cache import build as cache_files
 from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache
@@ -14,7 +14,9 @@ from mlcak_hf.script import run_script
 CONV = {"patch_embedding": "conv", "trunk_widths": [8, 8, 16]}
 
 
-def main(output: str, images: int, batch: int, steps: int, cached: int = 0, stop_after: int = 0, conv: int = 0) -> None:
+def main(
+    output: str, images: int, batch: int, steps: int, cached: int = 0, stop_after: int = 0, conv: int = 0, both: int = 0
+) -> None:
     keep, cache, kind = KeepGradients(), None, CONV if conv else {}
     if cached:
         # Every process takes its share of the two shards; at the end of the epochs each view has been seen.
@@ -35,6 +37,9 @@ def main(output: str, images: int, batch: int, steps: int, cached: int = 0, stop
         "per_device_eval_batch_size": 3,
         "gradient_accumulation_steps": steps,
     }
+    if both:
+        teachers, collator = both_kinds()
+        choices |= {"teacher": teachers, "collator": collator, "mixup_alpha": 0.4}
     if stop_after:
         stop = [StopAt(stop_after)]
         make_trainer(f"{output}-run", student=toy_model(seed=1, **kind), callbacks=stop, **choices).train()

@@ -117,7 +117,8 @@ def warn_of_batch_norm(model: nn.Module, args: Any) -> None:
         args ([`MLCAKTrainingArguments`]):
             Accumulation and processes.
     """
-    if (args.gradient_accumulation_steps > 1 or args.world_size > 1) and _has_batch_norm(model):
+    divided = args.gradient_accumulation_steps > 1 or args.world_size > 1
+    if divided and args.local_process_index == 0 and _has_batch_norm(model):
         logger.warning(
             "This model has BatchNorm, so accumulation and several processes are not exact: its statistics are those "
             f"of {args.train_batch_size} images, not of the whole step. Resuming is exact."
