@@ -156,6 +156,14 @@ def test_means_over_runs_are_named_as_such(comparison: Comparison) -> None:
     assert "means over 3 training runs" in card.content
 
 
+def test_the_card_of_a_cnn_says_that_it_has_no_attention():
+    cnn = MLCAKConfig(backbone_config={"model_type": "resnet", "hidden_sizes": [8, 16], "depths": [1, 2]})
+    text = create_model_card(cnn, model_id="x").text
+    assert "with a convolutional network" in text
+    assert "| Backbone | resnet, stages of 1, 2 blocks, widths 8, 16; no attention |" in text
+    assert "with a Vision Transformer" in create_model_card(CONFIG, model_id="x").text
+
+
 def test_a_convolutional_trunk_is_named() -> None:
     cards = [create_model_card(MLCAKConfig(patch_embedding=kind), model_id="x").text for kind in ("conv", "linear")]
     assert "patches of 4 px, convolutional trunk |" in cards[0]
