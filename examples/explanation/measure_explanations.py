@@ -18,7 +18,7 @@ from rich.console import Console
 from mlcak_hf.evaluation.arguments import models_to_evaluate
 from mlcak_hf.evaluation.explanations.map_statistics import report_maps
 from mlcak_hf.evaluation.explanations.map_tables import write_explanations
-from mlcak_hf.evaluation.explanations.measure import ExplanationArguments, measure_maps
+from mlcak_hf.evaluation.explanations.measure_maps import ExplanationArguments, measure_maps
 from mlcak_hf.script import parse_recipe, run_script
 
 

@@ -13,11 +13,11 @@ from tiny_models import FINDINGS, tiny_model
 from mlcak_hf import MLCAKImageProcessor
 from mlcak_hf.errors import DatasetError, MLCAKError
 from mlcak_hf.evaluation.arguments import models_to_evaluate
-from mlcak_hf.evaluation.explanations import measure
+from mlcak_hf.evaluation.explanations import measure_maps as measure
 from mlcak_hf.evaluation.explanations.map_report import Explanations
 from mlcak_hf.evaluation.explanations.map_statistics import report_maps, zero_mean_p_value
 from mlcak_hf.evaluation.explanations.map_tables import map_tables, write_explanations
-from mlcak_hf.evaluation.explanations.measure import ExplanationArguments, measure_maps
+from mlcak_hf.evaluation.explanations.measure_maps import ExplanationArguments, measure_maps
 from mlcak_hf.evaluation.explanations.measurement import MAP_METRICS, MapMeasurement, pool_folds
 from mlcak_hf.evaluation.localisation import box_coverages, localise
 from mlcak_hf.evaluation.significance import holm
