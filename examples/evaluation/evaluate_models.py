@@ -1,4 +1,4 @@
-"""Compare trained models on one split: table, JSON, figure, and which differences are beyond noise.
+"""`mlcak compare` on several GPUs or machines: table, JSON, figure, and which differences are beyond noise.
 
     accelerate launch -q examples/evaluation/evaluate_models.py --dataset vindr-256 --output runs/comparison \
         --models teacher=runs/teacher student-plain=runs/student-plain student-mlcak=runs/student-mlcak
@@ -15,11 +15,8 @@ and predictions/*.npz, one file per model.
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from mlcak_hf.evaluation.arguments import EvaluationArguments
-from mlcak_hf.evaluation.report.tables import rich_table, write_report
-from mlcak_hf.evaluation.report.wording import statements
+from mlcak_hf.evaluation.report.tables import print_comparison
 from mlcak_hf.evaluation.run import run_evaluation
 from mlcak_hf.script import parse_recipe, run_script
 
@@ -28,15 +25,8 @@ def main() -> None:
     """Parse, evaluate, compare, write and print."""
     (args,) = parse_recipe([EvaluationArguments])
     comparison = run_evaluation(args)
-    if comparison is None:
-        return
-    written = write_report(comparison, args.output)
-    console = Console()
-    console.print(rich_table(comparison))
-    differences = statements(comparison)
-    lines = ["", "Differences (paired, same draws):", *(f"  {line}" for line in differences)] if differences else []
-    lines += ["", f"Written: {', '.join(map(str, written))}"]
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    if comparison is not None:
+        print_comparison(comparison, args.output)
 
 
 if __name__ == "__main__":

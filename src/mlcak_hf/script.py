@@ -68,7 +68,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def parse_recipe(dataclass_types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+def parse_recipe(
+    dataclass_types: Sequence[Any], argv: Sequence[str] | None = None, prog: str | None = None
+) -> tuple[Any, ...]:
     """Fill dataclasses from a recipe (`--config NAME_OR_FILE`) and the command line, which wins.
 
     Args:
@@ -76,6 +78,8 @@ def parse_recipe(dataclass_types: Sequence[Any], argv: Sequence[str] | None = No
             Dataclasses as `HfArgumentParser` takes them, `TrainingArguments` among them.
         argv (`Sequence[str]`, *optional*):
             Arguments. Defaults to those of the running script.
+        prog (`str`, *optional*):
+            Name in the help. Defaults to that of the running script.
 
     Returns:
         `tuple`: One instance per dataclass.
@@ -94,7 +98,7 @@ def parse_recipe(dataclass_types: Sequence[Any], argv: Sequence[str] | None = No
     (Choices(epochs=5),)
     ```
     """
-    parser = _RecipeParser(list(dataclass_types), allow_abbrev=False)
+    parser = _RecipeParser(list(dataclass_types), allow_abbrev=False, prog=prog)
     parser.add_argument("--config", metavar="RECIPE", help="recipe: a YAML file, or a name in hub_configs/recipes")
     config_parser = _RecipeParser([], allow_abbrev=False, add_help=False)
     config_parser.add_argument("--config")

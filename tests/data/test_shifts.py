@@ -6,7 +6,7 @@ import torch
 
 from mlcak_hf import MLCAKImageProcessor
 from mlcak_hf.data.collator import MLCAKCollator
-from mlcak_hf.data.shifts import SHIFTS, Shift
+from mlcak_hf.data.shifts import REPORTED_SHIFTS, SHIFTS, Shift
 from mlcak_hf.data.view_pixels import view_pixels
 from mlcak_hf.data.views import View, ViewParameters
 from mlcak_hf.image_processing_mlcak import area_resize
@@ -23,7 +23,7 @@ def ramp(side: int = 96) -> np.ndarray:
 
 
 def shifted(name: str, image: np.ndarray, side: int) -> np.ndarray:
-    (pixels,) = SHIFTS[name].pixels(image, 0, [side])
+    (pixels,) = REPORTED_SHIFTS[name].pixels(image, 0, [side])
     assert pixels.dtype == np.float32
     assert pixels.shape == (side, side)
     assert 0 <= pixels.min() <= pixels.max() <= 1
@@ -62,6 +62,23 @@ def test_blur_is_the_mean_of_a_square_of_a_twelfth_of_the_side():
         [[image[max(r - 4, 0) : r + 5, max(c - 4, 0) : c + 5].mean() for c in range(96)] for r in range(96)]
     )
     np.testing.assert_allclose(shifted("blur", image, 96), expected, atol=1e-5)
+
+
+def test_the_shift_of_a_report_moves_the_image_right_and_down():
+    image = ramp(100)
+    moved = shifted("shift", image, 100)
+    np.testing.assert_allclose(moved[9:, 9:], image[1:-8, 1:-8], atol=0.02)
+    assert moved[:7].max() == moved[:, :7].max() == 0, "dark where nothing is known"
+
+
+def test_a_report_halves_the_resolution_of_what_the_model_sees():
+    image = np.random.default_rng(0).random((96, 96), dtype=np.float32)
+    halved = area_resize(image, 12, 12)
+    pixels = shifted("resolution_0.5", image, 24)
+    # Linear between the centres of the small pixels: a quarter of the way from one to the next.
+    expected = 0.75 * (0.75 * halved[3, 3] + 0.25 * halved[3, 4]) + 0.25 * (0.75 * halved[4, 3] + 0.25 * halved[4, 4])
+    assert pixels[7, 7] == pytest.approx(expected, abs=1e-5)
+    assert pixels.std() < area_resize(image, 24, 24).std()
 
 
 def test_noise_is_white_and_depends_on_the_image_alone():

@@ -63,7 +63,7 @@ def card(comparison: Comparison) -> ModelCard:
         PROCESSOR,
         model_id="radiology-lab/student-28",
         record=record("chest-phantoms", initial_weights="model", model="start | a"),
-        comparison=comparison,
+        results=comparison,
         row="student",
     )
 
@@ -152,7 +152,7 @@ def test_a_card_says_how_to_use_the_model_and_warns(card: ModelCard) -> None:
 
 def test_means_over_runs_are_named_as_such(comparison: Comparison) -> None:
     runs = changed(comparison, runs=("0", "1", "2"))
-    card = create_model_card(CONFIG, model_id="student", comparison=runs)
+    card = create_model_card(CONFIG, model_id="student", results=runs)
     assert "means over 3 training runs" in card.content
 
 
@@ -192,14 +192,12 @@ def test_a_model_without_a_hub_id_is_loaded_from_a_path() -> None:
 
 
 def test_the_limits_name_a_measured_threshold(comparison: Comparison) -> None:
-    card = create_model_card(
-        CONFIG, model_id="student", comparison=changed(comparison, thresholds=({"Abnormal": 0.4},))
-    )
+    card = create_model_card(CONFIG, model_id="student", results=changed(comparison, thresholds=({"Abnormal": 0.4},)))
     assert "90 % specificity on the validation split of chest-phantoms: Abnormal 0.400." in card.content
     assert "No decision threshold" not in card.content
     assert (
         "No decision threshold was measured."
-        in create_model_card(CONFIG, model_id="student", comparison=comparison).content
+        in create_model_card(CONFIG, model_id="student", results=comparison).content
     )
 
 

@@ -15,6 +15,7 @@ import typer.core
 from .. import __version__
 from ..errors import MLCAKError
 from .calibrate import calibrate
+from .evaluate import check, compare_models, evaluate
 from .inspect import inspect
 from .phantom import phantom
 from .predict import predict
@@ -40,8 +41,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # Rich doubles the time that help and usage errors take.
 )
-for command in (inspect, prepare, merge, phantom, predict, calibrate, card, push):
+for command in (inspect, prepare, merge, phantom, predict, evaluate, calibrate, check, card, push):
     app.command(no_args_is_help=True)(command)
+# The script's own parser reads its options and prints its help.
+_AS_SCRIPT = {"allow_extra_args": True, "ignore_unknown_options": True}
+app.command("compare", context_settings=_AS_SCRIPT, add_help_option=False)(compare_models)
 
 
 def _print_version(wanted: bool) -> None:

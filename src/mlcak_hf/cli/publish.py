@@ -12,21 +12,31 @@ from ..errors import DeploymentError
 
 def card(
     folder: Annotated[Path, Argument(help="Folder of a trained model. Its README.md is written.")],
-    comparison: Annotated[Path | None, Option(help="comparison.json with the model's results.")] = None,
-    row: Annotated[str | None, Option(help="The model's row in it. By default the folder's name.")] = None,
+    results: Annotated[
+        Path | None,
+        Option("--evaluation", "--comparison", help="evaluation.json or comparison.json with the model's results."),
+    ] = None,
+    row: Annotated[str | None, Option(help="The model's row in a comparison. By default the folder's name.")] = None,
     repo_id: Annotated[str | None, Option(help="Hub id for the code snippets, such as owner/name.")] = None,
     license_id: Annotated[
         str | None, Option("--license", help="Licence of the weights, such as apache-2.0. None by default.")
     ] = None,
 ) -> None:
-    """Write the model card of a trained model from its results; what was not measured is marked as such."""
+    """Write the model card of a trained model from its results; what was not measured is marked as such.
+
+    With an evaluation, its self-check is written beside the weights too, for `mlcak check`.
+    """
     from rich.console import Console
 
     from ..deployment.model_card import card_for_folder
+    from ..evaluation.evidence.record import Evidence, load_results
 
-    made = card_for_folder(folder, comparison, row, model_id=repo_id, license=license_id)
+    found = None if results is None else load_results(results)
+    made = card_for_folder(folder, found, row, model_id=repo_id, license=license_id)
     made.save(folder / "README.md")
     Console().print(f"Model card: {folder / 'README.md'}")
+    if isinstance(found, Evidence):
+        found.self_check.save(folder)
 
 
 def push(

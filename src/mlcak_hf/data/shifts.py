@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..image_geometry_mlcak import bilinear_weights
 from ..image_processing_mlcak import to_unit_range
 from .view_pixels import mean_filter, view_pixels
 from .views import View
 
 _CUT = 0.12  # of the width and of the height
+_MOVED = 0.08
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,14 @@ class Shift:
             image's side.
         noise (`float`, defaults to 0): Standard deviation of the white noise added to the model's input, whose grey
             values are in [0, 1].
+        resolution (`float`, defaults to 1): Side that the model's input is reduced to, as a fraction of its own, before
+            it is enlarged again.
     """
 
     view: View = field(default_factory=View)
     blur: float = 0.0
     noise: float = 0.0
+    resolution: float = 1.0
 
     def pixels(self, image: np.ndarray, index: int, sides: Sequence[int]) -> list[np.ndarray]:
         """
@@ -45,7 +50,11 @@ class Shift:
         """
         if self.blur:
             image = mean_filter(to_unit_range(image), round(self.blur * len(image)) // 2)
-        made = view_pixels(image, self.view, sides)
+        reduced = [max(1, round(self.resolution * side)) for side in sides]
+        made = view_pixels(image, self.view, reduced)
+        if self.resolution < 1:
+            weights = [bilinear_weights(*each) for each in zip(reduced, sides, strict=True)]
+            made = [each @ pixels @ each.T for each, pixels in zip(weights, made, strict=True)]
         if self.noise:
             random = np.random.default_rng(index)
             noise = [random.standard_normal(pixels.shape, np.float32) * np.float32(self.noise) for pixels in made]
@@ -64,4 +73,10 @@ SHIFTS: dict[str, Shift] = {
     "crop": Shift(View(scale=1 / (1 - _CUT), shift_x=(1 - 1 / (1 - _CUT)) / 2, shift_y=(1 - 1 / (1 - _CUT)) / 2)),
     "blur": Shift(blur=1 / 12),
     "noise": Shift(noise=0.04),
+}
+#: Those of a report. Training does not use the others: `shift` moves the image by 8 % to the right and down,
+#: `resolution_0.5` halves the side of what the model sees.
+REPORTED_SHIFTS: dict[str, Shift] = SHIFTS | {
+    "shift": Shift(View(shift_x=_MOVED, shift_y=_MOVED)),
+    "resolution_0.5": Shift(resolution=0.5),
 }

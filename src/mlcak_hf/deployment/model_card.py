@@ -13,7 +13,9 @@ from transformers import PreTrainedConfig
 
 from ..errors import DeploymentError
 from ..evaluation.comparison import COMPARED, Comparison, Estimate, Row
+from ..evaluation.evidence.record import Evidence, load_results
 from ..evaluation.report import wording
+from ..evaluation.report.verdict import judge
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..pretrained import load_config, load_processor, weights_digest
 from ..shipped import hub_configs_dir
@@ -38,7 +40,7 @@ def create_model_card(
     *,
     model_id: str,
     record: TrainingRecord | None = None,
-    comparison: Comparison | None = None,
+    results: Comparison | Evidence | None = None,
     row: str | None = None,
     license: str | None = None,
 ) -> ModelCard:
@@ -53,10 +55,10 @@ def create_model_card(
             Hub id (`"your-name/student-28"`), or the name of its folder until it has one.
         record ([`TrainingRecord`], *optional*):
             How it was trained; without it, the card says "Not recorded".
-        comparison ([`Comparison`], *optional*):
+        results ([`Comparison`] or [`Evidence`], *optional*):
             Measured numbers; without them, the card says "Not measured".
         row (`str`, *optional*):
-            The model's row in the comparison; by default, its name.
+            The model's row in a comparison; by default, its name.
         license (`str`, *optional*):
             Licence of the weights, such as `"apache-2.0"`. By default none is stated: it depends on the training data.
 
@@ -67,14 +69,14 @@ def create_model_card(
         [`MLCAKError`]: When the comparison has no such row.
     """
     name = model_id.rsplit("/", 1)[-1]
-    measured = None if comparison is None else comparison.row(row or name)
+    evidence, comparison, measured = _measured(results, row or name)
     context = {} if comparison is None else comparison.context
     dataset = Path(str(context.get("dataset") or "an unnamed dataset")).name  # Without its folder.
     split = str(context.get("split") or "unnamed")
-    results = []
+    entries = []
     # Numbers from training images must not stand in the metadata, where nobody reads the warning.
     if comparison is not None and measured is not None and not measured.training_images():
-        results = _eval_results(comparison, measured, dataset, split)
+        entries = _eval_results(comparison, measured, dataset, split)
     metadata = ModelCardData(
         language="en",
         license=license,
@@ -82,9 +84,9 @@ def create_model_card(
         pipeline_tag="image-classification",
         tags=list(_TAGS),
         base_model=None if record is None else record.base_model,
-        metrics=sorted({result.metric_type for result in results}) or None,
-        model_name=name if results else None,
-        eval_results=results or None,
+        metrics=sorted({entry.metric_type for entry in entries}) or None,
+        model_name=name if entries else None,
+        eval_results=entries or None,
     )
     template = (hub_configs_dir() / "templates" / "model_card.md").read_text(encoding="utf-8")
     # Not ModelCard.from_template, which neither trims the lines of block tags nor refuses misspelt names.
@@ -99,6 +101,8 @@ def create_model_card(
         "record": record,
         "comparison": comparison,
         "measured": measured,
+        "evidence": evidence,
+        "verdict": None if evidence is None else judge(evidence),
         "dataset": dataset,
         "split": split,
         "wording": wording,
@@ -114,7 +118,7 @@ def create_model_card(
 
 def card_for_folder(
     folder: str | Path,
-    comparison: Comparison | str | Path | None = None,
+    results: Comparison | Evidence | str | Path | None = None,
     row: str | None = None,
     *,
     model_id: str | None = None,
@@ -125,10 +129,10 @@ def card_for_folder(
     Args:
         folder (`str` or `Path`):
             Folder that a training script wrote.
-        comparison ([`Comparison`], `str` or `Path`, *optional*):
-            Comparison with the model among its rows, or its comparison.json.
+        results ([`Comparison`], [`Evidence`], `str` or `Path`, *optional*):
+            Comparison with the model among its rows, or evaluation of the model; or comparison.json, evaluation.json.
         row (`str`, *optional*):
-            The model's row; by default, the folder's name.
+            The model's row in a comparison; by default, the folder's name.
         model_id (`str`, *optional*):
             Hub id of the model; by default, the folder's name.
         license (`str`, *optional*):
@@ -145,17 +149,26 @@ def card_for_folder(
     config = load_config(folder, error=DeploymentError)
     processor = load_processor(folder, config, error=DeploymentError)
     row = row or folder.resolve().name
-    if comparison is not None:
-        comparison = comparison if isinstance(comparison, Comparison) else Comparison.from_json(comparison)
-        _check_same_model(comparison.row(row), folder, config, processor)
+    if isinstance(results, str | Path):
+        results = load_results(results)
+    measured = _measured(results, row)[2]
+    if measured is not None:
+        _check_same_model(measured, folder, config, processor)
     record = TrainingRecord.load(folder) if (folder / TRAINING_FILE).is_file() else None
     model_id = model_id or folder.resolve().name
     card = create_model_card(
-        config, processor, model_id=model_id, record=record, comparison=comparison, row=row, license=license
+        config, processor, model_id=model_id, record=record, results=results, row=row, license=license
     )
     # A later training in this folder recognises by it that the card describes other weights.
     card.data["weights_sha256"] = weights_digest(folder)
     return card
+
+
+def _measured(results: Comparison | Evidence | None, row: str) -> tuple[Evidence | None, Comparison | None, Row | None]:
+    """Evidence, comparison and row of a model; an evaluation has one row, whatever its name."""
+    if isinstance(results, Evidence):
+        return results, results.comparison, results.row
+    return None, results, None if results is None else results.row(row)
 
 
 def _check_same_model(row: Row, folder: Path, config: PreTrainedConfig, processor: MLCAKImageProcessor) -> None:

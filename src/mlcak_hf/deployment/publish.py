@@ -14,6 +14,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 from transformers.utils import logging
 
 from ..errors import DeploymentError
+from ..evaluation.evidence.self_check import SELF_CHECK_FILE
 from ..preparation.report import PreparationReport
 from ..shipped import resolve_checkpoint
 from ..trust.operating_points import OPERATING_POINTS_FILE, OperatingPoints
@@ -28,7 +29,8 @@ AGREEMENT = (
 _REQUIRED_FILES = ("README.md", "config.json", "preprocessor_config.json")
 _CODE = re.compile(r"[a-z_]+_mlcak\.py")
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-_MODEL_FILES = (*_REQUIRED_FILES, "LICENSE", "model.safetensors.index.json", OPERATING_POINTS_FILE, REFERENCE_FILE)
+_OPTIONAL_FILES = ("LICENSE", "model.safetensors.index.json", OPERATING_POINTS_FILE, REFERENCE_FILE, SELF_CHECK_FILE)
+_MODEL_FILES = (*_REQUIRED_FILES, *_OPTIONAL_FILES)
 
 
 def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = True, revision: str | None = None) -> CommitInfo:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from ..errors import MLCAKError
-from .bootstrap import Interval
+from .bootstrap import Interval, MetricDraws, percentile_interval
 from .calibration import Reliability
 from .significance import ALPHA, DeLong
 
@@ -34,6 +35,13 @@ class Estimate:
     deviation: float | None
     runs: int
     delong: DeLong | None = None
+
+    @classmethod
+    def of_run(cls, found: MetricDraws) -> Estimate | None:
+        """Estimate of a single run; `None` if the metric is not defined."""
+        if not math.isfinite(found.value):
+            return None
+        return cls(found.value, percentile_interval(found.draws) if len(found.draws) else None, None, 1)
 
 
 @dataclass(frozen=True)
@@ -179,11 +187,11 @@ class Comparison:
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
             if record["format"] == _FORMAT:
-                return cast(Comparison, _read(cls, record))
+                return cast(Comparison, read_dataclass(cls, record))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise MLCAKError(
                 f"{path} is not a comparison of models ({type(error).__name__}: {error}). Name the comparison.json "
-                "that examples/evaluation/evaluate_models.py wrote."
+                "that `mlcak compare` wrote."
             ) from error
         raise MLCAKError(f"{path} must have format {_FORMAT}; got {record['format']}. Evaluate the models again.")
 
@@ -226,14 +234,14 @@ def choose_pairs(
     return list(pairs)
 
 
-def _read(kind: Any, value: Any) -> Any:
+def read_dataclass(kind: Any, value: Any) -> Any:
     """Turn JSON types into a dataclass, a tuple or a dictionary, as the annotation `kind` says."""
     if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind)
-        return kind(**{name: _read(hint, value[name]) for name, hint in hints.items()})
+        return kind(**{name: read_dataclass(hint, value[name]) for name, hint in hints.items()})
     inner = get_args(kind)
     if get_origin(kind) is tuple:
-        return tuple(_read(inner[0], entry) for entry in value)
+        return tuple(read_dataclass(inner[0], entry) for entry in value)
     if get_origin(kind) is dict:
-        return {key: _read(inner[1], entry) for key, entry in value.items()}
-    return value if value is None or not inner else _read(inner[0], value)
+        return {key: read_dataclass(inner[1], entry) for key, entry in value.items()}
+    return value if value is None or not inner else read_dataclass(inner[0], value)

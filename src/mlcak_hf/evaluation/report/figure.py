@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -20,6 +22,8 @@ GREY, DASHES = "#666666", (0, (4, 3))
 
 #: Height, position of the model (its colour and marker), value, and line style of the interval.
 Dot = tuple[float, int, Estimate, Any]
+#: Label, estimate and colour of a line in [`dot_figure`], and whether its dot is filled.
+LabelledDot = tuple[str, Estimate, str, bool]
 
 
 def draw_comparison(comparison: Comparison, path: str | Path) -> None:
@@ -110,6 +114,53 @@ def _draw_reliability(axes: Any, rows: Sequence[Row]) -> None:
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     axes.tick_params(axis="y", labelsize=8)
     _finish(axes, "Reliability, global task")
+
+
+def dot_figure(dots: Sequence[LabelledDot], line: float = 0.0, width: float = 8, heading: str = "") -> Figure | None:
+    """Draw one line per dot, with its interval.
+
+    Args:
+        dots (`Sequence[LabelledDot]`):
+            From the top.
+        line (`float`, *optional*, defaults to 0):
+            Value that is marked by a vertical line.
+        width (`float`, *optional*, defaults to 8):
+            Width in inches.
+        heading (`str`, *optional*):
+            Title of the axes.
+
+    Returns:
+        `Figure`: `None` without dots.
+    """
+    if not dots:
+        return None
+    figure = Figure(figsize=(width, 0.8 + 0.32 * len(dots)), layout="constrained")
+    axes = small_axes(figure, (1, 1, 1), heading)
+    for place, (_, of, colour, filled) in enumerate(dots):
+        if of.interval and of.interval.low is not None:
+            axes.plot([of.interval.low, of.interval.high], [place, place], color=colour, linewidth=1.5)
+        axes.plot(of.value, place, "o", color=colour, markerfacecolor=colour if filled else "white")
+    axes.set_yticks(range(len(dots)), [label for label, *_ in dots], fontsize=8)
+    axes.set_ylim(len(dots) - 0.5, -0.5)
+    axes.axvline(line, color=GREY, linewidth=1, linestyle=DASHES)
+    return figure
+
+
+def small_axes(figure: Figure, place: tuple[int, int, int], heading: str) -> Any:
+    """Add axes with small labels and without the upper and right border."""
+    axes = figure.add_subplot(*place)
+    _finish(axes, heading)
+    axes.tick_params(labelsize=8)
+    return axes
+
+
+def inline_svg(figure: Figure, name: str) -> str:
+    """Write a figure as SVG text for an HTML page, the same for the same figure and name."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
 
 
 def _label(row: Row) -> str:

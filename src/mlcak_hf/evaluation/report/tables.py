@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -102,6 +103,17 @@ def write_report(comparison: Comparison, folder: str | Path) -> list[Path]:
     paths[1].write_text(markdown(comparison), encoding="utf-8")
     draw_comparison(comparison, paths[2])
     return paths
+
+
+def print_comparison(comparison: Comparison, folder: str | Path) -> None:
+    """Write a comparison with [`write_report`], and print its table and its differences."""
+    written = write_report(comparison, folder)
+    console = Console()
+    console.print(rich_table(comparison))
+    found = statements(comparison)
+    lines = ["", "Differences (paired, same draws):", *(f"  {line}" for line in found)] if found else []
+    lines += ["", f"Written: {', '.join(map(str, written))}"]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
 def _markdown_table(headings: list[str], rows: list[list[str]]) -> list[str]:

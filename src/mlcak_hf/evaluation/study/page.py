@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import jinja2
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from ...shipped import hub_configs_dir
 from ..comparison import COMPARED, NOTICE, Comparison, Estimate
-from ..report.figure import COLOURS, DASHES, GREY, MARKERS
+from ..report.figure import COLOURS, DASHES, GREY, MARKERS, dot_figure, inline_svg, small_axes
 from ..report.tables import COLUMNS, markdown
 from ..report.wording import TITLES, footer, interval, number, statements
 from .cells import Study, write_json
 from .results import StudyResult
-
-#: Label, estimate and colour of a dot, and whether it is filled.
-_Dot = tuple[str, Estimate, str, bool]
 
 
 def write_study(study: Study, result: StudyResult) -> list[Path]:
@@ -47,7 +40,9 @@ def write_study(study: Study, result: StudyResult) -> list[Path]:
     write_json(record, content | {"recovered": list(result.recovered), "lines": list(result.lines), "cells": cells})
     template = (hub_configs_dir() / "templates" / "study.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    figures = {caption: _svg(figure) for caption, figure in _figures(study, result) if figure is not None}
+    figures = {
+        caption: inline_svg(figure, "study") for caption, figure in _figures(study, result) if figure is not None
+    }
     words = {"number": number, "interval": interval, "statements": statements, "footer": footer, "columns": COLUMNS}
     page = environment.from_string(template).render(
         content, lines=result.lines, comparisons=result.tables, figures=figures, cells=cells, dump=json.dumps, **words
@@ -69,8 +64,11 @@ def _figures(study: Study, result: StudyResult) -> list[tuple[str, Figure | None
     ]
     return [
         ("AUROC against resolution, with 95 % intervals. Dashed: the teacher.", _resolution(study, table)),
-        ("Share of the gap between teacher and baseline that is recovered (1: as good as the teacher).", _dots(shares)),
-        ("Ablations: difference from the baseline, with 95 % intervals. Filled: beyond noise.", _dots(dots)),
+        (
+            "Share of the gap between teacher and baseline that is recovered (1: as good as the teacher).",
+            dot_figure(shares),
+        ),
+        ("Ablations: difference from the baseline, with 95 % intervals. Filled: beyond noise.", dot_figure(dots)),
     ]
 
 
@@ -88,7 +86,7 @@ def _resolution(study: Study, table: Comparison) -> Figure | None:
     figure = Figure(figsize=(4.8 * len(metrics) + 1, 4), layout="constrained")
     teachers = {row.name for row in study.protocol.study_rows if row.kind == "teacher"}
     for panel, metric in enumerate(metrics):
-        axes = _axes(figure, (1, len(metrics), panel + 1), TITLES[metric])
+        axes = small_axes(figure, (1, len(metrics), panel + 1), TITLES[metric])
         for row in table.rows:
             if row.name in teachers and metric in row.metrics:
                 axes.axhline(row.metrics[metric].value, color=GREY, linewidth=1, linestyle=DASHES)
@@ -104,35 +102,3 @@ def _resolution(study: Study, table: Comparison) -> Figure | None:
         axes.set_xticks(range(len(sizes)), [f"{size} px" for size in sizes])
         axes.legend(fontsize=7, frameon=False)
     return figure
-
-
-def _dots(dots: Sequence[_Dot]) -> Figure | None:
-    """Draw one line per dot, with its interval."""
-    if not dots:
-        return None
-    figure = Figure(figsize=(8, 0.8 + 0.32 * len(dots)), layout="constrained")
-    axes = _axes(figure, (1, 1, 1), "")
-    for place, (_, of, colour, filled) in enumerate(dots):
-        if of.interval and of.interval.low is not None:
-            axes.plot([of.interval.low, of.interval.high], [place, place], color=colour, linewidth=1.5)
-        axes.plot(of.value, place, "o", color=colour, markerfacecolor=colour if filled else "white")
-    axes.set_yticks(range(len(dots)), [label for label, *_ in dots], fontsize=8)
-    axes.set_ylim(len(dots) - 0.5, -0.5)
-    axes.axvline(0, color=GREY, linewidth=1, linestyle=DASHES)
-    return figure
-
-
-def _axes(figure: Figure, place: tuple[int, int, int], title: str) -> Any:
-    axes = figure.add_subplot(*place)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    axes.set_title(title, loc="left", fontsize=10)
-    return axes
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "study"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]

@@ -1,0 +1,1 @@
+"""One model on one dataset: everything that is measured for its report."""

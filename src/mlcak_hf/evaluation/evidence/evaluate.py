@@ -1,0 +1,215 @@
+"""`mlcak evaluate`: one model and one dataset become the record of the report, and the pictures of its errors."""
+
+from __future__ import annotations
+
+import base64
+import io
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from accelerate import Accelerator
+from PIL import Image
+
+from ... import __version__
+from ...data.columns import column_values
+from ...data.decoded_images import to_square
+from ...data.training_data import stored_choices
+from ...errors import DatasetError, RecipeError
+from ...image_processing_mlcak import MLCAKImageProcessor, area_resize
+from ...pretrained import load_model
+from ...shipped import resolve_checkpoint
+from ...training.record import TrainingRecord
+from ...trust.operating_points import OperatingPoints
+from ...trust.reference import Reference
+from ..arguments import EvaluatedModel, EvaluationArguments
+from ..metrics import SPECIFICITY
+from ..run import EvaluationData, check_evaluation, evaluate_model
+from .data_choice import open_for_model, renamed_labels
+from .decision_points import ChosenThreshold, thresholds_of_model
+from .image_pass import PassOptions, pass_over_images, sizes_before_padding
+from .measure import Measurement, measure
+from .record import Evidence
+from .requirements import Requirement
+from .self_check import SelfCheck
+
+#: A picture of a radiograph in the report, and of the model's input, in pixels.
+_PICTURE_PX = 160
+
+
+@dataclass(frozen=True)
+class EvidenceOptions:
+    """Choices of `mlcak evaluate` that a comparison does not have.
+
+    Args:
+        subgroups (`Sequence[str]`, *optional*):
+            Columns to divide the images by.
+        prevalence (`float`, *optional*):
+            For predictive values and net benefit; by default that of the images.
+        renamed (`Sequence[str]`, *optional*):
+            `name=label` for names in the label column that the model calls differently.
+        requirements (`Sequence[str]`, *optional*):
+            What the model must reach.
+        shifted_images (`int`, *optional*, defaults to 500):
+            Images that are perturbed to measure robustness, at most; 0 for none.
+        pictures (`bool`, *optional*, defaults to `True`):
+            Whether to make pictures of the worst errors.
+    """
+
+    subgroups: Sequence[str] = ()
+    prevalence: float | None = None
+    renamed: Sequence[str] = ()
+    requirements: Sequence[str] = ()
+    shifted_images: int = 500
+    pictures: bool = True
+    parsed: tuple[Requirement, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.prevalence is not None and not 0 < self.prevalence < 1:
+            raise RecipeError(f"--prevalence must be between 0 and 1, both excluded; got {self.prevalence}.")
+        object.__setattr__(self, "parsed", tuple(map(Requirement.parse, self.requirements)))
+
+
+def evaluate_evidence(
+    model: str, args: EvaluationArguments, options: EvidenceOptions
+) -> tuple[Evidence, dict[int, str]]:
+    """Evaluate one model on one dataset.
+
+    Args:
+        model (`str`):
+            Folder or Hub id of the model.
+        args ([`EvaluationArguments`]):
+            Dataset, columns and folder. Without a split, it is chosen by [`choose_split`].
+        options ([`EvidenceOptions`]):
+            What to measure.
+
+    Returns:
+        `tuple[Evidence, dict[int, str]]`: The record, and a data URI of the picture of each erroneous row.
+
+    Raises:
+        [`MLCAKError`]: When an option is wrong; found before the model runs.
+    """
+    model = resolve_checkpoint(model)
+    is_local = Path(model).is_dir()
+    one = EvaluatedModel(Path(model).resolve().name if is_local else model, model)
+    config = one.load_config()
+    for requirement in options.parsed:
+        requirement.check_name(config)
+    data = open_for_model(args, one)
+    data = replace(data, splits=renamed_labels(data, config.global_labels, options.renamed))
+    check_evaluation([one], data)
+    args, rows = data.args, data.split(data.args.split)
+    missing = sorted(set(options.subgroups) - set(rows.column_names))
+    if missing:
+        raise DatasetError(
+            f"The dataset has no column {missing[0]!r} for --subgroup; it has {rows.column_names}. Name one of them."
+        )
+    predictions = evaluate_model(one, data, Accelerator(cpu=not torch.accelerator.is_available()))
+    predictions.save(Path(args.output) / "predictions" / "predictions.npz")
+    processor = one.load_processor()
+    network: Any = load_model(model, one.role)
+    network.to("cuda" if torch.cuda.is_available() else "cpu")
+    dataset = data.radiographs(args.split, config)
+    passing = PassOptions(
+        sizes=sizes_before_padding(rows, stored_choices(args.dataset).get("fit")),
+        reference=Reference.load(model) if is_local else None,
+        most_shifted=options.shifted_images,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+    )
+    images = pass_over_images(network, processor, dataset, passing)
+    split_name = "the whole file" if len(data.splits) == 1 and args.split in data.splits else f"the split {args.split}"
+    names, points = predictions.global_task.names, OperatingPoints.load(model) if is_local else None
+    chosen = {name: thresholds_of_model(points, name) for name in names}
+    if predictions.thresholds is not None:
+        rule = f"{SPECIFICITY:.0%} specificity on the split {args.threshold_split}"
+        for name, threshold in zip(names, predictions.thresholds, strict=True):
+            chosen[name] += [ChosenThreshold(rule, float(threshold))] if np.isfinite(threshold) else []
+    wanted = Measurement(
+        n_draws=args.bootstrap_draws,
+        seed=args.seed,
+        prevalence=options.prevalence,
+        subgroups={name: column_values(rows, name) for name in options.subgroups},
+        thresholds=chosen,
+        context={
+            "dataset": Path(args.dataset).name,
+            "split": args.split,
+            "threshold_split": args.threshold_split,
+            "images": split_name,
+        },
+        facts=_facts(one, network, processor, data),
+    )
+    self_check = SelfCheck.of_model(network, processor, predictions.details["weights"])
+    evidence = measure(predictions, images, self_check, wanted)
+    pictures = {}
+    if options.pictures:
+        pictures = {error.row: _picture(dataset[error.row]["image"], processor) for error in evidence.errors}
+    return evidence, pictures
+
+
+def _facts(model: EvaluatedModel, network: Any, processor: MLCAKImageProcessor, data: EvaluationData) -> dict[str, Any]:
+    """Collect what the checklist needs; without folders and without text about patients."""
+    config, args = network.config, data.args
+    trained: dict[str, Any] = {}
+    if model.training_options:
+        content = TrainingRecord.load(model.folder).content
+        arguments, entry = content["arguments"], content["model"]
+        trained = {
+            "dataset": content["data"].get("dataset"),
+            "images": content["train"]["rows"],
+            "validation_images": content["validation"]["rows"],
+            "initial_weights": entry.get("backbone") or entry.get("initial_weights"),
+            "teacher": entry.get("teacher") if entry.get("distilled") else None,
+            "epochs": content["epochs"],
+            "steps": content["steps"],
+            "learning_rate": arguments.get("learning_rate"),
+            "optimizer": arguments.get("optim"),
+            "seed": arguments.get("seed"),
+            "metric_for_best_model": arguments.get("metric_for_best_model"),
+        }
+    return {
+        "model": model.name,
+        "backbone": config.backbone_config.model_type,
+        "layers": config.backbone_config.num_hidden_layers,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "image_size_px": config.image_size,
+        "fit": processor.fit,
+        "voi": processor.voi,
+        "lowres_px": processor.lowres,
+        "global_labels": list(config.global_labels),
+        "trained": trained,
+        "label_column": data.columns.label,
+        "group_column": data.columns.group,
+        "preparation": {
+            name: value
+            for name, value in stored_choices(args.dataset).items()
+            if isinstance(value, str | int | float | bool) and "/" not in str(value)
+        },
+        "software": {
+            "mlcak-hf": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _picture(image: Any, processor: MLCAKImageProcessor) -> str:
+    """Draw a stored image, and beside it what the model sees of it, as a data URI."""
+    square = to_square(image, processor)
+    seen = area_resize(square, *(2 * [processor.lowres or processor.size["height"]]))
+    panels = [
+        Image.fromarray(np.uint8(np.clip(pixels, 0, 1) * 255 + 0.5)).resize((_PICTURE_PX, _PICTURE_PX), kind)
+        for pixels, kind in ((square, Image.Resampling.BILINEAR), (seen, Image.Resampling.NEAREST))
+    ]
+    both = Image.new("L", (2 * _PICTURE_PX + 4, _PICTURE_PX), 255)
+    both.paste(panels[0], (0, 0))
+    both.paste(panels[1], (_PICTURE_PX + 4, 0))
+    buffer = io.BytesIO()
+    both.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

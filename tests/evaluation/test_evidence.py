@@ -1,0 +1,323 @@
+"""The record of one model on one dataset against values worked out by hand, and the report that is made of it."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from mlcak_hf import MLCAKConfig
+from mlcak_hf.errors import MLCAKError, RecipeError
+from mlcak_hf.evaluation.bootstrap import draw_weights, group_indices
+from mlcak_hf.evaluation.evidence.decision_points import (
+    ChosenThreshold,
+    measure_points,
+    predictive_values,
+    thresholds_chosen_here,
+)
+from mlcak_hf.evaluation.evidence.image_pass import ImagePass
+from mlcak_hf.evaluation.evidence.label_curves import calibrate_label, draw_curves
+from mlcak_hf.evaluation.evidence.measure import Measurement, measure, worst_errors
+from mlcak_hf.evaluation.evidence.record import Evidence, InputQuality, load_results
+from mlcak_hf.evaluation.evidence.requirements import Requirement, failed_requirements
+from mlcak_hf.evaluation.evidence.self_check import SelfCheck
+from mlcak_hf.evaluation.evidence.subgroups import measure_subgroups, values_of_column
+from mlcak_hf.evaluation.predictions import ModelPredictions
+from mlcak_hf.evaluation.report.claim_checklist import claim_items
+from mlcak_hf.evaluation.report.html_page import render, write_evidence
+from mlcak_hf.evaluation.report.verdict import judge
+from mlcak_hf.evaluation.scores import global_scores, local_scores
+from mlcak_hf.probabilities import probabilities
+
+FACTS = {
+    "model": "student", "backbone": "vit", "layers": 3, "parameters": 1000, "image_size_px": 28, "fit": "pad",
+    "voi": "dicom", "lowres_px": None, "global_labels": ["Normal", "Abnormal"], "trained": {}, "label_column": "label",
+    "group_column": "group", "preparation": {}, "software": {"torch": "2.0"},
+}  # fmt: skip
+CHECK = SelfCheck(0, 0.3, "0" * 64, {"global/Normal": 0.4, "global/Abnormal": 0.6})
+
+
+def predictions(n=300, skill=2.0, bias=0.0, trained_on=0, present=0.4):
+    """A model whose probabilities are calibrated for bias 0: log odds are those of two normal distributions."""
+    rng = np.random.default_rng(3)
+    labels = (rng.random(n) < present).astype(int)
+    x = rng.normal(size=n) + skill * labels
+    logits = skill * x - skill**2 / 2 + np.log(max(present, 0.01) / (1 - present)) + bias
+    findings = np.stack([labels * (rng.random(n) < 0.5), np.arange(n) < 4], axis=1).astype(int)
+    return ModelPredictions(
+        name="student",
+        image_ids=[f"image-{row}" for row in range(n)],
+        global_task=global_scores(probabilities(logits[:, None])[:, 0], labels),
+        local_task=local_scores(rng.random((n, 2)), findings, ("Edema", "Rare")),
+        groups=[f"patient-{row // 2}" for row in range(n)],
+        details={"trained_on": {"evaluated": trained_on}, "weights": "0" * 64, "image_size_px": 28},
+    )
+
+
+def evidence_of(model, refused=0, subgroups=None, shift=0.0, **wanted):
+    rows = np.arange(0, len(model), 2)
+    shifted = model.global_task.scores[rows] * (1 - shift) + shift * np.random.default_rng(0).random((len(rows), 1))
+    images = ImagePass(InputQuality(refused, {}, {"noise": refused} if refused else {}), rows, {"blur": shifted})
+    wanted = {"n_draws": 200, "context": {"dataset": "d", "split": "test", "images": "the split test"}} | wanted
+    return measure(model, images, CHECK, Measurement(subgroups=subgroups or {}, facts=FACTS, **wanted))
+
+
+@pytest.fixture(scope="module")
+def evidence():
+    sides = ["left" if row % 3 else "right" for row in range(300)]
+    return evidence_of(predictions(), subgroups={"side": sides})
+
+
+def test_predictive_values_follow_from_counting_1000_patients():
+    # 50 of 1,000 are ill; 40 are found; 95 of the 950 others are flagged too.
+    ppv, npv = predictive_values(0.8, 0.9, 0.05)
+    assert ppv == pytest.approx(40 / 135)
+    assert npv == pytest.approx(855 / 865)
+    assert np.isnan(predictive_values(0.0, 1.0, 0.05)[0]), "no image is positive"
+
+
+def test_net_benefit_counts_true_positives_minus_false_ones_at_the_odds_of_the_threshold():
+    scores, labels = np.array([0.1, 0.3, 0.6, 0.7, 0.9]), np.array([0, 1, 0, 1, 1])
+    curves = draw_curves(scores, labels)
+    at = dict(zip(curves.threshold, zip(curves.net_benefit, curves.net_benefit_of_all, strict=True), strict=True))
+    assert at[0.5] == pytest.approx((2 / 5 - 1 / 5, 3 / 5 - 2 / 5))
+    assert at[0.2] == pytest.approx((3 / 5 - 1 / 5 * 0.25, 3 / 5 - 2 / 5 * 0.25))
+    # Where acting on everyone is as good as acting on no one, the threshold is the prevalence.
+    named = draw_curves(scores, labels, prevalence=0.25)
+    assert named.net_benefit_of_all[named.threshold.index(0.25)] == pytest.approx(0, abs=1e-9)
+
+
+def test_curves_end_where_every_curve_ends():
+    task = predictions().global_task
+    curves = draw_curves(*task.column(0))
+    assert (curves.false_positive_rate[0], curves.sensitivity[0]) == (0, 0)
+    assert (curves.false_positive_rate[-1], curves.sensitivity[-1]) == (1, 1)
+    area = np.trapezoid(curves.sensitivity, curves.false_positive_rate)
+    assert area == pytest.approx(roc_auc_score(*task.column(0)[::-1]), abs=0.005)
+    assert len(curves.precision) <= 200
+
+
+def test_thresholds_are_measured_with_intervals_and_say_where_they_were_chosen():
+    task, groups = predictions().global_task, predictions().groups
+    (scores, labels), weights = task.column(0), draw_weights(groups, 200)
+    chosen = [*thresholds_chosen_here(scores, labels), ChosenThreshold("fixed", 0.5)]
+    specific, sensitive, fixed = measure_points("Abnormal", scores, labels, weights, chosen, 0.05)
+    assert (specific.chosen_here, sensitive.chosen_here, fixed.chosen_here) == (True, True, False)
+    assert specific.specificity.value == pytest.approx(0.9, abs=0.01)
+    assert sensitive.sensitivity.value == pytest.approx(0.9, abs=0.01)
+    flagged = scores >= 0.5
+    assert fixed.sensitivity.value == pytest.approx(flagged[labels == 1].mean())
+    expected = predictive_values(flagged[labels == 1].mean(), 1 - flagged[labels == 0].mean(), 0.05)
+    assert (fixed.ppv.value, fixed.npv.value) == pytest.approx(expected)
+    assert fixed.ppv.interval.low < fixed.ppv.value < fixed.ppv.interval.high
+
+
+def test_a_threshold_that_nobody_reaches_has_no_ppv():
+    scores, labels = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0, 1, 0, 1])
+    (point,) = measure_points("x", scores, labels, draw_weights("abcd", 50), [ChosenThreshold("r", 0.9)], 0.5)
+    assert point.ppv is None
+    assert point.npv.value == pytest.approx(0.5)
+
+
+def test_subgroups_are_measured_alone_and_small_ones_are_listed_without_a_number():
+    model = predictions(60)
+    sides = np.array(["left"] * 40 + ["right"] * 18 + [None, ""], dtype=object)
+    groups, weights = group_indices(model.groups), draw_weights(model.groups, 100)
+    left, right, unknown = measure_subgroups(model.global_task, {"side": sides.tolist()}, groups, weights)
+    scores, labels = model.global_task.column(0)
+    assert left.auroc.value == pytest.approx(roc_auc_score(labels[:40], scores[:40]))
+    assert (left.images, left.patients, left.present) == (40, 20, int(labels[:40].sum()))
+    assert right.auroc is None
+    assert right.left_out == "fewer than 10 patients in a class"
+    assert (unknown.value, unknown.images, unknown.patients) == ("unknown", 2, 1)
+
+
+def test_many_numbers_are_divided_at_their_quartiles():
+    named = values_of_column([*range(100), None, float("nan")])
+    assert sorted(set(named)) == [
+        "0 to below 24.75",
+        "24.75 to below 49.5",
+        "49.5 to below 74.25",
+        "74.25 to 99",
+        "unknown",
+    ]
+    assert [named.count(name) for name in sorted(set(named))] == [25, 25, 25, 25, 2]
+    assert values_of_column([1, 2, 1]) == ["1", "2", "1"]
+
+
+def test_the_worst_errors_are_the_most_confident_ones():
+    task = global_scores([0.9, 0.1, 0.6, 0.2, 0.8, 0.4], [0, 0, 0, 1, 1, 1])
+    found = [(error.row, error.present, error.score) for error in worst_errors(task, 2)]
+    assert found == [(0, False, 0.9), (2, False, 0.6), (3, True, 0.2), (5, True, 0.4)]
+
+
+def test_the_calibration_error_of_a_calibrated_model_is_within_its_floor():
+    for bias, within in ((0.0, True), (1.5, False)):
+        found = calibrate_label(*predictions(1000, bias=bias).global_task.column(0))
+        assert (found.error <= found.floor.percentile_95) == within
+        assert found.floor.mean < found.floor.percentile_95
+        assert found.brier_of_rate == pytest.approx(found.observed * (1 - found.observed))
+
+
+def test_the_change_under_a_shift_is_that_of_the_same_images(evidence):
+    (same,) = evidence.shifts
+    assert same.difference.value == 0
+    assert (same.difference.interval.low, same.difference.interval.high) == (0, 0)
+    (noisy,) = evidence_of(predictions(), shift=0.9).shifts
+    task, rows = predictions().global_task, np.arange(0, 300, 2)
+    before = roc_auc_score(task.labels[rows, 0], task.scores[rows, 0])
+    assert noisy.difference.value == pytest.approx(noisy.auroc.value - before)
+    assert noisy.difference.interval.high < 0
+
+
+def test_the_record_comes_back_whole(evidence, tmp_path):
+    evidence.save(tmp_path / "evaluation.json")
+    assert Evidence.load(tmp_path) == evidence == load_results(tmp_path / "evaluation.json")
+    assert SelfCheck.load(tmp_path / "evaluation.json") == CHECK
+    evidence.comparison.to_json(tmp_path / "comparison.json")
+    assert load_results(tmp_path / "comparison.json") == evidence.comparison
+    with pytest.raises(MLCAKError, match=r"evaluation\.json of format 1"):
+        Evidence.load(tmp_path / "comparison.json")
+    (tmp_path / "other.json").write_text("[]")
+    with pytest.raises(MLCAKError, match="is not the record of an evaluation"):
+        Evidence.load(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer", "reason"),
+    [
+        ({"n": 800}, "fits", "It separates the classes well"),
+        ({"n": 800, "bias": 2.0}, "fits with reservations", "Its probabilities are too high"),
+        ({"n": 800, "skill": 1.1}, "fits with reservations", "interval is below 0.8"),
+        ({"n": 800, "skill": 0.4}, "does not fit", "It separates the classes weakly"),
+        ({"n": 800, "skill": 0.0}, "does not fit", "not shown to be better than chance"),
+        ({"n": 40, "present": 0.1}, "cannot be said", "Fewer than 10 images of one class of Abnormal"),
+        ({"n": 40, "present": 0.0}, "cannot be said", "No global label has images of both classes"),
+        ({"trained_on": 7}, "cannot be said", "trained on 7 of these 300 images"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_the_verdict_follows_its_rules(changes, answer, reason):
+    verdict = judge(evidence_of(predictions(**changes)))
+    assert verdict.answer == answer
+    assert reason in " ".join(verdict.reasons)
+
+
+def test_reservations_name_suspect_images_subgroups_and_perturbations():
+    model = predictions(800)
+    scores = model.global_task.scores.copy()
+    scores[:200] = np.random.default_rng(1).random((200, 1))
+    model = replace(model, global_task=replace(model.global_task, scores=scores))
+    sides = ["bad" if row < 200 else "good" for row in range(800)]
+    verdict = judge(evidence_of(model, refused=100, subgroups={"side": sides}, shift=0.9))
+    text = " ".join(verdict.reasons)
+    assert "12.5% of 800 images do not look like upright frontal chest radiographs" in text
+    assert "It is worse where side is bad" in text
+    assert "side is good" not in text
+    assert "blur changes the AUROC by -" in text
+
+
+def test_open_questions_name_what_the_images_are_too_few_for():
+    few = judge(evidence_of(predictions(60), subgroups={"side": ["a"] * 50 + ["b"] * 10})).open_questions
+    text = " ".join(few)
+    assert "How good it is within 0.1" in text
+    assert "labels with fewer than 10 images of one class: Edema, Rare" in text
+    assert "as good for side b: too few patients" in text
+
+
+def test_requirements_name_what_is_not_met(evidence):
+    auroc = evidence.row.metrics["auroc_global"].value
+    texts = ["auroc_global>=0.5", "auroc_global >= 0.99", "auroc_global.low<0.1", "share_refused<=0.05"]
+    failed = failed_requirements([Requirement.parse(text) for text in texts], evidence)
+    assert failed[0] == f"auroc_global >= 0.99: not met; auroc_global is {auroc:.4f}."
+    assert [text.split(":")[0] for text in failed] == ["auroc_global >= 0.99", "auroc_global.low<0.1"]
+    (undefined,) = failed_requirements([Requirement.parse("auroc_local_micro.low>=0")], evidence)
+    assert "could not be measured" in undefined
+    on_training = evidence_of(predictions(trained_on=7))
+    (reason,) = failed_requirements([Requirement.parse("auroc_global>=0.5")], on_training)
+    assert "trained on 7 of these images" in reason
+
+
+def test_requirements_in_another_form_or_with_an_unknown_metric_are_refused():
+    for text in ("auroc_global", "auroc_global=0.9", ">=0.9", "auroc_global>=high"):
+        with pytest.raises(RecipeError, match="must have the form"):
+            Requirement.parse(text)
+    config = MLCAKConfig(local_labels=["Edema"])
+    with pytest.raises(RecipeError, match=r"no metric 'auroc_globl'\. Did you mean 'auroc_global'"):
+        Requirement.parse("auroc_globl>=0.9").check_name(config)
+    for metric in ("auroc/Edema", "auroc_global.low", "brier_global", "share_refused"):
+        Requirement.parse(f"{metric}>=0.9").check_name(config)
+
+
+class Tags(HTMLParser):
+    """Opened and closed tags of a page, and its attributes."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.attributes, self.text = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.attributes += [(tag, name, value) for name, value in attributes]
+        if tag not in ("meta", "img", "br", "path", "use", "rect"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.attributes += [(tag, name, value) for name, value in attributes]
+
+    def handle_endtag(self, tag):
+        if tag not in ("path", "use", "rect"):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_report_is_one_file_without_script_or_network(evidence, tmp_path):
+    row = evidence.errors[0].row
+    page, record = write_evidence(evidence, tmp_path, {row: "data:image/png;base64,AAAA"})
+    assert (page.name, record.name) == ("report.html", "evaluation.json")
+    tags = Tags(page.read_text(encoding="utf-8"))
+    assert tags.open == []
+    assert {tag for tag, *_ in tags.attributes}.isdisjoint({"script", "link", "iframe", "object"})
+    for _, name, value in tags.attributes:
+        assert not name.startswith("on")
+        if name in ("src", "href", "xlink:href"):
+            assert value.startswith(("data:", "#")), value
+    assert "url(http" not in page.read_text(encoding="utf-8")
+    text = " ".join(tags.text)
+    for heading in ("Discrimination", "Operating points", "Findings", "Subgroups", "Robustness", "CLAIM checklist"):
+        assert heading in text
+    assert "This model fits these images" in text
+    assert ("img", "alt", f"Radiograph of row {row}") in tags.attributes
+
+
+def test_the_report_is_the_same_for_the_same_record_and_holds_no_picture_without_one(evidence):
+    page = render(evidence)
+    assert page == render(evidence)
+    assert "<img" not in page
+    assert f"Row {evidence.errors[0].row}:" in page
+
+
+def test_names_from_a_dataset_cannot_break_the_page():
+    sides = ["<script>alert(1)</script>" if row % 2 else "a & b" for row in range(300)]
+    page = render(evidence_of(predictions(), subgroups={"<b>": sides}))
+    Tags(page)
+    assert not re.search(r"<script|<b>\s*(<script|a &)", page)
+
+
+def test_a_report_without_labels_of_both_classes_is_still_written():
+    page = render(evidence_of(predictions(40, present=0.0)))
+    assert "cannot be said" in page
+    assert "Operating points" not in page
+
+
+def test_the_checklist_answers_only_from_the_record(evidence):
+    items = {item.number: item.answer for item in claim_items(evidence)}
+    assert list(items) == sorted(items)
+    assert "300 images of 150 patients" in items[7]
+    assert items[25] == "Not recorded with this model."
+    assert items[20] == "None of the evaluated images was a training image, by hashes of their pixels."
+    assert "trained on 7 of" in {i.number: i.answer for i in claim_items(evidence_of(predictions(trained_on=7)))}[20]
