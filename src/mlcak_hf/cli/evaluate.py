@@ -100,7 +100,7 @@ def evaluate(
         num_workers=num_workers,
         bootstrap_draws=bootstrap_draws,
         seed=seed,
-        label_column=label_column,
+        label_column=label_column,  # type: ignore[arg-type]
         findings_column=findings_column,  # type: ignore[arg-type]
     )
     evidence, pictures = evaluate_evidence(model, arguments, options)
