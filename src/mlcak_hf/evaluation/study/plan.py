@@ -92,11 +92,13 @@ def plan(study: Study, workers: int = 1) -> list[str]:
         done = [cell.record for cell in study.cells if cell.row.name == name and cell.record]
         # The first seed of a fold trains every trial.
         runs = sum(max(len(cell.row.tuning), 1) if cell.tuned_by is None else 1 for cell in of_row)
-        cost = known.get(name, {"seconds": math.nan, "bytes": 0, "images": 0, "source": "unknown: no timing"})
+        cost = known.get(name, {"seconds": math.nan, "bytes": 0, "images": 0, "source": ""})
         whole = [sum(each["seconds"].values()) / len(each["validation"]) for each in done if not each["restarted"]]
         if whole:
             source = f"mean of {len(whole)} finished cells"
             cost = cost | {"seconds": sum(whole) / len(whole), "bytes": done[0]["bytes"], "source": source}
+        if math.isnan(cost["seconds"]):
+            return [lines[0], "Hours and disk are unknown, because nothing was timed: set --timing_steps."]
         total += runs * cost["seconds"]
         size += len(of_row) * cost["bytes"]
         lines.append(f"  {name}: {runs} x {cost['seconds'] / 60:.1f} minutes ({cost['source']})")
