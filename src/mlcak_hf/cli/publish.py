@@ -18,6 +18,10 @@ def card(
     ] = None,
     row: Annotated[str | None, Option(help="The model's row in a comparison. By default the folder's name.")] = None,
     repo_id: Annotated[str | None, Option(help="Hub id for the code snippets, such as owner/name.")] = None,
+    explanations: Annotated[
+        Path | None, Option(help="explanations.json with what the model's explanation maps are worth.")
+    ] = None,
+    explained_as: Annotated[str | None, Option(help="The model's name in it. By default the folder's name.")] = None,
     license_id: Annotated[
         str | None, Option("--license", help="Licence of the weights, such as apache-2.0. None by default.")
     ] = None,
@@ -28,11 +32,14 @@ def card(
     """
     from rich.console import Console
 
+    from ..deployment.explanation_section import add_explanations
     from ..deployment.model_card import card_for_folder
     from ..evaluation.evidence.record import Evidence, load_results
 
     found = None if results is None else load_results(results)
     made = card_for_folder(folder, found, row, model_id=repo_id, license=license_id)
+    if explanations is not None:
+        add_explanations(made, folder, explanations, explained_as or folder.resolve().name)
     made.save(folder / "README.md")
     Console().print(f"Model card: {folder / 'README.md'}")
     if isinstance(found, Evidence):
