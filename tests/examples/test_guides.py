@@ -100,8 +100,8 @@ def test_every_option_in_a_table_or_sentence_exists(guide):
     known = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
     kinds = [StudentArguments, DataArguments, ViewParameters, MLCAKTrainingArguments]
     known |= {f"--{entry.name}" for kind in kinds for entry in fields(kind)}
-    for script in ("evaluate_models.py", "study.py"):
-        known |= {f"--{name}" for name in script_options(ROOT / "examples" / "evaluation" / script)}
+    for script in ("evaluation/evaluate_models.py", "evaluation/study.py", "explanation/measure_explanations.py"):
+        known |= {f"--{name}" for name in script_options(ROOT / "examples" / script)}
     known |= {f"--{name}" for name in script_options(ROOT / "tests" / "mutate.py")}
     # of accelerate launch
     known |= {"--num_machines", "--machine_rank", "--main_process_ip"}
