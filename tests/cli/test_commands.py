@@ -52,7 +52,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_names_every_command_and_the_purpose(mlcak):
     code, out, _ = mlcak("--help")
     assert code == 0
-    for command in ("phantom", "inspect", "prepare", "predict", "card", "push"):
+    for command in ("phantom", "inspect", "prepare", "predict", "card", "export", "push"):
         assert command in out
     assert "not a" in out
     assert "medical device" in out

@@ -16,6 +16,7 @@ from .. import __version__
 from ..errors import MLCAKError
 from .calibrate import calibrate
 from .evaluate import check, compare_models, evaluate
+from .export import export
 from .inspect import inspect
 from .phantom import phantom
 from .predict import predict
@@ -41,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # Rich doubles the time that help and usage errors take.
 )
-for command in (inspect, prepare, merge, phantom, predict, evaluate, calibrate, check, card, push):
+for command in (inspect, prepare, merge, phantom, predict, evaluate, calibrate, check, card, export, push):
     app.command(no_args_is_help=True)(command)
 # The script's own parser reads its options and prints its help.
 _AS_SCRIPT = {"allow_extra_args": True, "ignore_unknown_options": True}

@@ -1,0 +1,65 @@
+"""Card of a native export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+from huggingface_hub import ModelCard, ModelCardData
+
+from ...pretrained import Source, weights_digest
+from ...probabilities import MULTI_LABEL
+from ...shipped import hub_configs_dir, resolve_checkpoint
+from .deviation import Deviation
+
+#: A drawing for the widget, in the exported folder.
+EXAMPLE_IMAGE = "phantom.png"
+
+
+def native_card(
+    source: Source, name: str, labels: Sequence[str], problem_type: str, deviations: Sequence[Deviation], backend: str
+) -> ModelCard:
+    """Make the card of a native export.
+
+    Args:
+        source (`str` or `Path`):
+            The original model.
+        name (`str`):
+            Name of the exported folder.
+        labels (`Sequence[str]`):
+            Labels, in the order of the logits.
+        problem_type (`str`):
+            How logits become probabilities.
+        deviations (`Sequence` of [`Deviation`]):
+            Measured differences; the first one where no image is resized.
+        backend (`str`):
+            What the stock processor resized with, such as `"pil"`.
+
+    Returns:
+        `ModelCard`
+    """
+    folder = Path(resolve_checkpoint(str(source)))
+    original = folder / "README.md"
+    metadata = ModelCardData(
+        language="en",
+        license=ModelCard.load(original).data.license if original.is_file() else None,
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["chest-xray", "medical", "mlcak", "low-resolution"],
+        widget=[{"src": EXAMPLE_IMAGE, "example_title": "A drawing, not a patient"}],
+        original_weights_sha256=weights_digest(source),
+    )
+    template = (hub_configs_dir() / "templates" / "native_model_card.md").read_text(encoding="utf-8")
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    text = environment.from_string(template).render(
+        card_data=metadata.to_yaml(),
+        name=name,
+        original=folder.name if folder.is_dir() else str(source),
+        example=EXAMPLE_IMAGE,
+        labels=labels,
+        multi_label=problem_type == MULTI_LABEL,
+        deviations=deviations,
+        backend=backend,
+    )
+    return ModelCard(text)
