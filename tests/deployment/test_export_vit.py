@@ -136,6 +136,13 @@ def test_what_a_stock_vit_cannot_express_is_refused_with_the_reason(config, said
         check_expressible(config, MLCAKImageProcessor())
 
 
+@pytest.mark.parametrize(("size", "side"), [(28, 224), (48, 240), (224, 224), (256, 256)])
+def test_the_side_is_the_smallest_multiple_of_the_models_own_from_224_px(size, side):
+    model = tiny_model(backbone={"image_size": size, "patch_size": size // 4})
+    config = native_model(model, MLCAKImageProcessor(size={"height": size, "width": size})).config
+    assert (config.image_size, config.patch_size) == (side, side // 4)
+
+
 def test_three_global_labels_can_be_exported_alone():
     check_expressible(MLCAKConfig(id2label={0: "a", 1: "b", 2: "c"}), MLCAKImageProcessor(), "global")
 
