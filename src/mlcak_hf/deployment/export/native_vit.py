@@ -28,7 +28,7 @@ from ...configuration_mlcak import MLCAKConfig
 from ...errors import DeploymentError
 from ...image_processing_mlcak import MLCAKImageProcessor
 from ...modeling_mlcak import MLCAKForCXRClassification
-from ...pretrained import Source, load_model, load_processor
+from ...pretrained import Source, load_config, load_model, load_processor
 from ...probabilities import MULTI_LABEL, SINGLE_LABEL, probabilities
 from ...unit_range_mlcak import to_unit_range
 from .deviation import Classifier, Deviation, check_deviation, draw_phantoms, grey_image, measured_deviations
@@ -75,17 +75,19 @@ def export_vit(source: Source, output: str | Path, head: str = "both") -> Native
         [`DeploymentError`]: When a stock ViT cannot express the model or its processor, or the written model differs
             by more than 1e-5 where no image is resized.
     """
+    config = load_config(source, error=DeploymentError)
+    processor = load_processor(source, config, error=DeploymentError)
+    check_expressible(config, processor, head)
     model = load_model(source, error=DeploymentError, dtype=torch.float32)
-    processor = load_processor(source, model.config, error=DeploymentError)
-    check_expressible(model.config, processor, head)
     with new_folder(output) as folder:
-        native = native_model(model, processor, head)
+        native: Any = native_model(model, processor, head)
         native.save_pretrained(folder)
         for weights in folder.glob("*.safetensors"):  # written with mode 0600, config.json by the umask
             weights.chmod((folder / "config.json").stat().st_mode & 0o777)
         side = int(native.config.image_size)
         stock_processor(processor, side).save_pretrained(folder)
-        stock: Any = AutoImageProcessor.from_pretrained(folder)
+        image_processors: Any = AutoImageProcessor
+        stock = image_processors.from_pretrained(folder)
         loaded: Any = AutoModelForImageClassification.from_pretrained(folder)
         deviations = measured_deviations(_original(model, processor, head), _native(loaded, stock), side)
         check_deviation(deviations[0], LIMIT)
@@ -116,14 +118,14 @@ def check_expressible(config: MLCAKConfig, processor: MLCAKImageProcessor, head:
         got = f"a {family}" if family != "vit" else "a convolutional trunk"
         raise DeploymentError(
             f"The model must be a ViT with a linear patch embedding to become a stock ViT; got {got}. Publish it with "
-            "its own code (`mlcak push`), or export it with --to onnx."
+            "its own code (`mlcak push`)."
         )
-    if processor.lowres is not None or processor.value_range is not None:
-        name = "lowres" if processor.lowres is not None else "value_range"
-        raise DeploymentError(
-            f"The processor's {name} must be None for a stock processor, which has no such step; got "
-            f"{getattr(processor, name)}. Publish the model with its own code (`mlcak push`)."
-        )
+    for name in ("lowres", "value_range"):
+        if (value := getattr(processor, name)) is not None:
+            raise DeploymentError(
+                f"The processor's {name} must be None for a stock processor, which has no such step; got {value}. "
+                "Publish the model with its own code (`mlcak push`)."
+            )
     if head != "both" or not config.local_labels:
         return
     if config.problem_type == SINGLE_LABEL and config.num_labels != 2:
@@ -163,13 +165,14 @@ def native_model(
     config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
     config.problem_type, config.architectures = problem_type, None
     config._attn_implementation = "sdpa"
-    native = ViTForImageClassification(config).eval()
+    native = ViTForImageClassification(config)
     state = {f"vit.{name}": value for name, value in model.backbone.state_dict().items()}
     patches = "vit.embeddings.patch_embeddings.projection"
     state[f"{patches}.weight"], state[f"{patches}.bias"] = _stock_filters(
         state[f"{patches}.weight"], state[f"{patches}.bias"], processor, times
     )
     native.load_state_dict(state | {"classifier.weight": weight, "classifier.bias": bias})
+    native.train(False)
     return native
 
 
@@ -216,7 +219,8 @@ def _one_head(model: MLCAKForCXRClassification, head: str) -> tuple[list[str], s
     """Labels, problem type, weight and bias of the native head."""
     config, local = model.config, model.local_classifier
     problem_type = str(config.problem_type)
-    weight, bias = model.classifier.weight, model.classifier.bias
+    weight: Tensor = model.classifier.weight
+    bias: Tensor = model.classifier.bias
     if head == "global" or local is None:
         return config.global_labels, problem_type, weight, bias
     if problem_type == SINGLE_LABEL:
