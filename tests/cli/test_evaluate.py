@@ -1,6 +1,7 @@
 """`mlcak evaluate`, `mlcak compare` and `mlcak check` on tiny datasets: which images count, exit codes, bad input."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -226,6 +227,22 @@ def test_the_card_takes_the_evaluation_and_check_passes_until_the_weights_change
     assert code == 1
     assert "but it must be" in err
     assert mlcak("card", model, "--evaluation", evaluated / "evaluation.json")[0] == 2, "other weights"
+
+
+def test_the_card_takes_notes_and_results_on_other_datasets(mlcak, folder, evaluated, tmp_path):
+    model = shutil.copytree(folder / "model", tmp_path / "noted")
+    (tmp_path / "notes.md").write_text("## What the model knows\n\nChildren of one hospital.\n", encoding="utf-8")
+    further = ["--other-dataset", evaluated / "evaluation.json", "--notes", tmp_path / "notes.md"]
+    assert mlcak("card", model, "--evaluation", evaluated / "evaluation.json", *further)[0] == 0
+    headings = re.split(r"^## ", (model / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    names = [heading.splitlines()[0] for heading in headings[1:]]
+    assert names[:2] == ["What the model knows", "How to use"]
+    assert names[names.index("Limits") - 1] == "Other datasets"
+    found = Evidence.load(evaluated)
+    auroc = f"{found.row.metrics['auroc_global'].value:.3f}"
+    (row,) = [line for line in headings[names.index("Other datasets") + 1].splitlines() if "clinic.parquet" in line]
+    assert row.startswith(f"| {found.row.name} | clinic.parquet | {COUNT} | {auroc} [")
+    assert mlcak("card", model, "--notes", tmp_path / "nothing.md")[0] == 2
 
 
 def test_images_without_contrast_are_counted_as_refused(mlcak, folder, tmp_path):

@@ -21,6 +21,13 @@ def card(
     explanations: Annotated[
         Path | None, Option(help="explanations.json with what the model's explanation maps are worth.")
     ] = None,
+    other_datasets: Annotated[
+        list[Path] | None,
+        Option("--other-dataset", help="evaluation.json on a different dataset. May be repeated."),
+    ] = None,
+    notes: Annotated[
+        Path | None, Option(help="Markdown file about the patients, the data and its licence, to put into the card.")
+    ] = None,
     explained_as: Annotated[str | None, Option(help="The model's name in it. By default the folder's name.")] = None,
     license_id: Annotated[
         str | None, Option("--license", help="Licence of the weights, such as apache-2.0. None by default.")
@@ -32,7 +39,7 @@ def card(
     """
     from rich.console import Console
 
-    from ..deployment.explanation_section import add_explanations
+    from ..deployment.card_sections import add_explanations, add_notes, add_other_datasets
     from ..deployment.model_card import card_for_folder
     from ..evaluation.evidence.record import Evidence, load_results
 
@@ -40,6 +47,10 @@ def card(
     made = card_for_folder(folder, found, row, model_id=repo_id, license=license_id)
     if explanations is not None:
         add_explanations(made, folder, explanations, explained_as or folder.resolve().name)
+    if other_datasets:
+        add_other_datasets(made, other_datasets)
+    if notes is not None:
+        add_notes(made, notes)
     made.save(folder / "README.md")
     Console().print(f"Model card: {folder / 'README.md'}")
     if isinstance(found, Evidence):

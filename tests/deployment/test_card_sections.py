@@ -3,7 +3,7 @@
 import pytest
 from huggingface_hub import ModelCard
 
-from mlcak_hf.deployment.explanation_section import add_explanations
+from mlcak_hf.deployment.card_sections import add_explanations
 from mlcak_hf.errors import DeploymentError
 from mlcak_hf.evaluation.explanations.map_report import Explanations, MapReport, MapScore, Measured
 from mlcak_hf.pretrained import weights_digest
