@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
 from transformers import ViTConfig
 
@@ -11,6 +12,7 @@ from mlcak_hf.errors import DistillationError, MLCAKError, RecipeError
 from mlcak_hf.evaluation.arguments import models_to_evaluate
 from mlcak_hf.pretrained import load_model, load_processor, weights_digest
 from mlcak_hf.shipped import resolve_model
+from mlcak_hf.training.models import ModelArguments, build_model
 
 
 def test_errors_of_other_libraries_become_one_sentence(tmp_path):
@@ -51,6 +53,15 @@ def test_a_checkpoint_of_the_package_is_named_like_a_folder(shipped):
     assert models_to_evaluate(["a=chest-16"])[0].folder == str(shipped)
     assert torch.equal(load_teacher("chest-16").classifier.weight, load_model(shipped).classifier.weight)
     assert resolve_model("chest-16") == str(shipped)
+
+
+def test_a_training_that_starts_from_16_bit_weights_runs_in_32_bit(shipped):
+    weights = load_file(shipped / "model.safetensors")
+    save_file({name: value.half() for name, value in weights.items()}, shipped / "model.safetensors", {"format": "pt"})
+    assert load_model(shipped).dtype == torch.float32
+    labels = {"id2label": {0: "Normal", 1: "Abnormal"}, "local_labels": ["Edema"]}
+    model, _ = build_model(ModelArguments(model="chest-16"), labels | {"problem_type": "single_label_classification"})
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 
 def test_a_folder_of_the_same_name_comes_before_the_checkpoint(shipped, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.data.training_data import DataArguments
 from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.script import parse_recipe
-from mlcak_hf.shipped import hub_configs_dir, resolve_model, resolve_recipe
+from mlcak_hf.shipped import checkpoint_names, hub_configs_dir, resolve_model, resolve_recipe
 from mlcak_hf.training.arguments import MLCAKTrainingArguments
 from mlcak_hf.training.models import ModelArguments
 
@@ -22,7 +22,7 @@ def test_a_shipped_recipe_parses_and_names_a_shipped_model(name, tmp_path):
     model_args, *_, args = parse_recipe(
         ARGUMENTS, ["--config", name, "--dataset", "somewhere", "--output_dir", str(tmp_path)]
     )
-    assert model_args.model in MODELS
+    assert model_args.model in [*MODELS, *checkpoint_names()]
     assert args.metric_for_best_model == ("auroc_global_shifted" if args.eval_shifts else "auroc_global")
     assert args.dataloader_num_workers <= 2, "recipes suit a machine with two cores"
 

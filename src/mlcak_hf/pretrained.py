@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig
@@ -99,7 +100,7 @@ def load_config(
 def load_model(
     source: Source, role: str = "model", error: type[MLCAKError] = RecipeError, **kwargs: Any
 ) -> MLCAKForCXRClassification:
-    """Load an MLCAK model, in evaluation mode.
+    """Load an MLCAK model in evaluation mode, with weights in 32 bit however they are stored.
 
     Args:
         source, role, error, kwargs:
@@ -111,7 +112,10 @@ def load_model(
     source = resolve_checkpoint(str(source))
     load_config(source, role, error, revision=kwargs.get("revision"))
     with loading(source, role, error=error):
-        model: MLCAKForCXRClassification = MLCAKForCXRClassification.from_pretrained(source, **kwargs)
+        # A config for a new training names no type: transformers would take that of the file, and training in 16 bit
+        # soon gives NaN.
+        options = {"dtype": torch.float32} | kwargs
+        model: MLCAKForCXRClassification = MLCAKForCXRClassification.from_pretrained(source, **options)
     return model
 
 

@@ -110,22 +110,35 @@ def test_every_option_in_a_table_or_sentence_exists(guide):
         assert set(re.findall(r"(?<=[`\s])--[a-z][a-z0-9_-]*", prose)) <= known
 
 
+@pytest.fixture(scope="module")
+def with_phantoms(tmp_path_factory):
+    """A folder in which README's first shell commands have run."""
+    place = tmp_path_factory.mktemp("readme")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = [words for words in shell_lines(text[text.index("## First steps") :]) if words[0] == "mlcak"][:2]
+    assert [words[1] for words in commands] == ["phantom", "predict"]
+    for words in commands:
+        subprocess.run([sys.executable, "-m", "mlcak_hf", *words[1:]], cwd=place, timeout=200, check=True)
+    return place
+
+
 @pytest.mark.slow
-def test_the_readmes_first_snippet_prints_what_stands_below_it():
+def test_the_readmes_first_snippet_prints_what_stands_below_it(with_phantoms):
     code, printed = [body for language, body in BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
                      if language in {"python", "text"}][:2]  # fmt: skip
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=True, cwd=with_phantoms
+    )
     assert ran.stdout == printed
 
 
 @pytest.mark.slow
-def test_the_readmes_training_snippet_runs_as_printed(tmp_path):
+def test_the_readmes_training_snippet_runs_as_printed(with_phantoms):
     blocks = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
     first, *others = [body for language, body in blocks if language == "python"]
     (training,) = [body for body in others if "Trainer(" in body]
-    ran = subprocess.run(
-        [sys.executable, "-c", first + training], capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path
-    )
+    code = [sys.executable, "-c", first + training]
+    ran = subprocess.run(code, capture_output=True, text=True, timeout=200, check=False, cwd=with_phantoms)
     assert ran.returncode == 0, ran.stderr
     assert float(ran.stdout.split()[-1]) > 0
 

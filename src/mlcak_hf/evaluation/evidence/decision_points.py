@@ -70,7 +70,7 @@ def thresholds_chosen_here(scores: FloatArray, labels: LabelArray) -> list[Chose
     ]
 
 
-def thresholds_of_model(points: OperatingPoints | None, name: str) -> list[ChosenThreshold]:
+def thresholds_of_model(points: OperatingPoints | None, name: str, evaluated: tuple[str, str]) -> list[ChosenThreshold]:
     """List the thresholds of a global label in a model's `operating_points.json`.
 
     Args:
@@ -78,6 +78,8 @@ def thresholds_of_model(points: OperatingPoints | None, name: str) -> list[Chose
             What `mlcak calibrate` chose.
         name (`str`):
             The label.
+        evaluated (`tuple[str, str]`):
+            Dataset and split that they are measured on.
 
     Returns:
         `list[ChosenThreshold]`: Empty if there are none.
@@ -91,7 +93,8 @@ def thresholds_of_model(points: OperatingPoints | None, name: str) -> list[Chose
         f"{points.targets.sensitivity:.0%} sensitivity {where}": label.at_sensitivity,
         f"{points.targets.specificity:.0%} specificity {where}": label.at_specificity,
     }
-    return [ChosenThreshold(rule, point.threshold) for rule, point in rules.items() if point is not None]
+    here = (points.dataset, points.split) == evaluated
+    return [ChosenThreshold(rule, point.threshold, here) for rule, point in rules.items() if point is not None]
 
 
 def measure_points(

@@ -125,7 +125,8 @@ def evaluate_evidence(
     images = pass_over_images(network, processor, dataset, passing)
     split_name = "the whole file" if len(data.splits) == 1 and args.split in data.splits else f"the split {args.split}"
     names, points = predictions.global_task.names, OperatingPoints.load(model) if is_local else None
-    chosen = {name: thresholds_of_model(points, name) for name in names}
+    evaluated = (Path(args.dataset).name, args.split)
+    chosen = {name: thresholds_of_model(points, name, evaluated) for name in names}
     if predictions.thresholds is not None:
         rule = f"{SPECIFICITY:.0%} specificity on the split {args.threshold_split}"
         for name, threshold in zip(names, predictions.thresholds, strict=True):
