@@ -1,5 +1,6 @@
 """The record of one model on one dataset against values worked out by hand, and the report that is made of it."""
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -26,6 +27,7 @@ from mlcak_hf.evaluation.evidence.self_check import SelfCheck
 from mlcak_hf.evaluation.evidence.subgroups import measure_subgroups, values_of_column
 from mlcak_hf.evaluation.predictions import ModelPredictions
 from mlcak_hf.evaluation.report.claim_checklist import claim_items
+from mlcak_hf.evaluation.report.html_figures import report_figures
 from mlcak_hf.evaluation.report.html_page import render, write_evidence
 from mlcak_hf.evaluation.report.verdict import judge
 from mlcak_hf.evaluation.scores import global_scores, local_scores
@@ -213,10 +215,40 @@ def test_reservations_name_suspect_images_subgroups_and_perturbations():
     sides = ["bad" if row < 200 else "good" for row in range(800)]
     verdict = judge(evidence_of(model, refused=100, subgroups={"side": sides}, shift=0.9))
     text = " ".join(verdict.reasons)
-    assert "12.5% of 800 images do not look like upright frontal chest radiographs" in text
+    assert "By the input checks, 12.5% of 800 images do not look like upright frontal chest radiographs. Look" in text
+    assert "unlike the training images" not in text, "the model has no reference"
     assert "It is worse where side is bad" in text
     assert "side is good" not in text
     assert "blur changes the AUROC by -" in text
+
+
+@pytest.mark.parametrize(("unlike", "answer"), [(44, "fits"), (54, "fits"), (55, "fits with reservations")])
+def test_images_unlike_the_training_images_are_a_reservation_beyond_chance_only(unlike, answer):
+    inputs = InputQuality(unlike + 3, {"no contrast": 3}, {"unlike the training images": unlike}, 54, 0.05)
+    verdict = judge(replace(evidence_of(predictions(800)), inputs=inputs))
+    assert verdict.answer == answer
+    assert "By the input checks, 0.4% of 800 images" in verdict.reasons[2]
+    assert verdict.reasons[3].startswith(f"{unlike / 800:.1%} of 800 images are unlike the training images")
+    assert "the model's limit is set for 5.0%, and up to 6.8% are explained by chance" in verdict.reasons[3]
+
+
+def test_a_record_without_a_reference_rate_can_still_be_read(evidence, tmp_path):
+    evidence.save(tmp_path / "evaluation.json")
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    del content["inputs"]["most_unlike"], content["inputs"]["false_refusals"]
+    (tmp_path / "evaluation.json").write_text(json.dumps(content))
+    assert Evidence.load(tmp_path) == evidence
+
+
+def test_long_names_of_thresholds_stay_below_the_axes_and_inside_the_figure(evidence):
+    label = evidence.labels[0]
+    points = tuple(replace(point, rule="largest sensitivity + specificity on " + 60 * "x") for point in label.points)
+    figure = report_figures(replace(evidence, labels=(replace(label, points=points),)))["roc"]
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert legend.y1 <= figure.axes[0].get_tightbbox().y0
+    assert min(legend.x0, legend.y0) >= 0
+    assert legend.x1 <= figure.bbox.x1
 
 
 def test_open_questions_name_what_the_images_are_too_few_for():

@@ -1,9 +1,12 @@
 """The distance from the training images against scipy, its limit, and its file."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import mahalanobis
+from scipy.stats import binom
 from sklearn.covariance import LedoitWolf
 from tiny_models import images, tiny_model
 
@@ -33,6 +36,18 @@ def test_images_like_the_held_out_ones_are_refused_as_rarely_as_promised():
         reference = Reference.fit(tokens(50, seed), tokens(99, seed + 1000), "digest", "phantoms", 0.05)
         refused.append(reference.distances(tokens(100, seed + 2000)) > reference.limit)
     assert np.mean(refused) == pytest.approx(0.05, abs=0.006)
+
+
+def test_chance_alone_rarely_refuses_more_images_than_most_refused(reference):
+    """Distances of 99 held-out and 200 new images that are equally distributed, 20,000 times."""
+    distances = np.random.default_rng(0).random((20_000, 299))
+    limits = np.sort(distances[:, :99], axis=1)[:, 94:95]
+    refused = (distances[:, 99:] > limits).sum(axis=1)
+    most = reference.most_refused(200)
+    assert np.mean(refused > most) <= 0.029
+    assert np.mean(refused >= most) >= 0.021
+    assert most > binom.ppf(0.975, 200, 0.05), "99 held-out images do not fix the limit exactly"
+    assert replace(reference, n_held_out=10**7).most_refused(200) == binom.ppf(0.975, 200, 0.05)
 
 
 def test_shifted_images_are_refused_with_a_reason(reference):

@@ -238,7 +238,7 @@ def read_dataclass(kind: Any, value: Any) -> Any:
     """Turn JSON types into a dataclass, a tuple or a dictionary, as the annotation `kind` says."""
     if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind)
-        return kind(**{name: read_dataclass(hint, value[name]) for name, hint in hints.items()})
+        return kind(**{name: read_dataclass(hint, value[name]) for name, hint in hints.items() if name in value})
     inner = get_args(kind)
     if get_origin(kind) is tuple:
         return tuple(read_dataclass(inner[0], entry) for entry in value)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import betabinom
 from sklearn.covariance import LedoitWolf
 
 from ..errors import MLCAKError
@@ -95,7 +96,7 @@ class Reference:
         tokens, others = np.asarray(training, np.float64), np.asarray(held_out, np.float64)
         if not 0 < false_refusals < 1:
             raise MLCAKError(f"The share of false refusals must be between 0 and 1; got {false_refusals}.")
-        kept = math.ceil((1 - false_refusals) * (len(others) + 1) - 1e-9)
+        kept = _kept(len(others), false_refusals)
         if kept > len(others) or len(tokens) < 2:
             raise MLCAKError(
                 f"A limit with {false_refusals:.0%} false refusals needs at least "
@@ -116,6 +117,15 @@ class Reference:
         if distance <= self.limit:
             return None
         return f"unlike the training images (distance {distance:.3g}, limit {self.limit:.3g})"
+
+    def most_refused(self, count: int) -> int:
+        """Return how many of `count` images like the held-out ones may be refused by chance.
+
+        Exceeded with a probability of at most 2.5 %. The share that a limit from `n_held_out` images refuses is
+        distributed as a beta variable, so the number of refused images is beta-binomial. Images count as independent.
+        """
+        kept = _kept(self.n_held_out, self.false_refusals)
+        return int(betabinom.ppf(0.975, count, self.n_held_out + 1 - kept, kept))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `reference.npz` beside the weights: numbers and plain strings, nothing pickled."""
@@ -152,6 +162,11 @@ class Reference:
             ) from error
         check_weights(file, found.weights, weights or weights_digest(folder))
         return found
+
+
+def _kept(held_out: int, false_refusals: float) -> int:
+    """Rank of the held-out distance that becomes the limit, from 1."""
+    return math.ceil((1 - false_refusals) * (held_out + 1) - 1e-9)
 
 
 def _distances(

@@ -24,10 +24,9 @@ from ...radiographs.read import resize_radiograph, without_padding
 from ...trust.input_checks import NOTHING_VISIBLE, image_warnings
 from ...trust.reference import Reference, captured_class_tokens
 from ..scores import FloatArray, global_scores
-from .record import InputQuality
+from .record import UNLIKE, InputQuality
 
 _CHECKED_PX = 64
-_UNLIKE = "unlike the training images"
 
 
 @dataclass(frozen=True)
@@ -143,14 +142,16 @@ def pass_over_images(
     for batch in tqdm(loader, unit="batch", leave=False, disable=None):
         unlike = _unlike(network, options.reference, batch.get("originals"))
         for place, warnings in enumerate(batch["warnings"]):
-            reasons = [*warnings, *([_UNLIKE] if len(unlike) and unlike[place] else [])]
+            reasons = [*warnings, *([UNLIKE] if len(unlike) and unlike[place] else [])]
             for reason in reasons:
                 (refused if reason == NOTHING_VISIBLE else warned)[reason] += 1
             images += bool(reasons)
         for name, pixels in batch["pixels"].items():
             scores.setdefault(name, []).append(_global_scores(network, pixels))
     shifted = {name: np.concatenate(parts) for name, parts in scores.items()}
-    return ImagePass(InputQuality(images, dict(refused), dict(warned)), rows, shifted)
+    chance = None if options.reference is None else options.reference.most_refused(count)
+    rate = None if options.reference is None else options.reference.false_refusals
+    return ImagePass(InputQuality(images, dict(refused), dict(warned), chance, rate), rows, shifted)
 
 
 def _unlike(network: Any, reference: Reference | None, pixels: torch.Tensor | None) -> NDArray[np.bool_]:

@@ -15,6 +15,8 @@ from .self_check import SelfCheck
 
 EVALUATION_FILE = "evaluation.json"
 _FORMAT = 1
+#: The reason of images that are further from the training images than the model's limit.
+UNLIKE = "unlike the training images"
 
 
 @dataclass(frozen=True)
@@ -146,11 +148,34 @@ class WorstError:
 
 @dataclass(frozen=True)
 class InputQuality:
-    """What the input checks say: number of images by reason, and in all; an image may have several reasons."""
+    """What the input checks and the model's `reference.npz` say about the images.
+
+    Args:
+        images (`int`):
+            Number of images with at least one reason.
+        refused, warned (`dict[str, int]`):
+            Number of images by reason: at most one reason per image from the input checks, and [`UNLIKE`].
+        most_unlike (`int`, *optional*):
+            Number of images that may be unlike the training images by chance; `None` without a reference.
+        false_refusals (`float`, *optional*):
+            Share of images like the held-out ones that the reference refuses.
+    """
 
     images: int
     refused: dict[str, int]
     warned: dict[str, int]
+    most_unlike: int | None = None
+    false_refusals: float | None = None
+
+    @property
+    def unlike(self) -> int:
+        """Number of images that are unlike the training images."""
+        return self.warned.get(UNLIKE, 0)
+
+    @property
+    def suspect(self) -> int:
+        """Number of images that the input checks refuse or warn about."""
+        return sum(self.refused.values()) + sum(self.warned.values()) - self.unlike
 
 
 @dataclass(frozen=True)
@@ -198,7 +223,7 @@ class Evidence:
 
     @property
     def share_refused(self) -> float:
-        """Share of the images that the input checks refuse or warn about."""
+        """Share of the images that the input checks object to, or that are unlike the training images."""
         return self.inputs.images / self.comparison.n_images
 
     @property

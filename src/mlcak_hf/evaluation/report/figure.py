@@ -143,6 +143,7 @@ def dot_figure(dots: Sequence[LabelledDot], line: float = 0.0, width: float = 8,
     axes.set_yticks(range(len(dots)), [label for label, *_ in dots], fontsize=8)
     axes.set_ylim(len(dots) - 0.5, -0.5)
     axes.axvline(line, color=GREY, linewidth=1, linestyle=DASHES)
+    axes.locator_params(axis="x", nbins=5)
     return figure
 
 

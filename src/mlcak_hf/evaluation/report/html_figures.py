@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,13 @@ def _square(heading: str, x: str, y: str) -> tuple[Figure, Any]:
     return figure, axes
 
 
+def _legend_below(figure: Figure) -> None:
+    """Add the legend under the axes, where it hides no curve, in extra height."""
+    legend = figure.legend(fontsize=7, frameon=False, loc="outside lower left")
+    lines = sum(text.get_text().count("\n") + 1 for text in legend.get_texts())
+    figure.set_figheight(_SIZE[1] + 0.15 * lines)
+
+
 def _roc(labels: Sequence[LabelEvidence]) -> Figure:
     figure, axes = _square("ROC curve", "1 - specificity", "Sensitivity")
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=DASHES)
@@ -75,9 +83,10 @@ def _roc(labels: Sequence[LabelEvidence]) -> Figure:
         for marker, point in zip(MARKERS, label.points, strict=False):
             axes.plot(
                 1 - point.specificity.value, point.sensitivity.value, color=colour, marker=marker, linestyle="",
-                label=point.rule if len(labels) == 1 else None, markersize=6, markeredgecolor="white",
+                label="\n".join(wrap(point.rule, 52)) if len(labels) == 1 else None, markersize=6,
+                markeredgecolor="white",
             )  # fmt: skip
-    axes.legend(fontsize=7, frameon=False, loc="lower right")
+    _legend_below(figure)
     return figure
 
 
@@ -87,7 +96,7 @@ def _precision_recall(labels: Sequence[LabelEvidence]) -> Figure:
         colour = COLOURS[place % len(COLOURS)]
         axes.plot(label.curves.recall, label.curves.precision, color=colour, label=label.name)
         axes.axhline(label.calibration.observed, color=colour, linewidth=1, linestyle=DASHES)
-    axes.legend(fontsize=7, frameon=False, loc="lower left")
+    _legend_below(figure)
     return figure
 
 
@@ -103,7 +112,7 @@ def _reliability(labels: Sequence[LabelEvidence]) -> Figure:
         centre = (rate + 1.92 / count) / (1 + 3.84 / count)
         half = 1.96 * np.sqrt(rate * (1 - rate) / count + 0.96 / count**2) / (1 + 3.84 / count)
         axes.vlines(bins.mean_score, centre - half, centre + half, color=style["color"], linewidth=1, alpha=0.6)
-    axes.legend(fontsize=7, frameon=False, loc="upper left")
+    _legend_below(figure)
     return figure
 
 
@@ -123,7 +132,7 @@ def _decision(labels: Sequence[LabelEvidence]) -> Figure:
     axes.set(xlim=(0, 1), ylim=(-0.25 * highest, 1.1 * highest))
     axes.set_xlabel("Probability at which one would act", fontsize=8)
     axes.set_ylabel("Net benefit per image", fontsize=8)
-    axes.legend(fontsize=7, frameon=False, loc="upper right")
+    _legend_below(figure)
     return figure
 
 

@@ -9,8 +9,8 @@ from ..evidence.record import CalibrationOfLabel, Evidence
 
 #: Names for the lower end of the AUROC's interval, from the best.
 _BANDS = ((0.9, "well"), (0.8, "fairly well"), (0.7, "moderately"), (0.5, "weakly"))
-#: A larger share of suspect images says that the data are not what the model expects.
-_MANY_REFUSED = 0.05
+#: If the input checks object to a larger share, the data are not what the model expects.
+_MANY_SUSPECT = 0.05
 #: An AUROC whose interval is wider answers no question about small differences.
 _WIDE = 0.1
 
@@ -66,7 +66,7 @@ def judge(evidence: Evidence) -> Verdict:
     band = next(word for bound, word in _BANDS if low >= bound)
     reasons = [f"It separates the classes {band}: AUROC {_value(auroc)}."]
     reservations = [] if low >= 0.8 else ["The lower end of the AUROC's interval is below 0.8."]
-    for found, is_reservation in (*_calibration(evidence), _refused(evidence), *_gaps(evidence)):
+    for found, is_reservation in (*_calibration(evidence), _suspect(evidence), *_unlike(evidence), *_gaps(evidence)):
         (reservations if is_reservation else reasons).append(found)
     if high < 0.7:
         return Verdict("does not fit", "This model does not fit these images.", (*reasons, *reservations), questions)
@@ -100,11 +100,26 @@ def _calibration(evidence: Evidence) -> list[tuple[str, bool]]:
     return [(f"{name}: {text}" if several else text, wrong) for name, text, wrong in found]
 
 
-def _refused(evidence: Evidence) -> tuple[str, bool]:
-    count, share = evidence.comparison.n_images, evidence.share_refused
-    many = share > _MANY_REFUSED
-    text = f"{share:.1%} of {count} images do not look like upright frontal chest radiographs"
-    return (f"{text}. Look at the data before believing any number." if many else f"{text}, by the input checks."), many
+def _suspect(evidence: Evidence) -> tuple[str, bool]:
+    """What the input checks say, and whether that is a reservation."""
+    count = evidence.comparison.n_images
+    share = evidence.inputs.suspect / count
+    many = share > _MANY_SUSPECT
+    text = f"By the input checks, {share:.1%} of {count} images do not look like upright frontal chest radiographs."
+    return text + (" Look at the data before believing any number." if many else ""), many
+
+
+def _unlike(evidence: Evidence) -> list[tuple[str, bool]]:
+    """What the distance from the training images says; nothing for a model without `reference.npz`."""
+    inputs, count = evidence.inputs, evidence.comparison.n_images
+    if inputs.most_unlike is None:
+        return []
+    many = inputs.unlike > inputs.most_unlike
+    text = (
+        f"{inputs.unlike / count:.1%} of {count} images are unlike the training images; the model's limit is set for "
+        f"{inputs.false_refusals:.1%}, and up to {inputs.most_unlike / count:.1%} are explained by chance."
+    )
+    return [(text + (" These images differ from those the model was trained for." if many else ""), many)]
 
 
 def _gaps(evidence: Evidence) -> list[tuple[str, bool]]:
