@@ -19,7 +19,7 @@ train() { run accelerate launch -q --num_processes 1 --num_machines 1 --mixed_pr
 mkdir -p "$out"
 step "1/6  Synthetic radiographs with VinDr-CXR's layout"
 # More of the findings that a tiny model learns in minutes, fewer of those that take it hours.
-run mlcak phantom "$out/phantoms" --train 1800 --test 500 --size 256 --workers "$workers" --overwrite \
+run mlcak phantom "$out/phantoms" --train 1400 --test 500 --size 256 --workers "$workers" --overwrite \
   --prevalence "Cardiomegaly=0.28" --prevalence "Pleural effusion=0.20" --prevalence "Consolidation=0.08" \
   --prevalence "Aortic enlargement=0.05" --prevalence "Nodule/Mass=0.04" --prevalence "Pneumothorax=0.04" \
   --prevalence "Pulmonary fibrosis=0.04"
@@ -30,15 +30,15 @@ run mlcak prepare "$out/phantoms" "$out/dataset" --groups "$out/phantoms/groups.
 # Only 7 of the 22 findings are drawn, so their loss weighs more; milder augmentation suits short training.
 short=(--local_loss_weight 10 --rotation_deg 6 --min_scale 0.94 --max_scale 1.1 --shift 0.04)
 step "3/6  Teacher at 224 px"
-train examples/distillation/train_teacher.py --config small-teacher --num_train_epochs 6 "${short[@]}" ${quiet[@]+"${quiet[@]}"} \
+train examples/distillation/train_teacher.py --config small-teacher --num_train_epochs 4 "${short[@]}" ${quiet[@]+"${quiet[@]}"} \
   --dataset "$out/dataset" --output_dir "$out/teacher"
 
 step "4/6  Students at 28 px: plain, and with MLCAK"
-train examples/distillation/distil_student.py --config small-student --num_train_epochs 8 "${short[@]}" ${quiet[@]+"${quiet[@]}"} \
+train examples/distillation/distil_student.py --config small-student --num_train_epochs 6 "${short[@]}" ${quiet[@]+"${quiet[@]}"} \
   --dataset "$out/dataset" --alpha 0 --beta 0 --gamma 0 --output_dir "$out/student-plain"
-train examples/distillation/distil_student.py --config small-student --num_train_epochs 8 "${short[@]}" ${quiet[@]+"${quiet[@]}"} \
+train examples/distillation/distil_student.py --config small-student --num_train_epochs 6 "${short[@]}" ${quiet[@]+"${quiet[@]}"} \
   --dataset "$out/dataset" --teacher "$out/teacher" \
-  --teacher_cache "$out/teacher-cache" --cache_views 4 --output_dir "$out/student-mlcak"
+  --teacher_cache "$out/teacher-cache" --cache_views 3 --output_dir "$out/student-mlcak"
 
 step "5/6  Comparison on the test split"
 train examples/evaluation/evaluate_models.py --dataset "$out/dataset" --output "$out/comparison" \

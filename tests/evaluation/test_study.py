@@ -293,6 +293,18 @@ def test_only_named_pairs_are_compared(tmp_path, started):
     }
 
 
+def test_rows_that_teach_nobody_are_compared_with_their_own_baseline(tmp_path, started):
+    """As in a learning curve, where each number of images has its own baseline."""
+    alone = {"kind": "teacher"}
+    rows = {"plain": alone, "teacher": alone, "mlcak": alone, "per level": alone | {"baseline": "teacher"}}
+    (table,) = collect(run(tmp_path, rows=rows)).tables
+    assert {(each.model, each.baseline) for each in table.differences} == {
+        ("teacher", "plain"),
+        ("mlcak", "plain"),
+        ("per level", "teacher"),
+    }
+
+
 def test_rows_on_one_fold_have_a_table_of_their_own(tmp_path, started):
     rows = {**ROWS, "per level": {**ROWS["per level"], "folds": [1], "seeds": [0]}}
     first, second = collect(run(tmp_path, rows=rows)).tables

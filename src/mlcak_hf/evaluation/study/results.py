@@ -79,15 +79,16 @@ def _table(study: Study, finished: Sequence[list[Cell]], folds: tuple[int, ...])
     """Compare the rows on exactly these folds with their baselines."""
     rows = {cells[0].row.name: cells[0].row for cells in finished if cells[0].row.folds == folds}
     baselines = sorted({row.baseline for row in study.protocol.study_rows})
+    teaching = {name for row in study.protocol.study_rows for name in row.teacher}
     cells = [cell for of_row in finished for cell in of_row if cell.fold in folds]
     models = pool([cell for cell in cells if cell.row.name in rows or cell.row.name in baselines])
     names = dict.fromkeys(model.name for model in models)
     pairs = []
     for name in names:
         row, fed = rows.get(name), name.partition(" fed ")[2]
-        if row is not None and row.kind == "student":
+        if row is not None and name not in teaching:
             against = [row.baseline]
-        else:  # a teacher, or one that is fed with low resolution
+        else:  # a teacher of other rows, or one that is fed with low resolution
             against = [other for other in baselines if fed and other.endswith(f" {fed}")] or baselines
         is_here = row is not None or fed
         pairs += [(name, other) for other in against if is_here and other != name and other in names]
