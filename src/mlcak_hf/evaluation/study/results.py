@@ -165,7 +165,9 @@ def _recovered(study: Study, table: Comparison) -> list[dict[str, Any]]:
 
 def _headroom(study: Study, table: Comparison) -> list[str]:
     """Answer whether distillation can help: the headroom below the teacher, and the least gain that can be proven."""
-    teachers = {row.name for row in study.protocol.study_rows if row.kind == "teacher"}
+    rows = study.protocol.study_rows
+    students = any(row.kind == "student" for row in rows)  # Without students there is nobody to teach.
+    teachers = {row.name for row in rows if row.kind == "teacher" and students}
     lines = []
     for gap in table.differences:
         least = f"The least gain that these patients and seeds can prove is about {gap.least_difference or 0:.3f}."
