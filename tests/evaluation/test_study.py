@@ -298,7 +298,7 @@ def test_rows_that_teach_nobody_are_compared_with_their_own_baseline(tmp_path, s
     alone = {"kind": "teacher"}
     rows = {"plain": alone, "teacher": alone, "mlcak": alone, "per level": alone | {"baseline": "teacher"}}
     result = collect(run(tmp_path, rows=rows))
-    assert result.lines == [], "no headroom, as there are no students"
+    assert result.lines == (), "no headroom, as there are no students"
     (table,) = result.tables
     assert {(each.model, each.baseline) for each in table.differences} == {
         ("teacher", "plain"),
