@@ -2,6 +2,7 @@
 
 import csv
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,24 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"REAL DATA MISSING: no chest X-rays in {SHARED_DATA}; set MLCAK_SHARED_DATA to run this test")
     return SHARED_DATA
+
+
+@pytest.fixture
+def mlcak(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `mlcak ARGUMENTS` and return (exit code, stdout, stderr)."""
+    from mlcak_hf.cli.main import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mlcak", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        out, err = capsys.readouterr()
+        code = stopped.value.code
+        # Python prints a code that is a text, and exits with 1.
+        return (1, out, err + code) if isinstance(code, str) else (int(code or 0), out, err)
+
+    return run
 
 
 @pytest.fixture

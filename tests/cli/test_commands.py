@@ -14,22 +14,6 @@ from saved_models import save_with_card
 from tiny_models import tiny_model
 
 from mlcak_hf import MLCAKImageProcessor
-from mlcak_hf.cli.main import main
-
-
-@pytest.fixture
-def mlcak(monkeypatch, capsys):
-    """Run `mlcak ARGUMENTS` and return (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mlcak", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -59,22 +59,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def mlcak(monkeypatch, capsys):
-    """Run `mlcak ARGUMENTS` and return (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mlcak", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        code = stopped.value.code
-        return (1, out, err + code) if isinstance(code, str) else (int(code or 0), out, err)
-
-    return run
-
-
 RENAMED = ("--rename_label", "normal=Normal", "--rename_label", "pneumonia=Abnormal")
 FAST = ("--bootstrap_draws", 50, "--robustness_images", 10)
 

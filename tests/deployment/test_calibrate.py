@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from PIL import Image
 from tiny_models import FINDINGS, tiny_model
 
 from mlcak_hf import MLCAKImageProcessor, RadiographPredictor
-from mlcak_hf.cli.main import main
 from mlcak_hf.data.decoded_images import image_digest
 from mlcak_hf.deployment.calibrate import measured_calibration, measured_triage
 from mlcak_hf.errors import MLCAKError
@@ -72,21 +70,6 @@ def model(tmp_path) -> Path:
     network.save_pretrained(tmp_path / "model")
     MLCAKImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
-
-
-@pytest.fixture
-def mlcak(monkeypatch, capsys):
-    """Run `mlcak ARGUMENTS` and return (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mlcak", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return run
 
 
 def test_it_writes_points_and_reference_of_the_weights_and_says_what_is_missing(mlcak, model, dataset):

@@ -13,7 +13,7 @@ from ...errors import DeploymentError
 from ...image_geometry_mlcak import area_resize
 from ...phantoms.render import render_phantom
 
-#: Phantoms, each of which is also mirrored.
+#: Number of phantoms. Each is measured a second time, mirrored.
 PHANTOMS = 20
 _PHANTOM_PX = 1024
 _SIZES = ((256, 256), (512, 512), (1024, 832), (832, 1024))  # height, width
