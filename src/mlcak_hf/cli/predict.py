@@ -124,7 +124,7 @@ def _left_empty(predictor: RadiographPredictor) -> list[str]:
         names = ", ".join(sorted(predictor.unlearned_findings))
         notes.append(f"Left empty, because the model never saw them in training: {names}.")
     if predictor.safeguards.points is None:
-        notes.append("Neither calibrated probabilities nor decisions: `mlcak calibrate` chooses what they need.")
+        notes.append("No calibrated probabilities and no decisions: run `mlcak calibrate` for this model first.")
     return notes
 
 
