@@ -197,7 +197,7 @@ def test_points_of_other_weights_are_refused_and_a_model_without_points_says_so(
     Image.fromarray(np.kron(picture(0, np.random.default_rng(0)), np.ones((4, 4), np.uint8))).save(tmp_path / "a.png")
     code, _, err = mlcak("predict", model, tmp_path / "a.png")
     assert code == 0
-    assert "Neither calibrated probabilities nor decisions" in err
+    assert "No calibrated probabilities and no decisions" in err
     mlcak("calibrate", model, dataset)
     network = tiny_model()
     with torch.no_grad():
