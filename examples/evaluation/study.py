@@ -14,6 +14,8 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,7 +51,6 @@ class StudyOptions:
 def main() -> None:
     """Merge, print the plan, run what is missing, write the tables."""
     (options,) = parse_recipe([StudyOptions])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     study = Study(Protocol.load(options.protocol), options.output, options.gap_only)
     runner = Runner(study, Path(__file__).parents[1], options.workers, shlex.split(options.launcher))
     console = Console()
@@ -58,11 +59,13 @@ def main() -> None:
     failures = []
     if not options.table_only:
         if options.timing_steps:
-            time_rows(runner, options.timing_steps)
+            with sigterm_exits():
+                time_rows(runner, options.timing_steps)
         console.print("\n".join(plan(study, options.workers)), highlight=False, markup=False, soft_wrap=True)
         if options.plan_only:
             return
-        failures = runner.run(options.only)
+        with sigterm_exits():
+            failures = runner.run(options.only)
     result = collect(study)
     written = write_study(study, result)
     for table in result.tables:
@@ -72,6 +75,16 @@ def main() -> None:
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     if failures:
         raise SystemExit(f"error: {len(failures)} cells failed.")
+
+
+@contextmanager
+def sigterm_exits() -> Iterator[None]:
+    """Let SIGTERM raise `SystemExit`, so that the runner stops the scripts it has started."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

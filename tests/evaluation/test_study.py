@@ -436,6 +436,8 @@ def test_a_study_of_tiny_models_with_the_real_scripts(tmp_path, monkeypatch, cap
     assert len(content["cells"]) == 6
     assert not list((tmp_path / "study").rglob("checkpoint-*"))
     assert "<svg" in (tmp_path / "study" / "study.html").read_text()
+    # A handler left behind would keep the worker processes of a later pool alive when they are terminated.
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 DRIVER = """
