@@ -386,6 +386,20 @@ def tiny_size(folder, size):
     return str(folder)
 
 
+@pytest.mark.parametrize(
+    ("argument", "written"),
+    [
+        ("out/cells/a", "./cells/a"),
+        ("plain=out/cells/a", "plain=./cells/a"),
+        ("--output_dir", "--output_dir"),
+        ("outside", "outside"),
+        ("/somewhere/chests.parquet", "chests.parquet"),
+    ],
+)
+def test_commands_are_kept_without_the_place_of_the_study(argument, written):
+    assert runner_module._without_place(argument, Path("out")) == written
+
+
 def run_in_this_process(self, command, log, worker):
     """Run a real script without starting Python and its libraries again."""
     script = EXAMPLES / command[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,12 @@ _LAST_LINES = 5
 _POLL_S = 2.0
 #: Outcome of a cell that another process is running.
 _BUSY = "busy"
+
+
+def _without_place(argument: str, study: Path) -> str:
+    """Write the study's folder as "." and any other absolute path as its last part."""
+    argument = re.sub(rf"(^|=){re.escape(str(study))}(?=/|$)", r"\1.", argument)
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 class Runner:
@@ -148,14 +155,12 @@ class Runner:
         folders[best].rename(cell.model)
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
-        own, rows = str(self.study.folder), Comparison.from_json(cell.folder / "evaluation" / "comparison.json").rows
-        texts = [" ".join(Path(part).name if Path(part).is_absolute() else part for part in command)
-                 for command in ([part.replace(own, ".") for part in command] for command in commands)]  # fmt: skip
+        rows = Comparison.from_json(cell.folder / "evaluation" / "comparison.json").rows
         return {
             "row": cell.row.name,
             "fold": cell.fold,
             "seed": cell.seed,
-            "commands": texts,
+            "commands": [" ".join(_without_place(part, self.study.folder) for part in command) for command in commands],
             "trial": trials[best],
             "validation": scores,
             "metrics": {
