@@ -69,6 +69,7 @@ def test_model_sizes_match_their_names():
     assert 21 < millions("teacher-vit-s16-224") < 22.5
     assert 5 < millions("student-vit-ti4-28") < 6
     assert millions("student-tiny-28") < 0.5
+    assert 2.2 < millions("student-linear-28") < 2.3  # under 5 MB in 16 bit
     assert 2.1 < millions("student-conv-28") < 2.2
     assert 2.1 < millions("teacher-conv-112") < 2.2
     assert 14 < millions("teacher-conv-224") < 15
