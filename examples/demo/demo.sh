@@ -19,7 +19,7 @@ train() { run accelerate launch -q --num_processes 1 --num_machines 1 --mixed_pr
 mkdir -p "$out"
 step "1/6  Synthetic radiographs with VinDr-CXR's layout"
 # More of the findings that a tiny model learns in minutes, fewer of those that take it hours.
-run mlcak phantom "$out/phantoms" --train 1200 --test 500 --size 256 --workers "$workers" --overwrite \
+run mlcak phantom "$out/phantoms" --train 1300 --test 500 --size 256 --workers "$workers" --overwrite \
   --prevalence "Cardiomegaly=0.28" --prevalence "Pleural effusion=0.20" --prevalence "Consolidation=0.08" \
   --prevalence "Aortic enlargement=0.05" --prevalence "Nodule/Mass=0.04" --prevalence "Pneumothorax=0.04" \
   --prevalence "Pulmonary fibrosis=0.04"
