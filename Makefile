@@ -22,7 +22,7 @@ demo: install  ## phantoms -> dataset -> teacher -> students -> comparison table
 # One thread per process: the two test processes already use both cores.
 test: export OMP_NUM_THREADS = 1
 test: install  ## run all tests, on two processes
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 30
 
 core: export OMP_NUM_THREADS = 1
 core: install  ## run the tests that are not marked slow
