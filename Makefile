@@ -4,6 +4,7 @@ VENV ?= .venv
 DEMO ?= demo
 JOBS ?= 2
 BIN := $(VENV)/bin
+ONNX_TESTS := tests/deployment/test_export_onnx.py
 
 .DEFAULT_GOAL := help
 
@@ -12,7 +13,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
-.PHONY: install demo test core check format clean help
+.PHONY: install demo test core test-onnx check format clean help
 
 install: $(VENV)/.installed  ## create .venv and install the package with its development tools
 
@@ -28,6 +29,15 @@ core: export OMP_NUM_THREADS = 1
 core: install  ## run the tests that are not marked slow
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 
+# Borrows the packages of the environment above; only what the extra adds is installed.
+test-onnx: export OMP_NUM_THREADS = 1
+test-onnx: install  ## run the tests of ONNX files, in an environment of their own
+	$(BIN)/python -m venv --clear .venv-onnx
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		"$$(.venv-onnx/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
+	.venv-onnx/bin/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[onnx]"
+	.venv-onnx/bin/python -m pytest $(ONNX_TESTS)
+
 check: install  ## run ruff and mypy, as CI does
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,4 +51,4 @@ clean:  ## remove the output of the demo and the tools; keep the environment
 	rm -rf $(DEMO) build dist .mypy_cache .pytest_cache .ruff_cache
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12

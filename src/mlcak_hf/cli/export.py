@@ -8,16 +8,29 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from ..errors import DeploymentError
+
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from ..deployment.export.deviation import Deviation
+    from ..deployment.export.onnx_check import OnnxDifference
 
 
 class Format(str, Enum):
     """What to export to."""
 
     VIT = "vit"
+    ONNX = "onnx"
+
+
+class WeightType(str, Enum):
+    """How the weights of an ONNX file are stored."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
 
 
 class Head(str, Enum):
@@ -31,21 +44,62 @@ def export(
     model: Annotated[str, Argument(help="Folder of a trained model, Hub id, or name of a shipped checkpoint.")],
     output: Annotated[Path, Argument(help="New or empty folder.")],
     to: Annotated[
-        Format, Option(help="`vit`: a stock ViT that plain transformers loads without remote code, for 8-bit images.")
+        Format,
+        Option(
+            help="`vit`: a stock ViT that plain transformers loads without remote code, for 8-bit images. `onnx`: "
+            "files for onnxruntime, with their preprocessing."
+        ),
     ],
     head: Annotated[
         Head, Option(help="For `vit`: `both` for global labels and findings in one multi-label head, or `global`.")
     ] = Head.BOTH,
+    dtype: Annotated[
+        list[WeightType] | None,
+        Option(help="For `onnx`: how weights are stored, float32 by default. Repeat it for several files."),
+    ] = None,
 ) -> None:
     """Export a trained model to another format, and measure how far its probabilities are from the original's."""
     from rich.console import Console
 
+    console = Console()
+    if to is Format.ONNX:
+        if head is not Head.BOTH:
+            raise DeploymentError("--head belongs to `--to vit`; an ONNX file has both heads. Leave it out.")
+        _export_onnx(model, output, dtype or [WeightType.FLOAT32], console)
+    elif dtype:
+        raise DeploymentError("--dtype belongs to `--to onnx`; a stock ViT has float32 weights. Leave it out.")
+    else:
+        _export_vit(model, output, head, console)
+    console.print(f"Written: {output}", highlight=False, soft_wrap=True)
+
+
+def _export_vit(model: str, output: Path, head: Head, console: Console) -> None:
     from ..deployment.export.native_vit import export_vit
 
-    console = Console()
     made = export_vit(model, output, head.value)
     console.print(_deviation_table(made.deviations))
-    console.print(f"{len(made.labels)} labels. Written: {output}", highlight=False, soft_wrap=True)
+    console.print(f"{len(made.labels)} labels.", highlight=False)
+
+
+def _export_onnx(model: str, output: Path, dtypes: list[WeightType], console: Console) -> None:
+    from ..deployment.export.onnx_folder import PREPROCESS_FILE, export_onnx
+
+    made = export_onnx(model, output, [dtype.value for dtype in dtypes])
+    console.print(_difference_table(made.differences))
+    console.print(f"{PREPROCESS_FILE}: pixel values to {made.pixel_difference:.1e}.", highlight=False)
+
+
+def _difference_table(differences: list[OnnxDifference]) -> Table:
+    from rich.table import Column, Table
+
+    names = ("Size", "Logit", "Probability", "Attention", "Distance (relative)")
+    headings = (Column(name, justify="right") for name in names)
+    table = Table(Column("File", no_wrap=True), *headings, title="Largest difference from PyTorch")
+    for row in differences:
+        values = (row.logit, row.probability, row.attention, row.distance)
+        cells = ("" if value is None else f"{value:.1e}" for value in values)
+        table.add_row(row.file, f"{row.megabytes:.1f} MB", *cells)
+    return table
 
 
 def _deviation_table(deviations: tuple[Deviation, ...]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,11 +182,27 @@ class OperatingPoints:
         problem_type = self.problem_type if head == "global" else MULTI_LABEL
         return with_temperature(scores, self.temperatures[head], problem_type)
 
+    def record(self) -> dict[str, Any]:
+        """Return the content of `operating_points.json`."""
+        return {"format": _FORMAT, **asdict(self)}
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `operating_points.json` beside the weights."""
-        record = {"format": _FORMAT, **asdict(self)}
-        text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(self.record(), indent=1, ensure_ascii=False, allow_nan=False)
         Path(folder, OPERATING_POINTS_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> OperatingPoints:
+        """Read the content of `operating_points.json`, as [`record`] returns it.
+
+        Raises:
+            `ValueError`, `KeyError`, `TypeError` or `AttributeError`: When it is not such a record.
+        """
+        entries = dict(record)
+        if entries.pop("format") != _FORMAT:
+            raise ValueError(f"its format is not {_FORMAT}")
+        labels = {name: _label_points(entry) for name, entry in entries.pop("labels").items()}
+        return cls(targets=PointTargets(**entries.pop("targets")), labels=labels, **entries)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], weights: str | None = None) -> OperatingPoints | None:
@@ -205,11 +221,7 @@ class OperatingPoints:
         if not file.is_file():
             return None
         try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            if record.pop("format") != _FORMAT:
-                raise ValueError(f"its format is not {_FORMAT}")
-            labels = {name: _label_points(entry) for name, entry in record.pop("labels").items()}
-            found = cls(targets=PointTargets(**record.pop("targets")), labels=labels, **record)
+            found = cls.from_record(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise MLCAKError(
                 f"{file} must hold operating points, but cannot be read ({error}). Run `mlcak calibrate` again, or "
