@@ -64,6 +64,7 @@ class Sizes:
     build_rounds: int = field(default=3, metadata={"help": "Turns of building and of bare teacher passes"})
     build_images: int = field(default=64, metadata={"help": "Images of each of these"})
     batch: int = field(default=64, metadata={"help": "Images of a step"})
+    bf16: bool = field(default=ON_GPU, metadata={"help": "Mixed precision, the default on a GPU"})
     threads: int = field(default=2, metadata={"help": "Threads of a process"})
     cpu_time: bool = field(default=False, metadata={"help": "Processor time of all threads instead of the clock's"})
     memory_model: str = field(
@@ -85,7 +86,7 @@ class RecipeTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         teacher_pixels = inputs.pop("teacher_pixel_values")
         ours = model(**inputs, output_attentions=True)
-        with torch.no_grad():
+        with torch.no_grad(), self.accelerator.autocast():
             theirs = self.teacher(teacher_pixels, output_attentions=True)
         loss = ours.loss + torch.nn.functional.mse_loss(ours.logits, theirs.logits)
         loss = loss + torch.nn.functional.mse_loss(ours.local_logits, theirs.local_logits)
@@ -127,7 +128,8 @@ def stepper(trainer, batch: dict, prepare=None):
     """A whole optimizer step on a given batch, as the Trainer's loop makes it."""
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1
-    model, count = trainer.model.train(), len(batch["labels"])
+    # As in training: on its device, and under autocast if bf16 is asked for.
+    model, count = trainer.accelerator.prepare_model(trainer.model).train(), len(batch["labels"])
 
     def step() -> None:
         inputs = dict(batch) if prepare is None else prepare(dict(batch))
@@ -142,9 +144,10 @@ def stepper(trainer, batch: dict, prepare=None):
     return step
 
 
-def make_sides(name: str, teacher, rows: list[dict], collator: MLCAKCollator, cache, folder: str) -> dict:
+def make_sides(sizes: Sizes, name: str, teacher, rows: list[dict], collator: MLCAKCollator, cache) -> dict:
     """The three steps of one student, each with its own copy of the same weights."""
-    choices = {"output_dir": folder, "report_to": "none", "disable_tqdm": True, "bf16": ON_GPU}
+    folder = str(cache.folder.parent)
+    choices = {"output_dir": folder, "report_to": "none", "disable_tqdm": True, "bf16": sizes.bf16}
     nothing = {"alpha": 0.0, "beta": 0.0, "gamma": 0.0}
     start = untrained(name).state_dict()
 
@@ -184,10 +187,10 @@ def measure_steps(sides: dict, rounds: int, online_rounds: int, clock) -> dict[s
     return {name: values[1:] for name, values in times.items()}
 
 
-def measure_building(teacher, student, rows: list[dict], collator, rounds: int, folder: Path, clock) -> dict:
+def measure_building(sizes: Sizes, teacher, rows: list[dict], collator, folder: Path, clock) -> dict:
     """Seconds per view for the teacher's forward passes alone, and for building the cache."""
-    device = torch.device("cuda" if ON_GPU else "cpu")
-    half = torch.bfloat16 if ON_GPU else None
+    device, student = torch.device("cuda" if ON_GPU else "cpu"), untrained(sizes.students[0])
+    half = torch.bfloat16 if sizes.bf16 else None
     teachers = Teachers(teacher, student).prepare(lambda model: model.to(device), device)
     pixels = [collator(rows[i : i + 32])["teacher_pixel_values"].to(device) for i in range(0, len(rows), 32)]
 
@@ -204,7 +207,7 @@ def measure_building(teacher, student, rows: list[dict], collator, rounds: int, 
     files = CacheFiles(folder, describe_cache(teachers, rows, collator, options))
     folder.mkdir()
     times: dict[str, list[float]] = {"bare": [], "build": []}
-    for turn in range(rounds):
+    for turn in range(sizes.build_rounds):
         for run in (bare, build)[:: -1 if turn % 2 else 1]:
             times[run.__name__].append(seconds(run, clock) / len(rows))
     return times
@@ -259,13 +262,13 @@ def main() -> None:
     print(f"{results['device']}; torch {torch.__version__}; batch {sizes.batch}; teacher {sizes.teacher}")
     with tempfile.TemporaryDirectory() as folder:
         student = untrained(sizes.students[0])
-        options = CacheOptions(1, progress_bar=False)
+        options = CacheOptions(1, autocast=torch.bfloat16 if sizes.bf16 else None, progress_bar=False)
         cache = build_teacher_cache(Path(folder, "cache"), Teachers(teacher, student), rows, collator, options)
         bytes_per_view = cache.num_bytes / cache.num_images
         size = 15_000 * 8 * bytes_per_view
         print(f"cache: {bytes_per_view:.0f} bytes per view, {size / 1e9:.2f} GB for 15,000 images x 8 views (computed)")
         building = measure_building(
-            teacher, student, rows[: sizes.build_images], collator, sizes.build_rounds, Path(folder, "building"), clock
+            sizes, teacher, rows[: sizes.build_images], collator, Path(folder, "building"), clock
         )
         build_s = statistics.median(building["build"])
         print(
@@ -275,7 +278,7 @@ def main() -> None:
         )
         results |= {"bytes_per_view": bytes_per_view, "building": building, "steps": {}}
         for name in sizes.students:
-            sides = make_sides(name, teacher, rows[: sizes.batch], collator, cache, folder)
+            sides = make_sides(sizes, name, teacher, rows[: sizes.batch], collator, cache)
             times = measure_steps(sides, sizes.rounds, sizes.online_rounds, clock)
             results["steps"][name] = times
             medians = {side: statistics.median(values) for side, values in times.items()}
