@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from mlcak_hf import MLCAKForCXRClassification
+from mlcak_hf.data import device_views
 from mlcak_hf.distillation.cache.store import TeacherCache
 from mlcak_hf.errors import CacheError, DatasetError, DistillationError, RecipeError
 from mlcak_hf.evaluation.arguments import EvaluationArguments
@@ -167,6 +168,23 @@ def test_a_student_is_distilled_and_every_part_logged(made, teacher, monkeypatch
     assert model.config.local_labels == ["Edema", "Nodule/Mass"]
     pixels = AutoImageProcessor.from_pretrained(made / "student")(np.zeros((50, 40), np.uint8), return_tensors="pt")
     assert model(**pixels).logits.shape == (1, 2)
+
+
+def test_a_student_is_distilled_with_views_on_the_device_online_and_from_a_cache(made, teacher, monkeypatch):
+    arguments = [*student_arguments(made, made / "device"), "--teacher", teacher, "--device_views", True]
+    run(monkeypatch, "distil_student", *arguments)
+    record = json.loads((made / "device" / "training.json").read_text())
+    assert record["data"]["device_views"] is True
+    assert {"distil_global", "distil_local", "distil_attention"} <= set(record["log"][0])
+    cached = [*arguments, "--teacher_cache", made / "device-cache", "--cache_views", 1]
+    run(monkeypatch, "distil_student", *cached)
+    with pytest.raises(CacheError, match="definition: expected 3, found 3, made on the device"):
+        run(monkeypatch, "distil_student", *cached, "--device_views", False)
+    with pytest.raises(RecipeError, match="device_views needs augment and decode_once, and no MixUp"):
+        run(monkeypatch, "distil_student", *arguments, "--mixup_alpha", 0.2)
+    monkeypatch.setattr(device_views, "_free_bytes", lambda device: 1000)
+    run(monkeypatch, "distil_student", *arguments)
+    assert json.loads((made / "device" / "training.json").read_text())["data"]["device_views"] is False
 
 
 def test_a_cnn_is_trained_evaluated_and_teaches_logits_beside_a_teacher_with_attention(made, teacher, monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from toys import StopAt, make_trainer, toy_collator, toy_model, toy_rows, weights_of
+from toys import StopAt, make_trainer, toy_collator, toy_model, toy_rows, views_on_device, weights_of
 
 from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache
 from mlcak_hf.distillation.teachers import Teachers
@@ -88,3 +88,33 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
     assert resumed.state.global_step == whole.state.global_step == 6
     for name, weight in weights_of(whole).items():
         assert torch.equal(resumed.model.state_dict()[name], weight), name
+
+
+def test_views_made_on_a_gpu_are_those_of_a_cpu(tmp_path):
+    rows, usual = toy_rows(40), toy_collator()
+    on_gpu = views_on_device(usual, rows, tmp_path, device="cuda")
+    found, expected = on_gpu.add_pixels(on_gpu(rows)), usual(rows)
+    for name in ("pixel_values", "teacher_pixel_values"):
+        assert found[name].is_cuda
+        # Normalised: divided by 0.25.
+        torch.testing.assert_close(found[name].cpu(), expected[name], rtol=0, atol=4 / 255, msg=name)
+
+
+def test_training_on_views_made_on_a_gpu_resumes_bit_for_bit(tmp_path):
+    choices = {"collator": views_on_device(toy_collator(), toy_rows(), tmp_path, device="cuda")}
+    whole = train(tmp_path / "whole", **choices)
+    train(tmp_path / "parts", callbacks=[StopAt(4)], student=toy_model(seed=1), **choices)
+    resumed = make_trainer(tmp_path / "parts", use_cpu=False, num_train_epochs=2, **choices)
+    resumed.train(resume_from_checkpoint=True)
+    for name, weight in weights_of(whole).items():
+        assert torch.equal(resumed.model.state_dict()[name], weight), name
+
+
+@pytest.mark.parametrize("mode", [None, "reduce-overhead"], ids=["compiled", "CUDA graphs"])
+def test_a_compiled_step_is_that_of_an_eager_one(tmp_path, mode):
+    """With an evaluation between the epochs, of the same model."""
+    choices = {"evaluate": toy_rows(5, seed=6), "eval_strategy": "epoch"}
+    compiled = train(tmp_path, torch_compile=True, torch_compile_mode=mode, **choices)
+    for ours, theirs in zip(logs(compiled), logs(train(tmp_path, **choices)), strict=True):
+        for part in PARTS:
+            assert ours[part] == pytest.approx(theirs[part], rel=1e-3), part

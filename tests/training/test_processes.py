@@ -29,14 +29,21 @@ def launch(processes: int, output: Path, *sizes: int, script: Path = SCRIPT) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("images", "batch", "steps", "cached", "conv", "both"),
+    ("images", "batch", "steps", "choices"),
     # 10 images: one process fills its second batch with two repeats. 7 images: the other one's are all repeats.
-    [(10, 3, 2, 0, 0, 0), (7, 3, 2, 0, 0, 0), (7, 3, 2, 1, 0, 0), (10, 3, 2, 0, 1, 0), (7, 3, 2, 0, 0, 1)],
-    ids=["uneven", "repeats only", "from a cache", "convolutional trunk", "a CNN beside an MLCAK teacher, with MixUp"],
+    [
+        pytest.param(10, 3, 2, {}, id="uneven"),
+        pytest.param(7, 3, 2, {}, id="repeats only"),
+        pytest.param(7, 3, 2, {"cached": 1}, id="from a cache"),
+        pytest.param(10, 3, 2, {"conv": 1}, id="convolutional trunk"),
+        pytest.param(7, 3, 2, {"both": 1}, id="a CNN beside an MLCAK teacher, with MixUp"),
+        pytest.param(10, 3, 2, {"on_device": 1}, id="views on the device"),
+    ],
 )
-def test_two_processes_equal_one(tmp_path, images, batch, steps, cached, conv, both):
-    two = launch(2, tmp_path / "two.pt", images, batch, steps, cached, 0, conv, both)
-    main(str(tmp_path / "one.pt"), images, images, 1, cached, conv=conv, both=both)
+def test_two_processes_equal_one(tmp_path, images, batch, steps, choices):
+    names = ("cached", "stop_after", "conv", "both", "on_device")
+    two = launch(2, tmp_path / "two.pt", images, batch, steps, *(choices.get(name, 0) for name in names))
+    main(str(tmp_path / "one.pt"), images, images, 1, **choices)
     one = torch.load(tmp_path / "one.pt", weights_only=False)
     assert (two["world_size"], one["world_size"]) == (2, 1)
     assert not two["teacher_is_wrapped"], "a teacher needs no DistributedDataParallel"

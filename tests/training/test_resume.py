@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import StopAt, make_trainer, toy_collator, toy_model, toy_rows, weights_of
+from toys import StopAt, make_trainer, toy_collator, toy_model, toy_rows, views_on_device, weights_of
 
 from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache
 from mlcak_hf.distillation.cache.store import TeacherCache
@@ -16,12 +16,12 @@ pytestmark = pytest.mark.slow
 ROWS = toy_rows(11, seed=5)
 
 
-def run(folder, workers, callbacks=None, resume=None, dropout=0.2, **choices):
+def run(folder, workers, callbacks=None, resume=None, dropout=0.2, collator=None, **choices):
     trainer = make_trainer(
         folder,
         student=toy_model(seed=1, dropout=dropout),
         rows=ROWS,
-        collator=toy_collator(seed=7),
+        collator=toy_collator(seed=7) if collator is None else collator,
         callbacks=callbacks,
         per_device_train_batch_size=2,
         gradient_accumulation_steps=2,
@@ -59,6 +59,18 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, cache, t
     for name, weight in weights_of(resumed).items():
         assert torch.equal(weight, expected[name]), name
     assert sum(not torch.equal(expected[name], start[name]) for name in expected) == len(expected), "all weights moved"
+
+
+def test_with_views_on_the_device_too(tmp_path):
+    def go(folder, **choices):
+        collator = views_on_device(toy_collator(seed=7), ROWS, tmp_path / "decoded")
+        return run(tmp_path / folder, 2, collator=collator, dataloader_persistent_workers=True, **choices)
+
+    expected = weights_of(go("whole"))
+    go("parts", callbacks=[StopAt(4)])
+    resumed = go("parts", resume=str(tmp_path / "parts" / "checkpoint-4"))
+    for name, weight in weights_of(resumed).items():
+        assert torch.equal(weight, expected[name]), name
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path):

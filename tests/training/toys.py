@@ -1,11 +1,15 @@
 """Tiny teachers, students and radiographs that a trainer can be run on in a second."""
 
 import numpy as np
+import PIL.Image
 import torch
+from datasets import Dataset, Features, Image
 from transformers import TrainerCallback, set_seed
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.data.collator import MLCAKCollator
+from mlcak_hf.data.decoded_images import decode_once
+from mlcak_hf.data.device_views import DeviceImages, DeviceViewCollator
 from mlcak_hf.data.views import ViewParameters
 from mlcak_hf.training.arguments import MLCAKTrainingArguments
 from mlcak_hf.training.trainer import MLCAKTrainer
@@ -73,6 +77,13 @@ def toy_rows(count=10, seed=0, side=32, findings=3) -> list[dict]:
         local_targets = rng.integers(-1, 2, findings).astype(np.float32)
         rows.append({"image": image, "labels": labels, "local_targets": local_targets, "index": index})
     return rows
+
+
+def views_on_device(collator: MLCAKCollator, rows: list[dict], folder, device="cpu") -> DeviceViewCollator:
+    """The same views, made in batches on a device from the images of these rows."""
+    images = {"image": [PIL.Image.fromarray(row["image"]) for row in rows]}
+    stored = decode_once(Dataset.from_dict(images, features=Features({"image": Image()})), processor(16), folder=folder)
+    return DeviceViewCollator(collator, DeviceImages(stored, torch.device(device)))
 
 
 class KeepGradients(TrainerCallback):

@@ -4,7 +4,16 @@ import sys
 from functools import partial
 
 import torch
-from toys import KeepGradients, StopAt, both_kinds, make_trainer, toy_collator, toy_model, toy_rows
+from toys import (
+    KeepGradients,
+    StopAt,
+    both_kinds,
+    make_trainer,
+    toy_collator,
+    toy_model,
+    toy_rows,
+    views_on_device,
+)
 
 from mlcak_hf.distillation.cache import build as cache_files
 from mlcak_hf.distillation.cache.build import CacheOptions, build_teacher_cache
@@ -15,22 +24,35 @@ CONV = {"patch_embedding": "conv", "trunk_widths": [8, 8, 16]}
 
 
 def main(
-    output: str, images: int, batch: int, steps: int, cached: int = 0, stop_after: int = 0, conv: int = 0, both: int = 0
+    output: str,
+    images: int,
+    batch: int,
+    steps: int,
+    cached: int = 0,
+    stop_after: int = 0,
+    conv: int = 0,
+    both: int = 0,
+    on_device: int = 0,
 ) -> None:
     keep, cache, kind = KeepGradients(), None, CONV if conv else {}
+    collator, rows = toy_collator(), toy_rows(images, seed=5)
+    if on_device:
+        collator = views_on_device(collator, rows, f"{output}-decoded")
+        rows = [{name: value for name, value in row.items() if name != "image"} for row in rows]
     if cached:
         # Every process takes its share of the two shards; at the end of the epochs each view has been seen.
         cache_files._MIN_SHARD_IMAGES = images - images // 2
         cache = build_teacher_cache(
             f"{output}-cache",
             Teachers(toy_model(32, 4, layers=4, seed=2), toy_model(seed=1)),
-            toy_rows(images, seed=5),
-            toy_collator(),
+            rows,
+            collator,
             CacheOptions(2),
         )
     choices = {
         "teacher_cache": cache,
-        "rows": toy_rows(images, seed=5),
+        "rows": rows,
+        "collator": collator,
         "evaluate": toy_rows(7, seed=6),
         "num_train_epochs": 3,
         "per_device_train_batch_size": batch,

@@ -148,6 +148,9 @@ class MLCAKCollator:
         for key, processor, images in zip(keys, processors, zip(*map(self._images, rows), strict=True), strict=True):
             reduced = np.concatenate([processor.reduce(image[None]) for image in images])
             batch[key] = torch.from_numpy(reduced)
+        return self._with_labels(batch, rows)
+
+    def _with_labels(self, batch: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         # With the index, the trainer can name an image.
         for name in ("labels", "local_targets") if self.views is None else ("index", "labels", "local_targets"):
             if name in rows[0]:

@@ -100,6 +100,15 @@ class DecodedImages:
         self.exact = bool(self._index[:, 3].all())
         self.digests = np.load(self.folder / _DIGESTS)
 
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._index)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Side in pixels and bytes per pixel of every image, int64 of shape `(n, 2)`."""
+        return np.asarray(self._index[:, 1:3])
+
     def __getitem__(self, position: int) -> np.ndarray:
         """
         Read the image of a row.

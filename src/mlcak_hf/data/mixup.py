@@ -44,6 +44,11 @@ class MixUpCollator:
                 f"MixUp needs an MLCAKCollator and a dataset with a length; got {type(collator).__name__} and "
                 f"{type(dataset).__name__}. Use these, or set mixup_alpha to 0."
             )
+        if hasattr(collator, "add_pixels"):
+            raise RecipeError(
+                "MixUp needs a collator that makes pixels; a DeviceViewCollator leaves them to the device. Use an "
+                "MLCAKCollator, or set mixup_alpha to 0."
+            )
         self.collator, self.dataset, self.alpha, self.views = collator, dataset, alpha, collator.views
         several = config.problem_type == "multi_label_classification"
         self.num_classes = None if several else len(config.global_labels)

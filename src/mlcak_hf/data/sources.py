@@ -152,6 +152,8 @@ class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
     Attributes:
         decoded_images ([`DecodedImages`], *optional*):
             The images of the same rows, from [`decode_once`]. `None` decodes an image each time it is read.
+        with_images (`bool`):
+            Whether a row contains its image; `False` while a [`DeviceImages`] holds them.
 
     Raises:
         [`LabelError`]: If a row has a label that the model does not have.
@@ -168,6 +170,7 @@ class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def __init__(self, rows: Dataset, targets: Targets) -> None:
         self.targets = targets.encode(rows)
         self.decoded_images: DecodedImages | None = None
+        self.with_images = True
         self._image_column = targets.columns.image
         self._images = rows.select_columns([self._image_column])
         self._names = column_values(rows, targets.columns.image_id)
@@ -185,6 +188,8 @@ class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
             model has findings.
         """
         row = {"index": int(index)} | {name: values[index] for name, values in self.targets.items()}
+        if not self.with_images:
+            return row
         if self.decoded_images is not None:
             return row | {"decoded": self.decoded_images[index]}
         image = self._images[int(index)][self._image_column]

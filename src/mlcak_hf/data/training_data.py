@@ -109,6 +109,7 @@ class DataArguments(DatasetArguments):
     )
     augment: bool = field(default=True, metadata={"help": "Train on seeded views instead of the stored images."})
     decode_once: bool = field(default=True, metadata={"help": "Keep decoded images in the cache of datasets."})
+    device_views: bool = field(default=False, metadata={"help": "Keep decoded images on the GPU; make views there."})
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def view_pixels(image: np.ndarray, view: View, sides: Sequence[int]) -> list[np.
         # A turn by more than 45 degrees: the view's rows run along the image's columns.
         of_x, of_y, image = of_y, of_x, image.T
     rows = expose(image, view)
-    columns = {side: side * math.ceil(len(rows) / (_COLUMN_PX * side)) for side in sides}
+    columns = {side: columns_for(len(rows), side) for side in sides}
     by_columns = {count: _average_along_rows(rows, of_x, of_y, count) for count in set(columns.values())}
     pixels = []
     for side in sides:
@@ -87,10 +87,24 @@ def _degraded(image: np.ndarray, view: View) -> np.ndarray:
     exposed = expose(image, view)
     if not view.noise:
         return exposed
-    grains = np.random.default_rng(view.noise_seed).standard_normal((_GRAINS, _GRAINS), np.float32)
-    place = np.arange(len(image)) * _GRAINS // len(image)
+    grains, place = noise_grains(view), grain_places(len(image))
     noisy: np.ndarray = np.clip(exposed + np.float32(view.noise) * grains[place[:, None], place], 0, 1)
     return noisy
+
+
+def noise_grains(view: View) -> np.ndarray:
+    """Draw the noise of a view, of standard deviation 1: float32 of shape `(64, 64)`."""
+    return np.random.default_rng(view.noise_seed).standard_normal((_GRAINS, _GRAINS), np.float32)
+
+
+def grain_places(side: int) -> np.ndarray:
+    """For each pixel along a stored image's side, the grain of the noise that it gets."""
+    return np.arange(side) * _GRAINS // side
+
+
+def columns_for(stored_side: int, side: int) -> int:
+    """Count the narrow columns over which a stored image is averaged first: a multiple of the model's side."""
+    return side * math.ceil(stored_side / (_COLUMN_PX * side))
 
 
 def expose(image: np.ndarray, view: View) -> np.ndarray:

@@ -16,6 +16,7 @@ from yaml import YAMLError
 
 from ..configuration_mlcak import MLCAKConfig
 from ..data.collator import MLCAKCollator
+from ..data.device_views import DeviceImages, DeviceViewCollator, device_memory_shortage
 from ..data.sources import RadiographDataset, describe_targets
 from ..data.training_data import DataArguments, TrainingData, open_training_data
 from ..data.views import ViewParameters
@@ -121,6 +122,11 @@ def set_up_training(
             "Upload the trained model with `mlcak push`."
         )
     refuse_mixing_with_a_cache(args, getattr(model_args, "teacher_cache", None) if args.distils else None)
+    if data_args.device_views and (args.mixup_alpha > 0 or not (data_args.augment and data_args.decode_once)):
+        raise RecipeError(
+            "device_views needs augment and decode_once, and no MixUp. Leave out device_views, or set --augment true "
+            "--decode_once true --mixup_alpha 0."
+        )
     known: Any = _teachers_of(model_args) if isinstance(model_args, StudentArguments) and args.distils else None
     labels = None if known is None else _labels_of(known)
     with args.main_process_first(desc="opening the dataset"):
@@ -148,7 +154,23 @@ def set_up_training(
 
     with args.main_process_first(desc="decoding the images"):
         train, validation = data.radiographs(config, processor, data_args, check)
+    if data_args.device_views:
+        collator = _views_on_device(collator, train, data_args, args)
     return TrainingSetup(model, processor, collator, train, validation, data, teachers)
+
+
+def _views_on_device(
+    collator: MLCAKCollator, train: RadiographDataset, data_args: DataArguments, args: MLCAKTrainingArguments
+) -> MLCAKCollator:
+    """Move the decoded images to the device, or keep the views on the CPU where they do not fit."""
+    decoded_images: Any = train.decoded_images
+    shortage = device_memory_shortage(decoded_images, args.device)
+    if shortage is not None:
+        logger.warning(f"device_views needs {shortage}: views are made on the CPU.")
+        data_args.device_views = False  # Recorded in training.json.
+        return collator
+    train.with_images = False
+    return DeviceViewCollator(collator, DeviceImages(decoded_images, args.device))
 
 
 def _labels_of(teachers: Sequence[Any]) -> dict[str, Any] | None:

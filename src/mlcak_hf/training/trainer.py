@@ -172,6 +172,7 @@ class MLCAKTrainer(AveragingTrainer):
         """Fetch the micro-batches of one optimizer step and count its images over all processes."""
         with self._step_log.waiting():
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+            batches = list(map(getattr(self.data_collator, "add_pixels", dict), batches))
         if not batches:
             return batches, None
         images = sum(len(batch["pixel_values"]) for batch in batches[:-1]) + self._mark_repeats(batches[-1])

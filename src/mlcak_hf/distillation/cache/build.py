@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from transformers.utils import logging
 
 from ...data.collator import teacher_pixel_keys
+from ...data.device_views import DRAWN_VIEWS
 from ...errors import CacheError
 from ..finite_check import first_names, image_names, rows_not_finite
 from ..teachers import TeacherOutputs, Teachers
@@ -177,8 +178,11 @@ class _Place(NamedTuple):
     images: range
 
 
-def _teacher_pixels(dataset: Any, collator: Any, place: _Place) -> dict[str, torch.Tensor]:
-    """Make the teachers' pixels for a place, which fixes its own view, so workers share no state."""
+def _teacher_pixels(dataset: Any, collator: Any, place: _Place) -> dict[str, Any]:
+    """Make the teachers' pixels for a place, which fixes its own view, so workers share no state.
+
+    Or only draw the views, of which the device makes the pixels.
+    """
     rows = [dataset[index] for index in place.images]
     for index, row in zip(place.images, rows, strict=True):
         if row.get("index") != index:
@@ -187,7 +191,8 @@ def _teacher_pixels(dataset: Any, collator: Any, place: _Place) -> dict[str, tor
                 "a RadiographDataset, or number the rows."
             )
     batch = collator.at_epoch(place.view)(rows)
-    return {name: batch[name] for name in teacher_pixel_keys(len(collator.teacher_processors))}
+    names = (DRAWN_VIEWS, *teacher_pixel_keys(len(collator.teacher_processors)))
+    return {name: batch[name] for name in names if name in batch}
 
 
 def fill_shards(
@@ -222,6 +227,8 @@ def fill_shards(
         for number, batches in groupby(zip(places, loader, strict=True), key=lambda batch: batch[0].shard):
             records = np.zeros((files.num_views, len(files.images(number))), files.record)
             for place, batch in batches:
+                if DRAWN_VIEWS in batch:
+                    batch = collator.add_pixels(batch, student=False)
                 with torch.autocast(state.device.type, options.autocast) if options.autocast else nullcontext():
                     outputs = teachers({name: pixels.to(state.device) for name, pixels in batch.items()})
                 start, size = place.images.start - files.images(number).start, len(place.images)

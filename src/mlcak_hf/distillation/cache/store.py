@@ -242,3 +242,7 @@ class CachedCollator:
         batch: dict[str, Tensor] = self.collator(rows)
         known = self.cache.read([row["index"] for row in rows], self.collator.epoch, self.attention)
         return batch | known.to_batch()
+
+    def add_pixels(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Make the student's pixels, if the collator leaves them to the device."""
+        return self.collator.add_pixels(batch) if hasattr(self.collator, "add_pixels") else batch
