@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
-.PHONY: install demo test core test-onnx check format clean help
+.PHONY: install demo test core test-onnx test-serving check format clean help
 
 install: $(VENV)/.installed  ## create .venv and install the package with its development tools
 
@@ -37,6 +37,17 @@ test-onnx: install  ## run the tests of ONNX files, in an environment of their o
 		"$$(.venv-onnx/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
 	.venv-onnx/bin/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[onnx]"
 	.venv-onnx/bin/python -m pytest $(ONNX_TESTS)
+
+test-serving: export OMP_NUM_THREADS = 1
+test-serving: install  ## run the tests of watch, serve and DICOM reports, in an environment of their own, with foreign DICOM programs
+	@which storescu dciodvfy Orthanc > /dev/null || \
+		{ apt-get update -qq && apt-get install -qq --no-install-recommends dcmtk dicom3tools orthanc; } > /dev/null || \
+		echo "dcmtk, dicom3tools and orthanc cannot be installed; their tests are skipped."
+	$(BIN)/python -m venv --clear .venv-serving
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		"$$(.venv-serving/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
+	.venv-serving/bin/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[serve,dicom-out]"
+	.venv-serving/bin/python -m pytest tests/serving
 
 check: install  ## run ruff and mypy, as CI does
 	$(BIN)/ruff check .

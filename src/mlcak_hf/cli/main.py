@@ -17,11 +17,11 @@ from ..errors import MLCAKError
 from .calibrate import calibrate
 from .evaluate import check, compare_models, evaluate
 from .export import export
-from .inspect import inspect
 from .phantom import phantom
 from .predict import predict
-from .prepare import merge, prepare
+from .prepare import inspect, merge, prepare
 from .publish import card, push
+from .serve import serve_model, watch
 
 
 class _Commands(typer.core.TyperGroup):
@@ -42,8 +42,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # Rich doubles the time that help and usage errors take.
 )
-for command in (inspect, prepare, merge, phantom, predict, evaluate, calibrate, check, card, export, push):
+for command in (inspect, prepare, merge, phantom, predict, watch, evaluate, calibrate, check, card, export, push):
     app.command(no_args_is_help=True)(command)
+app.command("serve", no_args_is_help=True)(serve_model)
 # The script's own parser reads its options and prints its help.
 _AS_SCRIPT = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.command("compare", context_settings=_AS_SCRIPT, add_help_option=False)(compare_models)

@@ -180,7 +180,7 @@ def _write_csv(predictions: Iterable[Prediction], file: IO[str], provenance: Map
     writer: csv.DictWriter[str] | None = None
     waiting: list[dict[str, Any]] = []  # failures before the first success, which defines the columns
     for prediction in predictions:
-        waiting.append(_csv_row(prediction, provenance))
+        waiting.append(csv_cells(flat_row(prediction, provenance)))
         if writer is None and prediction.probabilities:
             writer = csv.DictWriter(file, list(waiting[-1]), restval="")
             writer.writeheader()
@@ -188,37 +188,44 @@ def _write_csv(predictions: Iterable[Prediction], file: IO[str], provenance: Map
             writer.writerows(waiting)
             waiting.clear()
     if writer is None:
-        writer = csv.DictWriter(file, list(_csv_row(Prediction(Path()), provenance)))
+        writer = csv.DictWriter(file, list(flat_row(Prediction(Path()), provenance)))
         writer.writeheader()
         writer.writerows(waiting)
 
 
-def _csv_row(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
-    row = _row(prediction, provenance)
+def flat_row(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
+    """Return a prediction as the columns of a table: the names, then numbers and texts, `None` where there is none."""
+    row = json_row(prediction, provenance)
     del row["attention"]
     names = {name: row.pop(name) for name in ("file", "image_id")}
     numbers = {f"global/{label}": value for label, value in row.pop("probabilities").items()}
     numbers |= {f"finding/{name}": value for name, value in row.pop("findings").items()}
     decided = {f"{name}/{what}": value for name, of in row.pop("decisions").items() for what, value in of.items()}
-    row = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in decided.items()} | row
-    return names | {name: "" if value is None else f"{value:.6g}" for name, value in numbers.items()} | row
+    return names | numbers | decided | row
+
+
+def csv_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a [`flat_row`] as the cells of a CSV file."""
+    return {
+        name: "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+        for name, value in row.items()
+    }
 
 
 def _write_json(predictions: Iterable[Prediction], file: IO[str], provenance: Mapping[str, str]) -> None:
     separator = "[\n"
     for prediction in predictions:
-        row = json.dumps(_row(prediction, provenance), ensure_ascii=False, default=_as_json)
-        file.write(separator + row)
+        file.write(separator + json.dumps(json_row(prediction, provenance), ensure_ascii=False))
         separator = ",\n"
     file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
-def _as_json(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value.tolist()
-
-
-def _row(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
-    names = {"file": prediction.file, "image_id": prediction.image_id}
+def json_row(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
+    """Return a prediction as an object of JSON."""
+    names = {"file": str(prediction.file), "image_id": prediction.image_id}
     findings = {name: None if math.isnan(value) else value for name, value in prediction.findings.items()}
     decisions = {name: found._asdict() for name, found in prediction.decisions.items()}
-    return {**names, **vars(prediction), "findings": findings, "decisions": decisions, **provenance}
+    attention = None if prediction.attention is None else prediction.attention.tolist()
+    heatmap = None if prediction.heatmap is None else str(prediction.heatmap)
+    changed = {"findings": findings, "decisions": decisions, "attention": attention, "heatmap": heatmap}
+    return {**names, **vars(prediction), **names, **changed, **provenance}
