@@ -4,7 +4,7 @@ VENV ?= .venv
 DEMO ?= demo
 JOBS ?= 2
 BIN := $(VENV)/bin
-ONNX_TESTS := tests/deployment/test_export_onnx.py
+ONNX_TESTS := tests/deployment/test_export_onnx.py tests/prediction/test_onnx_predictor.py tests/prediction/test_without_torch.py
 
 .DEFAULT_GOAL := help
 
@@ -36,7 +36,7 @@ test-onnx: install  ## run the tests of ONNX files, in an environment of their o
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
 		"$$(.venv-onnx/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
 	.venv-onnx/bin/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[onnx]"
-	.venv-onnx/bin/python -m pytest $(ONNX_TESTS)
+	MLCAK_TEST_ONNX=1 .venv-onnx/bin/python -m pytest $(ONNX_TESTS)
 
 test-serving: export OMP_NUM_THREADS = 1
 test-serving: install  ## run the tests of watch, serve and DICOM reports, in an environment of their own, with foreign DICOM programs

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .image_processing_mlcak import MLCAKImageProcessor as MLCAKImageProcessor
     from .modeling_mlcak import MLCAKForCXRClassification as MLCAKForCXRClassification
     from .modeling_mlcak import MLCAKOutput as MLCAKOutput
+    from .prediction.onnx_predictor import OnnxPredictor as OnnxPredictor
     from .prediction.predictor import RadiographPredictor as RadiographPredictor
     from .prediction.reading import Prediction as Prediction
     from .radiographs.file_search import find_radiographs as find_radiographs
@@ -40,6 +41,7 @@ _MODULES = {
     "MLCAKOutput": "modeling_mlcak",
     "MLCAKTrainer": "training.trainer",
     "MLCAKTrainingArguments": "training.arguments",
+    "OnnxPredictor": "prediction.onnx_predictor",
     "Prediction": "prediction.reading",
     "RadiographPredictor": "prediction.predictor",
     "VinDrOptions": "vindr_cxr.options",

@@ -163,6 +163,38 @@ def fit_to_square(image: np.ndarray, fit: str) -> np.ndarray:
     return square
 
 
+def make_pixel_values(
+    images: np.ndarray,
+    size_px: int,
+    fit: str,
+    lowres: int | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> np.ndarray:
+    """
+    Make a model's input of grey images: square -> area average (-> low resolution and back) -> normalise.
+
+    Args:
+        images (`np.ndarray` of shape `(B, H, W)`): float32 in [0, 1].
+        size_px (`int`): Side of the square, in pixels.
+        fit (`str`): As in [`fit_to_square`].
+        lowres (`int`, *optional*): Area-reduce to this side first, then enlarge bilinearly.
+        mean, std (`Sequence[float]`): Normalisation, one number per channel.
+
+    Returns:
+        `np.ndarray` of shape `(B, C, size_px, size_px)`: float32.
+    """
+    images = fit_to_square(images, fit)
+    if lowres is None:
+        images = area_resize(images, size_px, size_px)
+    else:
+        weights = bilinear_weights(lowres, size_px)
+        # Contiguous arrays make every matrix product of a batch the same call as for a single image: same bits.
+        images = weights @ area_resize(images, lowres, lowres) @ np.ascontiguousarray(weights.T)
+    centre, scale = (np.array(values, np.float32).reshape(1, -1, 1, 1) for values in (mean, std))
+    return np.asarray((images[:, None] - centre) / scale)
+
+
 def map_boxes(
     boxes: np.ndarray | Sequence[Sequence[float]],
     original_size: tuple[int, int],

@@ -14,7 +14,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
-from .image_geometry_mlcak import FIT_CHOICES, area_resize, bilinear_weights, check_choice, fit_to_square, map_boxes
+from .image_geometry_mlcak import FIT_CHOICES, area_resize, check_choice, fit_to_square, make_pixel_values, map_boxes
 from .unit_range_mlcak import ordered_range, scale_to_unit, to_unit_range
 
 logger = logging.get_logger(__name__)
@@ -173,17 +173,10 @@ class MLCAKImageProcessor(PilBackend):
 
 def _reduce(images: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
     """Make `(B, C, S, S)` of grey images `(B, H, W)` in [0, 1]."""
-    side, lowres, images = settings["size"]["height"], settings["lowres"], fit_to_square(images, settings["fit"])
-    if lowres is None:
-        images = area_resize(images, side, side)
-    else:
-        weights = bilinear_weights(lowres, side)
-        # Contiguous arrays make every matrix product of a batch the same call as for a single image: same bits.
-        images = weights @ area_resize(images, lowres, lowres) @ np.ascontiguousarray(weights.T)
-    mean, std = (np.array(settings[name], np.float32).reshape(1, -1, 1, 1) for name in ("image_mean", "image_std"))
+    mean, std = settings["image_mean"], settings["image_std"]
     if not settings["do_normalize"]:
-        return np.repeat(images[:, None], mean.size, axis=1)
-    return np.asarray((images[:, None] - mean) / std)
+        mean, std = [0.0] * len(mean), [1.0] * len(mean)
+    return make_pixel_values(images, settings["size"]["height"], settings["fit"], settings["lowres"], mean, std)
 
 
 __all__ = ["MLCAKImageProcessor", "area_resize", "fit_to_square", "map_boxes", "to_unit_range"]

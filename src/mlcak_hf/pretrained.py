@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import textwrap
 from collections.abc import Iterator
@@ -21,6 +20,8 @@ from .errors import MLCAKError, RecipeError
 from .image_processing_mlcak import MLCAKImageProcessor
 from .modeling_mlcak import MLCAKForCXRClassification
 from .shipped import checkpoint_names, close_name, resolve_checkpoint
+from .weights import weight_files as weight_files
+from .weights import weights_digest as weights_digest
 
 #: A folder, a Hub id, or the name of a checkpoint that ships with the package.
 Source = str | PathLike[str]
@@ -168,17 +169,3 @@ def check_processor(
             f"The image processor of the {model} must make images of (channels, height, width) = {taken}; got {made}. "
             "Restore the preprocessor_config.json that was saved with the model."
         )
-
-
-def weight_files(source: Source) -> list[Path]:
-    """List the files of weights in a local folder or a shipped checkpoint."""
-    source = resolve_checkpoint(str(source))
-    return [path for kind in ("*.safetensors", "pytorch_model*.bin") for path in sorted(Path(source).glob(kind))]
-
-
-def weights_digest(source: Source) -> str | None:
-    """Return the SHA-256 of the weights in a local folder or a shipped checkpoint; `None` without any."""
-    files, digest = weight_files(source), hashlib.sha256()
-    for path in files:
-        digest.update(path.read_bytes())
-    return digest.hexdigest() if files else None

@@ -321,7 +321,7 @@ def test_the_format_follows_the_suffix_and_rows_name_the_model(mlcak, phantoms, 
     assert {(row["model"], row["mlcak_version"], len(row["weights"])) for row in rows} == {("student", "0.1.0", 12)}
     code, _, err = mlcak("predict", model_folder, phantoms / "test", "--output", tmp_path / "p.xlsx")
     assert code == 2
-    assert "must be .csv, .json or .txt; got '.xlsx'" in err
+    assert ".parquet or .txt; got '.xlsx'" in err
 
 
 def test_one_missing_path_is_a_row_and_the_others_are_predicted(mlcak, phantoms, model_folder, tmp_path):

@@ -21,7 +21,8 @@ from mlcak_hf.evaluation.explanations.measure_maps import ExplanationArguments, 
 from mlcak_hf.evaluation.explanations.measurement import MAP_METRICS, MapMeasurement, pool_folds
 from mlcak_hf.evaluation.localisation import box_coverages, localise
 from mlcak_hf.evaluation.significance import holm
-from mlcak_hf.explanation.explain import METHODS, explain
+from mlcak_hf.explanation.choices import METHODS
+from mlcak_hf.explanation.explain import explain
 
 EDGES = ("x_min", "y_min", "x_max", "y_max")
 IMAGES = 12

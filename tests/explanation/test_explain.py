@@ -8,7 +8,8 @@ from torch import nn
 from transformers import AttentionInterface
 
 from mlcak_hf.errors import MLCAKError
-from mlcak_hf.explanation.explain import METHODS, Explanation, explain, label_index, log_odds
+from mlcak_hf.explanation.choices import METHODS, Explanation, label_index
+from mlcak_hf.explanation.explain import explain, log_odds
 
 LABEL = 1  # Nodule/Mass
 STEP = 1e-4

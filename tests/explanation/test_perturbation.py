@@ -5,7 +5,8 @@ import pytest
 import torch
 from tiny_models import images, tiny_model
 
-from mlcak_hf.explanation.explain import explain, label_names, log_odds
+from mlcak_hf.explanation.choices import label_names
+from mlcak_hf.explanation.explain import explain, log_odds
 from mlcak_hf.explanation.perturbation import (
     deletion_and_insertion,
     label_probabilities,

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.errors import DatasetError, DicomError, MLCAKError
-from mlcak_hf.explanation.explain import Explanation
+from mlcak_hf.explanation.choices import Explanation
 from mlcak_hf.explanation.overlay import attention_over_radiograph, draw_heatmap, enlarge_for_display
 from mlcak_hf.image_processing_mlcak import area_resize, fit_to_square, map_boxes
 from mlcak_hf.prediction.outputs import HeatmapNames

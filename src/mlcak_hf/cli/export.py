@@ -82,7 +82,8 @@ def _export_vit(model: str, output: Path, head: Head, console: Console) -> None:
 
 
 def _export_onnx(model: str, output: Path, dtypes: list[WeightType], console: Console) -> None:
-    from ..deployment.export.onnx_folder import PREPROCESS_FILE, export_onnx
+    from ..deployment.export.onnx_folder import export_onnx
+    from ..prediction.onnx_metadata import PREPROCESS_FILE
 
     made = export_onnx(model, output, [dtype.value for dtype in dtypes])
     console.print(_difference_table(made.differences))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,64 +16,11 @@ from ..errors import MLCAKError
 from ..image_geometry_mlcak import check_choice
 from ..modeling_mlcak import MLCAKForCXRClassification
 from ..probabilities import MULTI_LABEL
+from .choices import METHODS, OF_A_LABEL
 from .class_token import class_token_attention
 from .methods import attention_rollout, grad_cam, gradient_attention
 
-#: Methods, each with what its maps show. The first two are the same for every label.
-METHODS = {
-    "attention": "attention of the class token",
-    "rollout": "attention of the class token, followed through all layers",
-    "gradient": "attention that raises the score of the label",
-    "grad-cam": "patches that raise the score of the label",
-}
-#: Methods that need a label.
-OF_A_LABEL = ("gradient", "grad-cam")
-
 Maps = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Which map to draw.
-
-    Args:
-        method (`str`, *optional*, defaults to `"attention"`):
-            `"attention"`, `"rollout"`, `"gradient"` or `"grad-cam"`.
-        label (`str`, *optional*):
-            Finding or global label that `"gradient"` and `"grad-cam"` explain. Defaults to the most probable global
-            label of each image.
-
-    Raises:
-        [`MLCAKError`]: When there is no such method, or it does not depend on a label.
-    """
-
-    method: str = "attention"
-    label: str | None = None
-
-    def __post_init__(self) -> None:
-        check_choice("The explanation method", self.method, tuple(METHODS), MLCAKError)
-        if self.label is not None and self.method not in OF_A_LABEL:
-            raise MLCAKError(
-                f"A label must be given for {' or '.join(OF_A_LABEL)} only; got {self.label!r} with {self.method!r}, "
-                "which is the same for every label. Leave the label out."
-            )
-
-
-def label_names(config: MLCAKConfig) -> list[str]:
-    """Name the labels of [`log_odds`]: the local findings, then the global labels."""
-    return [*config.local_labels, *config.global_labels]
-
-
-def label_index(config: MLCAKConfig, name: str) -> int:
-    """Find a label among those of [`label_names`]. A finding comes before a global label of the same name.
-
-    Raises:
-        [`MLCAKError`]: When the model has no such label.
-    """
-    names = label_names(config)
-    if name not in names:
-        raise MLCAKError(f"The label must be one of the model's {', '.join(names)}; got {name!r}.")
-    return names.index(name)
 
 
 def log_odds(logits: Tensor, local_logits: Tensor | None, problem_type: str) -> Tensor:
@@ -128,7 +74,8 @@ def explain(
     ```python
     >>> import torch
     >>> from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification
-    >>> from mlcak_hf.explanation.explain import explain, label_index
+    >>> from mlcak_hf.explanation.choices import label_index
+    >>> from mlcak_hf.explanation.explain import explain
 
     >>> model = MLCAKForCXRClassification(MLCAKConfig()).eval()
     >>> label = label_index(model.config, "Pneumothorax")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
-from ..image_processing_mlcak import map_boxes
+from ..errors import MLCAKError
+from ..image_geometry_mlcak import map_boxes
 
 # The longer side of a heatmap, so that its legend can be read.
 SMALLEST_DISPLAY_PX = 512
@@ -121,7 +121,7 @@ def draw_heatmap(
     over = attention_over_radiograph(relative, original_size, model_size_px, fit, shown_size)
     strength = np.log(np.clip(over, 1.0, _FULL_COLOUR)) / np.log(_FULL_COLOUR)
     tint = _STRONGEST_TINT * strength[..., None]
-    overlay = radiograph[..., None] * (1.0 - tint) + colormaps[_COLOURS](strength)[..., :3] * tint
+    overlay = radiograph[..., None] * (1.0 - tint) + _colours(strength) * tint
     explanation = f"{attention.shape[0]} x {attention.shape[1]} patches; 1x: as much as if all got the same"
     if not total > 0:
         explanation += "; empty: no patch raises the score"
@@ -129,6 +129,14 @@ def draw_heatmap(
         explanation += f"; nearly uniform, at most {relative.max():.2f}x"
     lines = [f"{caption} ({explanation})" if caption else explanation, f"{shown[0].upper()}{shown[1:]}. {_FOOTER}"]
     return _with_legend(_to_rgb(overlay), lines)
+
+
+def _colours(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    try:
+        from matplotlib import colormaps
+    except ImportError:
+        raise MLCAKError("Heatmaps need matplotlib, which is not installed. Run: pip install matplotlib.") from None
+    return np.asarray(colormaps[_COLOURS](values)[..., :3])
 
 
 def _to_rgb(values: npt.NDArray[np.floating]) -> Image.Image:
@@ -147,7 +155,7 @@ def _with_legend(overlay: Image.Image, texts: list[str]) -> Image.Image:
     draw = ImageDraw.Draw(canvas)
     bar_left, bar_height = overlay.width + margin, max(overlay.height - 2 * margin, 1)
     shades = np.linspace(1.0, 0.0, bar_height)[:, None].repeat(text_px, 1)
-    canvas.paste(_to_rgb(colormaps[_COLOURS](shades)[..., :3]), (bar_left, margin))
+    canvas.paste(_to_rgb(_colours(shades)), (bar_left, margin))
     for value in _TICKS:
         y = margin + (1 - np.log(value) / np.log(_FULL_COLOUR)) * bar_height
         draw.text((bar_left + text_px + margin // 3, y), f"{value}x", "white", font, anchor="lm")

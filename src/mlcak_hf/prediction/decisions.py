@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from transformers.utils.hub import cached_file
-
-from ..pretrained import weights_digest
-from ..trust.operating_points import OPERATING_POINTS_FILE, OperatingPoints
-from ..trust.reference import REFERENCE_FILE, Reference
+from ..trust.operating_points import OperatingPoints
+from ..trust.reference import DistanceLimit
 from .reading import Decision, OnSuspect, Prediction
 
 Rule = Literal["youden", "sensitivity", "specificity"]
@@ -23,34 +19,15 @@ class Safeguards:
     Args:
         points ([`OperatingPoints`], *optional*):
             Temperatures and thresholds.
-        reference ([`Reference`], *optional*):
+        reference ([`DistanceLimit`], *optional*):
             Which images are refused.
         rule (`str`, *optional*, defaults to `"youden"`):
             Which threshold decides: `"youden"`, `"sensitivity"` or `"specificity"`.
     """
 
     points: OperatingPoints | None = None
-    reference: Reference | None = None
+    reference: DistanceLimit | None = None
     rule: Rule = "youden"
-
-    @classmethod
-    def load(cls, source: str, revision: str = "main", rule: Rule = "youden") -> Safeguards:
-        """Read the files beside a model's weights, in a folder or on the Hub.
-
-        Raises:
-            [`MLCAKError`]: When one is damaged or was made for other weights.
-        """
-        folder = Path(source)
-        if not folder.is_dir():
-            files = [_file_on_hub(source, name, revision) for name in (OPERATING_POINTS_FILE, REFERENCE_FILE)]
-            found = next(filter(None, files), None)
-            if found is None:
-                return cls(rule=rule)
-            folder = found.parent
-        if not any((folder / name).is_file() for name in (OPERATING_POINTS_FILE, REFERENCE_FILE)):
-            return cls(rule=rule)
-        weights = weights_digest(folder)
-        return cls(OperatingPoints.load(folder, weights), Reference.load(folder, weights), rule)
 
     def apply(self, prediction: Prediction, distance: float | None, on_suspect: OnSuspect) -> None:
         """Fill in the decisions of a prediction, or why there are none.
@@ -97,15 +74,3 @@ class Safeguards:
                     label.triage(score) if decides else "",
                 )
         return found
-
-
-def _file_on_hub(source: str, name: str, revision: str) -> Path | None:
-    file = cached_file(
-        source,
-        name,
-        revision=revision,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return None if file is None else Path(file)

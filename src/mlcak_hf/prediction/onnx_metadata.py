@@ -12,6 +12,9 @@ from ..radiographs.choices import FITS, VOI_MODES, Fit, Voi
 from ..radiographs.grey_values import PERCENTILE_REFERENCE_PX, PERCENTILES
 
 METADATA_KEY = "mlcak"
+#: Names of the model files, by the type of their weights.
+MODEL_FILES = {"float32": "model.onnx", "float16": "model_float16.onnx", "int8": "model_int8.onnx"}
+PREPROCESS_FILE = "preprocess.onnx"
 RESEARCH_NOTICE = "Research use only: not a medical device, not for diagnosis."
 _FORMAT = 1
 

@@ -77,11 +77,13 @@ class HeatmapNames:
     Args:
         folder (`str` or `os.PathLike`):
             Folder of the heatmaps.
+        used (`Iterable` of `Path`, *optional*):
+            Heatmaps of an earlier part of the run, with names that are not given again.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], used: Iterable[Path] = ()) -> None:
         self.folder = Path(folder)
-        self._used: set[str] = set()
+        self._used = {path.stem.casefold() for path in used}
 
     def next(self, file: Path) -> Path:
         """Return the path for the heatmap of a file: `stem.png`, then `stem-2.png`, `stem-3.png`, ..."""

@@ -1,17 +1,14 @@
-"""Predictions as a table for people, CSV for spreadsheets, or JSON for programs."""
+"""Predictions as a table for people, CSV for spreadsheets, JSON, JSON lines or Parquet for programs."""
 
 from __future__ import annotations
 
-import csv
-import json
+import importlib.util
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from heapq import nlargest
 from itertools import compress
 from pathlib import Path
-from typing import IO, Any
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -20,8 +17,10 @@ from rich.text import Text
 from ..errors import MLCAKError
 from .outputs import check_outputs
 from .reading import Prediction
+from .row_formats import json_row, opened_text, replaced_when_whole, write_rows, write_text
 
-_FORMATS = {".txt": "table", ".csv": "csv", ".json": "json", "table": "table", "csv": "csv", "json": "json"}
+FORMATS = ("table", "csv", "json", "jsonl", "parquet")
+_FORMATS = {".txt": "table"} | {f".{name}": name for name in FORMATS[1:]} | {name: name for name in FORMATS}
 _HIGHEST_FINDINGS = 3
 
 
@@ -30,19 +29,25 @@ def choose_format(table_format: str | None = None, output: str | os.PathLike[str
 
     Args:
         table_format (`str`, *optional*):
-            `"table"`, `"csv"` or `"json"`.
+            `"table"`, `"csv"`, `"json"`, `"jsonl"` or `"parquet"`.
         output (`str` or `os.PathLike`, *optional*):
             The file to write. Without it the format is `"table"` by default.
 
     Raises:
-        [`MLCAKError`]: When the format is unknown, or neither given nor named by the suffix.
+        [`MLCAKError`]: When the format is unknown, neither given nor named by the suffix, or needs a file or a package
+            that is missing.
     """
     given = table_format or ("table" if output is None else Path(output).suffix.lower())
     if given not in _FORMATS:
         raise MLCAKError(
-            "The format must be 'table', 'csv' or 'json', or the suffix of the output must be .csv, .json or .txt; got "
-            f"{given!r}. Rename the output, or choose a format (--format csv)."
+            "The format must be 'table', 'csv', 'json', 'jsonl' or 'parquet', or the suffix of the output .csv, .json, "
+            f".jsonl, .parquet or .txt; got {given!r}. Rename the output, or choose a format (--format csv)."
         )
+    if _FORMATS[given] == "parquet":
+        if output is None:
+            raise MLCAKError("Parquet is not text and needs a file. Name one (--output predictions.parquet).")
+        if importlib.util.find_spec("pyarrow") is None:
+            raise MLCAKError("Parquet needs pyarrow, which is not installed. Run: pip install pyarrow.")
     return _FORMATS[given]
 
 
@@ -55,9 +60,10 @@ def write_predictions(
 ) -> int:
     """Write predictions to a file or to the terminal.
 
-    CSV and JSON are written as the predictions arrive, so that memory does not grow with the number of files. CSV has
+    All but the table are written as predictions arrive, so that memory does not grow with the number of files. CSV has
     the columns `file`, `image_id`, `global/<label>` and `finding/<name>` with probabilities, `heatmap`, `warning`,
-    `refused_because`, `error`, and those of `provenance`; JSON is a list of objects with the same content. With
+    `refused_because`, `error`, and those of `provenance`; Parquet has the same columns, JSON is a list of objects with
+    the same content, and JSON lines has one object a line. With
     operating points, every label that has them also has `.../calibrated`, `.../threshold`, `.../decision` and
     `.../triage`. The table shows each global label, its decision, and the three highest findings. A finding that the
     model never saw in training is empty.
@@ -66,7 +72,7 @@ def write_predictions(
         predictions (`Iterable` of [`Prediction`]):
             The predictions, failures included.
         table_format (`str`, *optional*):
-            `"table"`, `"csv"` or `"json"`. Defaults to the format of the output's suffix, see [`choose_format`].
+            As in [`choose_format`]. Defaults to the format of the output's suffix, see [`choose_format`].
         output (`str` or `os.PathLike`, *optional*):
             File to write, made with its folder. An existing one is replaced only when all is written. Defaults to the
             console.
@@ -92,38 +98,18 @@ def write_predictions(
             failed += prediction.outcome != "predicted"
             yield prediction
 
-    with ExitStack() as stack:
-        if output is not None:
-            console = Console(file=stack.enter_context(_opened(Path(output))), width=120)
-        console = console or Console()
-        if chosen == "csv":
-            _write_csv(counted(), console.file, provenance or {})
-        elif chosen == "json":
-            _write_json(counted(), console.file, provenance or {})
-        else:
-            _print_table(list(counted()), console)
+    if output is None and chosen == "table":
+        _print_table(list(counted()), console or Console())
+    elif output is None:
+        write_text(
+            (json_row(each, provenance or {}) for each in counted()), chosen, (console or Console()).file, provenance
+        )
+    elif chosen == "table":
+        with replaced_when_whole(Path(output)) as written, opened_text(written) as stream:
+            _print_table(list(counted()), Console(file=stream, width=120))
+    else:
+        write_rows((json_row(each, provenance or {}) for each in counted()), chosen, Path(output), provenance)
     return failed
-
-
-@contextmanager
-def _opened(output: Path) -> Iterator[IO[str]]:
-    """Open a file to write, with its folder. An existing file keeps its content until the new one is complete.
-
-    Which radiographs a stream reads is known only at its end, and the file could be one of them.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    replaces = output.is_file()
-    written = output.resolve().with_name(f".{output.name}.{os.getpid()}.partial") if replaces else output
-    try:
-        # newline="": the csv module writes line ends itself.
-        # backslashreplace: the name of a file need not be valid text.
-        with written.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
-            yield stream
-        if replaces:
-            written.replace(output.resolve())
-    finally:
-        if replaces:
-            written.unlink(missing_ok=True)
 
 
 def _print_table(predictions: list[Prediction], console: Console) -> None:
@@ -174,58 +160,3 @@ def _common_folder(predictions: list[Prediction]) -> str:
     except ValueError:  # Relative paths beside absolute ones.
         return ""
     return "" if folder in (os.curdir, os.sep) else folder
-
-
-def _write_csv(predictions: Iterable[Prediction], file: IO[str], provenance: Mapping[str, str]) -> None:
-    writer: csv.DictWriter[str] | None = None
-    waiting: list[dict[str, Any]] = []  # failures before the first success, which defines the columns
-    for prediction in predictions:
-        waiting.append(csv_cells(flat_row(prediction, provenance)))
-        if writer is None and prediction.probabilities:
-            writer = csv.DictWriter(file, list(waiting[-1]), restval="")
-            writer.writeheader()
-        if writer is not None:
-            writer.writerows(waiting)
-            waiting.clear()
-    if writer is None:
-        writer = csv.DictWriter(file, list(flat_row(Prediction(Path()), provenance)))
-        writer.writeheader()
-        writer.writerows(waiting)
-
-
-def flat_row(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
-    """Return a prediction as the columns of a table: the names, then numbers and texts, `None` where there is none."""
-    row = json_row(prediction, provenance)
-    del row["attention"]
-    names = {name: row.pop(name) for name in ("file", "image_id")}
-    numbers = {f"global/{label}": value for label, value in row.pop("probabilities").items()}
-    numbers |= {f"finding/{name}": value for name, value in row.pop("findings").items()}
-    decided = {f"{name}/{what}": value for name, of in row.pop("decisions").items() for what, value in of.items()}
-    return names | numbers | decided | row
-
-
-def csv_cells(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a [`flat_row`] as the cells of a CSV file."""
-    return {
-        name: "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
-        for name, value in row.items()
-    }
-
-
-def _write_json(predictions: Iterable[Prediction], file: IO[str], provenance: Mapping[str, str]) -> None:
-    separator = "[\n"
-    for prediction in predictions:
-        file.write(separator + json.dumps(json_row(prediction, provenance), ensure_ascii=False))
-        separator = ",\n"
-    file.write("[]\n" if separator == "[\n" else "\n]\n")
-
-
-def json_row(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
-    """Return a prediction as an object of JSON."""
-    names = {"file": str(prediction.file), "image_id": prediction.image_id}
-    findings = {name: None if math.isnan(value) else value for name, value in prediction.findings.items()}
-    decisions = {name: found._asdict() for name, found in prediction.decisions.items()}
-    attention = None if prediction.attention is None else prediction.attention.tolist()
-    heatmap = None if prediction.heatmap is None else str(prediction.heatmap)
-    changed = {"findings": findings, "decisions": decisions, "attention": attention, "heatmap": heatmap}
-    return {**names, **vars(prediction), **names, **changed, **provenance}

@@ -17,7 +17,7 @@ from ..errors import DeploymentError
 from ..prediction.outputs import check_outputs
 from ..prediction.predictor import RadiographPredictor
 from ..prediction.reading import Prediction
-from ..prediction.tables import csv_cells, flat_row, json_row
+from ..prediction.row_formats import csv_cells, flat_row, json_row
 from .journal import Entry, Journal, unwritable
 
 _SUFFIXES = (".csv", ".jsonl", ".parquet")

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import MLCAKError
-from ..pretrained import weights_digest
 from ..probabilities import MULTI_LABEL
+from ..weights import weights_digest
 from .temperature import fit_temperature, with_temperature
 from .thresholds import (
     Labels,

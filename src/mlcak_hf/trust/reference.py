@@ -13,11 +13,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import betabinom
-from sklearn.covariance import LedoitWolf
 
 from ..errors import MLCAKError
-from ..pretrained import weights_digest
+from ..weights import weights_digest
 from .operating_points import check_weights
 
 REFERENCE_FILE = "reference.npz"
@@ -44,7 +42,25 @@ def captured_class_tokens(model: Any) -> Iterator[list[Any]]:
 
 
 @dataclass(frozen=True)
-class Reference:
+class DistanceLimit:
+    """The distance from the training images beyond which an image is refused.
+
+    Args:
+        limit (`float`):
+            Largest distance that is not refused.
+    """
+
+    limit: float
+
+    def refusal(self, distance: float) -> str | None:
+        """Say why an image at this distance is refused; `None` if it is not."""
+        if distance <= self.limit:
+            return None
+        return f"unlike the training images (distance {distance:.3g}, limit {self.limit:.3g})"
+
+
+@dataclass(frozen=True)
+class Reference(DistanceLimit):
     """Mean and precision of the class tokens of training images, and the distance beyond which an image is refused.
 
     Args:
@@ -56,8 +72,6 @@ class Reference:
             Number of training images.
         mean (`np.ndarray` of shape `(width,)`, float32), precision (`np.ndarray` of shape `(width, width)`, float32):
             Of their class tokens, with the covariance of Ledoit and Wolf.
-        limit (`float`):
-            Largest distance that is not refused.
         false_refusals (`float`):
             Share of images like the held-out ones that is refused.
         n_held_out (`int`):
@@ -69,7 +83,6 @@ class Reference:
     n_images: int
     mean: NDArray[np.float32]
     precision: NDArray[np.float32]
-    limit: float
     false_refusals: float
     n_held_out: int
 
@@ -103,20 +116,16 @@ class Reference:
                 f"{math.ceil(1 / false_refusals) - 1} images that the model was not trained on; got {len(others)}. Use "
                 "more images, or a larger share."
             )
+        from sklearn.covariance import LedoitWolf  # not needed to apply a reference
+
         found = LedoitWolf().fit(tokens)
         mean, precision = found.location_.astype(np.float32), found.precision_.astype(np.float32)
         limit = np.sort(_distances(others, mean, precision))[kept - 1]
-        return cls(weights, dataset, len(tokens), mean, precision, float(limit), false_refusals, len(others))
+        return cls(float(limit), weights, dataset, len(tokens), mean, precision, false_refusals, len(others))
 
     def distances(self, tokens: ArrayLike) -> NDArray[np.float64]:
         """Return the Mahalanobis distance of class tokens of shape `(n, width)` from the mean, in shape `(n,)`."""
         return _distances(np.asarray(tokens, np.float64), self.mean, self.precision)
-
-    def refusal(self, distance: float) -> str | None:
-        """Say why an image at this distance is refused; `None` if it is not."""
-        if distance <= self.limit:
-            return None
-        return f"unlike the training images (distance {distance:.3g}, limit {self.limit:.3g})"
 
     def most_refused(self, count: int) -> int:
         """Return how many of `count` images like the held-out ones may be refused by chance.
@@ -124,6 +133,8 @@ class Reference:
         Exceeded with a probability of at most 2.5 %. The share that a limit from `n_held_out` images refuses is
         distributed as a beta variable, so the number of refused images is beta-binomial. Images count as independent.
         """
+        from scipy.stats import betabinom
+
         kept = _kept(self.n_held_out, self.false_refusals)
         return int(betabinom.ppf(0.975, count, self.n_held_out + 1 - kept, kept))
 

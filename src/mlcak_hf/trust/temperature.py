@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
 
 from ..probabilities import MULTI_LABEL, SINGLE_LABEL, probabilities
 from .thresholds import Labels, Scores
@@ -78,6 +77,8 @@ def fit_temperature(scores: Scores, labels: Labels, problem_type: str = MULTI_LA
 
 
 def _minimum(loss: Callable[[float], float]) -> float | None:
+    from scipy.optimize import minimize_scalar  # not needed to apply a temperature
+
     ends = math.log(_SMALLEST), math.log(_LARGEST)
     found = minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-4})
     # Where the classes are separated, the loss is as small at the end: it is flat there.

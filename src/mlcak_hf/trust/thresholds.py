@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_curve
 
 Scores = NDArray[np.float64]
 Labels = NDArray[np.int8]
@@ -79,6 +78,8 @@ def youden_threshold(scores: Scores, labels: Labels) -> float:
     known = labels >= 0
     if len(np.unique(labels[known])) < 2:
         return math.nan
+    from sklearn.metrics import roc_curve  # not needed to apply a threshold
+
     false_positive_rate, sensitivity, thresholds = roc_curve(labels[known], scores[known], drop_intermediate=False)
     # The first threshold is infinite: no image is positive.
     best = 1 + int(np.argmax((sensitivity - false_positive_rate)[1:]))

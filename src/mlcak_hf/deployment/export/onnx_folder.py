@@ -11,7 +11,7 @@ from typing import Any, cast
 from ... import __version__
 from ...errors import DeploymentError, MLCAKError
 from ...image_geometry_mlcak import check_choice
-from ...prediction.onnx_metadata import METADATA_KEY, OnnxMetadata
+from ...prediction.onnx_metadata import METADATA_KEY, MODEL_FILES, PREPROCESS_FILE, OnnxMetadata
 from ...prediction.predictor import RadiographPredictor
 from ...pretrained import Source
 from ...radiographs.choices import Fit, Voi
@@ -27,8 +27,8 @@ from .onnx_check import (
 )
 from .onnx_model import DTYPES, Dtype, model_graph, with_dtype
 from .onnx_preprocessing import preprocessing_model
+from .onnx_program import write_program
 
-PREPROCESS_FILE = "preprocess.onnx"
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -45,11 +45,6 @@ class OnnxExport:
 
     differences: list[OnnxDifference]
     pixel_difference: float
-
-
-def onnx_file_name(dtype: Dtype) -> str:
-    """Return the name of a model file: `model.onnx`, `model_float16.onnx` or `model_int8.onnx`."""
-    return "model.onnx" if dtype == "float32" else f"model_{dtype}.onnx"
 
 
 def export_onnx(source: Source, output: str | Path, dtypes: Sequence[Dtype] = ("float32",)) -> OnnxExport:
@@ -81,13 +76,13 @@ def export_onnx(source: Source, output: str | Path, dtypes: Sequence[Dtype] = ("
         raise
     except MLCAKError as error:
         raise DeploymentError(str(error)) from error
-    model, reference = predictor.model, predictor.safeguards.reference
+    model, reference = predictor.model, predictor.reference
     metadata = describe(predictor)
     with new_folder(output) as folder:
         graph, pixel_values = model_graph(model, reference), check_images(predictor.processor)
         expected, differences = torch_outputs(model, reference, pixel_values), []
         for dtype in dict.fromkeys(dtypes):
-            file = folder / onnx_file_name(dtype)
+            file = folder / MODEL_FILES[dtype]
             _save(with_dtype(graph, dtype), metadata, file)
             differences.append(measured_difference(file, expected, pixel_values, metadata.problem_type))
             check_difference(differences[-1], dtype)
@@ -97,6 +92,7 @@ def export_onnx(source: Source, output: str | Path, dtypes: Sequence[Dtype] = ("
         onnx_card(source, Path(output).resolve().name, metadata, made.differences, made.pixel_difference).save(
             folder / "README.md"
         )
+        write_program(folder)
     return made
 
 

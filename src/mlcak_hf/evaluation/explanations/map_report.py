@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import MLCAKError
-from ...explanation.explain import METHODS
+from ...explanation.choices import METHODS
 from ..comparison import NOTICE
 from ..significance import ALPHA
 

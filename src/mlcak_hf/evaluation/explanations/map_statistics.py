@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
-from ...explanation.explain import METHODS
+from ...explanation.choices import METHODS
 from ..bootstrap import DrawWeights, draw_weights, group_indices, mean_draws, percentile_interval
 from ..comparison import RARE
 from ..scores import FloatArray

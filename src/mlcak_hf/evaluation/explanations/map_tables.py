@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...explanation.explain import METHODS
+from ...explanation.choices import METHODS
 from ..comparison import NOTICE, RARE
 from .map_report import DECIDING, Explanations, MapReport, MapScore, Measured
 from .measurement import FLOORS, MAP_METRICS

@@ -19,7 +19,8 @@ from ...data.collator import MLCAKCollator
 from ...data.columns import column_values
 from ...data.sources import RadiographDataset
 from ...errors import DatasetError, MLCAKError
-from ...explanation.explain import METHODS, Maps, explain, label_index
+from ...explanation.choices import METHODS, label_index
+from ...explanation.explain import Maps, explain
 from ...explanation.perturbation import (
     deletion_and_insertion,
     label_probabilities,
