@@ -16,7 +16,7 @@ from ..errors import MLCAKError
 from ..radiographs.choices import Voi
 from ..radiographs.file_search import FileSearch, search_radiographs
 from .options import ValueRangeOption
-from .runtimes import Runtime, load_predictor
+from .runtimes import Runtime, load_any_predictor
 
 if TYPE_CHECKING:
     from ..prediction.file_predictor import FilePredictor
@@ -89,7 +89,7 @@ def predict(
     check_outputs(search.files, output, heatmaps)
     chosen = choose_format(table_format, output)
     options = {"value_range": value_range, "voi": voi, "on_suspect": on_suspect, "operating_point": operating_point}
-    predictor = load_predictor(model, runtime, device, threads, **options)
+    predictor = load_any_predictor(model, runtime, device, threads, **options)
     if predictor.voi != predictor.model_input.voi:
         errors.print(f"Warning: the model was trained with --voi {predictor.model_input.voi}, not {predictor.voi}.")
     choices = {"model": predictor.fingerprint, "--voi": predictor.voi, "--value-range": value_range}

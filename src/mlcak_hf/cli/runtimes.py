@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 Runtime = Literal["torch", "onnx"]
 
 
-def load_predictor(
+def load_any_predictor(
     model: str, runtime: Runtime | None = None, device: str | None = None, threads: int = 1, **options: Any
 ) -> FilePredictor:
-    """Load a predictor.
+    """Load the predictor that a model is made for, PyTorch or onnxruntime.
 
     Args:
         model (`str`):

@@ -98,7 +98,7 @@ class RunningSummary:
 
     def page(self) -> str:
         """Return the summary as an HTML page without scripts."""
-        counts, reference = self.as_dict(), self._predictor.safeguards.reference
+        counts, reference = self.as_dict(), self._predictor.reference
         template = (hub_configs_dir() / "templates" / "serving_summary.html").read_text(encoding="utf-8")
         environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
         checked = counts["unlike"]["checked"]
