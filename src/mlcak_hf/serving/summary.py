@@ -22,6 +22,7 @@ from ..errors import DeploymentError
 from ..prediction.predictor import RadiographPredictor
 from ..prediction.reading import Prediction
 from ..shipped import hub_configs_dir
+from ..trust.reference import Reference
 
 BINS = 20
 _KINDS = 30
@@ -98,7 +99,7 @@ class RunningSummary:
 
     def page(self) -> str:
         """Return the summary as an HTML page without scripts."""
-        counts, reference = self.as_dict(), self._predictor.reference
+        counts, reference = self.as_dict(), self._predictor.safeguards.reference
         template = (hub_configs_dir() / "templates" / "serving_summary.html").read_text(encoding="utf-8")
         environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
         checked = counts["unlike"]["checked"]
@@ -107,7 +108,7 @@ class RunningSummary:
             model=self._predictor.provenance,
             histograms=[self._histogram(label, np.array(counts["scores"][label])) for label in self._labels],
             tables=[*counts["reasons"].items(), ("Turned away", counts["turned_away"])],
-            by_chance=None if reference is None or not checked else reference.most_refused(checked),
+            by_chance=reference.most_refused(checked) if isinstance(reference, Reference) and checked else None,
         )
 
     def _histogram(self, label: str, counts: npt.NDArray[np.int64]) -> dict[str, Any]:
