@@ -201,7 +201,7 @@ def main() -> int:
                 flops_of[job] = count_flops(step)
             rate, memory = measure(step, arguments.seconds, device)
             tflops = rate * flops_of.get(job, 0) / 1e12
-            share = f"{tflops / arguments.peak_tflops:.0%}" if arguments.peak_tflops else "-"
+            share = f"{100 * tflops / arguments.peak_tflops:.0f} %" if arguments.peak_tflops else "-"
             row = (job, mode, f"{rate * images:,.0f}", f"{tflops:.1f}", share, f"{memory:.1f} GiB")
             table.add_row(*row)
             console.print(" | ".join(row))  # at once: the table is whole only at the end

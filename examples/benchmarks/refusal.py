@@ -36,6 +36,7 @@ from mlcak_hf.evaluation.arguments import EvaluatedModel, EvaluationArguments
 from mlcak_hf.evaluation.run import EvaluationData
 from mlcak_hf.image_processing_mlcak import to_unit_range
 from mlcak_hf.radiographs.read import resize_radiograph
+from mlcak_hf.shipped import resolve_checkpoint
 from mlcak_hf.trust.input_checks import file_warnings, image_warnings
 from mlcak_hf.trust.reference import captured_class_tokens
 
@@ -143,7 +144,7 @@ def main() -> None:
     score = Scorer(options.model)
     files = {"photographs": list(photographs()), "CT": list(dicom("CT")), "MR": list(dicom("MR"))}
     arguments = EvaluationArguments(dataset=options.dataset, models=[], output="")
-    data = EvaluationData.open(arguments, [EvaluatedModel("model", options.model)])
+    data = EvaluationData.open(arguments, [EvaluatedModel("model", resolve_checkpoint(options.model))])
 
     def some(rows):
         return rows.select(np.unique(np.linspace(0, len(rows) - 1, min(len(rows), options.images)).astype(int)))
@@ -166,9 +167,9 @@ def main() -> None:
             refused = np.mean(found[:, place] > limits[place])
             labels = np.repeat([0, 1], [len(usual), len(found)])
             area = f"{roc_auc_score(labels, np.append(usual[:, place], found[:, place])):.3f}, " if len(usual) else ""
-            cells.append(f"{area}{refused:.1%}")
+            cells.append(f"{area}{100 * refused:.1f} %")
         either = np.mean(warned | (found[:, 0] > limits[0]))
-        table.add_row(name, str(len(found)), *cells, f"{np.mean(warned):.1%}", f"{either:.1%}")
+        table.add_row(name, str(len(found)), *cells, f"{100 * np.mean(warned):.1f} %", f"{100 * either:.1f} %")
         usual = found if name == "test images" else usual
     Console(width=140).print(table)
 

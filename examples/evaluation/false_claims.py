@@ -7,6 +7,9 @@ images are hard for every model, some for one method, some for one training run,
 calls a difference "beyond noise" if its interval over the test images excludes 0 and all paired runs have one sign. The
 rule in use counts training runs too and corrects for the number of comparisons (mlcak_hf.evaluation.significance). The
 deviation over images is DeLong's, as each simulated patient has one image.
+
+With --folds 5, every training run is five models of their own skill and scale, each of which predicts a fifth of the
+images, and images are ranked within their fold, as in a study.
 """
 
 from __future__ import annotations
@@ -21,20 +24,29 @@ from mlcak_hf.evaluation.significance import ALPHA, holm, p_value, placement_val
 ROWS, RUNS = 8, (1, 3, 5)
 
 
-def simulate(tables: int, images: int, seed: int = 0) -> dict[str, dict[int, tuple[float, float]]]:
+def simulate(tables: int, images: int, folds: int = 1, seed: int = 0) -> dict[str, dict[int, tuple[float, float]]]:
     """Share of false claims by rule and number of runs: among all comparisons, and of tables with at least one."""
     rng = np.random.default_rng(seed)
-    labels = np.repeat([0, 1], images // 2).astype(np.int8)
+    # Every fold has the same number of images of each class, so that its AUROC counts as much as the others.
+    labels, fold = np.repeat([0, 1], images // 2).astype(np.int8), np.arange(images) % folds
     claims = {rule: {runs: np.zeros((tables, ROWS - 1), bool) for runs in RUNS} for rule in ("alone", "old", "new")}
     for table in range(tables):
-        skill = 1.2 + 0.1 * rng.normal(size=(ROWS, max(RUNS)))
+        skill, offset, scale = 1.2 + 0.1 * rng.normal(size=(folds, ROWS, max(RUNS))), 0.0, 1.0
+        if folds > 1:
+            offset, scale = rng.normal(size=(2, folds, ROWS, max(RUNS)))
+            offset, scale = offset[fold], np.exp(scale[fold])
         hard = rng.normal(size=(images, 1, 1)) + 0.5 * rng.normal(size=(images, ROWS, 1))
-        scores = labels[:, None, None] * skill + hard + 0.3 * rng.normal(size=(images, ROWS, max(RUNS)))
-        parts = [part.reshape(-1, ROWS, max(RUNS)) for part in placement_values(scores.reshape(images, -1), labels)]
+        scores = labels[:, None, None] * skill[fold] + hard + 0.3 * rng.normal(size=(images, ROWS, max(RUNS)))
+        scores = (offset + scale * scores).reshape(images, -1)
+        parts = [
+            [part.reshape(-1, ROWS, max(RUNS)) for part in placement_values(scores[fold == each], labels[fold == each])]
+            for each in range(folds)
+        ]
         for runs in RUNS:
-            contrasts = [part[:, 1:, :runs] - part[:, :1, :runs] for part in parts]
-            differences = contrasts[0].mean(axis=0)
-            spread = np.sqrt(sum(part.mean(axis=2).var(axis=0, ddof=1) / len(part) for part in contrasts))
+            contrasts = [[part[:, 1:, :runs] - part[:, :1, :runs] for part in of_fold] for of_fold in parts]
+            differences = np.mean([of_fold[0].mean(axis=0) for of_fold in contrasts], axis=0)
+            errors = [part.mean(axis=2).var(axis=0, ddof=1) / len(part) for of_fold in contrasts for part in of_fold]
+            spread = np.sqrt(np.sum(errors, axis=0)) / folds
             mean = differences.mean(axis=1)
             agree = np.abs(np.sign(differences).sum(axis=1)) == runs
             claims["old"][runs][table] = (np.abs(mean) > 1.96 * spread) & agree
@@ -73,13 +85,14 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tables", type=int, default=2858, help="tables of seven comparisons (default: 2858)")
     parser.add_argument("--images", type=int, default=2000, help="test images, half of them abnormal (default: 2000)")
+    parser.add_argument("--folds", type=int, default=1, help="models per run, each for its fold (default: 1)")
     parser.add_argument("--figure", help="file to draw")
     args = parser.parse_args()
-    rates = simulate(args.tables, args.images)
+    rates = simulate(args.tables, args.images, args.folds)
     for runs in RUNS:
         (old, old_tables), (new, new_tables) = rates["old"][runs], rates["new"][runs]
-        print(f"{runs} run(s): old rule {old:.1%} of comparisons, {old_tables:.1%} of tables; "
-              f"rule in use {new:.1%}, {new_tables:.1%}")  # fmt: skip
+        print(f"{runs} run(s): old rule {100 * old:.1f} % of comparisons, {100 * old_tables:.1f} % of tables; "
+              f"rule in use {100 * new:.1f} %, {100 * new_tables:.1f} %")  # fmt: skip
     if args.figure:
         draw(rates, f"{7 * args.tables:,} comparisons of equally good models, {args.images:,} images", args.figure)
 

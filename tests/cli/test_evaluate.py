@@ -98,7 +98,11 @@ def test_a_single_file_that_was_not_trained_on_is_used_whole_with_its_text_label
     assert (count.absent, count.present) == (30, 30)
     assert [(each.value, each.images) for each in evidence.subgroups] == [("AP", 40), ("PA", 20)]
     assert {point.chosen_here for point in evidence.labels[0].points} == {True, False}
-    assert (evaluated / "report.html").read_text(encoding="utf-8").count("data:image/png") == len(evidence.errors)
+    assert (evaluated / "report.html").read_text(encoding="utf-8").count("data:image/png") == len(
+        evidence.errors
+    ) + min(len([error for error in evidence.errors if not error.present]), 2) + min(
+        len([error for error in evidence.errors if error.present]), 2
+    ) + len(evidence.typical)
 
 
 def test_perturbed_scores_are_those_of_the_collators_pixels(folder, evaluated):
@@ -141,6 +145,7 @@ def test_requirements_decide_the_exit_code_and_say_which_failed(mlcak, folder, t
         (("--output", "/dev/null/here"), "--output /dev/null/here cannot be written"),
         (("--label_column", "outcome"), "no column 'outcome' for the label"),
         (("--bootstrap_draws", "5"), "--bootstrap_draws must be at least 40"),
+        (("--explanations", "/dev/null"), "/dev/null must be an explanations.json"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )

@@ -145,6 +145,33 @@ def test_bad_input_is_one_sentence_and_writes_nothing(mlcak, model, dataset, arg
     assert "must be a local folder with weights" in mlcak("calibrate", model.parent, dataset)[2]
 
 
+def test_labels_that_do_not_fit_the_model_are_named_and_can_be_renamed(mlcak, model, tmp_path):
+    names = {0: "healthy", 1: "ABNORMAL"}
+    table = [row | {"label": names[row["label"]], "findings": None} for row in rows("validation")]
+    datasets.Dataset.from_list(
+        table, features=datasets.Features({"image_id": datasets.Value("string"), "image": datasets.Image(),
+        "label": datasets.Value("string"), "findings": datasets.List(datasets.Value("string")),
+        "group": datasets.Value("string")})).to_parquet(tmp_path / "clinic.parquet")  # fmt: skip
+    options = ("calibrate", model, tmp_path / "clinic.parquet", "--split", "train", "--findings_column", "none")
+    code, _, err = mlcak(*options)
+    assert code == 2
+    assert "'healthy', but the model's labels are ['Normal', 'Abnormal']. Say which one it is with --rename" in err
+    assert not list(model.glob("operating_points*"))
+    assert mlcak(*options, "--rename_label", "healthy=Normal")[0] == 0
+    points = OperatingPoints.load(model).labels["global/Abnormal"]
+    assert (points.positives, points.negatives) == (27, 53)
+
+
+def test_a_split_without_any_label_of_the_model_is_refused(mlcak, model, dataset, tmp_path):
+    unlabelled = [row | {"label": -1, "findings": dict.fromkeys(FINDINGS, -1)} for row in rows("validation")]
+    file = dataset / "data" / "validation-00000-of-00001.parquet"
+    features = datasets.Dataset.from_parquet(str(file)).features
+    datasets.Dataset.from_list(unlabelled, features=features).to_parquet(tmp_path / "unlabelled.parquet")
+    code, _, err = mlcak("calibrate", model, tmp_path / "unlabelled.parquet", "--split", "train")
+    assert code == 2
+    assert "The split 'train' must have labels of the model's Normal, Abnormal, Edema" in err
+
+
 def test_predictions_have_a_calibrated_probability_a_threshold_and_a_decision(mlcak, model, dataset, tmp_path):
     mlcak("calibrate", model, dataset, "--false_refusals", "0.05", "--reference", "train")
     points = OperatingPoints.load(model)

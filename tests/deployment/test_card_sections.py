@@ -4,7 +4,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from mlcak_hf.deployment.card_sections import add_explanations
-from mlcak_hf.errors import DeploymentError
+from mlcak_hf.errors import MLCAKError
 from mlcak_hf.evaluation.explanations.map_report import Explanations, MapReport, MapScore, Measured
 from mlcak_hf.pretrained import weights_digest
 
@@ -50,5 +50,5 @@ def test_the_card_says_whether_attention_loses_to_the_mean_map(folder, gain, wor
 
 
 def test_explanations_of_other_weights_are_refused(folder):
-    with pytest.raises(DeploymentError, match="different weights"):
+    with pytest.raises(MLCAKError, match="The explanations of 'student' were measured with different weights"):
         add_explanations(ModelCard(CARD), folder, record(folder, 0.1, weights="other"), "student")

@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from mlcak_hf.evaluation.bootstrap import (
     percentile_interval,
     ranking_draws,
 )
-from mlcak_hf.evaluation.metrics import METRICS
+from mlcak_hf.evaluation.metrics import METRICS, task_metrics
 from mlcak_hf.evaluation.scores import local_scores
 
 
@@ -55,6 +56,46 @@ def test_the_allowed_share_of_false_positives_is_exactly_a_tenth():
     scores, labels = np.arange(12.0), np.array([0] * 9 + [1, 0, 1])
     (value,) = ranking_draws("sensitivity_at_90_specificity", scores, labels, np.ones((12, 1), dtype=np.int32))
     assert value == 1.0  # one of ten healthy images is above both
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_with_folds_each_draw_is_the_mean_over_the_folds_of_copied_images(sample, metric):
+    scores, labels, _ = sample
+    folds, patients = np.arange(60) % 3, np.arange(60) // 6 * 3 + np.arange(60) % 3
+    weights = draw_weights(patients, 50, seed=1, folds=folds)
+    for draw, value in enumerate(ranking_draws(metric, scores, labels, weights, folds)):
+        values, sizes = [], []
+        for fold in range(3):
+            copies = np.repeat(np.arange(60), weights[:, draw] * ((folds == fold) & (labels >= 0)))
+            positives = (labels[copies] == 1).sum()
+            if positives in (0, len(copies)):  # one class only: the fold has no part in this draw
+                continue
+            values.append(METRICS[metric](labels[copies], scores[copies]))
+            sizes.append(positives * (len(copies) - positives) if metric == "auroc" else positives)
+        assert value == pytest.approx(np.average(values, weights=sizes), abs=1e-12)
+
+
+def test_patients_are_drawn_within_their_fold_and_must_not_be_in_two():
+    folds = np.repeat([4, 7], [30, 10])
+    weights = draw_weights(np.arange(40) // 2, 60, folds=folds)
+    assert (weights[folds == 4].sum(axis=0) == 30).all()
+    assert (weights[folds == 7].sum(axis=0) == 10).all()
+    assert (weights.std(axis=1) > 0).all()
+    with pytest.raises(MLCAKError, match="must be in one fold; 1 patients of fold 7 are in another one too"):
+        draw_weights(np.append(np.arange(39), 0), 60, folds=folds)
+
+
+def test_a_fold_with_one_class_has_no_part_in_the_mean():
+    labels, scores = np.array([1, 0, 0, 1, 0, 0], dtype=np.int8), np.array([0.2, 0.1, 0.3, 0.8, 0.9, 0.1])
+    folds = np.array([0, 0, 0, 0, 1, 1])
+    task = local_scores(scores[:, None], labels[:, None], "a")
+    task = replace(task, folds=folds)
+    (value,), (mean,) = label_draws("auroc", task, np.ones((6, 1), np.int32))
+    assert value == mean == pytest.approx(3 / 4)
+    assert task_metrics(task)["auroc_global"] == pytest.approx(3 / 4)
+    alone = replace(task, folds=np.array([0, 1, 1, 0, 1, 1]))
+    assert task_metrics(alone)["single_class_labels"] == ["global/a"]
+    assert np.isnan(label_draws("auroc", alone, np.ones((6, 1), np.int32))[0]).all()
 
 
 def test_mean_leaves_unknown_values_out(sample):

@@ -76,6 +76,17 @@ def test_missing_labels_are_left_out_and_nothing_is_claimed_without_spread():
     assert delong((np.arange(60) == 5).astype(np.int8), scores) is None, "one positive image"
 
 
+def test_folds_are_averaged_by_their_pairs():
+    (scores, labels), folds = drawn(5), np.arange(60) % 2
+    parts = [over_all_pairs(scores[folds == fold], labels[folds == fold]) for fold in (0, 1)]
+    pairs = [(labels[folds == fold] == 1).sum() * (labels[folds == fold] == 0).sum() for fold in (0, 1)]
+    value = np.average([aucs[0] for aucs, _ in parts], weights=pairs)
+    deviation = math.sqrt(sum(size**2 * s[0, 0] for size, (_, s) in zip(pairs, parts, strict=True))) / sum(pairs)
+    found = delong(labels, scores[:, :1], folds=folds)
+    assert (found.low, found.high) == pytest.approx((value - 1.959964 * deviation, value + 1.959964 * deviation))
+    assert delong(labels, 100 * (folds == 1)[:, None] + scores[:, :1], folds=folds) == found
+
+
 def test_equal_models_are_called_different_in_five_percent_of_2000_simulated_tests():
     rng = np.random.default_rng(0)
     labels = (np.arange(150) < 50).astype(np.int8)

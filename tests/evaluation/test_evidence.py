@@ -20,11 +20,14 @@ from mlcak_hf.evaluation.evidence.decision_points import (
 )
 from mlcak_hf.evaluation.evidence.image_pass import ImagePass
 from mlcak_hf.evaluation.evidence.label_curves import calibrate_label, draw_curves
-from mlcak_hf.evaluation.evidence.measure import Measurement, measure, worst_errors
+from mlcak_hf.evaluation.evidence.measure import Measurement, measure, typical_images, worst_errors
+from mlcak_hf.evaluation.evidence.pictures import Pictures
 from mlcak_hf.evaluation.evidence.record import Evidence, InputQuality, load_results
 from mlcak_hf.evaluation.evidence.requirements import Requirement, failed_requirements
 from mlcak_hf.evaluation.evidence.self_check import SelfCheck
 from mlcak_hf.evaluation.evidence.subgroups import measure_subgroups, values_of_column
+from mlcak_hf.evaluation.explanations.map_report import MapReport, MapScore, Measured
+from mlcak_hf.evaluation.explanations.measurement import FLOORS
 from mlcak_hf.evaluation.predictions import ModelPredictions
 from mlcak_hf.evaluation.report.claim_checklist import claim_items
 from mlcak_hf.evaluation.report.html_figures import report_figures
@@ -91,6 +94,20 @@ def test_net_benefit_counts_true_positives_minus_false_ones_at_the_odds_of_the_t
     assert named.net_benefit_of_all[named.threshold.index(0.25)] == pytest.approx(0, abs=1e-9)
 
 
+def test_net_benefit_at_a_named_prevalence_is_that_of_images_with_this_prevalence():
+    """Each of two healthy images stands for three, so that two of eight have the label."""
+    scores, labels = np.array([0.3, 0.4, 0.6, 0.9]), np.array([0, 1, 0, 1])
+    odds = scores / (1 - scores) / 3  # by Bayes' rule
+    acted_on, present = odds / (1 + odds), np.repeat([0, 1, 0, 1], [3, 1, 3, 1])
+    repeated = np.repeat(acted_on, [3, 1, 3, 1])
+    curves = draw_curves(scores, labels, prevalence=2 / 8)
+    for threshold, found in zip(curves.threshold, curves.net_benefit, strict=True):
+        flagged = repeated >= threshold
+        harm = threshold / (1 - threshold)
+        expected = (flagged & (present == 1)).sum() / 8 - harm * (flagged & (present == 0)).sum() / 8
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
 def test_curves_end_where_every_curve_ends():
     task = predictions().global_task
     curves = draw_curves(*task.column(0))
@@ -155,6 +172,22 @@ def test_the_worst_errors_are_the_most_confident_ones():
     assert found == [(0, False, 0.9), (2, False, 0.6), (3, True, 0.2), (5, True, 0.4)]
 
 
+def test_typical_images_are_the_correct_ones_with_the_median_score():
+    task = global_scores([0.1, 0.2, 0.3, 0.9, 0.6, 0.7, 0.4], [0, 0, 0, 0, 1, 1, 1])
+    found = [(image.row, image.present, image.score) for image in typical_images(task)]
+    assert found == [(1, False, 0.2), (4, True, 0.6)]
+    assert typical_images(global_scores([0.9, 0.1], [0, 1])) == ()
+
+
+def test_patients_who_are_also_in_the_training_split_are_a_reservation():
+    model = predictions(800)
+    shared = {"dataset": "d", "split": "test", "images": "the split test", "shared_patients": 12}
+    verdict = judge(evidence_of(model, context=shared))
+    assert verdict.answer == "fits with reservations"
+    assert "12 of the 400 patients are also in the split `train` of this dataset" in verdict.reasons[-1]
+    assert judge(evidence_of(model, context=shared | {"shared_patients": 0})).answer == "fits"
+
+
 def test_the_calibration_error_of_a_calibrated_model_is_within_its_floor():
     for bias, within in ((0.0, True), (1.5, False)):
         found = calibrate_label(*predictions(1000, bias=bias).global_task.column(0))
@@ -215,7 +248,7 @@ def test_reservations_name_suspect_images_subgroups_and_perturbations():
     sides = ["bad" if row < 200 else "good" for row in range(800)]
     verdict = judge(evidence_of(model, refused=100, subgroups={"side": sides}, shift=0.9))
     text = " ".join(verdict.reasons)
-    assert "By the input checks, 12.5% of 800 images do not look like upright frontal chest radiographs. Look" in text
+    assert "By the input checks, 12.5 % of 800 images do not look like upright frontal chest radiographs. Look" in text
     assert "unlike the training images" not in text, "the model has no reference"
     assert "It is worse where side is bad" in text
     assert "side is good" not in text
@@ -227,9 +260,9 @@ def test_images_unlike_the_training_images_are_a_reservation_beyond_chance_only(
     inputs = InputQuality(unlike + 3, {"no contrast": 3}, {"unlike the training images": unlike}, 54, 0.05)
     verdict = judge(replace(evidence_of(predictions(800)), inputs=inputs))
     assert verdict.answer == answer
-    assert "By the input checks, 0.4% of 800 images" in verdict.reasons[2]
-    assert verdict.reasons[3].startswith(f"{unlike / 800:.1%} of 800 images are unlike the training images")
-    assert "the model's limit is set for 5.0%, and up to 6.8% are explained by chance" in verdict.reasons[3]
+    assert "By the input checks, 0.4 % of 800 images" in verdict.reasons[2]
+    assert verdict.reasons[3].startswith(f"{unlike / 8:.1f} % of 800 images are unlike the training images")
+    assert "the model's limit is set for 5.0 %, and up to 6.8 % are explained by chance" in verdict.reasons[3]
 
 
 def test_a_record_without_a_reference_rate_can_still_be_read(evidence, tmp_path):
@@ -309,7 +342,7 @@ class Tags(HTMLParser):
 
 def test_the_report_is_one_file_without_script_or_network(evidence, tmp_path):
     row = evidence.errors[0].row
-    page, record = write_evidence(evidence, tmp_path, {row: "data:image/png;base64,AAAA"})
+    page, record = write_evidence(evidence, tmp_path, Pictures({row: "data:image/png;base64,AAAA"}))
     assert (page.name, record.name) == ("report.html", "evaluation.json")
     tags = Tags(page.read_text(encoding="utf-8"))
     assert tags.open == []
@@ -331,6 +364,38 @@ def test_the_report_is_the_same_for_the_same_record_and_holds_no_picture_without
     assert page == render(evidence)
     assert "<img" not in page
     assert f"Row {evidence.errors[0].row}:" in page
+
+
+def explanations(gain):
+    measured = {name: Measured(gain, gain - 0.01, gain + 0.01) for name in FLOORS}
+    p_values = dict.fromkeys(FLOORS, 0.001)
+    scores = [MapScore(kind, group, "attention", metric, 60, patients, Measured(0.2), measured, measured, p_values)
+              for kind, group, patients in (("all", "", 50), ("finding", "Edema", 50), ("size", "under 1 %", 9))
+              for metric in ("energy", "pointing")]  # fmt: skip
+    return MapReport("student", ("0" * 64,), 60, 55, 50, tuple(scores), {}, {}, {}, (), 0)
+
+
+def test_the_report_says_what_the_explanation_maps_are_worth(evidence, tmp_path):
+    explained = replace(evidence, explanations=explanations(-0.05))
+    explained.save(tmp_path / "evaluation.json")
+    assert Evidence.load(tmp_path) == explained
+    page = render(explained)
+    Tags(page)
+    assert "60 findings with boxes in 55 images of 50 patients" in page
+    assert "attention find the boxes worse than their mean map" in page
+    assert "-0.050<small>[-0.060, -0.040]</small>" in page
+    assert "<td>Edema</td>" in page
+    assert re.search(r"under 1 % of the radiograph</td>.*too few patients", page)
+    assert "The mean map is the better guide" not in render(replace(evidence, explanations=explanations(0.05)))
+    assert "was not measured here" in render(evidence)
+
+
+def test_maps_are_shown_beside_their_images_with_what_they_are(evidence):
+    (error, *_), picture = evidence.errors, "data:image/png;base64,AAAA"
+    page = render(evidence, Pictures({}, (("Missed", error, picture),)))
+    assert page.count("<img") == 1
+    assert f"Missed, row {error.row}: Abnormal {error.score:.3f}" in page
+    assert "attention that raises the score of the label" in page
 
 
 def test_names_from_a_dataset_cannot_break_the_page():

@@ -178,7 +178,7 @@ def made(energy, pairs=40, model="made", **changes):
     measurement = MapMeasurement(
         model=model, key={"weights": "abc"}, images=words, groups=words, findings=findings,
         area=np.linspace(0, 0.3, pairs), scores=scores, correlation={name: np.full(pairs, 0.5) for name in METHODS},
-        thresholds={}, empty=dict.fromkeys(METHODS, 0.0), unknown_findings=(), trained_on=None,
+        shares={}, empty=dict.fromkeys(METHODS, 0.0), unknown_findings=(), trained_on=None,
     )  # fmt: skip
     return replace(measurement, **changes)
 
@@ -259,11 +259,11 @@ def test_models_with_different_findings_are_reported_side_by_side():
 
 
 def test_folds_are_pooled_and_images_in_two_folds_refused(tmp_path):
-    first = made({}, thresholds={"random": [0.5]}, trained_on=0)
+    first = made({}, shares={"random": [0.05]}, trained_on=0)
     second = replace(first, images=tuple(f"second {image}" for image in first.images), trained_on=2)
     pooled = pool_folds([first, second])
     assert len(pooled) == 80
-    assert pooled.thresholds["random"] == [0.5, 0.5]
+    assert pooled.shares["random"] == [0.05, 0.05]
     assert pooled.trained_on == 2
     report = report_maps([first, second]).report("made")
     assert (report.pairs, report.images, report.patients, report.weights) == (80, 80, 40, ("abc", "abc"))
@@ -271,7 +271,7 @@ def test_folds_are_pooled_and_images_in_two_folds_refused(tmp_path):
     with pytest.raises(MLCAKError, match="share 40 images"):
         pool_folds([first, first])
     first.save(tmp_path / "measured.npz")
-    assert MapMeasurement.load(tmp_path / "measured.npz").thresholds == first.thresholds
+    assert MapMeasurement.load(tmp_path / "measured.npz").shares == first.shares
     (tmp_path / "measured.npz").write_text("no")
     with pytest.raises(MLCAKError, match="Delete it to measure again"):
         MapMeasurement.load(tmp_path / "measured.npz")

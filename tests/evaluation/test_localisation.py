@@ -136,9 +136,13 @@ def test_overlap_is_intersection_over_union_within_the_radiograph():
     maps = np.zeros((2, 4, 4))
     maps[0, 1, 1], maps[0, 2, 2], maps[0, 0, 0] = 1.0, 0.6, 9.0  # the first column and row are padding
     covered, shown = box_coverages([[[4, 4, 12, 8]], []], (16, 16), (4, 4), [[4, 4, 16, 16]] * 2)
-    assert overlap(maps, covered, shown, 0.7) == pytest.approx([1 / 2, np.nan], nan_ok=True)  # one of two patches
-    assert overlap(maps, covered, shown, 0.5)[0] == pytest.approx(1 / 3)  # and one beside the box
-    assert overlap(maps + 1, covered, shown, 0.1)[0] == pytest.approx(2 / 9)  # the whole radiograph
+    # 9 patches are on the radiograph, and 2 in the box.
+    assert overlap(maps, covered, shown, 0.02) == pytest.approx([1 / 2, np.nan], nan_ok=True)  # the highest patch
+    assert overlap(maps, covered, shown, 0.2)[0] == pytest.approx(1 / 3)  # and one beside the box
+    assert overlap(maps, covered, shown, 1.0)[0] == pytest.approx(2 / 9)  # the whole radiograph
+    # The third is any of seven equal ones, one of them in the box.
+    assert overlap(maps, covered, shown, 1 / 3)[0] == pytest.approx((8 / 7) / (3 + 2 - 8 / 7))
+    assert overlap(2 * maps, covered, shown, 1 / 3)[0] == overlap(maps, covered, shown, 1 / 3)[0]
 
 
 def test_boxes_without_original_sizes_are_in_pixels_of_the_stored_image():

@@ -433,7 +433,7 @@ def test_the_footer_lists_the_operating_thresholds_of_every_run_and_their_split(
     runs = [predictions("student", run=run, thresholds=np.array([value])) for run, value in (("0", 0.4), ("1", 0.55))]
     teacher = predictions("teacher", run="0", thresholds=np.array([math.inf]))
     comparison = compare([teacher, *runs], n_draws=100, context={"threshold_split": "tuning"})
-    line = "Operating thresholds, for 90% specificity on the tuning split: student Abnormal 0.400 / 0.550."
+    line = "Operating thresholds, for 90 % specificity on the tuning split: student Abnormal 0.400 / 0.550."
     assert line in footer(comparison)
     assert line in markdown(comparison)
     assert [row.thresholds for row in comparison.rows] == [(), ({"Abnormal": 0.4}, {"Abnormal": 0.55})]

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm, t
 
 from mlcak_hf.evaluation.bootstrap import draw_weights, ranking_draws
-from mlcak_hf.evaluation.significance import half_width, holm, p_value
+from mlcak_hf.evaluation.significance import half_width, holm, p_value, share_interval
 
 FALSE_CLAIMS = 0.055
 
@@ -25,6 +25,32 @@ def test_the_p_value_is_the_level_at_which_the_interval_ends_at_zero():
     assert half_width(0.02, 0.03, 3, p) == pytest.approx(0.05, rel=1e-4)
     assert (p_value(0.0, 0.0, 0.0, 3), p_value(0.0, 0.1, 0.1, 3)) == (1.0, 1.0)
     assert p_value(0.1, 0.0, 0.0, 3) < 1e-9
+
+
+def test_the_interval_of_a_share_holds_the_shares_that_the_rule_does_not_exclude():
+    gains, gaps = np.array([0.02, 0.05, 0.04]), np.array([0.09, 0.13, 0.11])
+    covariance = np.array([[1.0e-4, 0.6e-4], [0.6e-4, 2.0e-4]])
+    low, high = share_interval(gains.mean(), gaps.mean(), covariance, gains, gaps)
+    assert low < gains.mean() / gaps.mean() < high
+    for share, inside in ((low + 1e-6, True), (low - 1e-6, False), (high - 1e-6, True), (high + 1e-6, False)):
+        spread = math.sqrt(np.array([1, -share]) @ covariance @ np.array([1, -share]))
+        width = half_width(spread, np.std(gains - share * gaps, ddof=1), 3)
+        assert (abs((gains - share * gaps).mean()) <= width) == inside
+    assert share_interval(0.01, 0.02, covariance, gains, gaps) is None, "the gap may be 0"
+
+
+def test_the_interval_of_a_share_covers_it_in_95_of_100_simulated_studies():
+    rng, covered, shown = np.random.default_rng(0), 0, 0
+    image = np.array([[1.0e-4, 0.5e-4], [0.5e-4, 1.5e-4]])
+    root = np.linalg.cholesky(image)
+    for _ in range(4000):
+        noise = root @ rng.normal(size=2)
+        gains, gaps = noise[:, None] + [[0.03], [0.06]] + 0.01 * rng.normal(size=(2, 3))
+        found = share_interval(gains.mean(), gaps.mean(), image, gains, gaps)
+        shown += found is not None
+        covered += found is not None and found[0] <= 0.5 <= found[1]
+    assert shown > 3000
+    assert covered / shown > 0.945
 
 
 def test_holm_is_worked_out_by_hand():

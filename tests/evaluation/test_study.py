@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,11 +21,11 @@ import pytest
 import yaml
 from datasets import Dataset
 from fake_training import fake_training, options_of
-from sklearn.metrics import roc_auc_score
 
 from mlcak_hf.errors import MLCAKError, RecipeError
 from mlcak_hf.evaluation.compare import compare
 from mlcak_hf.evaluation.predictions import ModelPredictions
+from mlcak_hf.evaluation.report.wording import footer
 from mlcak_hf.evaluation.scores import global_scores
 from mlcak_hf.evaluation.study import results
 from mlcak_hf.evaluation.study import runner as runner_module
@@ -110,6 +111,14 @@ def test_sizes_make_rows_that_are_compared_with_the_plain_student_of_their_size(
     assert found["mlcak 56 px"].options == {"num_train_epochs": 3, "model": "large"}
     assert found["last level"].baseline == "plain 28 px"
     assert found["last level"].teacher == ("teacher",)
+
+
+@pytest.mark.parametrize("file", sorted((EXAMPLES / "evaluation").glob("study*.yaml")), ids=lambda file: file.stem)
+def test_the_protocols_of_the_guide_can_be_used(file):
+    rows = {row.name.split(" ")[0]: row for row in Protocol.load(file).study_rows}
+    assert rows["plain"].options["gamma"] == 0
+    assert rows["MLCAK"].teacher == ("teacher",)
+    assert rows["teacher"].options["num_train_epochs"] > 0
 
 
 @pytest.mark.parametrize(
@@ -242,7 +251,7 @@ def test_results_of_two_machines_are_merged(tmp_path, started):
         ours.merge(tmp_path / "whole")
 
 
-def test_pooled_predictions_hold_every_image_once_and_give_the_auroc_of_all(tmp_path, started):
+def test_joined_predictions_hold_every_image_once_and_rank_it_within_its_fold(tmp_path, started):
     study = run(tmp_path, seeds=[0, 1])
     pooled = {model.run: model for model in pool([cell for cell in study.cells if cell.row.name == "plain"])}
     assert set(pooled) == {"0", "1"}
@@ -251,27 +260,48 @@ def test_pooled_predictions_hold_every_image_once_and_give_the_auroc_of_all(tmp_
         assert sorted(map(int, model.image_ids)) == list(range(240))
         labels, scores = model.global_task.labels[:, 0], model.global_task.scores[:, 0]
         assert list(labels) == [LABELS[int(image)] for image in model.image_ids]
-        expected.append(roc_auc_score(labels, scores))
+        folds = [fold_numbers(PATIENTS, 3, "folds")[int(image)] for image in model.image_ids]
+        assert list(model.global_task.folds) == folds
+        pairs = [(scores[a] > scores[b]) for a in range(240) for b in range(240)
+                 if folds[a] == folds[b] and labels[a] > labels[b]]  # fmt: skip
+        expected.append(np.mean(pairs))
     table = collect(study).tables[0]
     assert table.row("plain").metrics["auroc_global"].value == pytest.approx(np.mean(expected))
     assert table.row("plain").metrics["auroc_global"].runs == 2
     assert table.n_groups == 120
+    assert any("only among those of its fold" in line for line in footer(table))
+
+
+def test_models_of_the_folds_may_scale_their_scores_differently(tmp_path, started):
+    result = collect(run(tmp_path)).tables[0]
+    for file in tmp_path.rglob("fold-1/*/evaluation/predictions/*.npz"):
+        found = ModelPredictions.load(file)
+        replace(found, global_task=replace(found.global_task, scores=found.global_task.scores / 100)).save(file)
+    scaled = collect(Study(protocol(), tmp_path)).tables[0]
+    for row in ("plain", "mlcak"):
+        for metric in ("auroc_global", "average_precision_global", "sensitivity_at_90_specificity_global"):
+            assert scaled.row(row).metrics[metric] == result.row(row).metrics[metric]
+    assert scaled.differences == result.differences
+    assert scaled.recovered == result.recovered
+    assert scaled.row("plain").metrics["brier_global"] != result.row("plain").metrics["brier_global"]
 
 
 def test_the_gap_is_recovered_in_shares_only_where_it_excludes_0(tmp_path, started, monkeypatch):
-    (table,) = collect(run(tmp_path / "gap")).tables
-    found = {row: table.row(row).metrics["auroc_global"].value for row in ("teacher", "plain", "mlcak")}
     result = collect(run(tmp_path / "gap"))
-    expected = (found["mlcak"] - found["plain"]) / (found["teacher"] - found["plain"])
-    assert result.recovered[0]["share"] == pytest.approx(expected)
+    (table,) = result.tables
+    found = {row: table.row(row).metrics["auroc_global"].value for row in ("teacher", "plain", "mlcak")}
+    share = next(each.share for each in table.recovered if each.model == "mlcak")
+    assert share.value == pytest.approx((found["mlcak"] - found["plain"]) / (found["teacher"] - found["plain"]))
+    assert 0 < share.interval.low < share.value < share.interval.high < 1
     assert "Distillation can help. The least gain that" in result.lines[0]
+    assert f"mlcak recovers {100 * share.value:.0f} % [{100 * share.interval.low:.0f}, " in " ".join(result.lines)
     monkeypatch.setitem(SKILL, "teacher", SKILL["plain"])
     result = collect(run(tmp_path / "none"))
-    assert result.recovered == ()
+    assert result.tables[0].recovered == ()
     assert "The teacher is not better beyond noise, so there is nothing to recover." in result.lines[0]
     one_seed = {**ROWS, "teacher": {"kind": "teacher", "seeds": [0]}}
     result = collect(run(tmp_path / "unpaired", rows=one_seed))
-    assert result.recovered == ()
+    assert result.tables[0].recovered == ()
     assert "No verdict (a single training run)" in result.lines[0]
 
 

@@ -33,6 +33,13 @@ def test_the_former_rule_claims_falsely_and_the_rule_in_use_does_not(rates):
     assert rates["new"][1] == (0.0, 0.0), "there is no verdict from one run"
 
 
+def test_models_of_folds_with_other_scales_change_nothing(script):
+    rates = script.simulate(tables=40, images=1000, folds=5)
+    for runs in (3, 5):
+        assert 0 < rates["new"][runs][0] <= 0.055
+        assert rates["new"][runs][1] <= 0.055
+
+
 def test_the_figure_is_drawn(script, rates, tmp_path):
     script.draw(rates, "title", str(tmp_path / "rates.png"))
     with Image.open(tmp_path / "rates.png") as picture:

@@ -42,6 +42,10 @@ def calibrate(
     group_column: Annotated[
         str | None, Option("--group_column", help="Column of patients. By default as in training.")
     ] = None,
+    rename_label: Annotated[
+        list[str] | None,
+        Option("--rename_label", metavar="NAME=LABEL", help="A name in the label column that the model calls LABEL."),
+    ] = None,
     batch_size: Annotated[int, Option("--batch_size", help="Images per forward pass.", min=1)] = 32,
     num_workers: Annotated[int, Option("--num_workers", help="Processes that decode images.", min=0)] = 0,
 ) -> None:
@@ -71,7 +75,8 @@ def calibrate(
         findings_column=findings_column,  # type: ignore[arg-type]
     )
     targets = PointTargets(sensitivity, specificity, triage_error)
-    found = calibrate_model(model, arguments, CalibrationChoices(split, reference, test_split, targets, false_refusals))
+    choices = CalibrationChoices(split, reference, test_split, targets, false_refusals, rename_label or ())
+    found = calibrate_model(model, arguments, choices)
     found.points.save(model)
     console.print(_points_table(found), _triage_table(found), _calibration_table(found), sep="\n")
     for line in _notes(found):
@@ -89,7 +94,11 @@ def _points_table(found: Calibrated) -> Table:
     from ..trust.operating_points import OperatingPoint
 
     targets = found.points.targets
-    headings = ("Youden", f"{targets.sensitivity:.0%} sensitivity", f"{targets.specificity:.0%} specificity")
+    headings = (
+        "Youden",
+        f"{100 * targets.sensitivity:.0f} % sensitivity",
+        f"{100 * targets.specificity:.0f} % specificity",
+    )
     numbers = (Column(name, justify="right") for name in ("With", "Without", *headings))
     table = Table(
         Column("Label", overflow="fold"),
@@ -115,7 +124,7 @@ def _triage_table(found: Calibrated) -> Table:
     for row in found.triage:
         label = found.points.labels[row.label]
         limits = ["-" if limit is None else f"{limit:.3f}" for limit in (label.low_below, label.high_above)]
-        shares = (f"{share:.1%}" for share in (row.low, row.high, row.positives_low, row.negatives_high))
+        shares = (f"{100 * share:.1f} %" for share in (row.low, row.high, row.positives_low, row.negatives_high))
         table.add_row(row.label, row.split, *limits, *shares)
     return table
 
@@ -153,6 +162,6 @@ def _notes(found: Calibrated) -> list[str]:
     if reference is not None:
         notes.append(
             f"Reference: {reference.n_images} training images; distances above {reference.limit:.3g} are refused, "
-            f"{reference.false_refusals:.0%} of images like the {reference.n_held_out} held out."
+            f"{100 * reference.false_refusals:.0f} % of images like the {reference.n_held_out} held out."
         )
     return notes

@@ -44,6 +44,9 @@ def evaluate(
     prevalence: Annotated[
         float | None, Option(help="Prevalence for PPV, NPV and net benefit. By default that of the images.")
     ] = None,
+    explanations: Annotated[
+        Path | None, Option(help="explanations.json of measure_explanations.py for this model, to show in the report.")
+    ] = None,
     no_images: Annotated[bool, Option("--no-images", help="No pictures of radiographs in the report.")] = False,
     require: Annotated[
         list[str] | None, Option(help="Such as 'auroc_global>=0.9'. Exit status 1 if it is not met. May be repeated.")
@@ -88,6 +91,7 @@ def evaluate(
         requirements=require or (),
         shifted_images=robustness_images,
         pictures=not no_images,
+        explanations=explanations,
     )
     arguments = EvaluationArguments(
         dataset=data,

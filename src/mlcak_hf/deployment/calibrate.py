@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from ..data.columns import column_values
-from ..errors import MLCAKError, RecipeError
+from ..errors import LabelError, MLCAKError, RecipeError
 from ..evaluation.arguments import EvaluatedModel, EvaluationArguments
 from ..evaluation.calibration import calibration_floor, reliability
+from ..evaluation.evidence.data_choice import findings_may_be_missing, renamed_labels
 from ..evaluation.run import EvaluationData, SplitOutputs, split_outputs
 from ..evaluation.scores import TaskScores
 from ..pretrained import load_model, weights_digest
@@ -42,6 +43,8 @@ class CalibrationChoices:
             What the thresholds are for.
         false_refusals (`float`, *optional*, defaults to 0.05):
             Share of images like those of `split` that the reference refuses.
+        renamed (`Sequence[str]`, *optional*):
+            `name=label` for names in the label column that the model calls differently.
     """
 
     split: str = "validation"
@@ -49,6 +52,7 @@ class CalibrationChoices:
     test_split: str | None = None
     targets: PointTargets = field(default_factory=PointTargets)
     false_refusals: float = 0.05
+    renamed: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,11 @@ def calibrate_model(folder: str | Path, args: EvaluationArguments, choices: Cali
         raise RecipeError(
             f"The folder of the model must be writable; {folder} is not. Copy it, and calibrate the copy."
         )
-    data = EvaluationData.open(replace(args, split=choices.split), [model])
+    data = findings_may_be_missing(EvaluationData.open(replace(args, split=choices.split), [model]))
+    config = model.load_config()
+    data = replace(data, splits=renamed_labels(data, config.global_labels, choices.renamed))
+    for name in filter(None, (choices.split, choices.test_split)):
+        _check_labels(data.radiographs(name, config).targets, [*config.global_labels, *config.local_labels], name)
     if choices.reference is not None:
         data.split(choices.reference)
     processor, accelerator = model.load_processor(), Accelerator(cpu=not torch.accelerator.is_available())
@@ -244,6 +252,14 @@ def measured_triage(points: OperatingPoints, heads: dict[str, TaskScores], split
             errors = float(low[labels == 1].mean()), float(high[labels == 0].mean())
             rows.append(TriageRow(f"{head}/{name}", split, *errors, float(low.mean()), float(high.mean())))
     return rows
+
+
+def _check_labels(targets: Mapping[str, NDArray[Any]], known: Sequence[str], split: str) -> None:
+    if not any((values >= 0).any() for values in targets.values()):
+        raise LabelError(
+            f"The split {split!r} must have labels of the model's {', '.join(known)}; it has none. Name their column "
+            "with --label_column or --findings_column."
+        )
 
 
 def _held_out(found: SplitOutputs, known: TrainingImages | None, data: EvaluationData, split: str) -> _Held:

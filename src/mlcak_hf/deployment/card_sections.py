@@ -75,12 +75,7 @@ def add_explanations(card: ModelCard, folder: str | Path, explanations: str | Pa
         [`MLCAKError`]: When the file cannot be read, has no such model, or measured different weights.
     """
     record = Explanations.from_json(explanations)
-    report = record.report(model)
-    digest = weights_digest(folder)
-    if digest not in report.weights:
-        raise DeploymentError(
-            f"The explanations of {model!r} were measured with different weights than those in {folder}. Measure again."
-        )
+    report = record.of_weights(weights_digest(folder), model)
     where = " of ".join(str(record.context[key]) for key in ("split", "dataset") if record.context.get(key))
     section = [
         "## Explanations",

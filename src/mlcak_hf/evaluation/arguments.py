@@ -55,6 +55,11 @@ class EvaluationArguments(DatasetArguments):
     seed: int = field(default=0, metadata={"help": "Seed of the draws."})
 
     @property
+    def context(self) -> dict[str, Any]:
+        """What is evaluated, for the records: of the dataset only the name, because a record may be published."""
+        return {"dataset": Path(self.dataset).name, "split": self.split, "threshold_split": self.threshold_split}
+
+    @property
     def named_pairs(self) -> list[tuple[str, str]]:
         """The pairs of `--pairs`."""
         return [_pair(given, "--pairs", "name=name") for given in self.pairs]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import MLCAKError
-from .metrics import SPECIFICITY
+from .metrics import SPECIFICITY, fold_weight
 from .scores import FloatArray, LabelArray, TaskScores
 
 DrawWeights = NDArray[np.int32]
@@ -60,7 +60,9 @@ def group_indices(groups: Sequence[Any]) -> NDArray[np.intp]:
     return np.unique(names, return_inverse=True)[1]
 
 
-def draw_weights(groups: Sequence[Any], n_draws: int = 2000, seed: int = 0) -> DrawWeights:
+def draw_weights(
+    groups: Sequence[Any], n_draws: int = 2000, seed: int = 0, folds: NDArray[np.intp] | None = None
+) -> DrawWeights:
     """Draw groups with replacement.
 
     Args:
@@ -70,23 +72,35 @@ def draw_weights(groups: Sequence[Any], n_draws: int = 2000, seed: int = 0) -> D
             Number of draws, at least 40.
         seed (`int`, *optional*, defaults to 0):
             Equal groups, numbers and seeds give equal draws.
+        folds (`np.ndarray` of shape `(n,)`, *optional*):
+            Fold of each image. Groups are drawn within their fold, as many as it has.
 
     Returns:
         `np.ndarray` of shape `(n, n_draws)`, int32: how often each image occurs in each draw.
 
     Raises:
-        [`MLCAKError`]: When there are too few draws or no images.
+        [`MLCAKError`]: When there are too few draws, no images, or images of one group in several folds.
     """
     if n_draws < MIN_DRAWS:
         raise MLCAKError(f"A 95 % interval needs at least {MIN_DRAWS} bootstrap draws; got {n_draws}. Ask for more.")
     if not len(groups):
         raise MLCAKError("There are no images to draw from. Check the split.")
     index = group_indices(groups)
-    n_groups = int(index.max()) + 1
     generator = np.random.default_rng(seed)
-    counts = generator.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_draws)
+    counts = np.full((int(index.max()) + 1, n_draws), -1, dtype=np.int32)
+    folds = np.zeros(len(index), dtype=np.intp) if folds is None else folds
+    for fold in np.unique(folds):
+        members = np.unique(index[folds == fold])
+        split = int((counts[members, 0] >= 0).sum())
+        if split:
+            raise MLCAKError(
+                f"All images of a patient must be in one fold; {split} patients of fold {fold} are in another one too. "
+                "Name the column of patients when you train and evaluate."
+            )
+        drawn = generator.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_draws)
+        counts[members] = drawn.T
     # Images first: gathering rows by rank then reads contiguous memory.
-    return np.ascontiguousarray(counts.T.astype(np.int32)[index])
+    return np.ascontiguousarray(counts[index])
 
 
 def mean_draws(values: FloatArray, weights: DrawWeights) -> MetricDraws:
@@ -107,7 +121,13 @@ def mean_draws(values: FloatArray, weights: DrawWeights) -> MetricDraws:
     return MetricDraws(float(np.nanmean(values, axis=0).mean()), draws)
 
 
-def ranking_draws(metric: str, scores: FloatArray, labels: LabelArray, weights: DrawWeights) -> FloatArray:
+def ranking_draws(
+    metric: str,
+    scores: FloatArray,
+    labels: LabelArray,
+    weights: DrawWeights,
+    folds: NDArray[np.intp] | None = None,
+) -> FloatArray:
     """Compute a ranking metric in every draw.
 
     Args:
@@ -119,10 +139,21 @@ def ranking_draws(metric: str, scores: FloatArray, labels: LabelArray, weights: 
             1, 0, or -1 if missing.
         weights (`np.ndarray` of shape `(n, draws)`):
             From [`draw_weights`].
+        folds (`np.ndarray` of shape `(n,)`, *optional*):
+            Fold of each image. The metric is then the mean over the folds, weighted by [`fold_weight`].
 
     Returns:
-        `np.ndarray` of shape `(draws,)`: NaN for draws with one class only.
+        `np.ndarray` of shape `(draws,)`: NaN for draws with one class only, with folds in each of them.
     """
+    if folds is not None:
+        total, size = np.zeros((2, weights.shape[1]))
+        for fold in np.unique(folds):
+            own, drawn = labels[folds == fold], weights[folds == fold]
+            found = ranking_draws(metric, scores[folds == fold], own, drawn)
+            counts = [drawn[own == wanted].sum(axis=0, dtype=np.float64) for wanted in (1, 0)]
+            weight = np.where(np.isfinite(found), fold_weight(metric, *counts), 0.0)
+            total, size = total + weight * np.nan_to_num(found), size + weight
+        return _ratio(total, size)
     positive, negative = labels == 1, labels == 0
     if metric == "auroc":
         # Faster than the curve below, for the AUROC of every finding: wins of each positive, ties counted half.
@@ -164,7 +195,10 @@ def label_draws(metric: str, task: TaskScores, weights: DrawWeights) -> tuple[Fl
         its labels has one class only in the draw: over fewer labels it would be a different quantity.
     """
     draws = np.stack(
-        [ranking_draws(metric, *columns, weights) for columns in zip(task.scores.T, task.labels.T, strict=True)]
+        [
+            ranking_draws(metric, *columns, weights, task.folds)
+            for columns in zip(task.scores.T, task.labels.T, strict=True)
+        ]
     )
     averaged = draws[task.both_classes]
     return draws, averaged.mean(axis=0) if len(averaged) else np.full(weights.shape[1], np.nan)

@@ -11,15 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MLCAKError
-from ..probabilities import MULTI_LABEL
-from .bootstrap import DrawWeights, MetricDraws, draw_weights, group_indices, label_draws, percentile_interval
+from .bootstrap import (
+    DrawWeights,
+    Interval,
+    MetricDraws,
+    draw_weights,
+    group_indices,
+    label_draws,
+    percentile_interval,
+)
 from .calibration import calibration_draws, reliability, threshold_draws
-from .comparison import COMPARED, RARE, ClassCount, Comparison, Difference, Estimate, Row, choose_pairs
+from .comparison import COMPARED, RARE, ClassCount, Comparison, Difference, Estimate, Recovered, Row, choose_pairs
 from .localisation import attention_draws
-from .metrics import METRICS, MLCAKMetric
+from .metrics import METRICS, task_metrics
 from .predictions import ModelPredictions, align, label_scores
 from .scores import FloatArray, TaskScores, undefined_labels
-from .significance import ALPHA, delong, half_width, holm, p_value
+from .significance import ALPHA, delong, half_width, holm, p_value, share_interval
 
 #: With more draws dropped than this share, the others no longer represent the test set.
 _MOST_DROPPED = 0.05
@@ -36,12 +43,13 @@ def compare(
     seed: int = 0,
     context: dict[str, Any] | None = None,
     pairs: Sequence[tuple[str, str]] = (),
+    gaps: Sequence[tuple[str, str, str]] = (),
 ) -> Comparison:
     """Compare models on the same images, with the same bootstrap draws for all.
 
     A difference is beyond noise if its interval, which counts patients and training runs ([`half_width`]), excludes 0
-    after Holm's correction for all the comparisons. With folds, pool the out-of-fold predictions of each seed first:
-    a run is a seed.
+    after Holm's correction for all the comparisons. With folds, join the out-of-fold predictions of each seed first
+    and keep their folds in the tasks: a run is a seed, and images are ranked within their fold only.
 
     Args:
         models (`Sequence[ModelPredictions]`):
@@ -57,6 +65,9 @@ def compare(
             What was compared (`dataset`, `split`, `threshold_split`), kept in the record.
         pairs (`Sequence[tuple[str, str]]`, *optional*):
             Rows to compare, instead of each with the baseline. They must be chosen before the results are known.
+        gaps (`Sequence[tuple[str, str, str]]`, *optional*):
+            Model, teacher and baseline: which share of the gap between the last two the first recovers. It is only
+            given where the gap has a verdict and its interval is above 0. The pairs must hold both differences.
 
     Returns:
         [`Comparison`]
@@ -74,7 +85,7 @@ def compare(
     aligned = align(models)
     first = aligned[0]
     groups = first.image_ids if first.groups is None else first.groups
-    weights = draw_weights(groups, n_draws, seed)
+    weights = draw_weights(groups, n_draws, seed, first.global_task.folds)
     rows: dict[str, list[ModelPredictions]] = {}
     measured: dict[str, Runs] = {}
     for model in aligned:
@@ -90,9 +101,10 @@ def compare(
     rare = {metric: _rare(task, index) for metric, _, task in tasks if task is not None}
     made = tuple(_row(runs, measured[name]) for name, runs in rows.items())
     unfit = {row.name: row.training_images() for row in made if row.training_images()}
+    differences = tuple(_differences(measured, pairs, rare, unfit))
     comparison = Comparison(
         rows=made,
-        differences=tuple(_differences(measured, pairs, rare, unfit)),
+        differences=differences,
         finding_names=() if local is None else local.names,
         **{name: tuple(labels) for name, labels in undefined_labels(first.global_task, local).items()},
         class_counts={
@@ -107,6 +119,7 @@ def compare(
         n_draws=n_draws,
         seed=seed,
         context=dict(context or {}),
+        recovered=tuple(_recovered(measured, differences, gaps)),
     )
     return _add_delong(comparison, rows) if comparison.n_groups == comparison.n_images else comparison
 
@@ -121,17 +134,12 @@ def run_metrics(model: ModelPredictions, weights: DrawWeights) -> dict[str, Metr
             From [`draw_weights`].
 
     Returns:
-        `dict[str, MetricDraws]`: By the names of [`MLCAKMetric`], and calibration, thresholds and attention. Metrics
+        `dict[str, MetricDraws]`: By the names of [`task_metrics`], and calibration, thresholds and attention. Metrics
         that need a head, thresholds or boxes that the model lacks are absent.
     """
     task, local = model.global_task, model.local_task
-    # The columns are independent by now, so that every task is multi-label.
-    metric = MLCAKMetric(local.names if local else (), task.names, MULTI_LABEL, keep_in_memory=True)
-    inputs = {"predictions": task.scores, "references": task.labels}
-    if local is not None:
-        inputs |= {"local_predictions": local.scores, "local_references": local.labels}
     lists = ("single_class_labels", "unannotated_labels")
-    found = {key: value for key, value in metric.compute(**inputs).items() if key not in lists and value is not None}
+    found = {key: value for key, value in task_metrics(task, local).items() if key not in lists and value is not None}
     result = {key: MetricDraws(value) for key, value in found.items()}
     # Intervals of every metric of every finding would take minutes; the record has their values.
     with_draws = [(name, f"{name}_global", f"{name}_global/", task) for name in METRICS]
@@ -195,7 +203,9 @@ def _add_delong(comparison: Comparison, runs: Mapping[str, Sequence[ModelPredict
         known = [each for each in found if each is not None]
         if len(known) < len(names):
             return estimate
-        return replace(estimate, delong=delong(known[0][1], *(scores for scores, _ in known)))
+        folds = runs[names[0]][0].global_task.folds
+        theirs = known[1][0] if len(known) > 1 else None
+        return replace(estimate, delong=delong(known[0][1], known[0][0], theirs, folds))
 
     rows = tuple(
         replace(row, metrics={metric: added(of, metric, row.name) for metric, of in row.metrics.items()})
@@ -257,3 +267,29 @@ def _difference(
         interval = replace(interval, low=value - width, high=value + width)
     estimate = Estimate(value, interval, deviation, max(len(per_run), 1))
     return Difference(name, baseline, metric, estimate, per_run, reason), image_deviation
+
+
+def _recovered(
+    measured: Mapping[str, Runs], differences: Sequence[Difference], gaps: Sequence[tuple[str, str, str]]
+) -> list[Recovered]:
+    """Shares of the gaps with a verdict and an interval above 0."""
+    known = {(each.model, each.baseline, each.metric): each for each in differences}
+    found = []
+    for (name, teacher, baseline), metric in ((names, metric) for names in gaps for metric in COMPARED):
+        gap, gain = known.get((teacher, baseline, metric)), known.get((name, baseline, metric))
+        if gap is None or gain is None or gap.no_verdict or gain.no_verdict:
+            continue
+        base, draws = _mean_draws(list(measured[baseline].values()), metric), []
+        for row in (name, teacher):
+            draws.append(_mean_draws(list(measured[row].values()), metric) - base)
+        usable = np.isfinite(draws).all(axis=0)
+        covariance = np.cov(np.stack(draws)[:, usable])
+        per_run = dict(zip(measured[teacher], gap.per_run, strict=True))
+        gaps_of_runs = [per_run[run] for run in measured[name]]
+        ends = share_interval(gain.estimate.value, gap.estimate.value, covariance, gain.per_run, gaps_of_runs)
+        if ends is None or gap.estimate.value <= 0:
+            continue
+        interval = Interval(*ends, int(usable.sum()), int((~usable).sum()))
+        share = Estimate(gain.estimate.value / gap.estimate.value, interval, None, len(gain.per_run))
+        found.append(Recovered(name, teacher, baseline, metric, gap.estimate.value, gain.estimate.value, share))
+    return found

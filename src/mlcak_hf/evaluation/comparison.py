@@ -129,6 +129,23 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Recovered:
+    """The share of the gap between a teacher and a baseline that a model recovers in a metric.
+
+    `gap` is the teacher minus the baseline, `gain` the model minus the baseline. The interval of `share` counts
+    patients and training runs ([`share_interval`]).
+    """
+
+    model: str
+    teacher: str
+    baseline: str
+    metric: str
+    gap: float
+    gain: float
+    share: Estimate
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Models on the same images, as [`compare`] measured them.
 
@@ -153,6 +170,7 @@ class Comparison:
     n_draws: int
     seed: int
     context: dict[str, Any] = field(default_factory=dict)
+    recovered: tuple[Recovered, ...] = ()
 
     @property
     def rare_labels(self) -> tuple[str, ...]:

@@ -128,22 +128,30 @@ def localise(maps: FloatArray, covered: FloatArray, shown: FloatArray) -> Locali
     return Localisation(*result)
 
 
-def overlap(maps: FloatArray, covered: FloatArray, shown: FloatArray, threshold: float) -> FloatArray:
-    """Compute the intersection over union of the boxes with the patches above a threshold.
+def overlap(maps: FloatArray, covered: FloatArray, shown: FloatArray, share: float) -> FloatArray:
+    """Compute the intersection over union of the boxes with the highest patches of each map.
 
     Args:
         maps, covered, shown: As in [`localise`].
-        threshold (`float`):
-            As a share of the map's maximum on the radiograph. It must be chosen on other images.
+        share (`float`):
+            How many patches, as a share of those on the radiograph, rounded to at least one. It must be chosen on other
+            images. Equal patches of which not all are needed count in part.
 
     Returns:
         `np.ndarray` of shape `(n,)`: in [0, 1]; NaN for images without a box.
     """
-    highest = np.where(shown > 0, maps, -np.inf).max(axis=(1, 2), keepdims=True)
-    chosen = maps >= threshold * highest
-    both = (covered * chosen).sum(axis=(1, 2))
-    either = (shown * chosen).sum(axis=(1, 2)) + covered.sum(axis=(1, 2)) - both
-    return np.where(covered.any(axis=(1, 2)), both / either, np.nan)
+    result = np.full(len(maps), np.nan)
+    for index, (values, coverage, radiograph) in enumerate(zip(maps, covered, shown, strict=True)):
+        if not coverage.any():
+            continue
+        visible = radiograph > 0
+        count = max(1, round(share * int(visible.sum())))
+        lowest = np.partition(values[visible], -count)[-count]
+        above, equal = visible & (values > lowest), visible & (values == lowest)
+        chosen = above + equal * (count - above.sum()) / equal.sum()
+        both = (coverage * chosen).sum()
+        result[index] = both / ((radiograph * chosen).sum() + coverage.sum() - both)
+    return result
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from transformers.utils import logging
 
@@ -45,9 +46,25 @@ METRICS: dict[str, Callable[[LabelArray, FloatArray], float]] = {
 }
 
 
-def _metric(name: str, scores: FloatArray, labels: LabelArray) -> float | None:
-    """Compute a metric, or return `None` if there is one class only."""
-    return float(METRICS[name](labels, scores)) if len(np.unique(labels)) > 1 else None
+def fold_weight(metric: str, positives: Any, negatives: Any) -> Any:
+    """Weight of a fold in a mean: for AUROC, its pairs of a positive and a negative image; otherwise its positives.
+
+    So the mean keeps its meaning over all folds: the share of pairs within a fold that are in the right order, or the
+    share of positives that are found, each by the model of its fold.
+    """
+    return positives * negatives if metric == "auroc" else positives
+
+
+def _metric(name: str, scores: FloatArray, labels: LabelArray, folds: NDArray[np.intp] | None = None) -> float | None:
+    """Compute a metric, or return `None` if no fold has both classes. Labels are 0 or 1."""
+    folds = np.zeros(len(labels), dtype=np.intp) if folds is None else folds
+    values, weights = [], []
+    for fold in np.unique(folds):
+        own = labels[folds == fold]
+        if len(np.unique(own)) > 1:
+            values.append(float(METRICS[name](own, scores[folds == fold])))
+            weights.append(fold_weight(name, (own == 1).sum(), (own == 0).sum()))
+    return float(np.average(values, weights=weights)) if values else None
 
 
 def task_metrics(global_task: TaskScores, local_task: TaskScores | None = None) -> dict[str, Any]:
@@ -63,7 +80,8 @@ def task_metrics(global_task: TaskScores, local_task: TaskScores | None = None) 
         `dict[str, Any]`: `auroc_global` (the mean if there are several global labels, then also
         `auroc_global/<label>`), `auroc_local_macro`, `auroc_local_micro` and `auroc/<finding>`; the same for
         `average_precision` and `sensitivity_at_90_specificity`. Means are over the labels that have both classes; the
-        micro metric pools all entries. An undefined value is `None`; [`undefined_labels`] lists its label.
+        micro metric pools all entries. With folds, each is a mean over the folds ([`fold_weight`]). An undefined value
+        is `None`; [`undefined_labels`] lists its label.
     """
     result: dict[str, Any] = {}
     for metric in METRICS:
@@ -74,13 +92,18 @@ def task_metrics(global_task: TaskScores, local_task: TaskScores | None = None) 
         valid = local_task.labels >= 0
         for metric in METRICS:
             result |= _label_metrics(metric, local_task, f"{metric}_local_macro", f"{metric}/")
-            result[f"{metric}_local_micro"] = _metric(metric, local_task.scores[valid], local_task.labels[valid])
+            folds = None if local_task.folds is None else np.broadcast_to(local_task.folds[:, None], valid.shape)[valid]
+            result[f"{metric}_local_micro"] = _metric(metric, local_task.scores[valid], local_task.labels[valid], folds)
     return result | undefined_labels(global_task, local_task)
 
 
 def _label_metrics(metric: str, task: TaskScores, mean: str, prefix: str) -> dict[str, float | None]:
     """Compute a metric of every label, and its mean over the labels that have a value."""
-    values = {prefix + name: _metric(metric, *task.column(index)) for index, name in enumerate(task.names)}
+    values = {}
+    for name, scores, labels in zip(task.names, task.scores.T, task.labels.T, strict=True):
+        valid = labels >= 0
+        folds = None if task.folds is None else task.folds[valid]
+        values[prefix + name] = _metric(metric, scores[valid], labels[valid], folds)
     defined = [value for value in values.values() if value is not None]
     return {mean: float(np.mean(defined)) if defined else None, **values}
 

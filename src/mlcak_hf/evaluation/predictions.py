@@ -93,6 +93,8 @@ class ModelPredictions:
         """Write to an `.npz` file of numbers and plain strings; nothing is pickled."""
         local, found = self.local_task, self.localisation or {}
         arrays = {"global_scores": self.global_task.scores, "global_labels": self.global_task.labels}
+        if self.global_task.folds is not None:
+            arrays["folds"] = self.global_task.folds
         if local is not None:
             arrays |= {"local_scores": local.scores, "local_labels": local.labels}
         if self.thresholds is not None:
@@ -127,13 +129,15 @@ class ModelPredictions:
             raise MLCAKError(f"{path} is not a file of predictions ({error}). Evaluate the model again.") from error
         if words["format"] != _FORMAT:
             raise MLCAKError(f"{path} must have format {_FORMAT}; got {words['format']}. Evaluate the model again.")
-        names, local = words["finding_names"], None
+        names, local, folds = words["finding_names"], None, arrays.get("folds")
         if names is not None:
-            local = TaskScores(arrays["local_scores"], arrays["local_labels"], tuple(names))
+            local = TaskScores(arrays["local_scores"], arrays["local_labels"], tuple(names), folds)
         found = zip(words["localised"], arrays.get("localisation", ()), strict=True)
         return cls(
             **{name: words[name] for name in _WORDS},
-            global_task=TaskScores(arrays["global_scores"], arrays["global_labels"], tuple(words["global_names"])),
+            global_task=TaskScores(
+                arrays["global_scores"], arrays["global_labels"], tuple(words["global_names"]), folds
+            ),
             local_task=local,
             thresholds=arrays.get("thresholds"),
             localisation={name: Localisation(*each) for name, each in found} or None,
@@ -166,6 +170,11 @@ def align(models: Sequence[ModelPredictions]) -> list[ModelPredictions]:
             reference = replace(reference, local_task=ordered.local_task)
         if ordered.groups not in (None, reference.groups):
             raise _cannot_compare(model.name, "it puts the same images into different groups")
+        ours, theirs = (
+            None if task.folds is None else task.folds.tolist() for task in (ordered.global_task, reference.global_task)
+        )
+        if ours != theirs:
+            raise _cannot_compare(model.name, "its images were predicted in other folds")
         global_task = _align_task("global labels", ordered, ordered.global_task, reference.global_task)
         if ordered.local_task is not None and reference.local_task is not None:
             local_task = _align_task("local labels", ordered, ordered.local_task, reference.local_task)
@@ -177,7 +186,7 @@ def align(models: Sequence[ModelPredictions]) -> list[ModelPredictions]:
 def _align_task(what: str, model: ModelPredictions, task: TaskScores, reference: TaskScores) -> TaskScores:
     """Put the columns in the reference's order, after checking that names and labels are equal."""
     order = _order(model.name, task.names, reference.names, what)
-    ordered = TaskScores(task.scores[:, order], task.labels[:, order], reference.names)
+    ordered = TaskScores(task.scores[:, order], task.labels[:, order], reference.names, task.folds)
     for row, column in np.argwhere(ordered.labels != reference.labels)[:1]:
         where = f"first {reference.names[column]!r} of image {model.image_ids[row]!r}"
         raise _cannot_compare(model.name, f"its {what} differ, {where}")

@@ -21,7 +21,7 @@ from ..configuration_mlcak import MLCAKConfig
 from ..data.collator import MLCAKCollator
 from ..data.columns import DatasetColumns, Targets
 from ..data.decoded_images import image_digest
-from ..data.sources import RadiographDataset, hold_out_fold, open_dataset, split_rows
+from ..data.sources import RadiographDataset, hold_out_fold, open_dataset, shared_groups, split_rows
 from ..data.training_data import stored_choices
 from ..errors import DatasetError, MLCAKError, RecipeError
 from ..explanation.class_token import class_token_attention
@@ -101,12 +101,8 @@ def run_evaluation(args: EvaluationArguments) -> Comparison | None:
     for model in found:
         file = re.sub(r"[^\w.-]+", "-", f"{model.name} {model.run}".strip())
         model.save(Path(args.output) / "predictions" / f"{file}.npz")
-    context = {
-        "dataset": Path(args.dataset).name,
-        "split": args.split,
-        "threshold_split": args.threshold_split,
-        "num_processes": accelerator.num_processes,
-    }
+    shared = shared_groups(data.splits, data.columns, args.split)
+    context = args.context | {"num_processes": accelerator.num_processes, "shared_patients": shared}
     return compare(found, args.baseline, args.bootstrap_draws, args.seed, context, args.named_pairs)
 
 

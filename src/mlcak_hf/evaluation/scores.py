@@ -27,6 +27,9 @@ class TaskScores:
             1 present, 0 absent, -1 missing.
         names (`tuple[str, ...]`):
             Name of each column.
+        folds (`np.ndarray` of shape `(n,)`, *optional*):
+            Fold of each image, if the scores of each fold come from a model of its own. Ranking metrics then compare
+            only images of the same fold, because the models of two folds scale their scores differently.
 
     Raises:
         [`MLCAKError`]: When shapes disagree, a name occurs twice, or a score is not finite.
@@ -36,6 +39,7 @@ class TaskScores:
     scores: FloatArray
     labels: LabelArray
     names: tuple[str, ...]
+    folds: NDArray[np.intp] | None = None
 
     def __post_init__(self) -> None:
         if self.scores.ndim != 2 or self.scores.shape != self.labels.shape or self.scores.shape[1] != len(self.names):
@@ -43,6 +47,8 @@ class TaskScores:
                 f"Scores and labels must have one column per name; got scores {self.scores.shape}, labels "
                 f"{self.labels.shape} and {len(self.names)} names."
             )
+        if self.folds is not None and self.folds.shape != (len(self.scores),):
+            raise MLCAKError(f"There must be a fold for each of {len(self.scores)} images; got {self.folds.shape}.")
         if len(set(self.names)) != len(self.names):
             raise MLCAKError(f"Label names must differ; got {', '.join(self.names)}.")
         if not np.isfinite(self.scores).all():
@@ -66,12 +72,16 @@ class TaskScores:
 
     @property
     def both_classes(self) -> NDArray[np.bool_]:
-        """Whether a label has images of both classes, of shape `(labels,)`."""
-        return np.asarray((self.class_counts() > 0).all(axis=1))
+        """Whether a label has images of both classes, with folds in at least one of them, of shape `(labels,)`."""
+        folds = np.zeros(len(self), dtype=np.intp) if self.folds is None else self.folds
+        of_folds = [self.labels[folds == fold] for fold in np.unique(folds)]
+        found = [(labels == 0).any(axis=0) & (labels == 1).any(axis=0) for labels in of_folds]
+        return np.asarray(np.any([np.zeros(len(self.names), dtype=bool), *found], axis=0))
 
     def take(self, rows: NDArray[Any]) -> TaskScores:
         """Select images, by indices or a mask."""
-        return TaskScores(self.scores[rows], self.labels[rows], self.names)
+        folds = None if self.folds is None else self.folds[rows]
+        return TaskScores(self.scores[rows], self.labels[rows], self.names, folds)
 
 
 def hard_labels(labels: ArrayLike) -> LabelArray:
@@ -191,7 +201,9 @@ def undefined_labels(global_task: TaskScores, local_task: TaskScores | None) -> 
     """
     found: dict[str, list[str]] = {"single_class_labels": [], "unannotated_labels": []}
     for task, prefix in ((global_task, "global/"), (local_task, "")):
-        for name, counts in () if task is None else zip(task.names, task.class_counts(), strict=True):
-            if not counts.all():
+        if task is None:
+            continue
+        for name, counts, defined in zip(task.names, task.class_counts(), task.both_classes, strict=True):
+            if not defined:
                 found["single_class_labels" if counts.any() else "unannotated_labels"].append(prefix + name)
     return found

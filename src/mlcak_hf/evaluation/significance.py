@@ -68,6 +68,38 @@ def p_value(value: float, image_deviation: float, run_deviation: float, runs: in
     return float(brentq(excess, _SMALLEST_P, 1.0, xtol=1e-9))
 
 
+def share_interval(
+    gain: float, gap: float, image_covariance: FloatArray, gains: Sequence[float], gaps: Sequence[float]
+) -> tuple[float, float] | None:
+    r"""Interval of the share `gain / gap`, by Fieller's method with the noise of patients and of training runs.
+
+    It holds every share $\theta$ for which the interval of [`half_width`] around $gain - \theta\,gap$ includes 0.
+
+    Args:
+        gain, gap (`float`):
+            Mean differences from the same baseline, over the same runs.
+        image_covariance (`np.ndarray` of shape `(2, 2)`):
+            Covariance of gain and gap over bootstrap draws of the patients.
+        gains, gaps (`Sequence[float]` of length `runs`):
+            Both differences in each run; at least 2.
+
+    Returns:
+        `tuple[float, float]`: `None` if the interval of the gap includes 0, so that any share is possible.
+
+    References:
+        Fieller, Some problems in interval estimation (J. R. Statist. Soc. B 16, 1954).
+    """
+    runs = len(gains)
+    of_images, of_runs = ndtri(ALPHA / 2) ** 2, stdtrit(runs - 1, ALPHA / 2) ** 2 / runs
+    noise = of_images * np.asarray(image_covariance) + of_runs * np.cov(gains, gaps)
+    # (gain - share gap)^2 <= noise of it: a quadratic inequality in the share.
+    square, linear, rest = gap**2 - noise[1, 1], gain * gap - noise[0, 1], gain**2 - noise[0, 0]
+    if square <= 0:
+        return None
+    middle, half = linear / square, math.sqrt(max(linear**2 - square * rest, 0.0)) / square
+    return float(middle - half), float(middle + half)
+
+
 def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
     """Adjust p-values for the number of comparisons by Holm's method (Scand. J. Statist. 6, 1979).
 
@@ -126,11 +158,14 @@ def placement_values(scores: FloatArray, labels: LabelArray) -> tuple[FloatArray
     return below, above
 
 
-def delong(labels: LabelArray, ours: FloatArray, theirs: FloatArray | None = None) -> DeLong | None:
+def delong(
+    labels: LabelArray, ours: FloatArray, theirs: FloatArray | None = None, folds: NDArray[np.intp] | None = None
+) -> DeLong | None:
     r"""DeLong's interval of the mean AUROC of some runs, or of the difference of two means with its paired test.
 
     With the placement values $V$ of the $m$ positive and $W$ of the $n$ negative images, averaged over the runs and
-    subtracted between the models, the variance is $var(V) / m + var(W) / n$ (Biometrics 44, 1988).
+    subtracted between the models, the variance is $var(V) / m + var(W) / n$ (Biometrics 44, 1988). With folds, the
+    AUROCs within them are averaged, weighted by their pairs $m n$.
 
     Args:
         labels (`np.ndarray` of shape `(images,)`):
@@ -139,20 +174,28 @@ def delong(labels: LabelArray, ours: FloatArray, theirs: FloatArray | None = Non
             Scores of the runs.
         theirs (`np.ndarray` of shape `(images, runs)`, *optional*):
             Scores of the runs to compare with.
+        folds (`np.ndarray` of shape `(images,)`, *optional*):
+            Fold of each image.
 
     Returns:
-        [`DeLong`]: `None` with fewer than two images of a class, or without any spread, as for a perfect ranking.
+        [`DeLong`]: `None` with fewer than two images of a class in a fold, or without any spread, as for a perfect
+        ranking.
     """
-    if min((labels == 1).sum(), (labels == 0).sum()) < 2:
-        return None
-    known = labels >= 0
-    parts = placement_values(ours[known], labels[known])
-    values = [part.mean(axis=1) for part in parts]
-    if theirs is not None:
-        others = placement_values(theirs[known], labels[known])
-        values = [mine - other.mean(axis=1) for mine, other in zip(values, others, strict=True)]
-    value = float(values[0].mean())
-    deviation = math.sqrt(sum(part.var(ddof=1) / len(part) for part in values))
+    value = variance = pairs = 0.0
+    for fold in [None] if folds is None else np.unique(folds):
+        known = (labels >= 0) if fold is None else (labels >= 0) & (folds == fold)
+        counts = [(labels[known] == wanted).sum() for wanted in (1, 0)]
+        if min(counts) < 2:
+            return None
+        parts = placement_values(ours[known], labels[known])
+        values = [part.mean(axis=1) for part in parts]
+        if theirs is not None:
+            others = placement_values(theirs[known], labels[known])
+            values = [mine - other.mean(axis=1) for mine, other in zip(values, others, strict=True)]
+        weight = float(counts[0] * counts[1])
+        value, pairs = value + weight * float(values[0].mean()), pairs + weight
+        variance += weight**2 * sum(float(part.var(ddof=1)) / len(part) for part in values)
+    value, deviation = value / pairs, math.sqrt(variance) / pairs
     if deviation < _SMALLEST_P:
         return None
     width, lowest = float(-ndtri(ALPHA / 2)) * deviation, 0.0 if theirs is None else -1.0

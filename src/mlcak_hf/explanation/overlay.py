@@ -80,6 +80,38 @@ def _blend_weights(positions: npt.NDArray[np.float64], cells: int) -> npt.NDArra
     return nearness * nearness * (3.0 - 2.0 * nearness)
 
 
+def relative_to_uniform(attention: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Divide a map by what each patch would have if all had the same; an empty map stays 0."""
+    total = float(attention.sum())
+    return attention * (attention.size / total) if total > 0 else np.zeros_like(attention)
+
+
+def colour_over(
+    radiograph: npt.NDArray[np.float32],
+    relative: npt.NDArray[np.floating],
+    original_size: tuple[int, int],
+    model_size_px: int,
+    fit: str,
+) -> Image.Image:
+    """Colour a radiograph by a map from [`relative_to_uniform`], on a logarithmic scale from 1x to 16x.
+
+    Args:
+        radiograph (`np.ndarray` of shape `(height, width)`):
+            The picture to draw on, in [0, 1].
+        relative (`np.ndarray` of shape `(rows, columns)`):
+            The map.
+        original_size, model_size_px, fit: As in [`draw_heatmap`].
+
+    Returns:
+        `Image.Image` in RGB: of the same size.
+    """
+    shown_size = (radiograph.shape[0], radiograph.shape[1])
+    over = attention_over_radiograph(relative.astype(np.float32), original_size, model_size_px, fit, shown_size)
+    strength = np.log(np.clip(over, 1.0, _FULL_COLOUR)) / np.log(_FULL_COLOUR)
+    tint = _STRONGEST_TINT * strength[..., None]
+    return _to_rgb(radiograph[..., None] * (1.0 - tint) + _colours(strength) * tint)
+
+
 def draw_heatmap(
     radiograph: npt.NDArray[np.float32],
     attention: npt.NDArray[np.float32],
@@ -115,20 +147,14 @@ def draw_heatmap(
         `Image.Image` in RGB: the radiograph in its own proportions with the overlay, a colour bar at its right and two
         lines of text below.
     """
-    total = float(attention.sum())
-    relative = attention * (attention.size / total) if total > 0 else np.zeros_like(attention)
-    shown_size = (radiograph.shape[0], radiograph.shape[1])
-    over = attention_over_radiograph(relative, original_size, model_size_px, fit, shown_size)
-    strength = np.log(np.clip(over, 1.0, _FULL_COLOUR)) / np.log(_FULL_COLOUR)
-    tint = _STRONGEST_TINT * strength[..., None]
-    overlay = radiograph[..., None] * (1.0 - tint) + _colours(strength) * tint
+    relative = relative_to_uniform(attention)
     explanation = f"{attention.shape[0]} x {attention.shape[1]} patches; 1x: as much as if all got the same"
-    if not total > 0:
+    if not relative.any():
         explanation += "; empty: no patch raises the score"
     elif relative.max() < _CLEARLY_UNEVEN:
         explanation += f"; nearly uniform, at most {relative.max():.2f}x"
     lines = [f"{caption} ({explanation})" if caption else explanation, f"{shown[0].upper()}{shown[1:]}. {_FOOTER}"]
-    return _with_legend(_to_rgb(overlay), lines)
+    return _with_legend(colour_over(radiograph, relative, original_size, model_size_px, fit), lines)
 
 
 def _colours(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

@@ -112,7 +112,7 @@ class Reference(DistanceLimit):
         kept = _kept(len(others), false_refusals)
         if kept > len(others) or len(tokens) < 2:
             raise MLCAKError(
-                f"A limit with {false_refusals:.0%} false refusals needs at least "
+                f"A limit with {100 * false_refusals:.0f} % false refusals needs at least "
                 f"{math.ceil(1 / false_refusals) - 1} images that the model was not trained on; got {len(others)}. Use "
                 "more images, or a larger share."
             )

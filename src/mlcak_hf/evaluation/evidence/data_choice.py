@@ -44,9 +44,13 @@ def open_for_model(args: EvaluationArguments, model: EvaluatedModel) -> Evaluati
     # Thresholds come from the validation rows of the same dataset, unless these are evaluated.
     with_validation = split not in ("train", "validation") and {"validation", "train"} & set(data.splits)
     chosen = replace(data.args, split=split, threshold_split="validation" if with_validation else NO_SPLIT)
-    # Without a column of findings, the model's findings are missing rather than an error.
+    return findings_may_be_missing(replace(data, args=chosen))
+
+
+def findings_may_be_missing(data: EvaluationData) -> EvaluationData:
+    """Without a column of findings, take the model's findings as missing, which is an error elsewhere."""
     columns = replace(data.columns, unlabelled=data.columns.findings is None and data.columns.label is not None)
-    return replace(data, args=chosen, columns=columns)
+    return replace(data, columns=columns)
 
 
 def choose_split(data: EvaluationData, model: EvaluatedModel) -> str:

@@ -65,8 +65,8 @@ def thresholds_chosen_here(scores: FloatArray, labels: LabelArray) -> list[Chose
     specific = threshold_at_specificity(scores, labels, SPECIFICITY)
     sensitive = threshold_at_sensitivity(scores, labels, SPECIFICITY)
     return [
-        ChosenThreshold(f"{SPECIFICITY:.0%} specificity on these images", specific, True),
-        ChosenThreshold(f"{SPECIFICITY:.0%} sensitivity on these images", sensitive, True),
+        ChosenThreshold(f"{100 * SPECIFICITY:.0f} % specificity on these images", specific, True),
+        ChosenThreshold(f"{100 * SPECIFICITY:.0f} % sensitivity on these images", sensitive, True),
     ]
 
 
@@ -90,8 +90,8 @@ def thresholds_of_model(points: OperatingPoints | None, name: str, evaluated: tu
     where = f"on {points.dataset}, {points.split}"
     rules = {
         f"largest sensitivity + specificity {where}": label.youden,
-        f"{points.targets.sensitivity:.0%} sensitivity {where}": label.at_sensitivity,
-        f"{points.targets.specificity:.0%} specificity {where}": label.at_specificity,
+        f"{100 * points.targets.sensitivity:.0f} % sensitivity {where}": label.at_sensitivity,
+        f"{100 * points.targets.specificity:.0f} % specificity {where}": label.at_specificity,
     }
     here = (points.dataset, points.split) == evaluated
     return [ChosenThreshold(rule, point.threshold, here) for rule, point in rules.items() if point is not None]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,32 +12,30 @@ import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator
-from PIL import Image
 
 from ... import __version__
 from ...data.columns import column_values
-from ...data.decoded_images import to_square
+from ...data.sources import shared_groups
 from ...data.training_data import stored_choices
 from ...errors import DatasetError, RecipeError
-from ...image_processing_mlcak import MLCAKImageProcessor, area_resize
-from ...pretrained import load_model
+from ...image_processing_mlcak import MLCAKImageProcessor
+from ...pretrained import load_model, weights_digest
 from ...shipped import resolve_checkpoint
 from ...training.record import TrainingRecord
 from ...trust.operating_points import OperatingPoints
 from ...trust.reference import Reference
 from ..arguments import EvaluatedModel, EvaluationArguments
+from ..explanations.map_report import Explanations
 from ..metrics import SPECIFICITY
 from ..run import EvaluationData, check_evaluation, evaluate_model
 from .data_choice import open_for_model, renamed_labels
 from .decision_points import ChosenThreshold, thresholds_of_model
 from .image_pass import PassOptions, pass_over_images, sizes_before_padding
 from .measure import Measurement, measure
+from .pictures import Pictures, draw_pictures
 from .record import Evidence
 from .requirements import Requirement
 from .self_check import SelfCheck
-
-#: A picture of a radiograph in the report, and of the model's input, in pixels.
-_PICTURE_PX = 160
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,9 @@ class EvidenceOptions:
         shifted_images (`int`, *optional*, defaults to 500):
             Images that are perturbed to measure robustness, at most; 0 for none.
         pictures (`bool`, *optional*, defaults to `True`):
-            Whether to make pictures of the worst errors.
+            Whether to make pictures of the worst errors, and of explanation maps.
+        explanations (`str` or `Path`, *optional*):
+            The explanations.json of `measure_explanations.py`, measured with the weights of the model.
     """
 
     subgroups: Sequence[str] = ()
@@ -67,6 +65,7 @@ class EvidenceOptions:
     requirements: Sequence[str] = ()
     shifted_images: int = 500
     pictures: bool = True
+    explanations: str | Path | None = None
     parsed: tuple[Requirement, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,9 +74,7 @@ class EvidenceOptions:
         object.__setattr__(self, "parsed", tuple(map(Requirement.parse, self.requirements)))
 
 
-def evaluate_evidence(
-    model: str, args: EvaluationArguments, options: EvidenceOptions
-) -> tuple[Evidence, dict[int, str]]:
+def evaluate_evidence(model: str, args: EvaluationArguments, options: EvidenceOptions) -> tuple[Evidence, Pictures]:
     """Evaluate one model on one dataset.
 
     Args:
@@ -89,7 +86,7 @@ def evaluate_evidence(
             What to measure.
 
     Returns:
-        `tuple[Evidence, dict[int, str]]`: The record, and a data URI of the picture of each erroneous row.
+        `tuple[Evidence, Pictures]`: The record, and the pictures of the report.
 
     Raises:
         [`MLCAKError`]: When an option is wrong; found before the model runs.
@@ -100,6 +97,9 @@ def evaluate_evidence(
     config = one.load_config()
     for requirement in options.parsed:
         requirement.check_name(config)
+    explanations = None
+    if options.explanations is not None:
+        explanations = Explanations.from_json(options.explanations).of_weights(weights_digest(model))
     data = open_for_model(args, one)
     data = replace(data, splits=renamed_labels(data, config.global_labels, options.renamed))
     check_evaluation([one], data)
@@ -128,7 +128,7 @@ def evaluate_evidence(
     evaluated = (Path(args.dataset).name, args.split)
     chosen = {name: thresholds_of_model(points, name, evaluated) for name in names}
     if predictions.thresholds is not None:
-        rule = f"{SPECIFICITY:.0%} specificity on the split {args.threshold_split}"
+        rule = f"{100 * SPECIFICITY:.0f} % specificity on the split {args.threshold_split}"
         for name, threshold in zip(names, predictions.thresholds, strict=True):
             chosen[name] += [ChosenThreshold(rule, float(threshold))] if np.isfinite(threshold) else []
     wanted = Measurement(
@@ -137,20 +137,13 @@ def evaluate_evidence(
         prevalence=options.prevalence,
         subgroups={name: column_values(rows, name) for name in options.subgroups},
         thresholds=chosen,
-        context={
-            "dataset": Path(args.dataset).name,
-            "split": args.split,
-            "threshold_split": args.threshold_split,
-            "images": split_name,
-        },
+        context=args.context
+        | {"images": split_name, "shared_patients": shared_groups(data.splits, data.columns, args.split)},
         facts=_facts(one, network, processor, data),
     )
     self_check = SelfCheck.of_model(network, processor, predictions.details["weights"])
-    evidence = measure(predictions, images, self_check, wanted)
-    pictures = {}
-    if options.pictures:
-        pictures = {error.row: _picture(dataset[error.row]["image"], processor) for error in evidence.errors}
-    return evidence, pictures
+    evidence = replace(measure(predictions, images, self_check, wanted), explanations=explanations)
+    return evidence, draw_pictures(evidence, network, processor, dataset) if options.pictures else Pictures()
 
 
 def _facts(model: EvaluatedModel, network: Any, processor: MLCAKImageProcessor, data: EvaluationData) -> dict[str, Any]:
@@ -198,19 +191,3 @@ def _facts(model: EvaluatedModel, network: Any, processor: MLCAKImageProcessor, 
             "python": platform.python_version(),
         },
     }
-
-
-def _picture(image: Any, processor: MLCAKImageProcessor) -> str:
-    """Draw a stored image, and beside it what the model sees of it, as a data URI."""
-    square = to_square(image, processor)
-    seen = area_resize(square, *(2 * [processor.lowres or processor.size["height"]]))
-    panels = [
-        Image.fromarray(np.uint8(np.clip(pixels, 0, 1) * 255 + 0.5)).resize((_PICTURE_PX, _PICTURE_PX), kind)
-        for pixels, kind in ((square, Image.Resampling.BILINEAR), (seen, Image.Resampling.NEAREST))
-    ]
-    both = Image.new("L", (2 * _PICTURE_PX + 4, _PICTURE_PX), 255)
-    both.paste(panels[0], (0, 0))
-    both.paste(panels[1], (_PICTURE_PX + 4, 0))
-    buffer = io.BytesIO()
-    both.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -35,6 +35,31 @@ def net_benefit(
     return np.asarray(prevalence * sensitivity - (1 - prevalence) * (1 - specificity) * harm)
 
 
+def at_prevalence(scores: FloatArray, observed: float, prevalence: float) -> FloatArray:
+    r"""Adjust probabilities to another prevalence by Bayes' rule: the odds change by the ratio of the prior odds.
+
+    $$\frac{p'}{1 - p'} = \frac{p}{1 - p} \cdot \frac{\pi' / (1 - \pi')}{\pi / (1 - \pi)}$$
+
+    Args:
+        scores (`np.ndarray` of shape `(n,)`):
+            Probabilities for images of which the share `observed` has the label.
+        observed, prevalence (`float`):
+            Share of the images with the label, there and where the probabilities are wanted.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`.
+
+    Example:
+
+    ```python
+    >>> at_prevalence(np.array([0.5, 0.9]), 0.5, 0.1).round(3).tolist()
+    [0.1, 0.5]
+    ```
+    """
+    present, absent = scores * prevalence / observed, (1 - scores) * (1 - prevalence) / (1 - observed)
+    return np.asarray(present / (present + absent))
+
+
 def draw_curves(scores: FloatArray, labels: LabelArray, prevalence: float | None = None) -> Curves:
     """Compute the curves of one label.
 
@@ -44,15 +69,17 @@ def draw_curves(scores: FloatArray, labels: LabelArray, prevalence: float | None
         labels (`np.ndarray` of shape `(n,)`):
             1 and 0, both present.
         prevalence (`float`, *optional*):
-            For the decision curve; by default that of `labels`.
+            For the decision curve, for which the probabilities are adjusted to it; by default that of `labels`.
 
     Returns:
         [`Curves`]
     """
     false_positive, sensitivity, _ = roc_curve(labels, scores)
     precision, recall, _ = precision_recall_curve(labels, scores, drop_intermediate=True)
-    share = float(labels.mean()) if prevalence is None else prevalence
-    flagged = scores[:, None] >= _THRESHOLDS
+    observed = float(labels.mean())
+    share = observed if prevalence is None else prevalence
+    acted_on = scores if prevalence is None else at_prevalence(scores, observed, prevalence)
+    flagged = acted_on[:, None] >= _THRESHOLDS
     found, cleared = flagged[labels == 1].mean(axis=0), 1 - flagged[labels == 0].mean(axis=0)
     everyone = net_benefit(np.ones(len(_THRESHOLDS)), np.zeros(len(_THRESHOLDS)), _THRESHOLDS, share)
     series = (

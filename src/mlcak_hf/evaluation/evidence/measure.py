@@ -81,6 +81,7 @@ def measure(predictions: ModelPredictions, images: ImagePass, self_check: SelfCh
         shifts=_measure_shifts(task, images, weights),
         shifted_images=len(images.shifted_rows),
         errors=worst_errors(task),
+        typical=typical_images(task),
         self_check=self_check,
         facts=wanted.facts,
     )
@@ -141,4 +142,24 @@ def worst_errors(task: TaskScores, count: int = _ERRORS) -> tuple[WorstError, ..
             wrong = np.flatnonzero((labels == int(present)) & ((scores < 0.5) == present))
             order = wrong[np.argsort(scores[wrong] if present else -scores[wrong], kind="stable")][:count]
             found += [WorstError(int(row), name, present, float(scores[row])) for row in order]
+    return tuple(found)
+
+
+def typical_images(task: TaskScores) -> tuple[WorstError, ...]:
+    """Find the correct prediction with the median score of each class of every global label.
+
+    Args:
+        task ([`TaskScores`]):
+            The global task.
+
+    Returns:
+        `tuple[WorstError, ...]`: An image without the label and one with it, where any is on the right side of 0.5.
+    """
+    found = []
+    for name, scores, labels in zip(task.names, task.scores.T, task.labels.T, strict=True):
+        for present in (False, True):
+            right = np.flatnonzero((labels == int(present)) & ((scores >= 0.5) == present))
+            if len(right):
+                row = right[np.argsort(scores[right], kind="stable")[(len(right) - 1) // 2]]
+                found.append(WorstError(int(row), name, present, float(scores[row])))
     return tuple(found)

@@ -11,6 +11,7 @@ from typing import Any, cast
 from ...errors import MLCAKError
 from ..calibration import CalibrationFloor, Reliability
 from ..comparison import NOTICE, Comparison, Estimate, Row, read_dataclass
+from ..explanations.map_report import MapReport
 from .self_check import SelfCheck
 
 EVALUATION_FILE = "evaluation.json"
@@ -138,7 +139,7 @@ class ShiftEffect:
 
 @dataclass(frozen=True)
 class WorstError:
-    """A confident mistake: its row in the split, what the reference says, and the probability."""
+    """An image to look at, such as a confident mistake: its row, what the reference says, and the probability."""
 
     row: int
     label: str
@@ -201,6 +202,10 @@ class Evidence:
             The most confident mistakes.
         self_check ([`SelfCheck`]):
             What the model predicts for a phantom.
+        typical (`tuple[WorstError, ...]`):
+            Correct predictions with the median score of their class.
+        explanations ([`MapReport`], *optional*):
+            How well the model's explanation maps find boxes, if `--explanations` named a measurement.
         facts (`dict[str, Any]`):
             Model, training, dataset and software, for the checklist.
     """
@@ -215,6 +220,8 @@ class Evidence:
     errors: tuple[WorstError, ...]
     self_check: SelfCheck
     facts: dict[str, Any] = field(default_factory=dict)
+    typical: tuple[WorstError, ...] = ()
+    explanations: MapReport | None = None
 
     @property
     def row(self) -> Row:

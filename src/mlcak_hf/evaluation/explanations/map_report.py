@@ -12,7 +12,7 @@ from ...explanation.choices import METHODS
 from ..comparison import NOTICE
 from ..significance import ALPHA
 
-_FORMAT = 1
+_FORMAT = 2
 #: The metric of the verdicts, chosen before any result was known.
 DECIDING = "energy"
 
@@ -86,7 +86,7 @@ class MapReport:
             For all pairs, for each finding and for each size of boxes.
         correlation (`dict[str, Measured]`):
             For each method, the mean rank correlation with the maps of random weights.
-        thresholds, empty, unknown_findings, trained_on: As in [`MapMeasurement`].
+        shares, empty, unknown_findings, trained_on: As in [`MapMeasurement`].
     """
 
     model: str
@@ -96,7 +96,7 @@ class MapReport:
     patients: int
     scores: tuple[MapScore, ...]
     correlation: dict[str, Measured]
-    thresholds: dict[str, list[float]]
+    shares: dict[str, list[float]]
     empty: dict[str, float]
     unknown_findings: tuple[str, ...]
     trained_on: int | None
@@ -113,9 +113,9 @@ class MapReport:
             score = self.score(method)
             if score is None:
                 continue
-            own = f"{score.own.value:.1%} of the map is inside the boxes"
+            own = f"{100 * score.own.value:.1f} % of the map is inside the boxes"
             parts = [
-                f"{verdict} {_FLOOR_NAMES[floor]} ({score.floors[floor].value:.1%}; {_points(gain)})"
+                f"{verdict} {_FLOOR_NAMES[floor]} ({100 * score.floors[floor].value:.1f} %; {_points(gain)})"
                 for floor, gain in score.gains.items()
                 if (verdict := score.verdict(floor))
             ]
@@ -159,6 +159,27 @@ class Explanations:
             names = ", ".join(repr(report.model) for report in self.reports)
             raise MLCAKError(f"The explanations must be those of {model!r}; got those of {names}. Name one of them.")
         return found
+
+    def of_weights(self, digest: str | None, model: str | None = None) -> MapReport:
+        """Find the report of given weights.
+
+        Args:
+            digest (`str`, *optional*):
+                SHA-256 of the weights.
+            model (`str`, *optional*):
+                Name of the model in these explanations; by default the first one with these weights.
+
+        Raises:
+            [`MLCAKError`]: When there is none.
+        """
+        found = self.reports if model is None else (self.report(model),)
+        for report in found:
+            if digest is not None and digest in report.weights:
+                return report
+        names = ", ".join(repr(report.model) for report in found)
+        raise MLCAKError(
+            f"The explanations of {names} were measured with different weights than those of this model. Measure again."
+        )
 
     def to_json(self, path: str | Path) -> None:
         """Write to a file."""

@@ -76,7 +76,7 @@ def _report(measured: MapMeasurement, n_draws: int, seed: int) -> MapReport:
             for name, values in measured.correlation.items()
             if np.isfinite(values).any()
         },
-        thresholds={name: values for name, values in measured.thresholds.items() if values},
+        shares={name: values for name, values in measured.shares.items() if values},
         empty=measured.empty,
         unknown_findings=measured.unknown_findings,
         trained_on=measured.trained_on,

@@ -19,7 +19,7 @@ _TITLES = {
 _NOTES = (
     "Intervals are 95 %, by bootstrap over patients. A pair is an image and a finding with boxes in it.",
     "Pointing: the highest patch touches a box of the finding. Energy: share of the map inside the boxes. IoU: overlap "
-    "of the boxes with the patches above a threshold that the validation images chose. Deletion and insertion: mean "
+    "of the boxes with the highest patches, as many as the validation images chose. Deletion and insertion: mean "
     "probability of the finding while patches are removed from the image, or added, in the order of the map.",
     "Mean map: the mean of the same method's maps of training images with the finding, the same for every image. "
     "Random weights: the method's maps of the untrained model.",
@@ -70,14 +70,22 @@ def _facts(report: MapReport) -> list[str]:
     facts = [f"{report.pairs} pairs in {report.images} images of {report.patients} patients."]
     if report.unknown_findings:
         facts.append(f"Not measured, because the model lacks these findings: {', '.join(report.unknown_findings)}.")
-    if not report.thresholds:
+    if not report.shares:
         facts.append("No overlap, because no validation image has boxes of these findings.")
+    else:
+        chosen = (f"{name} {_in_percent(report.shares[name])}" for name in METHODS if name in report.shares)
+        facts.append(f"Patches of the overlap, chosen on validation images: {', '.join(chosen)}.")
     if not any("mean map" in score.floors for score in report.scores):
         facts.append("No mean map, because there are no training images.")
-    empty = [f"{method} {share:.0%}" for method, share in report.empty.items() if share]
+    empty = [f"{method} {100 * share:.0f} %" for method, share in report.empty.items() if share]
     if empty:
         facts.append(f"Maps without any positive value, which count as uniform: {', '.join(empty)}.")
     return [" ".join(facts)]
+
+
+def _in_percent(shares: list[float]) -> str:
+    values = sorted({f"{100 * share:.0f}" for share in shares}, key=float)
+    return f"{' or '.join(values)} %"
 
 
 def _methods(report: MapReport) -> list[str]:

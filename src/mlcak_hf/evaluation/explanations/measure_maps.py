@@ -37,8 +37,8 @@ from .measurement import MAP_METRICS, MapMeasurement
 
 logger = logging.get_logger(__name__)
 
-#: Thresholds of the overlap that are tried, as shares of a map's maximum.
-_THRESHOLDS = np.arange(1, 20) / 20
+#: Numbers of patches of the overlap that are tried, as shares of the patches on the radiograph.
+_SHARES = (0.02, 0.05, 0.1, 0.2)
 #: Random maps whose scores are averaged.
 _RANDOM_MAPS = 10
 
@@ -135,11 +135,11 @@ def measure_maps(model: EvaluatedModel, args: ExplanationArguments) -> MapMeasur
             f"{'boxes of ' + ', '.join(unknown) if unknown else 'none'}. Name a split, or a dataset, that has some."
         )
     means = _mean_maps(network, data, args, pairs)
-    maps, thresholds = _all_maps(network, pairs, means), {}
+    maps, shares = _all_maps(network, pairs, means), {}
     if args.threshold_split != NO_SPLIT:
         chosen, _ = _boxed_pairs(network, data, args.threshold_split)
         if len(chosen):
-            thresholds = _thresholds(_all_maps(network, chosen, means), chosen)
+            shares = _shares(_all_maps(network, chosen, means), chosen)
     known, groups = TrainingImages.load(model.folder), column_values(rows, data.columns.group)
     places = np.unique(pairs.images).tolist()
     measured = MapMeasurement(
@@ -149,12 +149,12 @@ def measure_maps(model: EvaluatedModel, args: ExplanationArguments) -> MapMeasur
         groups=tuple(str(groups[image] or f"image {names[image]}") for image in pairs.images),
         findings=tuple(network.model.config.local_labels[label] for label in pairs.labels),
         area=pairs.covered.sum(axis=(1, 2)) / pairs.shown.sum(axis=(1, 2)),
-        scores=_scores(network, pairs, maps, thresholds, args.perturbed),
+        scores=_scores(network, pairs, maps, shares, args.perturbed),
         correlation={
             method: rank_correlation(maps[method][0], maps[f"{method}/random weights"][0], pairs.shown)
             for method in METHODS
         },
-        thresholds={name: [threshold] for name, threshold in thresholds.items()},
+        shares={name: [share] for name, share in shares.items()},
         empty={method: float(np.mean(maps[method][0].max(axis=(1, 2)) <= 0)) for method in METHODS},
         unknown_findings=unknown,
         trained_on=None if known is None else known.count(pairs.dataset.digest(place) for place in places),
@@ -229,17 +229,17 @@ def _all_maps(network: _Network, pairs: _Pairs, means: Mapping[int, Mapping[str,
     return found
 
 
-def _thresholds(maps: Mapping[str, Maps], pairs: _Pairs) -> dict[str, float]:
-    """For each map, the threshold with the best mean overlap on these pairs, the lowest of equal ones."""
+def _shares(maps: Mapping[str, Maps], pairs: _Pairs) -> dict[str, float]:
+    """For each map, the share of patches with the best mean overlap on these pairs, the lowest of equal ones."""
     chosen = {}
     for name, several in maps.items():
-        means = [overlap(_of_sum_one(several[0]), pairs.covered, pairs.shown, each).mean() for each in _THRESHOLDS]
-        chosen[name] = float(_THRESHOLDS[int(np.argmax(means))])
+        means = [overlap(_of_sum_one(several[0]), pairs.covered, pairs.shown, each).mean() for each in _SHARES]
+        chosen[name] = _SHARES[int(np.argmax(means))]
     return chosen
 
 
 def _scores(
-    network: _Network, pairs: _Pairs, maps: Mapping[str, Maps], thresholds: Mapping[str, float], perturbed: int
+    network: _Network, pairs: _Pairs, maps: Mapping[str, Maps], shares: Mapping[str, float], perturbed: int
 ) -> dict[str, FloatArray]:
     scores = {name: np.full((len(MAP_METRICS), len(pairs)), np.nan) for name in maps}
     usable = {name: np.stack([_of_sum_one(each) for each in several]) for name, several in maps.items()}
@@ -247,8 +247,8 @@ def _scores(
         found = [localise(each, pairs.covered, pairs.shown) for each in several]
         scores[name][0] = np.mean([each.hit for each in found], axis=0)
         scores[name][1] = np.mean([each.share for each in found], axis=0)
-        if name in thresholds:
-            overlaps = [overlap(each, pairs.covered, pairs.shown, thresholds[name]) for each in several]
+        if name in shares:
+            overlaps = [overlap(each, pairs.covered, pairs.shown, shares[name]) for each in several]
             scores[name][2] = np.mean(overlaps, axis=0)
     chosen = np.sort(np.random.default_rng(0).permutation(len(pairs))[:perturbed])
     for start in range(0, len(chosen), network.batch_size):

@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import MLCAKError
 from ..scores import FloatArray
 
-_FORMAT = 1
+_FORMAT = 2
 #: Scores of a map, and whether a higher one is better.
 MAP_METRICS = {"pointing": True, "energy": True, "iou": True, "deletion": False, "insertion": True}
 #: What each method is compared with: names of maps are `method`, `method/floor` and `random`.
@@ -39,8 +39,8 @@ class MapMeasurement:
             For each map, its scores in the order of `MAP_METRICS`; NaN where not measured.
         correlation (`dict[str, np.ndarray]` of shape `(pairs,)`):
             For each method, the rank correlation with the map of random weights.
-        thresholds (`dict[str, list[float]]`):
-            For each map, the thresholds of the overlap that the validation images chose, one for each fold.
+        shares (`dict[str, list[float]]`):
+            For each map, the share of patches of the overlap that the validation images chose, one for each fold.
         empty (`dict[str, float]`):
             For each method, the share of maps without any positive value. They count as uniform.
         unknown_findings (`tuple[str, ...]`):
@@ -57,7 +57,7 @@ class MapMeasurement:
     area: FloatArray
     scores: dict[str, FloatArray]
     correlation: dict[str, FloatArray]
-    thresholds: dict[str, list[float]]
+    shares: dict[str, list[float]]
     empty: dict[str, float]
     unknown_findings: tuple[str, ...]
     trained_on: int | None
@@ -135,7 +135,7 @@ def pool_folds(folds: Sequence[MapMeasurement]) -> MapMeasurement:
         area=np.concatenate([fold.area for fold in folds]),
         scores={name: np.concatenate([fold.scores[name] for fold in folds], axis=1) for name in first.scores},
         correlation={name: np.concatenate([fold.correlation[name] for fold in folds]) for name in first.correlation},
-        thresholds={name: [each for fold in folds for each in fold.thresholds.get(name, [])] for name in first.scores},
+        shares={name: [each for fold in folds for each in fold.shares.get(name, [])] for name in first.scores},
         empty={
             name: float(np.average([fold.empty[name] for fold in folds], weights=[len(fold) for fold in folds]))
             for name in first.empty

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
 
+from ...explanation.explain import METHODS
 from ...shipped import hub_configs_dir
 from ..comparison import NOTICE, RARE
+from ..evidence.pictures import Pictures
 from ..evidence.record import EVALUATION_FILE, Evidence
+from ..explanations.measurement import FLOORS
 from .claim_checklist import claim_items
 from .figure import inline_svg
 from .html_figures import report_figures
@@ -20,14 +22,14 @@ from .wording import TITLES, interval, number
 REPORT_FILE = "report.html"
 
 
-def render(evidence: Evidence, pictures: Mapping[int, str] | None = None) -> str:
+def render(evidence: Evidence, pictures: Pictures | None = None) -> str:
     """Write the report of an evaluation as HTML.
 
     Args:
         evidence ([`Evidence`]):
             What was measured.
-        pictures (`Mapping[int, str]`, *optional*):
-            Data URI of the picture of each erroneous row; none by default.
+        pictures ([`Pictures`], *optional*):
+            None by default.
 
     Returns:
         `str`: The same text for the same record.
@@ -43,7 +45,10 @@ def render(evidence: Evidence, pictures: Mapping[int, str] | None = None) -> str
         row=evidence.row,
         verdict=judge(evidence),
         figures=figures,
-        pictures=dict(pictures or {}),
+        pictures=(pictures or Pictures()).errors,
+        maps=(pictures or Pictures()).maps,
+        methods=METHODS,
+        floors=FLOORS,
         items=claim_items(evidence),
         notice=NOTICE,
         rare=RARE,
@@ -55,7 +60,7 @@ def render(evidence: Evidence, pictures: Mapping[int, str] | None = None) -> str
     )
 
 
-def write_evidence(evidence: Evidence, folder: str | Path, pictures: Mapping[int, str] | None = None) -> list[Path]:
+def write_evidence(evidence: Evidence, folder: str | Path, pictures: Pictures | None = None) -> list[Path]:
     """Write `report.html` and `evaluation.json`.
 
     Args:
@@ -63,7 +68,7 @@ def write_evidence(evidence: Evidence, folder: str | Path, pictures: Mapping[int
             What was measured.
         folder (`str` or `Path`):
             Existing folder.
-        pictures (`Mapping[int, str]`, *optional*):
+        pictures ([`Pictures`], *optional*):
             As for [`render`].
 
     Returns:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..comparison import RARE, Estimate
 from ..evidence.record import CalibrationOfLabel, Evidence
+from .wording import shared_patients
 
 #: Names for the lower end of the AUROC's interval, from the best.
 _BANDS = ((0.9, "well"), (0.8, "fairly well"), (0.7, "moderately"), (0.5, "weakly"))
@@ -68,6 +69,7 @@ def judge(evidence: Evidence) -> Verdict:
     reservations = [] if low >= 0.8 else ["The lower end of the AUROC's interval is below 0.8."]
     for found, is_reservation in (*_calibration(evidence), _suspect(evidence), *_unlike(evidence), *_gaps(evidence)):
         (reservations if is_reservation else reasons).append(found)
+    reservations += shared_patients(comparison)
     if high < 0.7:
         return Verdict("does not fit", "This model does not fit these images.", (*reasons, *reservations), questions)
     if reservations:
@@ -88,7 +90,7 @@ def describe_calibration(label: CalibrationOfLabel) -> tuple[str, bool]:
             False,
         )
     direction = "too high" if label.mean_score > label.observed else "too low"
-    mean = f"on average {label.mean_score:.0%} predicted, {label.observed:.0%} observed"
+    mean = f"on average {100 * label.mean_score:.0f} % predicted, {100 * label.observed:.0f} % observed"
     if abs(label.mean_score - label.observed) < 0.02:
         direction, mean = "too extreme or too cautious", f"the average is right ({mean}), single values are not"
     return f"Its probabilities are {direction}: {error} ({floor}); {mean}. Calibrate it on your own images.", True
@@ -105,7 +107,8 @@ def _suspect(evidence: Evidence) -> tuple[str, bool]:
     count = evidence.comparison.n_images
     share = evidence.inputs.suspect / count
     many = share > _MANY_SUSPECT
-    text = f"By the input checks, {share:.1%} of {count} images do not look like upright frontal chest radiographs."
+    shown = f"{100 * share:.1f} % of {count} images"
+    text = f"By the input checks, {shown} do not look like upright frontal chest radiographs."
     return text + (" Look at the data before believing any number." if many else ""), many
 
 
@@ -116,8 +119,9 @@ def _unlike(evidence: Evidence) -> list[tuple[str, bool]]:
         return []
     many = inputs.unlike > inputs.most_unlike
     text = (
-        f"{inputs.unlike / count:.1%} of {count} images are unlike the training images; the model's limit is set for "
-        f"{inputs.false_refusals:.1%}, and up to {inputs.most_unlike / count:.1%} are explained by chance."
+        f"{100 * inputs.unlike / count:.1f} % of {count} images are unlike the training images; the model's limit is "
+        f"set for {100 * (inputs.false_refusals or 0):.1f} %, and up to {100 * inputs.most_unlike / count:.1f} % are "
+        "explained by chance."
     )
     return [(text + (" These images differ from those the model was trained for." if many else ""), many)]
 

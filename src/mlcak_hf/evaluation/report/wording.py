@@ -26,6 +26,13 @@ TITLES = {
 }
 
 
+_WITHIN_FOLDS = (
+    "AUROC, AP and Sens. rank each image only among those of its fold, which the same model predicted. They are means "
+    "over the folds, weighted by pairs (AUROC) or positives, and patients are redrawn within folds. Brier and ECE are "
+    "over all images."
+)
+
+
 def number(estimate: Estimate, decimals: int = 3) -> str:
     """Format a value with its deviation over the runs: `0.912 ± 0.004`."""
     value = f"{estimate.value:.{decimals}f}"
@@ -105,8 +112,8 @@ def row_name(row: Row) -> str:
 
 
 def warnings(comparison: Comparison) -> list[str]:
-    """Name the rows that were trained on the evaluated images, or on those that their thresholds come from."""
-    lines = []
+    """Name rows trained on the evaluated images or on those behind their thresholds, and patients in both splits."""
+    lines = [f"Warning: {line}" for line in shared_patients(comparison)]
     for row in comparison.rows:
         if row.training_images():
             lines.append(
@@ -119,6 +126,13 @@ def warnings(comparison: Comparison) -> list[str]:
                 "operating thresholds come from."
             )
     return lines
+
+
+def shared_patients(comparison: Comparison) -> list[str]:
+    """Say that patients are in both splits; empty if none are."""
+    shared = comparison.context.get("shared_patients")
+    where = f"{shared} of the {comparison.n_groups} patients are also in the split `train` of this dataset"
+    return [f"{where}, so the numbers of models trained on it are too good. Split it by patient."] if shared else []
 
 
 def footer(comparison: Comparison) -> list[str]:
@@ -134,7 +148,7 @@ def footer(comparison: Comparison) -> list[str]:
     notes = {
         f"DeLong's 95 % intervals of the global AUROC: {delong}.": delong,
         f"Not known whether trained on these images (without training_images.json): {unknown}.": unknown,
-        f"Operating thresholds, for {SPECIFICITY:.0%} specificity on the {split} split: {chosen}.": chosen,
+        f"Operating thresholds, for {100 * SPECIFICITY:.0f} % specificity on the {split} split: {chosen}.": chosen,
         "Attention on boxes: share of the class token's attention inside the readers' boxes, over their share of the "
         "radiograph (1 = attention that ignores them).": any("attention_ratio" in row.metrics for row in rows),
         f"One class only in this split, no curve defined: {single}.": single,
@@ -150,6 +164,7 @@ def footer(comparison: Comparison) -> list[str]:
         basis(comparison),
         "AP, Sens., Brier, ECE: average precision, sensitivity at 90 % specificity, Brier score and calibration error "
         "(ten bins of equal size) of the global task.",
+        *[_WITHIN_FOLDS] * (comparison.context.get("folds", 1) > 1),
         "Beside or below ECE: the error of perfect probabilities on these images, by chance (mean and 95th percentile, "
         "or the latter alone).",
         *(note for note, applies in notes.items() if applies),

@@ -37,7 +37,7 @@ def write_study(study: Study, result: StudyResult) -> list[Path]:
     text = ["# Study", "\n".join(f"- {line}" for line in result.lines), *parts, f"Protocol: `{study.protocol.digest}`"]
     md.write_text("\n\n".join(text) + "\n", encoding="utf-8")
     content = {"notice": NOTICE, "protocol": study.kept, "tables": [asdict(table) for table in result.tables]}
-    write_json(record, content | {"recovered": list(result.recovered), "lines": list(result.lines), "cells": cells})
+    write_json(record, content | {"lines": list(result.lines), "cells": cells})
     template = (hub_configs_dir() / "templates" / "study.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     figures = {
@@ -59,13 +59,15 @@ def _figures(study: Study, result: StudyResult) -> list[tuple[str, Figure | None
         for metric, what, each in varied
     ]
     shares = [
-        (f"{each['row']}, {TITLES[each['metric']]}", Estimate(each["share"], None, None, 1), COLOURS[0], True)
-        for each in result.recovered
+        (f"{each.model}, {TITLES[each.metric]}", each.share, COLOURS[0], True)
+        for of_table in result.tables
+        for each in of_table.recovered
     ]
     return [
         ("AUROC against resolution, with 95 % intervals. Dashed: the teacher.", _resolution(study, table)),
         (
-            "Share of the gap between teacher and baseline that is recovered (1: as good as the teacher).",
+            "Share of the gap between teacher and baseline that is recovered, with 95 % intervals (1: as good as the "
+            "teacher).",
             dot_figure(shares),
         ),
         ("Ablations: difference from the baseline, with 95 % intervals. Filled: beyond noise.", dot_figure(dots)),

@@ -1,17 +1,17 @@
-"""The results of a study: out-of-fold predictions pooled per seed, and the rows compared."""
+"""The results of a study: out-of-fold predictions joined per seed, and the rows compared."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import MLCAKError
 from ..compare import compare
-from ..comparison import COMPARED, Comparison, Difference
+from ..comparison import Comparison, Difference, Recovered
 from ..localisation import Localisation
 from ..predictions import ModelPredictions
 from ..report.wording import TITLES, interval
@@ -27,20 +27,16 @@ class StudyResult:
         tables (`tuple[Comparison, ...]`):
             The rows whose cells are all finished: those on every fold, whose runs are the seeds, then those on fewer
             folds, each set of folds in a table of its own.
-        recovered (`tuple[dict, ...]`):
-            Share of the gap between teacher and baseline that a row closes, where the gap's interval excludes 0: `row`,
-            `teacher`, `baseline`, `metric`, `gap`, `gain` and `share`.
         lines (`tuple[str, ...]`):
             The same in words: can distillation help, what was recovered, and what is missing.
     """
 
     tables: tuple[Comparison, ...]
-    recovered: tuple[dict[str, Any], ...]
     lines: tuple[str, ...]
 
 
 def collect(study: Study) -> StudyResult:
-    """Pool the finished cells and compare the rows.
+    """Join the predictions of the finished cells and compare the rows.
 
     Args:
         study ([`Study`]):
@@ -64,15 +60,10 @@ def collect(study: Study) -> StudyResult:
             "A baseline and another row must be finished before there is a table; the finished rows are "
             f"{[cells[0].row.name for cells in finished]}. Run the rest, or read the log.txt of the cells."
         )
-    recovered = [share for table in tables for share in _recovered(study, table)]
     lines = [line for table in tables for line in _headroom(study, table)]
-    lines += [
-        f"{each['row']} recovers {each['share']:.0%} of the gap between {each['teacher']} and {each['baseline']} in "
-        f"{TITLES[each['metric']]} ({each['gain']:+.3f} of {each['gap']:+.3f})."
-        for each in recovered
-    ]
+    lines += [_share_in_words(each) for table in tables for each in table.recovered]
     lines += [f"{name}: {count} of {len(by_row[name])} cells are missing." for name, count in missing.items() if count]
-    return StudyResult(tuple(tables), tuple(recovered), tuple(lines))
+    return StudyResult(tuple(tables), tuple(lines))
 
 
 def _table(study: Study, finished: Sequence[list[Cell]], folds: tuple[int, ...]) -> Comparison | None:
@@ -96,9 +87,10 @@ def _table(study: Study, finished: Sequence[list[Cell]], folds: tuple[int, ...])
         return None
     split = f"fold {', '.join(map(str, folds))} of {study.protocol.folds}" if study.protocol.folds else "test"
     if len(folds) > 1:
-        split = f"out-of-fold predictions of {len(folds)} folds by patient, pooled per seed"
+        split = f"out-of-fold predictions of {len(folds)} folds by patient, ranked within each fold"
     context = {"dataset": Path(study.protocol.dataset).name, "split": split, "threshold_split": "none"}
-    return compare(models, context=context, pairs=pairs)
+    gaps = [(row.name, row.teacher[0], row.baseline) for row in rows.values() if row.teacher]
+    return compare(models, context=context | {"folds": len(folds)}, pairs=pairs, gaps=gaps)
 
 
 def pool(cells: Sequence[Cell]) -> list[ModelPredictions]:
@@ -109,16 +101,19 @@ def pool(cells: Sequence[Cell]) -> list[ModelPredictions]:
             Finished cells.
 
     Returns:
-        `list[ModelPredictions]`: For each row and seed, and each low resolution that it was fed with, every image once.
+        `list[ModelPredictions]`: For each row and seed, and each low resolution that it was fed with, every image once,
+        with its fold.
     """
-    parts: dict[tuple[str, int], list[ModelPredictions]] = {}
+    parts: dict[tuple[str, int], dict[int, ModelPredictions]] = {}
     for cell in cells:
         for found in cell.predictions():
-            parts.setdefault((found.name, cell.seed), []).append(found)
+            parts.setdefault((found.name, cell.seed), {})[cell.fold] = found
     return [_joined(of, str(seed)) for (_, seed), of in parts.items()]
 
 
-def _joined(parts: list[ModelPredictions], run: str) -> ModelPredictions:
+def _joined(of_folds: Mapping[int, ModelPredictions], run: str) -> ModelPredictions:
+    parts = list(of_folds.values())
+    folds = np.repeat(list(of_folds), [len(part) for part in parts]) if len(parts) > 1 else None
     first, located = parts[0], [part.localisation or {} for part in parts]
     on_boxes = {
         name: zip(*(of[name] for of in located), strict=True) for name in located[0] if all(map(dict.keys, located))
@@ -131,36 +126,31 @@ def _joined(parts: list[ModelPredictions], run: str) -> ModelPredictions:
         run=run,
         image_ids=[image_id for part in parts for image_id in part.image_ids],
         groups=None if first.groups is None else [group for part in parts for group in part.groups or ()],
-        global_task=_join([part.global_task for part in parts]),
-        local_task=_join(local) if local else None,
+        global_task=_join([part.global_task for part in parts], folds),
+        local_task=_join(local, folds) if local else None,
         details=first.details | {"weights": None, "trained_on": trained_on},
         localisation={name: Localisation(*map(np.concatenate, of)) for name, of in on_boxes.items()} or None,
     )
 
 
-def _join(tasks: Sequence[TaskScores]) -> TaskScores:
+def _join(tasks: Sequence[TaskScores], folds: NDArray[np.intp] | None) -> TaskScores:
     scores, labels = (np.concatenate([getattr(task, name) for task in tasks]) for name in ("scores", "labels"))
-    return TaskScores(scores, labels, tasks[0].names)
+    return TaskScores(scores, labels, tasks[0].names, folds)
+
+
+def _share_in_words(found: Recovered) -> str:
+    between = found.share.interval
+    ends = [f"{100 * end:.0f}" for end in (between.low, between.high) if end is not None] if between else []
+    return (
+        f"{found.model} recovers {100 * found.share.value:.0f} % [{', '.join(ends)}] of the gap between "
+        f"{found.teacher} and {found.baseline} in {TITLES[found.metric]} ({found.gain:+.3f} of {found.gap:+.3f})."
+    )
 
 
 def _is_gap(gap: Difference) -> bool:
     """Whether the interval, which counts patients and training runs, lies above 0."""
     low = gap.estimate.interval.low if gap.estimate.interval else None
     return not gap.no_verdict and low is not None and low > 0
-
-
-def _recovered(study: Study, table: Comparison) -> list[dict[str, Any]]:
-    found = {(each.model, each.baseline, each.metric): each for each in table.differences}
-    shares = []
-    for row in study.protocol.study_rows:
-        for metric in COMPARED if row.teacher else ():
-            gap = found.get((row.teacher[0], row.baseline, metric))
-            gain = found.get((row.name, row.baseline, metric))
-            if gap and gain and _is_gap(gap):
-                names = {"row": row.name, "teacher": gap.model, "baseline": gap.baseline, "metric": metric}
-                of, whole = gain.estimate.value, gap.estimate.value
-                shares.append(names | {"gap": whole, "gain": of, "share": of / whole})
-    return shares
 
 
 def _headroom(study: Study, table: Comparison) -> list[str]:
