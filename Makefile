@@ -39,14 +39,14 @@ test-onnx: install  ## run the tests of ONNX files, in an environment of their o
 	MLCAK_TEST_ONNX=1 .venv-onnx/bin/python -m pytest $(ONNX_TESTS)
 
 test-serving: export OMP_NUM_THREADS = 1
-test-serving: install  ## run the tests of watch, serve and DICOM reports, in an environment of their own, with foreign DICOM programs
+test-serving: install  ## run the tests of watch, serve, DICOM reports and the endpoint, in an environment of their own, with foreign DICOM programs
 	@which storescu dciodvfy Orthanc > /dev/null || \
-		{ apt-get update -qq && apt-get install -qq --no-install-recommends dcmtk dicom3tools orthanc; } > /dev/null || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends dcmtk dicom3tools orthanc; } > /dev/null || \
 		echo "dcmtk, dicom3tools and orthanc cannot be installed; their tests are skipped."
 	$(BIN)/python -m venv --clear .venv-serving
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
 		"$$(.venv-serving/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
-	.venv-serving/bin/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[serve,dicom-out]"
+	.venv-serving/bin/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[serve,dicom-out,onnx]"
 	.venv-serving/bin/python -m pytest tests/serving
 
 check: install  ## run ruff and mypy, as CI does

@@ -84,7 +84,9 @@ def test_every_mlcak_command_and_option_exists(guide):
 @guide
 def test_every_option_recipe_and_size_of_a_script_exists(guide):
     for words in shell_lines(guide.read_text(encoding="utf-8")):
-        scripts = [place for place, word in enumerate(words) if word.endswith(".py") and "benchmarks" not in word]
+        scripts = [
+            place for place, word in enumerate(words) if re.fullmatch(r"(?:examples/(?!benchmarks)|tests/).*\.py", word)
+        ]
         if not scripts:
             continue
         given = words[scripts[0] + 1 :]
@@ -103,8 +105,8 @@ def test_every_option_in_a_table_or_sentence_exists(guide):
     for script in ("evaluation/evaluate_models.py", "evaluation/study.py", "explanation/measure_explanations.py"):
         known |= {f"--{name}" for name in script_options(ROOT / "examples" / script)}
     known |= {f"--{name}" for name in script_options(ROOT / "tests" / "mutate.py")}
-    # of accelerate launch
-    known |= {"--num_machines", "--machine_rank", "--main_process_ip"}
+    # of accelerate launch and of pip
+    known |= {"--num_machines", "--machine_rank", "--main_process_ip", "--no-deps"}
     prose = BLOCK.sub("", guide.read_text(encoding="utf-8"))
     if "benchmarks" not in str(guide.parent):
         assert set(re.findall(r"(?<=[`\s])--[a-z][a-z0-9_-]*", prose)) <= known

@@ -48,7 +48,7 @@ def test_only_loopback_addresses_need_no_warning(host: str, inside: bool) -> Non
 def test_watching_no_folder_and_an_output_of_another_kind_are_errors(mlcak, tmp_path, predictor, monkeypatch) -> None:
     from mlcak_hf.cli import serve
 
-    monkeypatch.setattr(serve, "load_predictor", lambda *_: predictor)
+    monkeypatch.setattr(serve, "load_any_predictor", lambda *_, **__: predictor)
     code, _, errors = mlcak("watch", "m", tmp_path / "none", "--output", tmp_path / "r.csv")
     assert code == 2
     assert "The folder to watch must exist" in errors
@@ -60,7 +60,7 @@ def test_watching_no_folder_and_an_output_of_another_kind_are_errors(mlcak, tmp_
 def test_watch_once_in_this_process(mlcak, tmp_path, predictor, arrive, monkeypatch) -> None:
     from mlcak_hf.cli import serve
 
-    monkeypatch.setattr(serve, "load_predictor", lambda *_: predictor)
+    monkeypatch.setattr(serve, "load_any_predictor", lambda *_, **__: predictor)
     arrive("DOE^JANE.dcm")
     output = tmp_path / "r.jsonl"
     code, _, errors = mlcak("watch", "m", tmp_path / "in", "--output", output, "--settle", 0, "--once")

@@ -148,7 +148,8 @@ class SlowPredictor:
     """Waits until it is let go."""
 
     def __init__(self, predictor):
-        self.model, self.safeguards, self.provenance = predictor.model, predictor.safeguards, predictor.provenance
+        self.global_labels, self.safeguards = predictor.global_labels, predictor.safeguards
+        self.provenance = predictor.provenance
         self.predict_now, self.go = predictor.predict, threading.Event()
 
     def predict(self, files, **options):

@@ -38,10 +38,6 @@ def image(chests: list[Path], tmp_path_factory) -> Path:
     return path
 
 
-def text_of(dataset: pydicom.Dataset) -> str:
-    return str(dataset)
-
-
 @pytest.mark.parametrize("kind", ["sr", "sc"])
 def test_a_report_belongs_to_the_study_and_says_what_it_is(tmp_path, predictor, image, kind) -> None:
     (prediction,) = predictor.predict([image])
@@ -69,8 +65,18 @@ def test_a_structured_report_holds_every_probability_and_refers_to_the_image(tmp
 
     walk(report.ContentSequence)
     assert found == pytest.approx(prediction.probabilities | prediction.findings, rel=1e-5)
-    assert str(pydicom.dcmread(image).SOPInstanceUID) in text_of(report)
+    assert str(pydicom.dcmread(image).SOPInstanceUID) in str(report)
     assert report.VerificationFlag == "UNVERIFIED"
+
+
+@pytest.mark.parametrize("kind", ["sr", "sc"])
+def test_a_report_repeats_the_warnings(tmp_path, predictor, image, kind) -> None:
+    (prediction,) = predictor.predict([image])
+    prediction.warning = "in colour; unlike the training images (distance 9, limit 8)"
+    report = pydicom.dcmread(ReportWriter(tmp_path, kind, predictor).write(prediction))
+    text = str(report) if kind == "sr" else report.ImageComments
+    assert "in colour" in text
+    assert "unlike the training images (distance 9, limit 8)" in text
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is missing: REPORTS ARE NOT VALIDATED")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from typer import Argument, Option
 
 from ..radiographs.choices import ValueRange, Voi
 from ..vindr_cxr.choices import Layout
-
-if TYPE_CHECKING:
-    from ..prediction.predictor import RadiographPredictor
 
 LayoutOption = Annotated[Layout, Option(help="Source layout. `auto` detects it from the tables present.")]
 SizesOption = Annotated[
@@ -21,7 +18,11 @@ SizesOption = Annotated[
         " to, or `same` if the images have their original size."
     ),
 ]
-ModelArgument = Annotated[str, Argument(help="Folder or Hub id of a trained model.")]
+ModelArgument = Annotated[str, Argument(help="Folder, Hub id or name of a trained model, or an exported ONNX file.")]
+RuntimeOption = Annotated[
+    Literal["torch", "onnx"] | None,
+    Option(help="Run the model on PyTorch or on onnxruntime. By default what it is made for."),
+]
 ThreadsOption = Annotated[int, Option(help="Threads of the model on the CPU.", min=1)]
 DeviceOption = Annotated[str | None, Option(help="cpu, cuda or mps. By default the first GPU, else the CPU.")]
 ValueRangeOption = Annotated[
@@ -54,25 +55,3 @@ ReportAsOption = Annotated[
     Literal["sr", "sc"],
     Option(help="sr: Structured Report with the probabilities; sc: picture of what the model attended to."),
 ]
-
-
-def load_predictor(
-    model: str,
-    device: str | None,
-    threads: int,
-    value_range: ValueRange | None,
-    voi: Voi | None,
-    on_suspect: Literal["warn", "refuse"],
-    operating_point: Literal["youden", "sensitivity", "specificity"],
-) -> RadiographPredictor:
-    """Load a model with the options above."""
-    import torch
-    from transformers.utils import logging
-
-    from ..prediction.predictor import RadiographPredictor
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    torch.set_num_threads(threads)
-    return RadiographPredictor.from_pretrained(
-        model, device=device, value_range=value_range, voi=voi, on_suspect=on_suspect, operating_point=operating_point
-    )

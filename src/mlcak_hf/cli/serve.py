@@ -18,11 +18,12 @@ from .options import (
     OperatingPointOption,
     ReportAsOption,
     ReportsOption,
+    RuntimeOption,
     ThreadsOption,
     ValueRangeOption,
     VoiOption,
-    load_predictor,
 )
+from .runtimes import load_any_predictor
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +44,7 @@ def watch(
     reports: ReportsOption = None,
     report_as: ReportAsOption = "sr",
     batch_size: Annotated[int, Option(help="Radiographs per forward pass.", min=1)] = 16,
+    runtime: RuntimeOption = None,
     threads: ThreadsOption = 1,
     device: DeviceOption = None,
     value_range: ValueRangeOption = None,
@@ -63,7 +65,8 @@ def watch(
 
     console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
     with stop_on_signal() as stop:
-        predictor = load_predictor(model, device, threads, value_range, voi, on_suspect, operating_point)
+        options = {"value_range": value_range, "voi": voi, "on_suspect": on_suspect, "operating_point": operating_point}
+        predictor = load_any_predictor(model, runtime, device, threads, **options)
         writer = None if reports is None else ReportWriter(reports, report_as, predictor)
         results = Results(output, predictor, () if writer is None else REPORT_COLUMNS)
         try:
@@ -116,6 +119,7 @@ def serve_model(
         Path | None,
         Option(help="Results on images as they should be; the summary shows their scores beside the new ones."),
     ] = None,
+    runtime: RuntimeOption = None,
     threads: ThreadsOption = 1,
     device: DeviceOption = None,
     value_range: ValueRangeOption = None,
@@ -146,7 +150,8 @@ def serve_model(
     loopback = _is_loopback(host)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signal())
-        predictor = load_predictor(model, device, threads, value_range, voi, on_suspect, operating_point)
+        options = {"value_range": value_range, "voi": voi, "on_suspect": on_suspect, "operating_point": operating_point}
+        predictor = load_any_predictor(model, runtime, device, threads, **options)
         summary = RunningSummary(predictor, compare_with)
         queue = PredictQueue(predictor, places)
         stack.callback(queue.close)

@@ -124,11 +124,18 @@ def _write_parquet(rows: Iterable[dict[str, Any]], output: Path, provenance: Map
     from pyarrow.parquet import ParquetWriter
 
     columns, cells = _with_columns(rows, provenance)
-    schema = pyarrow.schema([(name, pyarrow.float64() if _is_number(name) else pyarrow.string()) for name in columns])
+    schema = parquet_schema(columns)
     with ParquetWriter(output, schema) as writer:
         while group := list(islice(cells, _PARQUET_ROWS)):
             arrays = [[_as_parquet(row.get(name)) for row in group] for name in columns]
             writer.write_table(pyarrow.table(dict(zip(columns, arrays, strict=True)), schema=schema))
+
+
+def parquet_schema(columns: Iterable[str]) -> Any:
+    """Return the types of the columns of a [`flat_row`], as a schema of pyarrow."""
+    import pyarrow
+
+    return pyarrow.schema([(name, pyarrow.float64() if _is_number(name) else pyarrow.string()) for name in columns])
 
 
 def _is_number(column: str) -> bool:

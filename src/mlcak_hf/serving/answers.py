@@ -7,9 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..prediction.onnx_metadata import RESEARCH_NOTICE
 from ..prediction.reading import Prediction
-
-RESEARCH_USE = "Research use only: not a medical device, not for diagnosis."
 
 
 def answer(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
@@ -19,7 +18,7 @@ def answer(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, A
         prediction ([`Prediction`]):
             Of a file that could be read.
         provenance (`Mapping`):
-            As in [`RadiographPredictor.provenance`].
+            As in [`FilePredictor.provenance`].
 
     Returns:
         `dict`: `predictions`, a list of `{"label", "score"}`, highest first, and empty for a refused image; `findings`,
@@ -35,5 +34,5 @@ def answer(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, A
         "refused_because": prediction.refused_because,
         "heatmap": None if prediction.heatmap is None else base64.b64encode(prediction.heatmap.read_bytes()).decode(),
         **provenance,
-        "notice": RESEARCH_USE,
+        "notice": RESEARCH_NOTICE,
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Event
 
 from ..errors import DatasetError, DeploymentError
-from ..prediction.predictor import RadiographPredictor
+from ..prediction.file_predictor import FilePredictor
 from ..prediction.reading import Prediction
 from ..radiographs.file_search import search_radiographs
 from .predict_queue import predict_each
@@ -30,7 +30,7 @@ class FolderWatch:
     Args:
         folder (`Path`):
             The folder.
-        predictor ([`RadiographPredictor`]):
+        predictor ([`FilePredictor`]):
             The model.
         results ([`Results`]):
             Where predictions go. What is in there already is not predicted again.
@@ -50,7 +50,7 @@ class FolderWatch:
     def __init__(
         self,
         folder: Path,
-        predictor: RadiographPredictor,
+        predictor: FilePredictor,
         results: Results,
         settle_s: float = 2.0,
         batch_size: int = 16,

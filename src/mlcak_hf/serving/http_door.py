@@ -20,11 +20,12 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ..errors import DeploymentError
+from ..prediction.onnx_metadata import RESEARCH_NOTICE
 from ..prediction.reading import Prediction
 from ..radiographs.png_jpeg import SIGNATURES
 from ..radiographs.read import DICOM_HEAD_BYTES, why_not_dicom
 from ..shipped import hub_configs_dir
-from .answers import RESEARCH_USE, answer
+from .answers import answer
 from .predict_queue import PredictQueue
 from .summary import RunningSummary
 
@@ -68,7 +69,7 @@ def build_app(queue: PredictQueue, summary: RunningSummary, limits: UploadLimits
         `fastapi.FastAPI`: The application.
     """
     # FastAPI's own pages of documentation load scripts from another server.
-    app = FastAPI(title="mlcak", description=RESEARCH_USE, docs_url=None, redoc_url=None)
+    app = FastAPI(title="mlcak", description=RESEARCH_NOTICE, docs_url=None, redoc_url=None)
 
     async def predict(file: _Upload, heatmap: bool = False) -> dict[str, Any]:
         """Predict one DICOM, PNG or JPEG file. With `heatmap=true`, also return what the model attended to."""

@@ -39,7 +39,7 @@ class Journal:
         path (`Path`):
             The file. It is made with its folder.
         model (`dict[str, str]`):
-            Name and digest of the model, as in [`RadiographPredictor.provenance`].
+            Name and digest of the model, as in [`FilePredictor.provenance`].
 
     Raises:
         [`DeploymentError`]: When another process holds the journal, it belongs to another model, or cannot be written.

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import BoundedSemaphore
 
-from ..prediction.predictor import RadiographPredictor
+from ..prediction.file_predictor import FilePredictor
 from ..prediction.reading import Prediction
 
 
@@ -15,13 +15,13 @@ class PredictQueue:
     """Lets several doors share one model, which predicts in a thread of its own.
 
     Args:
-        predictor ([`RadiographPredictor`]):
+        predictor ([`FilePredictor`]):
             The model.
         places (`int`, *optional*, defaults to 32):
             How many requests may wait or be predicted at once.
     """
 
-    def __init__(self, predictor: RadiographPredictor, places: int = 32) -> None:
+    def __init__(self, predictor: FilePredictor, places: int = 32) -> None:
         self.predictor, self.places = predictor, places
         self._free = BoundedSemaphore(places)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
@@ -39,7 +39,7 @@ class PredictQueue:
 
         Args:
             files (`Sequence` of `Path`):
-                The files, as for [`RadiographPredictor.stream`].
+                The files, as for [`FilePredictor.stream`].
             heatmaps_dir (`Path`, *optional*):
                 Folder for their heatmaps.
         """
@@ -50,16 +50,14 @@ class PredictQueue:
         self._thread.shutdown(cancel_futures=True)
 
 
-def predict_each(
-    predictor: RadiographPredictor, files: Sequence[Path], heatmaps_dir: Path | None = None
-) -> list[Prediction]:
+def predict_each(predictor: FilePredictor, files: Sequence[Path], heatmaps_dir: Path | None = None) -> list[Prediction]:
     """Predict files in one batch, so that no file can stop a server.
 
     Args:
-        predictor ([`RadiographPredictor`]):
+        predictor ([`FilePredictor`]):
             The model.
         files (`Sequence` of `Path`), heatmaps_dir (`Path`, *optional*):
-            As for [`RadiographPredictor.stream`].
+            As for [`FilePredictor.stream`].
 
     Returns:
         `list` of [`Prediction`]: One for each file. After an unexpected exception, each file is tried alone, and the

@@ -15,9 +15,9 @@ import pydicom
 from PIL import Image
 
 from ..errors import DeploymentError
-from ..prediction.predictor import RadiographPredictor
+from ..prediction.file_predictor import FilePredictor
+from ..prediction.onnx_metadata import RESEARCH_NOTICE
 from ..prediction.reading import Prediction
-from .answers import RESEARCH_USE
 from .journal import unwritable
 from .predict_queue import predict_each
 
@@ -46,7 +46,7 @@ class ReportWriter:
         kind (`str`):
             `"sr"`: a Structured Report with the probabilities. `"sc"`: a Secondary Capture picture of the radiograph
             with what the model attended to.
-        predictor ([`RadiographPredictor`]):
+        predictor ([`FilePredictor`]):
             The model.
 
     Raises:
@@ -54,7 +54,7 @@ class ReportWriter:
             to draw pictures.
     """
 
-    def __init__(self, folder: Path, kind: ReportKind, predictor: RadiographPredictor) -> None:
+    def __init__(self, folder: Path, kind: ReportKind, predictor: FilePredictor) -> None:
         self.folder, self.kind, self._predictor = folder, kind, predictor
         try:
             import highdicom  # noqa: F401
@@ -62,7 +62,7 @@ class ReportWriter:
             raise DeploymentError(
                 "DICOM reports need highdicom. Install it: pip install 'mlcak-hf[dicom-out]'."
             ) from None
-        if kind == "sc" and not predictor.model.config.has_attention:
+        if kind == "sc" and not predictor.has_attention:
             raise DeploymentError("Pictures need a model with attention; got a CNN. Use --report-as sr.")
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -95,14 +95,14 @@ class ReportWriter:
         Raises:
             [`DeploymentError`]: When the file is not DICOM, belongs to no study, or the report cannot be written.
         """
-        source = _source_of(prediction.file, with_pixels=False)
+        source = _source_of(prediction.file)
         identity = f"{source.SOPInstanceUID}|{self._predictor.weights}|{self.kind}|{prediction.probabilities}"
         uid, series = _uid("report", identity), _uid("series", identity)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they quote values of the file
             try:
-                made = self._structured(prediction, source, series, uid) if self.kind == "sr" else None
-                made = made or self._picture(prediction, source, series, uid)
+                make = self._structured if self.kind == "sr" else self._picture
+                made = make(prediction, source, series, uid)
             except (AttributeError, ValueError, TypeError, KeyError) as error:
                 raise _NoReportError(
                     f"Its header does not allow a report ({type(error).__name__}). Export the file again."
@@ -135,7 +135,9 @@ class ReportWriter:
             for name, found in prediction.decisions.items()
             if found.decision
         ]
-        evaluations.append(sr.QualitativeEvaluation(_code(sr, "Intended use"), _code(sr, "Research use only")))
+        notes = [("Intended use", "Research use only")]
+        notes += [("Warning", warning) for warning in (prediction.warning or "").split("; ") if warning]
+        evaluations += [sr.QualitativeEvaluation(_code(sr, name), _code(sr, value)) for name, value in notes]
         group = sr.MeasurementsAndQualitativeEvaluations(
             tracking_identifier=sr.TrackingIdentifier(uid=_uid("group", uid), identifier="mlcak"),
             source_images=[sr.SourceImageForMeasurementGroup.from_source_image(source)],
@@ -158,7 +160,7 @@ class ReportWriter:
         )
         return sr.EnhancedSR(
             evidence=[source], content=content, series_instance_uid=series, series_number=9000, sop_instance_uid=uid,
-            instance_number=1, manufacturer=_MAKER, series_description=RESEARCH_USE[:64], is_complete=True,
+            instance_number=1, manufacturer=_MAKER, series_description=RESEARCH_NOTICE[:64], is_complete=True,
         )  # fmt: skip
 
     def _picture(self, prediction: Prediction, source: Any, series: str, uid: str) -> Any:
@@ -174,8 +176,10 @@ class ReportWriter:
             source, pixel_array=pixels, photometric_interpretation="RGB", bits_allocated=8,
             coordinate_system="PATIENT", patient_orientation=orientation or ("L", "F"), series_instance_uid=series,
             series_number=9001, sop_instance_uid=uid, instance_number=1, manufacturer=_MAKER,
-            series_description=RESEARCH_USE[:64], transfer_syntax_uid=pydicom.uid.ExplicitVRLittleEndian,
+            series_description=RESEARCH_NOTICE[:64], transfer_syntax_uid=pydicom.uid.ExplicitVRLittleEndian,
         )  # fmt: skip
+        if prediction.warning:
+            picture.ImageComments = f"Warning: {prediction.warning}"
         picture.BodyPartExamined = source.get("BodyPartExamined") or "CHEST"
         if not orientation:
             picture.PatientOrientation = None  # highdicom insists on one; the file does not say
@@ -195,9 +199,9 @@ def _code(sr: Any, meaning: str) -> Any:
     return sr.CodedConcept(hashlib.sha256(meaning.encode()).hexdigest()[:12], _SCHEME, meaning[:64])
 
 
-def _source_of(file: Path, with_pixels: bool) -> Any:
+def _source_of(file: Path) -> Any:
     try:
-        source = pydicom.dcmread(file, stop_before_pixels=not with_pixels)
+        source = pydicom.dcmread(file, stop_before_pixels=True)
     except (pydicom.errors.InvalidDicomError, OSError):
         raise _NoReportError("A report needs a DICOM file, which says whose it is. Send the original.") from None
     missing = [keyword for keyword in _NEEDED if not source.get(keyword)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -14,10 +13,10 @@ import pyarrow
 import pyarrow.parquet
 
 from ..errors import DeploymentError
+from ..prediction.file_predictor import FilePredictor
 from ..prediction.outputs import check_outputs
-from ..prediction.predictor import RadiographPredictor
 from ..prediction.reading import Prediction
-from ..prediction.row_formats import csv_cells, flat_row, json_row
+from ..prediction.row_formats import csv_cells, flat_row, json_row, parquet_schema, row_to_json
 from .journal import Entry, Journal, unwritable
 
 _SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -36,7 +35,7 @@ class Results:
         output (`Path`):
             The table; its suffix, `.csv`, `.jsonl` or `.parquet`, decides the format. It has the columns of
             `mlcak predict`. Parquet files cannot grow, so such a table is written by [`flush`][Results.flush] only.
-        predictor ([`RadiographPredictor`]):
+        predictor ([`FilePredictor`]):
             Its labels are the columns, and its name and weights are in each row.
         columns (`Sequence[str]`, *optional*):
             Further columns of texts.
@@ -47,7 +46,7 @@ class Results:
         [`MLCAKError`]: When `output` is a folder or is named like a radiograph.
     """
 
-    def __init__(self, output: Path, predictor: RadiographPredictor, columns: Sequence[str] = ()) -> None:
+    def __init__(self, output: Path, predictor: FilePredictor, columns: Sequence[str] = ()) -> None:
         self.output, self._provenance = output, predictor.provenance
         self._suffix = output.suffix.lower()
         check_outputs((), output)
@@ -141,25 +140,22 @@ class Results:
 
     def _write_text(self, rows: Iterable[dict[str, Any]], stream: IO[str]) -> None:
         if self._suffix == ".jsonl":
-            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            stream.writelines(f"{row_to_json(row)}\n" for row in rows)
         else:
             csv.DictWriter(stream, list(self._example), restval="").writerows(map(csv_cells, rows))
 
     def _write_parquet(self, path: Path) -> None:
-        schema = pyarrow.schema(
-            (name, pyarrow.float64() if _is_number(name, value) else pyarrow.string())
-            for name, value in self._example.items()
-        )
+        schema = parquet_schema(self._example)
         rows = iter(self._journal.rows())
         with pyarrow.parquet.ParquetWriter(path, schema) as writer:
             while batch := list(islice(rows, _ROWS_AT_ONCE)):
                 writer.write_table(pyarrow.Table.from_pylist(batch, schema))
 
 
-def _example_row(predictor: RadiographPredictor) -> dict[str, Any]:
+def _example_row(predictor: FilePredictor) -> dict[str, Any]:
     """A row with every column that the model's predictions can have."""
-    config: Any = predictor.model.config
-    prediction = Prediction(Path(), dict.fromkeys(config.global_labels, 0.5), dict.fromkeys(config.local_labels, 0.5))
+    probabilities, findings = (dict.fromkeys(names, 0.5) for names in (predictor.global_labels, predictor.local_labels))
+    prediction = Prediction(Path(), probabilities, findings)
     prediction.findings |= dict.fromkeys(predictor.unlearned_findings & prediction.findings.keys(), float("nan"))
     predictor.safeguards.apply(prediction, None, "warn")
     return flat_row(prediction, predictor.provenance)
@@ -169,9 +165,3 @@ def _as_text(row: dict[str, Any]) -> dict[str, Any]:
     """Escape what is not text in the name of a file, which Parquet cannot hold."""
     names = {name: row[name].encode("utf-8", "backslashreplace").decode() for name in ("file", "image_id")}
     return row | names
-
-
-def _is_number(name: str, value: Any) -> bool:
-    """By name where the example has no value, as for a finding that the model never saw."""
-    of_label = name.startswith(("global/", "finding/")) and not name.endswith(("/decision", "/triage"))
-    return of_label or isinstance(value, float)

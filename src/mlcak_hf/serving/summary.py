@@ -19,7 +19,7 @@ import pyarrow.parquet
 from scipy.stats import chisquare
 
 from ..errors import DeploymentError
-from ..prediction.predictor import RadiographPredictor
+from ..prediction.file_predictor import FilePredictor
 from ..prediction.reading import Prediction
 from ..shipped import hub_configs_dir
 from ..trust.reference import Reference
@@ -34,7 +34,7 @@ class RunningSummary:
     """Counts outcomes, warnings and scores since the start. It may be used from several threads.
 
     Args:
-        predictor ([`RadiographPredictor`]):
+        predictor ([`FilePredictor`]):
             The model.
         compare_with (`Path`, *optional*):
             Results of `mlcak predict` or `mlcak watch` (.csv, .jsonl or .parquet) with the same model on images as they
@@ -44,9 +44,9 @@ class RunningSummary:
         [`DeploymentError`]: When `compare_with` cannot be read or holds no scores of this model.
     """
 
-    def __init__(self, predictor: RadiographPredictor, compare_with: Path | None = None) -> None:
+    def __init__(self, predictor: FilePredictor, compare_with: Path | None = None) -> None:
         self._predictor, self._lock = predictor, Lock()
-        self._labels: list[str] = list(predictor.model.config.global_labels)
+        self._labels: list[str] = list(predictor.global_labels)
         self._since = datetime.now(timezone.utc)
         self._outcomes: dict[str, Counter[str]] = {}
         self._reasons: dict[str, Counter[str]] = {"Warnings": Counter(), "Refused": Counter(), "Unreadable": Counter()}

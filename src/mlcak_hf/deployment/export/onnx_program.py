@@ -10,19 +10,19 @@ from pathlib import Path
 from ...shipped import hub_configs_dir
 
 _PACKAGE = Path(__file__).resolve().parents[2]
-_ENTRY = "prediction.onnx_predictor"
+_ENTRIES = ("prediction.onnx_predictor", "serving.answers")
 
 
 def write_program(folder: Path) -> None:
-    """Write `predict.py`, `requirements.txt`, and `mlcak_hf/` with what they import of this package.
+    """Write `predict.py`, `handler.py`, `requirements.txt`, and `mlcak_hf/` with what they import of this package.
 
     Args:
         folder (`Path`):
             Where the ONNX files are.
     """
-    for name in ("predict.py", "requirements.txt"):
-        shutil.copyfile(hub_configs_dir() / "onnx" / name, folder / name)
-    for file in needed_files(_ENTRY):
+    for name in ("onnx/predict.py", "onnx/requirements.txt", "endpoint/handler.py"):
+        shutil.copyfile(hub_configs_dir() / name, folder / Path(name).name)
+    for file in sorted({file for entry in _ENTRIES for file in needed_files(entry)}):
         target = folder / _PACKAGE.name / file.relative_to(_PACKAGE)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 
-from ...explanation.explain import METHODS
+from ...explanation.choices import METHODS
 from ...shipped import hub_configs_dir
 from ..comparison import NOTICE, RARE
 from ..evidence.pictures import Pictures
