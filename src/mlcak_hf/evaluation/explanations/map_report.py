@@ -124,7 +124,8 @@ class MapReport:
             found = [self.score(method) for method in METHODS]
             methods = [score.method for score in found if score and score.verdict("mean map") == verdict]
             if methods:
-                lines.append(f"The maps of {' and '.join(methods)} {said}")
+                named = " and ".join(filter(None, (", ".join(methods[:-1]), methods[-1])))
+                lines.append(f"The maps of {named} {said}")
         if self.trained_on:
             lines.append(f"Warning: the model was trained on {self.trained_on} of these {self.images} images.")
         return lines
