@@ -63,7 +63,9 @@ export function checkPixels(height, width) {
 /** @param {Uint8Array} bytes @param {DataView} view */
 function chunks(bytes, view) {
   const data = [];
-  let [palette, transparency, animated] = [new Uint8Array(0), new Uint8Array(0), false];
+  /** @type {Uint8Array[]} */
+  let [palette, transparency] = [new Uint8Array(0), new Uint8Array(0)];
+  let animated = false;
   for (let at = 8; at + 12 <= bytes.length; ) {
     const length = view.getUint32(at);
     const kind = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
