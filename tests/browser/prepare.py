@@ -32,7 +32,9 @@ MODEL = "pneumonia-28"
 BIG_PX = 1500
 
 
-def stored(image: np.ndarray, bits: int, signed: bool = False, inverted: bool = False, low: float = 0.1, high: float = 0.9):
+def stored(
+    image: np.ndarray, bits: int, signed: bool = False, inverted: bool = False, low: float = 0.1, high: float = 0.9
+):
     """Integers of `bits` that show `image` between two shares of their range."""
     top = 2**bits - 1
     values = np.rint((low + (high - low) * image) * top).astype(np.int64)
@@ -124,7 +126,9 @@ def write_pictures(folder: Path, images: Iterator[np.ndarray]) -> None:
     grey(next(images)).convert("1").save(folder / "bits-1.png")
     grey(next(images)).save(folder / "grey.jpg", quality=92)
     plain = grey(next(images))
-    tinted = Image.merge("RGB", [plain.point([round(value * share) for value in range(256)]) for share in (1, 0.98, 0.96)])
+    tinted = Image.merge(
+        "RGB", [plain.point([round(value * share) for value in range(256)]) for share in (1, 0.98, 0.96)]
+    )
     tinted.save(folder / "faintly-tinted.jpg", quality=92)
     turned = grey(next(images)).transpose(Image.Transpose.ROTATE_90)
     orientation = Image.Exif()
@@ -159,10 +163,8 @@ def write_bad(folder: Path, image: np.ndarray) -> None:
     declared = bytearray(picture.getvalue())
     declared[16:24] = (60_000).to_bytes(4, "big") * 2
     (folder / "huge.png").write_bytes(declared)
-    photograph = np.random.default_rng(0).random((60, 80, 3))
-    Image.fromarray((area_resize(photograph.transpose(2, 0, 1), 240, 320).transpose(1, 2, 0) * 255).astype(np.uint8)).save(
-        folder / "photograph.jpg"
-    )
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8))
+    coarse.resize((320, 240), Image.Resampling.BICUBIC).save(folder / "photograph.jpg")
     Image.fromarray(np.full((200, 200), 90, np.uint8)).save(folder / "grey-card.png")
     picture = io.BytesIO()
     Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(picture, "JPEG")

@@ -23,6 +23,7 @@ class Format(str, Enum):
 
     VIT = "vit"
     ONNX = "onnx"
+    PAGE = "page"
 
 
 class WeightType(str, Enum):
@@ -47,7 +48,7 @@ def export(
         Format,
         Option(
             help="`vit`: a stock ViT that plain transformers loads without remote code, for 8-bit images. `onnx`: "
-            "files for onnxruntime, with their preprocessing."
+            "files for onnxruntime, with their preprocessing. `page`: a page that predicts in the browser, offline."
         ),
     ],
     head: Annotated[
@@ -57,17 +58,24 @@ def export(
         list[WeightType] | None,
         Option(help="For `onnx`: how weights are stored, float32 by default. Repeat it for several files."),
     ] = None,
+    single_file: Annotated[
+        bool, Option("--single-file", help="For `page`: one HTML file that opens from a disk, without a web server.")
+    ] = False,
 ) -> None:
     """Export a trained model to another format, and measure how far its probabilities are from the original's."""
     from rich.console import Console
 
     console = Console()
+    if head is not Head.BOTH and to is not Format.VIT:
+        raise DeploymentError("--head belongs to `--to vit`; the other formats have both heads. Leave it out.")
+    if dtype and to is not Format.ONNX:
+        raise DeploymentError("--dtype belongs to `--to onnx`; the other formats have float32 weights. Leave it out.")
+    if single_file and to is not Format.PAGE:
+        raise DeploymentError("--single-file belongs to `--to page`. Leave it out.")
     if to is Format.ONNX:
-        if head is not Head.BOTH:
-            raise DeploymentError("--head belongs to `--to vit`; an ONNX file has both heads. Leave it out.")
         _export_onnx(model, output, dtype or [WeightType.FLOAT32], console)
-    elif dtype:
-        raise DeploymentError("--dtype belongs to `--to onnx`; a stock ViT has float32 weights. Leave it out.")
+    elif to is Format.PAGE:
+        _export_page(model, output, single_file, console)
     else:
         _export_vit(model, output, head, console)
     console.print(f"Written: {output}", highlight=False, soft_wrap=True)
@@ -88,6 +96,19 @@ def _export_onnx(model: str, output: Path, dtypes: list[WeightType], console: Co
     made = export_onnx(model, output, [dtype.value for dtype in dtypes])
     console.print(_difference_table(made.differences))
     console.print(f"{PREPROCESS_FILE}: pixel values to {made.pixel_difference:.1e}.", highlight=False)
+
+
+def _export_page(model: str, output: Path, single_file: bool, console: Console) -> None:
+    from rich.table import Column, Table
+
+    from ..deployment.export.page import export_page
+
+    made = export_page(model, output, single_file)
+    table = Table("File", Column("kB", justify="right"))
+    for name, size in made.sizes.items():
+        table.add_row(name, f"{size / 1e3:,.1f}")
+    console.print(table)
+    console.print(f"A visitor downloads {made.downloaded / 1e6:.1f} MB (compressed).", highlight=False)
 
 
 def _difference_table(differences: list[OnnxDifference]) -> Table:

@@ -119,7 +119,10 @@ def build_page(
     exported, templates = Path(exported), hub_configs_dir() / "static_space"
     model = exported / onnx_file_name("float32")
     metadata = _metadata(model)
-    with new_folder(output) as folder, npm_packages(templates, None if packages is None else Path(packages)) as installed:
+    with (
+        new_folder(output) as folder,
+        npm_packages(templates, None if packages is None else Path(packages)) as installed,
+    ):
         app, _ = installed.bundle(templates / "app" / "app.js")
         engine, used = installed.bundle(templates / "engine" / "worker.js")
         files = {

@@ -1,4 +1,4 @@
-"""The npm packages of the page: installed at the pinned versions, bundled with the page's modules, licences collected."""
+"""The npm packages of the page: installed at the pinned versions, bundled with its modules, licences collected."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def npm_packages(pins: Path, folder: Path | None = None) -> Iterator[NpmPackages
     """
     for program in ("node", "npm"):
         if shutil.which(program) is None:
-            raise DeploymentError(f"A page is built with Node.js 20 or later; `{program}` was not found. Install Node.js.")
+            raise DeploymentError(
+                f"A page is built with Node.js 20 or later; `{program}` was not found. Install Node.js."
+            )
     with TemporaryDirectory() as place:
         target = folder or Path(place)
         target.mkdir(parents=True, exist_ok=True)
@@ -100,7 +102,9 @@ def _run(command: Sequence[str | Path], folder: Path, **environment: str) -> Non
     try:
         # On Windows, npm is a script that only its full path starts.
         words = [shutil.which(str(command[0])) or str(command[0]), *map(str, command[1:])]
-        done = subprocess.run(words, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            words, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
+        )
     except OSError as error:
         raise DeploymentError(f"`{command[0]}` cannot be started ({error}). Install Node.js 20 or later.") from error
     if done.returncode != 0:
