@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
-.PHONY: install demo test core test-onnx test-serving check format clean help
+.PHONY: install demo test core test-onnx test-serving test-browser check format clean help
 
 install: $(VENV)/.installed  ## create .venv and install the package with its development tools
 
@@ -49,6 +49,20 @@ test-serving: install  ## run the tests of watch, serve, DICOM reports and the e
 	.venv-serving/bin/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[serve,dicom-out,onnx]"
 	.venv-serving/bin/python -m pytest tests/serving
 
+# The page in Chromium; the packages that it is built from and the radiographs go to .browser/.
+test-browser: export OMP_NUM_THREADS = 1
+test-browser: install  ## run the tests of the page for the browser, with Node.js and Chromium
+	@command -v npm >/dev/null && command -v chromium >/dev/null || \
+		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends nodejs npm chromium; }
+	$(BIN)/python -m venv --clear .venv-browser
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		"$$(.venv-browser/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
+	.venv-browser/bin/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[onnx]"
+	npm ci --prefix tests/browser --ignore-scripts --no-audit --no-fund --prefer-offline
+	.venv-browser/bin/python tests/browser/prepare.py .browser/work
+	tests/browser/node_modules/.bin/tsc -p tests/browser/tsconfig.json
+	MLCAK_BROWSER_WORK="$(abspath .browser/work)" node --test tests/browser/units.test.js tests/browser/page.test.js
+
 check: install  ## run ruff and mypy, as CI does
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,7 +73,7 @@ format: install  ## reformat the code with ruff
 	$(BIN)/ruff format .
 
 clean:  ## remove the output of the demo and the tools; keep the environment
-	rm -rf $(DEMO) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(DEMO) .browser build dist .mypy_cache .pytest_cache .ruff_cache
 
 help:  ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16

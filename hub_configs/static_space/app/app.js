@@ -20,6 +20,8 @@ let entries = [];
 let selected = null;
 let heatmap = true;
 let running = false;
+/** Goes up with every change of the settings. */
+let version = 0;
 /** @type {import("../engine/decisions.js").Facts} */
 let facts;
 /** @type {Engine} */
@@ -64,17 +66,25 @@ function add(chosen) {
 /** Predict whatever has no answer yet, one file after the other. */
 async function run() {
   if (running) return;
-  running = true;
-  const started = entries;
+  setRunning(true);
   for (let entry; (entry = entries.find(({ answer }) => answer === null)) !== undefined; ) {
     const done = entries.filter(({ answer }) => answer !== null).length;
     status.textContent = `Reading ${done + 1} of ${entries.length}: ${entry.name}`;
-    entry.answer = await answerFor(entry);
+    const asked = version;
+    const answer = await answerFor(entry);
+    if (asked !== version) continue; // the settings changed meanwhile
+    entry.answer = answer;
     describe(entry);
     if (entry === selected) await show(entry);
   }
-  running = false;
-  if (started === entries) status.textContent = summary();
+  setRunning(false);
+  status.textContent = summary();
+}
+
+/** @param {boolean} now */
+function setRunning(now) {
+  running = now;
+  /** @type {HTMLButtonElement} */ (byId("save")).disabled = now;
 }
 
 /** @param {Entry} entry @returns {Promise<Answer>} */
@@ -169,6 +179,7 @@ function clear() {
 }
 
 function again() {
+  version++;
   for (const entry of entries) {
     entry.answer = null;
     describe(entry);
@@ -239,9 +250,13 @@ async function workOffline() {
   if (location.protocol === "file:") {
     note.textContent = "This page is a single file and needs no network.";
   } else if ("serviceWorker" in navigator) {
-    await navigator.serviceWorker.register("service_worker.js");
-    await navigator.serviceWorker.ready;
-    note.textContent = "Saved in this browser: the page now opens without a network.";
+    try {
+      await navigator.serviceWorker.register("service_worker.js");
+      await navigator.serviceWorker.ready;
+      note.textContent = "Saved in this browser: the page now opens without a network.";
+    } catch {
+      note.textContent = "This browser does not keep the page: without a network, it opens from the single-file version only.";
+    }
   }
 }
 

@@ -39,7 +39,7 @@ export class Engine {
     const [code, ...files] = await Promise.all([textAsset("engine.js"), ...Object.values(FILES).map(asset)]);
     // A worker from a blob takes over the page's content security policy; one from a file would have none.
     const url = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
-    const worker = new Worker(url, { type: "module" });
+    const worker = new Worker(url);
     worker.onmessage = ({ data: { id, answer, failed } }) => {
       const { resolve, reject } = this.waiting.get(id) ?? {};
       this.waiting.delete(id);

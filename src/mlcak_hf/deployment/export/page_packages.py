@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from ...errors import DeploymentError
 
 _PINS = ("package.json", "package-lock.json")
-_ADVICE = "Check the connection to the npm registry and try again; after one success npm has its own copies."
+_REGISTRY = "Check the connection to the npm registry and try again; after one success npm has its own copies."
 # Branches of the decoders for Node.js, which a browser never enters.
 _NODE_MODULES = ("fs", "path", "node:*")
 _LICENCES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE")
@@ -40,14 +40,14 @@ def npm_packages(pins: Path, folder: Path | None = None) -> Iterator[NpmPackages
                 f"A page is built with Node.js 20 or later; `{program}` was not found. Install Node.js."
             )
     with TemporaryDirectory() as place:
-        target = folder or Path(place)
+        target = (folder or Path(place)).resolve()
         target.mkdir(parents=True, exist_ok=True)
         lock = (pins / _PINS[1]).read_bytes()
         installed = target / "node_modules" / ".package-lock.json"
         if not (installed.is_file() and (target / _PINS[1]).is_file() and (target / _PINS[1]).read_bytes() == lock):
             for name in _PINS:
                 shutil.copy(pins / name, target / name)
-            _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"], target)
+            _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"], target, _REGISTRY)
         yield NpmPackages(target / "node_modules")
 
 
@@ -66,16 +66,19 @@ class NpmPackages:
         """Join a JavaScript module with everything that it imports.
 
         Returns:
-            `tuple[bytes, set[str]]`: The joined module, and the names of the packages in it.
+            `tuple[bytes, set[str]]`: The joined script, and the names of the packages in it.
         """
         with TemporaryDirectory() as place:
             made, report = Path(place, "module.js"), Path(place, "report.json")
-            options = ["--bundle", "--format=esm", "--platform=browser", "--minify", "--log-level=error"]
+            # A classic script: a page from a disk cannot start a worker from a module.
+            options = ["--bundle", "--format=iife", "--platform=browser", "--minify", "--log-level=error"]
+            options += ["--define:import.meta.url=self.location.href"]
             options += [f"--external:{name}" for name in _NODE_MODULES]
             esbuild = self.folder / "esbuild" / "bin" / "esbuild"
             _run(
                 ["node", esbuild, module, *options, f"--outfile={made}", f"--metafile={report}"],
                 self.folder.parent,
+                "Install mlcak-hf again, or report this.",
                 NODE_PATH=str(self.folder),
             )
             inputs = json.loads(report.read_text(encoding="utf-8"))["inputs"]
@@ -98,7 +101,7 @@ def _package_of(path: str) -> str:
     return f"{first}/{second}" if first.startswith("@") else first
 
 
-def _run(command: Sequence[str | Path], folder: Path, **environment: str) -> None:
+def _run(command: Sequence[str | Path], folder: Path, remedy: str, **environment: str) -> None:
     try:
         # On Windows, npm is a script that only its full path starts.
         words = [shutil.which(str(command[0])) or str(command[0]), *map(str, command[1:])]
@@ -109,4 +112,4 @@ def _run(command: Sequence[str | Path], folder: Path, **environment: str) -> Non
         raise DeploymentError(f"`{command[0]}` cannot be started ({error}). Install Node.js 20 or later.") from error
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise DeploymentError(f"`{command[0]} {Path(command[1]).name}` failed ({'; '.join(lines[:2])}). {_ADVICE}")
+        raise DeploymentError(f"`{command[0]} {Path(command[1]).name}` failed ({'; '.join(lines[:2])}). {remedy}")
