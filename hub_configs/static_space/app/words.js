@@ -7,9 +7,9 @@ import { pointOf } from "../engine/decisions.js";
 /** @typedef {{kind: "positive" | "negative" | "open" | "stopped", short: string, headline: string, lines: string[]}} Verdict */
 
 const TRIAGE = /** @type {Record<string, string>} */ ({
-  low: "Triage: low, below the limit under which few images with it were.",
-  high: "Triage: high, above the limit over which few images without it were.",
-  unsure: "Triage: unsure, because the two limits do not decide.",
+  low: "Triage: low. In calibration, few images with the label scored this low.",
+  high: "Triage: high. In calibration, few images without the label scored this high.",
+  unsure: "Triage: unsure. The limits of calibration do not decide this score.",
 });
 const RULES = /** @type {[Rule, string][]} */ ([
   ["youden", "Youden's index"],

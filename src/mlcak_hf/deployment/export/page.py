@@ -157,7 +157,7 @@ def _metadata(file: Path) -> OnnxMetadata:
     return OnnxMetadata.from_properties({entry.key: entry.value for entry in properties}, file.name)
 
 
-def _served(templates: Path, metadata: OnnxMetadata, files: Mapping[str, bytes]) -> dict[str, bytes]:
+def _served(templates: Path, metadata: OnnxMetadata, files: dict[str, bytes]) -> dict[str, bytes]:
     """The files of a page on a server that name the others."""
     words = {"name": metadata.model, "policy": _policy(_POLICY)}
     page = _filled(templates / "index.html", {name: html.escape(text) for name, text in words.items()})
