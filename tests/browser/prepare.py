@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from vindr_factories import look_up_table, make_dicom
 
 from mlcak_hf import RadiographPredictor
+from mlcak_hf.deployment.browser_page import build_page
 from mlcak_hf.deployment.export.onnx_folder import export_onnx
-from mlcak_hf.deployment.export.page import build_page
 from mlcak_hf.image_geometry_mlcak import area_resize
 from mlcak_hf.phantoms.render import render_phantom
 from mlcak_hf.prediction.tables import write_predictions

@@ -101,7 +101,7 @@ def _export_onnx(model: str, output: Path, dtypes: list[WeightType], console: Co
 def _export_page(model: str, output: Path, single_file: bool, console: Console) -> None:
     from rich.table import Column, Table
 
-    from ..deployment.export.page import export_page
+    from ..deployment.browser_page import export_page
 
     made = export_page(model, output, single_file)
     table = Table("File", Column("kB", justify="right"))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ...errors import DeploymentError
+from ..errors import DeploymentError
 
 _PINS = ("package.json", "package-lock.json")
 _REGISTRY = "Check the connection to the npm registry and try again; after one success npm has its own copies."

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mlcak_hf.cli.main import app
-from mlcak_hf.deployment.export.page_packages import NpmPackages, npm_packages
+from mlcak_hf.deployment.npm_packages import NpmPackages, npm_packages
 from mlcak_hf.errors import DeploymentError
 from mlcak_hf.shipped import hub_configs_dir
 

@@ -16,12 +16,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from ...prediction.onnx_metadata import OnnxMetadata
-from ...pretrained import Source
-from ...shipped import hub_configs_dir
-from .new_folder import new_folder
-from .onnx_folder import PREPROCESS_FILE, export_onnx, onnx_file_name
-from .page_packages import npm_packages
+from ..prediction.onnx_metadata import OnnxMetadata
+from ..pretrained import Source
+from ..shipped import hub_configs_dir
+from .export.new_folder import new_folder
+from .export.onnx_folder import PREPROCESS_FILE, export_onnx, onnx_file_name
+from .npm_packages import npm_packages
 
 _RUNTIME = (
     "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm",
