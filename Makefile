@@ -35,7 +35,7 @@ test-onnx: install  ## run the tests of ONNX files, in an environment of their o
 	$(BIN)/python -m venv --clear .venv-onnx
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
 		"$$(.venv-onnx/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
-	.venv-onnx/bin/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[onnx]"
+	.venv-onnx/bin/python -m pip install --quiet -c constraints.txt -e ".[onnx]"
 	MLCAK_TEST_ONNX=1 .venv-onnx/bin/python -m pytest $(ONNX_TESTS)
 
 test-serving: export OMP_NUM_THREADS = 1
@@ -46,7 +46,7 @@ test-serving: install  ## run the tests of watch, serve, DICOM reports and the e
 	$(BIN)/python -m venv --clear .venv-serving
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
 		"$$(.venv-serving/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
-	.venv-serving/bin/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[serve,dicom-out,onnx]"
+	.venv-serving/bin/python -m pip install --quiet -c constraints.txt -e ".[serve,dicom-out,onnx]"
 	.venv-serving/bin/python -m pytest tests/serving
 
 # The page in Chromium; the packages that it is built from and the radiographs go to .browser/.
