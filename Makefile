@@ -57,7 +57,7 @@ test-browser: install  ## run the tests of the page for the browser, with Node.j
 	$(BIN)/python -m venv --clear .venv-browser
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
 		"$$(.venv-browser/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
-	.venv-browser/bin/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[onnx]"
+	.venv-browser/bin/python -m pip install --quiet -c constraints.txt -e ".[onnx]"
 	npm ci --prefix tests/browser --ignore-scripts --no-audit --no-fund --prefer-offline
 	.venv-browser/bin/python tests/browser/prepare.py .browser/work
 	tests/browser/node_modules/.bin/tsc -p tests/browser/tsconfig.json
