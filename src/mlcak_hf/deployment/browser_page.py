@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from ..prediction.onnx_metadata import OnnxMetadata
+from ..prediction.onnx_metadata import MODEL_FILES, PREPROCESS_FILE, OnnxMetadata
 from ..pretrained import Source
 from ..shipped import hub_configs_dir
 from .export.new_folder import new_folder
-from .export.onnx_folder import PREPROCESS_FILE, export_onnx, onnx_file_name
+from .export.onnx_folder import export_onnx
 from .npm_packages import npm_packages
 
 _RUNTIME = (
@@ -117,7 +117,7 @@ def build_page(
         [`DeploymentError`]: As in [`export_page`].
     """
     exported, templates = Path(exported), hub_configs_dir() / "static_space"
-    model = exported / onnx_file_name("float32")
+    model = exported / MODEL_FILES["float32"]
     metadata = _metadata(model)
     with (
         new_folder(output) as folder,
