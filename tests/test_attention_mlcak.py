@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_models import TYPES, images, tiny_model
 
-from mlcak_hf.attention_mlcak import _HeadMeanAttention
+from mlcak_hf.attention_mlcak import _few_images, _HeadMeanAttention
 
 
 def eager_maps(model, pixel_values):
@@ -107,6 +107,26 @@ def test_no_map_of_a_head_is_kept_for_the_backward_pass(model_type):
     heads, tokens = 3, outputs.mlcak.shape[-1]
     assert kept
     assert not [shape for shape in kept if shape[-3:] == (heads, tokens, tokens)]
+
+
+@pytest.mark.parametrize(("device", "entries"), [("cpu", 1 << 20), ("meta", 1 << 24)])
+def test_the_maps_of_a_large_batch_never_exist_at_once(device, entries):
+    query = torch.empty(128, 12, 197, 64, device=device)
+    parts = [part for part, _ in _few_images(query, query, None)]
+    assert [image for part in parts for image in range(128)[part]] == list(range(128))
+    assert entries / 2 < len(range(128)[parts[0]]) * 12 * 197 * 197 <= entries
+
+
+@pytest.mark.slow
+def test_a_compiled_model_keeps_no_map_of_a_head_either():
+    model, x = tiny_model(), images()
+    model(x, output_attentions=True)
+    compiled, kept = torch.compile(model, backend="aot_eager"), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
+        outputs = compiled(x, output_attentions=True)
+    heads, tokens = 3, outputs.mlcak.shape[-1]
+    assert kept
+    assert not {(2, heads, tokens, tokens), (2 * heads, tokens, tokens)} & set(kept)
 
 
 @pytest.mark.slow

@@ -7,12 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 # Entries of attention maps that a CPU computes at a time: they stay in its cache, which is more than twice as fast.
 _CACHED_ENTRIES = 1 << 20
+# The same for a GPU: 64 MB in float32, so that the maps of all heads of a large batch never exist at once.
+_GPU_ENTRIES = 1 << 24
 
 #: Name under which transformers knows this attention: `model.set_attn_implementation("mlcak")`.
 ATTENTION_IMPLEMENTATION = "mlcak"
@@ -51,10 +54,18 @@ def mlcak_attention_forward(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     dropout = kwargs.get("dropout", 0.0)
     trains = torch.is_grad_enabled() and query.requires_grad
-    # A compiler decides by itself what to keep; dropout must not be drawn twice.
+    # Dropout must not be drawn twice.
     if dropout == 0.0 and not torch.compiler.is_compiling():
         attend: Any = _HeadMeanAttention.apply if trains else _attend
         output, mean = attend(query, key, value, attention_mask, scaling)
+    elif dropout == 0.0:
+        # The compiler computes all images at once. It is told to compute the maps again in the backward pass.
+        inputs = (query, key, value, attention_mask, scaling)
+        if trains and torch.compiler.is_dynamo_compiling():
+            recomputed: Any = checkpoint
+            output, mean = recomputed(_attend_whole, *inputs, use_reentrant=False)
+        else:
+            output, mean = _attend_whole(*inputs)
     else:
         maps = _maps_of_heads(query, key, attention_mask, scaling)
         output, mean = torch.matmul(F.dropout(maps, dropout).to(value.dtype), value), maps.mean(dim=1)
@@ -70,21 +81,28 @@ def _maps_of_heads(query: Tensor, key: Tensor, mask: Tensor | None, scaling: flo
     return scores.softmax(dim=-1, dtype=torch.float32)
 
 
+def _attend_whole(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
+) -> tuple[Tensor, Tensor]:
+    maps = _maps_of_heads(query, key, mask, scaling)
+    return torch.matmul(maps.to(value.dtype), value), maps.mean(dim=1)
+
+
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> tuple[Tensor, Tensor]:
     """The output `(B, heads, N, head_dim)` and the mean map `(B, N, N)`, a few images at a time."""
     outputs, means = [], []
     for part, own_mask in _few_images(query, key, mask):
-        maps = _maps_of_heads(query[part], key[part], own_mask, scaling)
-        outputs.append(torch.matmul(maps.to(value.dtype), value[part]))
-        means.append(maps.mean(dim=1))
+        output, mean = _attend_whole(query[part], key[part], value[part], own_mask, scaling)
+        outputs.append(output)
+        means.append(mean)
     return _joined(outputs), _joined(means)
 
 
 def _few_images(query: Tensor, key: Tensor, mask: Tensor | None) -> Iterator[tuple[slice, Tensor | None]]:
     """Parts of a batch, each with its part of the mask."""
     batch, heads, tokens = query.shape[:3]
-    on_cpu = query.device.type == "cpu"
-    few = max(1, _CACHED_ENTRIES // (heads * tokens * key.shape[2])) if on_cpu else batch
+    entries = _CACHED_ENTRIES if query.device.type == "cpu" else _GPU_ENTRIES
+    few = max(1, entries // (heads * tokens * key.shape[2]))
     for start in range(0, batch, few):
         part = slice(start, start + few)
         yield part, mask if mask is None or mask.ndim < 4 or mask.shape[0] != batch else mask[part]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -49,6 +51,11 @@ class Objective:
             "distil_global": args.beta,
             "distil_attention": args.gamma,
         }
+        if args.torch_compile:
+            # Beside the model, which the Trainer compiles: small operations cost a GPU as much as large ones.
+            compiled: Any = partial(torch.compile, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+            for name in ("classification", "distillation"):
+                setattr(self, name, compiled(getattr(self, name)))
 
     def classification(
         self, logits: Tensor, local_logits: Tensor | None, labels: Mapping[str, Any], num_items: Any
