@@ -14,7 +14,7 @@ from ...image_geometry_mlcak import area_resize
 from ...phantoms.render import render_phantom
 
 #: Number of phantoms. Each is measured a second time, mirrored.
-PHANTOMS = 20
+PHANTOMS = 25
 _PHANTOM_PX = 1024
 _SIZES = ((256, 256), (512, 512), (1024, 832), (832, 1024))  # height, width
 
