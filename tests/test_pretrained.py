@@ -10,9 +10,10 @@ from mlcak_hf import MLCAKImageProcessor, RadiographPredictor
 from mlcak_hf.distillation.teacher_files import load_teacher, teacher_config
 from mlcak_hf.errors import DistillationError, MLCAKError, RecipeError
 from mlcak_hf.evaluation.arguments import models_to_evaluate
-from mlcak_hf.pretrained import load_model, load_processor, weights_digest
+from mlcak_hf.pretrained import load_model, load_processor
 from mlcak_hf.shipped import resolve_model
 from mlcak_hf.training.models import ModelArguments, build_model
+from mlcak_hf.weights import weights_digest
 
 
 def test_errors_of_other_libraries_become_one_sentence(tmp_path):

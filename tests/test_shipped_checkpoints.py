@@ -8,10 +8,10 @@ from huggingface_hub import ModelCard
 from mlcak_hf import RadiographPredictor
 from mlcak_hf.deployment.publish import model_files, push_to_hub
 from mlcak_hf.evaluation.evidence.self_check import SelfCheck
-from mlcak_hf.pretrained import weights_digest
 from mlcak_hf.shipped import checkpoint_names, resolve_checkpoint
 from mlcak_hf.trust.operating_points import OperatingPoints
 from mlcak_hf.trust.reference import Reference
+from mlcak_hf.weights import weights_digest
 
 checkpoint = pytest.mark.parametrize("name", checkpoint_names())
 

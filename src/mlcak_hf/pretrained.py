@@ -20,8 +20,6 @@ from .errors import MLCAKError, RecipeError
 from .image_processing_mlcak import MLCAKImageProcessor
 from .modeling_mlcak import MLCAKForCXRClassification
 from .shipped import checkpoint_names, close_name, resolve_checkpoint
-from .weights import weight_files as weight_files
-from .weights import weights_digest as weights_digest
 
 #: A folder, a Hub id, or the name of a checkpoint that ships with the package.
 Source = str | PathLike[str]

@@ -17,10 +17,10 @@ from mlcak_hf.data.decoded_images import image_digest
 from mlcak_hf.deployment.calibrate import measured_calibration, measured_triage
 from mlcak_hf.errors import MLCAKError
 from mlcak_hf.evaluation.scores import local_scores
-from mlcak_hf.pretrained import weights_digest
 from mlcak_hf.training.training_images import TrainingImages
 from mlcak_hf.trust.operating_points import LabelPoints, OperatingPoints, PointTargets
 from mlcak_hf.trust.reference import Reference
+from mlcak_hf.weights import weights_digest
 
 SIZES = {"train": 60, "validation": 80, "test": 30}
 

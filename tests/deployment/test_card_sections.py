@@ -6,7 +6,7 @@ from huggingface_hub import ModelCard
 from mlcak_hf.deployment.card_sections import add_explanations
 from mlcak_hf.errors import MLCAKError
 from mlcak_hf.evaluation.explanations.map_report import Explanations, MapReport, MapScore, Measured
-from mlcak_hf.pretrained import weights_digest
+from mlcak_hf.weights import weights_digest
 
 CARD = "---\nlanguage: en\n---\n\n# student\n\n## Evaluation\n\nNot measured.\n\n## Limits\n\n- Some.\n"
 

@@ -19,8 +19,8 @@ from mlcak_hf.evaluation.comparison import Comparison
 from mlcak_hf.evaluation.predictions import ModelPredictions
 from mlcak_hf.evaluation.report.wording import statement
 from mlcak_hf.evaluation.scores import global_scores, local_scores
-from mlcak_hf.pretrained import weights_digest
 from mlcak_hf.training.record import TrainingRecord
+from mlcak_hf.weights import weights_digest
 
 TINY = {"model_type": "vit", "image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 8}
 TINY |= {"num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}

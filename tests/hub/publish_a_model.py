@@ -14,9 +14,9 @@ from PIL import Image
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
 from mlcak_hf.deployment.model_card import card_for_folder
 from mlcak_hf.deployment.publish import push_to_hub
-from mlcak_hf.pretrained import weights_digest
 from mlcak_hf.trust.operating_points import LabelPoints, OperatingPoint, OperatingPoints, PointTargets
 from mlcak_hf.trust.reference import Reference
+from mlcak_hf.weights import weights_digest
 
 folder, repo_id = Path(sys.argv[1]), sys.argv[2]
 torch.manual_seed(0)

@@ -27,7 +27,7 @@ def population(temperature, n=4000, seed=0):
 
 def points(folder, **changes):
     (folder / "model.safetensors").write_bytes(b"weights")
-    from mlcak_hf.pretrained import weights_digest
+    from mlcak_hf.weights import weights_digest
 
     logits, labels = population(1.0, 300)
     scores = probabilities(logits)[:, 0]

@@ -151,8 +151,9 @@ def check(
     from rich.console import Console
 
     from ..evaluation.evidence.self_check import SelfCheck
-    from ..pretrained import load_model, load_processor, weights_digest
+    from ..pretrained import load_model, load_processor
     from ..shipped import resolve_checkpoint
+    from ..weights import weights_digest
 
     model = resolve_checkpoint(model)
     expected = SelfCheck.load(self_check or model)

@@ -20,10 +20,11 @@ from ..evaluation.calibration import calibration_floor, reliability
 from ..evaluation.evidence.data_choice import findings_may_be_missing, renamed_labels
 from ..evaluation.run import EvaluationData, SplitOutputs, split_outputs
 from ..evaluation.scores import TaskScores
-from ..pretrained import load_model, weights_digest
+from ..pretrained import load_model
 from ..training.training_images import TrainingImages
 from ..trust.operating_points import LabelPoints, OperatingPoints, PointTargets, choose_temperatures
 from ..trust.reference import Reference
+from ..weights import weights_digest
 
 GLOBAL, FINDING = "global", "finding"
 

@@ -11,7 +11,7 @@ from ..errors import DeploymentError
 from ..evaluation.evidence.record import Evidence, load_results
 from ..evaluation.explanations.map_report import Explanations
 from ..evaluation.report import wording
-from ..pretrained import weights_digest
+from ..weights import weights_digest
 
 
 def add_notes(card: ModelCard, notes: str | Path) -> None:

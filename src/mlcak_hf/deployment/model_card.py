@@ -17,9 +17,10 @@ from ..evaluation.evidence.record import Evidence, load_results
 from ..evaluation.report import wording
 from ..evaluation.report.verdict import judge
 from ..image_processing_mlcak import MLCAKImageProcessor
-from ..pretrained import load_config, load_processor, weights_digest
+from ..pretrained import load_config, load_processor
 from ..shipped import hub_configs_dir
 from ..training.record import TRAINING_FILE, TrainingRecord
+from ..weights import weights_digest
 
 _TAGS = ("chest-xray", "medical", "mlcak", "knowledge-distillation", "vision-transformer", "low-resolution")
 # What the Hub calls a metric, by its name here up to "_global", "_local_macro" and "/<finding>".

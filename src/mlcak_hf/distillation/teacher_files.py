@@ -10,7 +10,8 @@ from safetensors import safe_open
 
 from ..errors import DistillationError
 from ..image_processing_mlcak import MLCAKImageProcessor
-from ..pretrained import load_any_config, load_model, load_processor, loading, weight_files
+from ..pretrained import load_any_config, load_model, load_processor, loading
+from ..weights import weight_files
 from .compatibility import LabelNames
 from .logit_teachers import LogitTeacherConfig, is_function, load_logit_teacher, logit_teacher_config
 

@@ -26,10 +26,11 @@ from ..data.training_data import stored_choices
 from ..errors import DatasetError, MLCAKError, RecipeError
 from ..explanation.class_token import class_token_attention
 from ..image_processing_mlcak import MLCAKImageProcessor
-from ..pretrained import load_model, weights_digest
+from ..pretrained import load_model
 from ..probabilities import probabilities
 from ..training.training_images import TrainingImages, check_shared_split
 from ..trust.reference import captured_class_tokens
+from ..weights import weights_digest
 from .arguments import NO_SPLIT, EvaluatedModel, EvaluationArguments, models_to_evaluate
 from .bootstrap import MIN_DRAWS
 from .calibration import operating_thresholds

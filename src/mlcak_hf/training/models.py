@@ -14,8 +14,9 @@ from ..configuration_mlcak import MLCAKConfig
 from ..errors import RecipeError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification
-from ..pretrained import load_config, load_model, load_processor, loading, weight_files
+from ..pretrained import load_config, load_model, load_processor, loading
 from ..shipped import resolve_model
+from ..weights import weight_files
 from .arguments import check_weight
 
 logger = logging.get_logger(__name__)

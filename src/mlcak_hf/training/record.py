@@ -13,8 +13,8 @@ from typing import Any
 
 from ..data.sources import describe_targets
 from ..errors import DeploymentError
-from ..pretrained import weight_files
 from ..shipped import resolve_model
+from ..weights import weight_files
 
 TRAINING_FILE = "training.json"
 

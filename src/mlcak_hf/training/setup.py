@@ -27,8 +27,8 @@ from ..distillation.teachers import Teachers
 from ..errors import RecipeError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification
-from ..pretrained import weights_digest
 from ..shipped import resolve_model
+from ..weights import weights_digest
 from .arguments import SHIFTED, MLCAKTrainingArguments, refuse_mixing_with_a_cache
 from .curves import draw_training_curves
 from .models import ModelArguments, build_model

@@ -8,9 +8,10 @@ from pathlib import Path
 import jinja2
 from huggingface_hub import ModelCard, ModelCardData
 
-from ...pretrained import Source, weights_digest
+from ...pretrained import Source
 from ...probabilities import MULTI_LABEL
 from ...shipped import hub_configs_dir, resolve_checkpoint
+from ...weights import weights_digest
 from .deviation import Deviation
 
 #: A drawing for the widget, in the exported folder.

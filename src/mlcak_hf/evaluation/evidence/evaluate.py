@@ -19,11 +19,12 @@ from ...data.sources import shared_groups
 from ...data.training_data import stored_choices
 from ...errors import DatasetError, RecipeError
 from ...image_processing_mlcak import MLCAKImageProcessor
-from ...pretrained import load_model, weights_digest
+from ...pretrained import load_model
 from ...shipped import resolve_checkpoint
 from ...training.record import TrainingRecord
 from ...trust.operating_points import OperatingPoints
 from ...trust.reference import Reference
+from ...weights import weights_digest
 from ..arguments import EvaluatedModel, EvaluationArguments
 from ..explanations.map_report import Explanations
 from ..metrics import SPECIFICITY

@@ -27,8 +27,9 @@ from ...explanation.perturbation import (
     rank_correlation,
     with_random_weights,
 )
-from ...pretrained import load_model, weights_digest
+from ...pretrained import load_model
 from ...training.training_images import TrainingImages
+from ...weights import weights_digest
 from ..arguments import NO_SPLIT, EvaluatedModel, EvaluationArguments
 from ..localisation import MarkedImages, box_coverages, localise, overlap
 from ..run import EvaluationData, check_models

@@ -19,8 +19,8 @@ import torch
 from tqdm.auto import tqdm
 
 from ...errors import MLCAKError, RecipeError
-from ...pretrained import weights_digest
 from ...training.record import TRAINING_FILE, TrainingRecord
+from ...weights import weights_digest
 from ..comparison import COMPARED, Comparison
 from .cells import Cell, Study
 
