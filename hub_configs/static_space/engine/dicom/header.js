@@ -100,24 +100,32 @@ export async function readTags(bytes) {
   }
 }
 
-/** @param {Uint8Array} deflated @returns {Promise<Uint8Array>} */
+/**
+ * One padding byte after the end is allowed. Browsers take it for an error, and may lose what came before it.
+ * @param {Uint8Array} deflated @returns {Promise<Uint8Array>}
+ */
 async function inflate(deflated) {
+  try {
+    return await inflateExactly(deflated);
+  } catch (error) {
+    if (error instanceof RadiographError || deflated.at(-1) !== 0) throw error;
+    return inflateExactly(deflated.subarray(0, -1));
+  }
+}
+
+/** @param {Uint8Array} deflated @returns {Promise<Uint8Array>} */
+async function inflateExactly(deflated) {
   const stream = new Blob([/** @type {BlobPart} */ (deflated)]).stream();
   const reader = stream.pipeThrough(new DecompressionStream("deflate-raw")).getReader();
   const parts = [];
   let total = 0;
-  try {
-    for (let next; !(next = await reader.read()).done; parts.push(next.value)) {
-      total += next.value.length;
-      if (total > MAX_INFLATED) {
-        await reader.cancel();
-        const most = MAX_INFLATED.toLocaleString("en");
-        throw new RadiographError(`The file expands to more than ${most} bytes. Export the radiograph again.`);
-      }
+  for (let next; !(next = await reader.read()).done; parts.push(next.value)) {
+    total += next.value.length;
+    if (total > MAX_INFLATED) {
+      await reader.cancel();
+      const most = MAX_INFLATED.toLocaleString("en");
+      throw new RadiographError(`The file expands to more than ${most} bytes. Export the radiograph again.`);
     }
-  } catch (error) {
-    // One padding byte after the end is allowed, and browsers report it as an error.
-    if (error instanceof RadiographError || total === 0) throw error;
   }
   const found = new Uint8Array(total);
   let at = 0;
