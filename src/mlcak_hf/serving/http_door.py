@@ -16,8 +16,8 @@ from typing import Annotated, Any
 import uvicorn
 from fastapi import FastAPI, File, HTTPException, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ..errors import DeploymentError
 from ..prediction.onnx_metadata import RESEARCH_NOTICE
