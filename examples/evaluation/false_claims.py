@@ -8,7 +8,7 @@ calls a difference "beyond noise" if its interval over the test images excludes 
 rule in use counts training runs too and corrects for the number of comparisons (mlcak_hf.evaluation.significance). The
 deviation over images is DeLong's, as each simulated patient has one image.
 
-With --folds 5, every training run is five models of their own skill and scale, each of which predicts a fifth of the
+With --folds 5, every training run consists of five models of different skill and scale. Each predicts a fifth of the
 images, and images are ranked within their fold, as in a study.
 """
 

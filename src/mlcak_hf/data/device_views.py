@@ -93,7 +93,7 @@ class DeviceImages:
 
 def device_memory_shortage(images: DecodedImages, device: torch.device) -> str | None:
     """
-    Compare the size of decoded images with the free memory of a GPU, half of which is left for training.
+    Check that decoded images fit into half of a GPU's free memory; the other half is left for training.
 
     Args:
         images ([`DecodedImages`]):

@@ -135,7 +135,7 @@ def overlap(maps: FloatArray, covered: FloatArray, shown: FloatArray, share: flo
         maps, covered, shown: As in [`localise`].
         share (`float`):
             How many patches, as a share of those on the radiograph, rounded to at least one. It must be chosen on other
-            images. Equal patches of which not all are needed count in part.
+            images. If only some of several equal patches are needed, each counts in part.
 
     Returns:
         `np.ndarray` of shape `(n,)`: in [0, 1]; NaN for images without a box.

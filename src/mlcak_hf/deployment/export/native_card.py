@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard
 
 from ...pretrained import Source
 from ...probabilities import MULTI_LABEL
-from ...shipped import hub_configs_dir, resolve_checkpoint
+from ...shipped import resolve_checkpoint
 from ...weights import weights_digest
 from .deviation import Deviation
+from .export_card import export_card
 
 #: A drawing for the widget, in the exported folder.
 EXAMPLE_IMAGE = "phantom.png"
@@ -41,20 +41,15 @@ def native_card(
         `ModelCard`
     """
     folder = Path(resolve_checkpoint(str(source)))
-    original = folder / "README.md"
-    metadata = ModelCardData(
-        language="en",
-        license=ModelCard.load(original).data.license if original.is_file() else None,
-        library_name="transformers",
-        pipeline_tag="image-classification",
-        tags=["chest-xray", "medical", "mlcak", "low-resolution"],
-        widget=[{"src": EXAMPLE_IMAGE, "example_title": "A drawing, not a patient"}],
-        original_weights_sha256=weights_digest(source),
-    )
-    template = (hub_configs_dir() / "templates" / "native_model_card.md").read_text(encoding="utf-8")
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    text = environment.from_string(template).render(
-        card_data=metadata.to_yaml(),
+    metadata = {
+        "library_name": "transformers",
+        "widget": [{"src": EXAMPLE_IMAGE, "example_title": "A drawing, not a patient"}],
+        "original_weights_sha256": weights_digest(source),
+    }
+    return export_card(
+        "native_model_card.md",
+        source,
+        metadata,
         name=name,
         original=folder.name if folder.is_dir() else str(source),
         example=EXAMPLE_IMAGE,
@@ -63,4 +58,3 @@ def native_card(
         deviations=deviations,
         backend=backend,
     )
-    return ModelCard(text)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import jinja2
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard
 
 from ...prediction.onnx_metadata import OnnxMetadata
 from ...pretrained import Source
 from ...probabilities import SINGLE_LABEL
-from ...shipped import hub_configs_dir, resolve_checkpoint
+from .export_card import export_card
 from .onnx_check import NOISE, PHANTOMS, OnnxDifference
 
 
@@ -39,19 +37,10 @@ def onnx_card(
     Returns:
         `ModelCard`
     """
-    original = Path(resolve_checkpoint(str(source))) / "README.md"
-    data = ModelCardData(
-        language="en",
-        license=ModelCard.load(original).data.license if original.is_file() else None,
-        library_name="onnx",
-        pipeline_tag="image-classification",
-        tags=["chest-xray", "medical", "mlcak", "low-resolution"],
-        original_weights_sha256=metadata.weights,
-    )
-    template = (hub_configs_dir() / "templates" / "onnx_model_card.md").read_text(encoding="utf-8")
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    text = environment.from_string(template).render(
-        card_data=data.to_yaml(),
+    return export_card(
+        "onnx_model_card.md",
+        source,
+        {"library_name": "onnx", "original_weights_sha256": metadata.weights},
         name=name,
         metadata=metadata,
         channels=len(metadata.image_mean),
@@ -61,4 +50,3 @@ def onnx_card(
         phantoms=PHANTOMS,
         noise=NOISE,
     )
-    return ModelCard(text)

@@ -39,7 +39,7 @@ class _Graph:
         return name
 
     def overlaps(self, length: str, side: str, before: str, count: int) -> str:
-        """Weights `(count, length)` that average `side` samples, of which `before` come before the image, in int64."""
+        """Weights `(count, length)` that average `side` samples in int64; the image begins at sample `before`."""
         out_low = self.add("Mul", self.constant(np.arange(count)[:, None]), side)
         out_high = self.add("Add", out_low, side)
         position = self.add("Range", self.constant(0), length, self.constant(1))

@@ -181,7 +181,7 @@ class _Place(NamedTuple):
 def _teacher_pixels(dataset: Any, collator: Any, place: _Place) -> dict[str, Any]:
     """Make the teachers' pixels for a place, which fixes its own view, so workers share no state.
 
-    Or only draw the views, of which the device makes the pixels.
+    Or only draw the views; the device makes their pixels.
     """
     rows = [dataset[index] for index in place.images]
     for index, row in zip(place.images, rows, strict=True):

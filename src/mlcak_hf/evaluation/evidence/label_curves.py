@@ -42,7 +42,7 @@ def at_prevalence(scores: FloatArray, observed: float, prevalence: float) -> Flo
 
     Args:
         scores (`np.ndarray` of shape `(n,)`):
-            Probabilities for images of which the share `observed` has the label.
+            Probabilities for images; the share `observed` of them has the label.
         observed, prevalence (`float`):
             Share of the images with the label, there and where the probabilities are wanted.
 
