@@ -105,6 +105,11 @@ def test_each_model_has_the_outputs_that_it_can_give(exports):
     }
 
 
+def test_no_layer_masks_anything(exports):
+    for name, (_, folder, _) in exports.items():
+        assert "Where" not in {node.op_type for node in onnx.load(folder / "model.onnx").graph.node}, name
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (31, 3), (28, 28), (57, 200), (601, 450)])
 @pytest.mark.parametrize(
     "settings",
