@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
-.PHONY: install demo test core test-onnx test-serving test-browser check format clean help
+.PHONY: install debian demo test core test-onnx test-serving test-browser check format clean help
 
 install: $(VENV)/.installed  ## create .venv and install the package with its development tools
 
@@ -38,11 +38,15 @@ test-onnx: install  ## run the tests of ONNX files, in an environment of their o
 	.venv-onnx/bin/python -m pip install --quiet -c constraints.txt -e ".[onnx]"
 	MLCAK_TEST_ONNX=1 .venv-onnx/bin/python -m pytest $(ONNX_TESTS)
 
+# Foreign DICOM programs and a browser. One call for all stages: two at a time would lock each other out.
+debian:
+	@which storescu dciodvfy Orthanc npm chromium > /dev/null || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+			dcmtk dicom3tools orthanc nodejs npm chromium; } > /dev/null || \
+		echo "dcmtk, dicom3tools, orthanc, nodejs, npm and chromium cannot be installed; tests that need them are skipped or fail."
+
 test-serving: export OMP_NUM_THREADS = 1
-test-serving: install  ## run the tests of watch, serve, DICOM reports and the endpoint, in an environment of their own, with foreign DICOM programs
-	@which storescu dciodvfy Orthanc > /dev/null || \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends dcmtk dicom3tools orthanc; } > /dev/null || \
-		echo "dcmtk, dicom3tools and orthanc cannot be installed; their tests are skipped."
+test-serving: install debian  ## run the tests of watch, serve, DICOM reports and the endpoint, in an environment of their own, with foreign DICOM programs
 	$(BIN)/python -m venv --clear .venv-serving
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
 		"$$(.venv-serving/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
@@ -51,9 +55,7 @@ test-serving: install  ## run the tests of watch, serve, DICOM reports and the e
 
 # The page in Chromium; the packages that it is built from and the radiographs go to .browser/.
 test-browser: export OMP_NUM_THREADS = 1
-test-browser: install  ## run the tests of the page for the browser, with Node.js and Chromium
-	@command -v npm >/dev/null && command -v chromium >/dev/null || \
-		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends nodejs npm chromium; }
+test-browser: install debian  ## run the tests of the page for the browser, with Node.js and Chromium
 	$(BIN)/python -m venv --clear .venv-browser
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
 		"$$(.venv-browser/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"

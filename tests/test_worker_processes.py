@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from multiprocessing import get_all_start_methods
 from pathlib import Path
 
 import pytest
+from worker_jobs import die, double
 
 from mlcak_hf.errors import DatasetError
 from mlcak_hf.phantoms.writer import write_phantoms
@@ -21,28 +21,12 @@ pytestmark = pytest.mark.slow
 
 PARENT = """
 import sys
-from test_worker_processes import sleeping
+from worker_jobs import sleeping
 from mlcak_hf.worker_processes import map_in_processes
 if __name__ == "__main__":
     for pid in map_in_processes(sleeping, [0, 0, 60, 60], 2, doing="sleeping", preload="mlcak_hf.errors"):
         print(pid, flush=True)
 """
-
-
-def double(number: int) -> int:
-    if number < 0:
-        raise DatasetError(f"{number} is less than 0")
-    return 2 * number
-
-
-def die(*arguments: object) -> None:
-    """Die as a process does when the memory is full."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def sleeping(duration_s: float) -> int:
-    time.sleep(duration_s)
-    return os.getpid()
 
 
 def test_results_come_in_the_order_of_the_jobs_and_errors_as_they_are() -> None:

@@ -1,5 +1,6 @@
 """Two real processes give what one gives, to rounding: gradients, weights after SGD steps, logs, evaluation."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,41 +10,57 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from toys import assert_close
-from train_in_processes import main
+from train_in_processes import train
 
 SCRIPT = Path(__file__).with_name("train_in_processes.py")
+# 10 images: one process fills its second batch with two repeats. 7 images: the other one's are all repeats.
+EQUAL = {
+    "uneven": {"images": 10},
+    "repeats only": {"images": 7},
+    "from a cache": {"images": 7, "cached": 1},
+    "convolutional trunk": {"images": 10, "conv": 1},
+    "a CNN beside an MLCAK teacher, with MixUp": {"images": 7, "both": 1},
+    "views on the device": {"images": 10, "on_device": 1},
+}
+# Two steps an epoch; one run stops after the first step of the second.
+RESUMED = {f"{images} images": {"images": images, "batch": 3, "steps": 1} for images in (10, 7)}
+RUNS = {name: {"batch": 3, "steps": 2, **choices} for name, choices in EQUAL.items()}
+RUNS |= RESUMED | {f"{name}, resumed": {**choices, "stop_after": 3} for name, choices in RESUMED.items()}
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def launch(processes: int, output: Path, *sizes: int, script: Path = SCRIPT) -> dict:
+def launch(script: Path, *arguments: object) -> None:
     # accelerate's --cpu would start MPI; its launcher for GPUs starts two processes on a CPU just as well. Port 0 lets
     # the system pick: several test runs may go on at once.
-    options = ["--multi_gpu", "--num_processes", processes, "--main_process_port", 0, "--num_machines", 1]
+    options = ["--multi_gpu", "--num_processes", 2, "--main_process_port", 0, "--num_machines", 1]
     options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *options, script, output, *sizes]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, script, *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    run = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, timeout=280)
+    run = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, timeout=800)
     assert run.returncode == 0, run.stderr[-3000:]
-    return torch.load(output, weights_only=False)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("images", "batch", "steps", "choices"),
-    # 10 images: one process fills its second batch with two repeats. 7 images: the other one's are all repeats.
-    [
-        pytest.param(10, 3, 2, {}, id="uneven"),
-        pytest.param(7, 3, 2, {}, id="repeats only"),
-        pytest.param(7, 3, 2, {"cached": 1}, id="from a cache"),
-        pytest.param(10, 3, 2, {"conv": 1}, id="convolutional trunk"),
-        pytest.param(7, 3, 2, {"both": 1}, id="a CNN beside an MLCAK teacher, with MixUp"),
-        pytest.param(10, 3, 2, {"on_device": 1}, id="views on the device"),
-    ],
-)
-def test_two_processes_equal_one(tmp_path, images, batch, steps, choices):
-    names = ("cached", "stop_after", "conv", "both", "on_device")
-    two = launch(2, tmp_path / "two.pt", images, batch, steps, *(choices.get(name, 0) for name in names))
-    main(str(tmp_path / "one.pt"), images, images, 1, **choices)
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory) -> Path:
+    """What every run gives in two processes, which are started once, whichever worker of pytest comes first."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "two-processes"
+    with FileLock(f"{shared}.lock"):
+        if not (shared / "ended").exists():
+            shared.mkdir(exist_ok=True)
+            launch(SCRIPT, shared, json.dumps(RUNS))
+            (shared / "ended").touch()
+    return shared
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_two_processes_equal_one(two_processes, tmp_path, name):
+    two = torch.load(two_processes / f"{name}.pt", weights_only=False)
+    images = EQUAL[name]["images"]
+    train(str(tmp_path / "one.pt"), **{**EQUAL[name], "batch": images, "steps": 1})
     one = torch.load(tmp_path / "one.pt", weights_only=False)
     assert (two["world_size"], one["world_size"]) == (2, 1)
     assert not two["teacher_is_wrapped"], "a teacher needs no DistributedDataParallel"
@@ -62,21 +79,19 @@ def test_two_processes_equal_one(tmp_path, images, batch, steps, choices):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("images", [10, 7], ids=["uneven", "repeats only"])
-def test_two_processes_resumed_in_an_epoch_equal_uninterrupted_ones(tmp_path, images):
-    """Two steps an epoch, stopped after the first of the second: the last batch's repeats still do not count."""
-    whole = launch(2, tmp_path / "whole.pt", images, 3, 1)
-    resumed = launch(2, tmp_path / "resumed.pt", images, 3, 1, 0, 3)
+@pytest.mark.parametrize("name", RESUMED)
+def test_two_processes_resumed_in_an_epoch_equal_uninterrupted_ones(two_processes, name):
+    """The last batch's repeats still do not count."""
+    whole, resumed = (torch.load(two_processes / f"{run}.pt", weights_only=False) for run in (name, f"{name}, resumed"))
     assert len(whole["gradients"]) == 6
     assert len(resumed["gradients"]) == 3
-    for name, weight in whole["weights"].items():
-        assert torch.equal(resumed["weights"][name], weight), name
+    for weight, expected in whole["weights"].items():
+        assert torch.equal(resumed["weights"][weight], expected), weight
 
 
-@pytest.mark.slow
 def test_options_that_change_the_batches_of_two_processes_are_refused(tmp_path):
-    messages = launch(2, tmp_path / "refused.pt", script=SCRIPT.with_name("refused_in_processes.py"))
+    launch(SCRIPT.with_name("refused_in_processes.py"), tmp_path / "refused.pt")
+    messages = torch.load(tmp_path / "refused.pt", weights_only=False)
     assert len(messages) == 5
     for name, message in messages.items():
         assert re.search(rf"{name}.* with several processes", message), message

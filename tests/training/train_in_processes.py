@@ -1,7 +1,10 @@
-"""Train a toy student under `accelerate launch` and save every gradient and weight (see test_processes)."""
+"""Train toy students under `accelerate launch` and save every gradient and weight (see test_processes)."""
 
+import json
 import sys
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from toys import (
@@ -23,7 +26,7 @@ from mlcak_hf.script import run_script
 CONV = {"patch_embedding": "conv", "trunk_widths": [8, 8, 16]}
 
 
-def main(
+def train(
     output: str,
     images: int,
     batch: int,
@@ -87,5 +90,10 @@ def main(
         )
 
 
+def main(folder: str, runs: dict[str, dict[str, Any]]) -> None:
+    for name, choices in runs.items():
+        train(str(Path(folder, f"{name}.pt")), **choices)
+
+
 if __name__ == "__main__":
-    run_script(partial(main, sys.argv[1], *map(int, sys.argv[2:])))
+    run_script(partial(main, sys.argv[1], json.loads(sys.argv[2])))
