@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
-from mlcak_hf.training.curves import _curve, _smooth, draw_training_curves
+from mlcak_hf.training.curves import _curve, _mark_best, _smooth, draw_training_curves
 
 
 def log_of(steps: int, epochs: int = 3) -> list[dict]:
@@ -49,3 +51,14 @@ def test_a_loss_of_zero_is_drawn_too(tmp_path):
     log = [{"epoch": 1.0, "loss": 0.0, "learning_rate": 0.0}, {"epoch": 2.0, "loss": math.e, "learning_rate": 0.0}]
     draw_training_curves(log, tmp_path / "curves.svg")
     assert (tmp_path / "curves.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("values", [[0.5, 0.6, 0.99], [0.9, 0.6, 0.5], [0.49, 0.5, 0.49]], ids=["last", "first", "low"])
+def test_the_best_value_is_named_inside_the_axes(values):
+    axes = Figure(figsize=(4, 3)).subplots()
+    axes.set(xlim=(1, 3), ylim=(0.48, 1))
+    _mark_best(axes, np.array([1.0, 2.0, 3.0]), np.array(values))
+    renderer = FigureCanvasAgg(axes.figure).get_renderer()
+    text, inside = axes.texts[0].get_window_extent(renderer), axes.bbox
+    corners = [inside.x0 <= text.x0, text.x1 <= inside.x1, inside.y0 <= text.y0, text.y1 <= inside.y1]
+    assert corners == [True] * 4

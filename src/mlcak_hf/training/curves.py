@@ -117,4 +117,8 @@ def _mark_best(axes: Any, epochs: np.ndarray, values: np.ndarray) -> None:
         best, colour = int(values.argmax()), _AUROCS["eval_auroc_global"][1]
         point, text = (epochs[best], values[best]), f"best {values[best]:.3f}"
         axes.plot(*point, marker="o", markersize=10, fillstyle="none", color=colour, clip_on=False)
-        axes.annotate(text, point, xytext=(0, -16), textcoords="offset points", ha="center", fontsize=8, color=colour)
+        # Inside the axes: the legend is beside them, and the ticks are below.
+        across, up = axes.transAxes.inverted().transform(axes.transData.transform(point))
+        side = "left" if across < 0.15 else "right" if across > 0.85 else "center"
+        text_at = {"xytext": (0, -16 if up > 0.3 else 10), "textcoords": "offset points", "ha": side}
+        axes.annotate(text, point, fontsize=8, color=colour, **text_at)
