@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
-.PHONY: install debian demo test core test-onnx test-serving test-browser check format clean help
+.PHONY: install debian demo test core test-onnx test-serving test-browser test-ray check format clean help
 
 install: $(VENV)/.installed  ## create .venv and install the package with its development tools
 
@@ -64,6 +64,14 @@ test-browser: install debian  ## run the tests of the page for the browser, with
 	.venv-browser/bin/python tests/browser/prepare.py .browser/work
 	tests/browser/node_modules/.bin/tsc -p tests/browser/tsconfig.json
 	MLCAK_BROWSER_WORK="$(abspath .browser/work)" node --test tests/browser/units.test.js tests/browser/page.test.js
+
+test-ray: export OMP_NUM_THREADS = 1
+test-ray: install  ## run the test of predictions on Ray Data, with two workers, in an environment of its own
+	$(BIN)/python -m venv --clear .venv-ray
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		"$$(.venv-ray/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
+	.venv-ray/bin/python -m pip install --quiet -c constraints.txt -e ".[ray]"
+	.venv-ray/bin/python -m pytest tests/examples/test_predict_on_ray.py
 
 check: install  ## run ruff and mypy, as CI does
 	$(BIN)/ruff check .

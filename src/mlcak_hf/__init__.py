@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .image_processing_mlcak import MLCAKImageProcessor as MLCAKImageProcessor
     from .modeling_mlcak import MLCAKForCXRClassification as MLCAKForCXRClassification
     from .modeling_mlcak import MLCAKOutput as MLCAKOutput
+    from .prediction.batches import BatchPredictor as BatchPredictor
     from .prediction.onnx_predictor import OnnxPredictor as OnnxPredictor
     from .prediction.predictor import RadiographPredictor as RadiographPredictor
     from .prediction.reading import Prediction as Prediction
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "BatchPredictor": "prediction.batches",
     "VINDR_CXR_FINDINGS": "configuration_mlcak",
     "MLCAKConfig": "configuration_mlcak",
     "MLCAKError": "errors",

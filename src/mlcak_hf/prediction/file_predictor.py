@@ -136,6 +136,12 @@ class FilePredictor(ABC):
         parts += [None if points is None else points.record(), None if reference is None else reference.limit]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What changes a prediction, by the option of `mlcak predict`. Rows of other choices belong to another run."""
+        found = {"model": self.fingerprint, "--voi": self.voi, "--value-range": self.value_range}
+        return found | {"--on-suspect": self.on_suspect, "--operating-point": self.safeguards.rule}
+
     def predict(self, files: Iterable[str | os.PathLike[str]], **options: Any) -> list[Prediction]:
         """Predict all files and return a list; the options are those of [`stream`]."""
         return list(self.stream(files, **options))
@@ -273,3 +279,19 @@ class FilePredictor(ABC):
         )
         picture.save(path, compress_level=_PNG_COMPRESSION)
         return path
+
+
+def predict_each(predictor: FilePredictor, files: Sequence[Path], heatmaps_dir: Path | None = None) -> list[Prediction]:
+    """Predict files in one batch. After an unexpected exception, each is tried alone, so that no file stops the others.
+
+    Returns:
+        `list` of [`Prediction`]: One for each file. One that causes an unexpected exception has an `error`.
+    """
+    try:
+        return predictor.predict(files, batch_size=max(1, len(files)), heatmaps_dir=heatmaps_dir)
+    except Exception as error:
+        if len(files) > 1:
+            return [prediction for file in files for prediction in predict_each(predictor, [file], heatmaps_dir)]
+        # The text of the exception could quote the file; its type cannot.
+        reason = f"The prediction failed ({type(error).__name__}). Please report this, if you may, with the file."
+        return [Prediction(file, error=reason) for file in files]

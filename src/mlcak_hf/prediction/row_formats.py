@@ -6,13 +6,17 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from .file_predictor import FilePredictor
 from .reading import Prediction
+
+if TYPE_CHECKING:
+    import pyarrow
 
 _PARQUET_ROWS = 4096  # in one row group: what is held in memory
 
@@ -103,6 +107,15 @@ def flat_row(prediction: Prediction, provenance: Mapping[str, str]) -> dict[str,
     return _flat(json_row(prediction, provenance))
 
 
+def table_columns(predictor: FilePredictor) -> list[str]:
+    """Return every column that a [`flat_row`] of the predictor can have."""
+    probabilities, findings = (dict.fromkeys(names, 0.5) for names in (predictor.global_labels, predictor.local_labels))
+    prediction = Prediction(Path(), probabilities, findings)
+    prediction.findings |= dict.fromkeys(predictor.unlearned_findings & prediction.findings.keys(), float("nan"))
+    predictor.safeguards.apply(prediction, None, "warn")
+    return list(flat_row(prediction, predictor.provenance))
+
+
 def csv_cells(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a [`flat_row`] as the cells of a CSV file."""
     return {
@@ -120,22 +133,36 @@ def _write_csv(rows: Iterable[dict[str, Any]], stream: IO[str], provenance: Mapp
 
 
 def _write_parquet(rows: Iterable[dict[str, Any]], output: Path, provenance: Mapping[str, str] | None) -> None:
-    import pyarrow
+    columns, cells = _with_columns(rows, provenance)
+    write_parquet(cells, columns, output)
+
+
+def write_parquet(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], output: Path) -> None:
+    """Write rows from [`flat_row`] to a Parquet file, one group of rows in memory at a time.
+
+    Args:
+        rows (`Iterable`):
+            The rows; what a row lacks is null.
+        columns (`Sequence[str]`):
+            The columns to write.
+        output (`Path`):
+            The file.
+    """
     from pyarrow.parquet import ParquetWriter
 
-    columns, cells = _with_columns(rows, provenance)
-    schema = parquet_schema(columns)
-    with ParquetWriter(output, schema) as writer:
-        while group := list(islice(cells, _PARQUET_ROWS)):
-            arrays = [[_as_parquet(row.get(name)) for row in group] for name in columns]
-            writer.write_table(pyarrow.table(dict(zip(columns, arrays, strict=True)), schema=schema))
+    arriving = iter(rows)
+    with ParquetWriter(output, arrow_table([], columns).schema) as writer:
+        while group := list(islice(arriving, _PARQUET_ROWS)):
+            writer.write_table(arrow_table(group, columns))
 
 
-def parquet_schema(columns: Iterable[str]) -> Any:
-    """Return the types of the columns of a [`flat_row`], as a schema of pyarrow."""
+def arrow_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pyarrow.Table:
+    """Return rows from [`flat_row`] as a table of pyarrow, with the same types whatever the rows hold."""
     import pyarrow
 
-    return pyarrow.schema([(name, pyarrow.float64() if _is_number(name) else pyarrow.string()) for name in columns])
+    types = [(name, pyarrow.float64() if _is_number(name) else pyarrow.string()) for name in columns]
+    arrays = {name: [_as_parquet(row.get(name)) for row in rows] for name in columns}
+    return pyarrow.table(arrays, schema=pyarrow.schema(types))
 
 
 def _is_number(column: str) -> bool:

@@ -10,10 +10,9 @@ from pathlib import Path
 from threading import Event
 
 from ..errors import DatasetError, DeploymentError
-from ..prediction.file_predictor import FilePredictor
+from ..prediction.file_predictor import FilePredictor, predict_each
 from ..prediction.reading import Prediction
 from ..radiographs.file_search import search_radiographs
-from .predict_queue import predict_each
 from .results import FLUSH_S, Results
 
 #: Names that programs give to files that they have not finished writing.

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import BoundedSemaphore
 
-from ..prediction.file_predictor import FilePredictor
+from ..prediction.file_predictor import FilePredictor, predict_each
 from ..prediction.reading import Prediction
 
 
@@ -48,26 +48,3 @@ class PredictQueue:
     def close(self) -> None:
         """Finish the work in hand and drop the rest."""
         self._thread.shutdown(cancel_futures=True)
-
-
-def predict_each(predictor: FilePredictor, files: Sequence[Path], heatmaps_dir: Path | None = None) -> list[Prediction]:
-    """Predict files in one batch, so that no file can stop a server.
-
-    Args:
-        predictor ([`FilePredictor`]):
-            The model.
-        files (`Sequence` of `Path`), heatmaps_dir (`Path`, *optional*):
-            As for [`FilePredictor.stream`].
-
-    Returns:
-        `list` of [`Prediction`]: One for each file. After an unexpected exception, each file is tried alone, and the
-        one that caused it has an `error`.
-    """
-    try:
-        return predictor.predict(files, batch_size=max(1, len(files)), heatmaps_dir=heatmaps_dir)
-    except Exception as error:
-        if len(files) > 1:
-            return [prediction for file in files for prediction in predict_each(predictor, [file], heatmaps_dir)]
-        # The text of the exception could quote the file; its type cannot.
-        reason = f"The prediction failed ({type(error).__name__}). Please report this, if you may, with the file."
-        return [Prediction(file, error=reason) for file in files]

@@ -15,11 +15,10 @@ import pydicom
 from PIL import Image
 
 from ..errors import DeploymentError
-from ..prediction.file_predictor import FilePredictor
+from ..prediction.file_predictor import FilePredictor, predict_each
 from ..prediction.onnx_metadata import RESEARCH_NOTICE
 from ..prediction.reading import Prediction
 from .journal import unwritable
-from .predict_queue import predict_each
 
 ReportKind = Literal["sr", "sc"]
 #: Columns of the results that [`ReportWriter.columns_of`] fills in.

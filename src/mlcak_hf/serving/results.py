@@ -5,22 +5,17 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any
-
-import pyarrow
-import pyarrow.parquet
 
 from ..errors import DeploymentError
 from ..prediction.file_predictor import FilePredictor
 from ..prediction.outputs import check_outputs
 from ..prediction.reading import Prediction
-from ..prediction.row_formats import csv_cells, flat_row, json_row, parquet_schema, row_to_json
+from ..prediction.row_formats import csv_cells, flat_row, json_row, row_to_json, table_columns, write_parquet
 from .journal import Entry, Journal, unwritable
 
 _SUFFIXES = (".csv", ".jsonl", ".parquet")
-_ROWS_AT_ONCE = 10_000
 #: How often a table that cannot grow is written while files arrive, in seconds.
 FLUSH_S = 10.0
 
@@ -61,7 +56,7 @@ class Results:
                 "rows. Name another output (--output)."
             )
         self._is_behind, self._rebuilt, self._took_s = True, 0.0, 0.0
-        self._example = _example_row(predictor) | dict.fromkeys(columns)
+        self._columns = [*table_columns(predictor), *columns]
         self._journal = Journal(journal, self._provenance)
         try:
             self._rebuild()
@@ -125,11 +120,11 @@ class Results:
         partial = self.output.with_name(f".{self.output.name}.partial")
         try:
             if self._suffix == ".parquet":
-                self._write_parquet(partial)
+                write_parquet(self._journal.rows(), self._columns, partial)
             else:
                 with partial.open("w", encoding="utf-8", newline="") as stream:
                     if self._suffix == ".csv":
-                        csv.writer(stream).writerow(self._example)
+                        csv.writer(stream).writerow(self._columns)
                     self._write_text(self._journal.rows(), stream)
             partial.replace(self.output)
         except OSError as error:
@@ -142,23 +137,7 @@ class Results:
         if self._suffix == ".jsonl":
             stream.writelines(f"{row_to_json(row)}\n" for row in rows)
         else:
-            csv.DictWriter(stream, list(self._example), restval="").writerows(map(csv_cells, rows))
-
-    def _write_parquet(self, path: Path) -> None:
-        schema = parquet_schema(self._example)
-        rows = iter(self._journal.rows())
-        with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-            while batch := list(islice(rows, _ROWS_AT_ONCE)):
-                writer.write_table(pyarrow.Table.from_pylist(batch, schema))
-
-
-def _example_row(predictor: FilePredictor) -> dict[str, Any]:
-    """A row with every column that the model's predictions can have."""
-    probabilities, findings = (dict.fromkeys(names, 0.5) for names in (predictor.global_labels, predictor.local_labels))
-    prediction = Prediction(Path(), probabilities, findings)
-    prediction.findings |= dict.fromkeys(predictor.unlearned_findings & prediction.findings.keys(), float("nan"))
-    predictor.safeguards.apply(prediction, None, "warn")
-    return flat_row(prediction, predictor.provenance)
+            csv.DictWriter(stream, self._columns, restval="").writerows(map(csv_cells, rows))
 
 
 def _as_text(row: dict[str, Any]) -> dict[str, Any]:
