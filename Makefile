@@ -6,6 +6,8 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 ONNX_TESTS := tests/deployment/test_export_onnx.py tests/prediction/test_onnx_predictor.py tests/prediction/test_without_torch.py
 
+NODE_MODULES := tests/browser/node_modules/.package-lock.json
+
 .DEFAULT_GOAL := help
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -13,7 +15,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
-.PHONY: install debian demo test core test-onnx test-serving test-browser test-ray check format clean help
+.PHONY: install debian demo test core test-onnx test-serving test-browser test-ray test-space check format clean help
 
 install: $(VENV)/.installed  ## create .venv and install the package with its development tools
 
@@ -45,6 +47,11 @@ debian:
 			dcmtk dicom3tools orthanc nodejs npm chromium; } > /dev/null || \
 		echo "dcmtk, dicom3tools, orthanc, nodejs, npm and chromium cannot be installed; tests that need them are skipped or fail."
 
+# Playwright, for two stages that may run at the same time.
+$(NODE_MODULES): tests/browser/package-lock.json | debian
+	npm ci --prefix tests/browser --ignore-scripts --no-audit --no-fund --prefer-offline
+	@touch $@
+
 test-serving: export OMP_NUM_THREADS = 1
 test-serving: install debian  ## run the tests of watch, serve, DICOM reports and the endpoint, in an environment of their own, with foreign DICOM programs
 	$(BIN)/python -m venv --clear .venv-serving
@@ -55,12 +62,11 @@ test-serving: install debian  ## run the tests of watch, serve, DICOM reports an
 
 # The page in Chromium; the packages that it is built from and the radiographs go to .browser/.
 test-browser: export OMP_NUM_THREADS = 1
-test-browser: install debian  ## run the tests of the page for the browser, with Node.js and Chromium
+test-browser: install debian $(NODE_MODULES)  ## run the tests of the page for the browser, with Node.js and Chromium
 	$(BIN)/python -m venv --clear .venv-browser
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
 		"$$(.venv-browser/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
 	.venv-browser/bin/python -m pip install --quiet -c constraints.txt -e ".[onnx]"
-	npm ci --prefix tests/browser --ignore-scripts --no-audit --no-fund --prefer-offline
 	.venv-browser/bin/python tests/browser/prepare.py .browser/work
 	tests/browser/node_modules/.bin/tsc -p tests/browser/tsconfig.json
 	MLCAK_BROWSER_WORK="$(abspath .browser/work)" node --test tests/browser/units.test.js tests/browser/page.test.js
@@ -73,6 +79,21 @@ test-ray: install  ## run the test of predictions on Ray Data, with two workers,
 	.venv-ray/bin/python -m pip install --quiet -c constraints.txt -e ".[ray]"
 	.venv-ray/bin/python -m pytest tests/examples/test_predict_on_ray.py
 
+# The app runs in an environment of its own, because Gradio refuses Pillow 13; another one exports and pushes it.
+test-space: export OMP_NUM_THREADS = 1
+test-space: install debian $(NODE_MODULES)  ## run the tests of the Gradio app and of pushing a model in all its forms, with Node.js and Chromium
+	$(BIN)/python -m venv --clear .venv-space-export
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		"$$(.venv-space-export/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
+	.venv-space-export/bin/python -m pip install --quiet -c constraints.txt -e ".[onnx]"
+	$(BIN)/python -m venv --clear .venv-space
+	.venv-space/bin/python -m pip install --quiet -r hub_configs/space/requirements.txt \
+		"gradio==$$(sed -n 's/^sdk_version: //p' hub_configs/space/README.md)"
+	MLCAK_SPACE_WORK="$(abspath .space)" .venv-space-export/bin/python -m pytest tests/hub/test_push_forms.py
+	.venv-space-export/bin/python tests/browser/prepare_space.py .space
+	MLCAK_SPACE_WORK="$(abspath .space)" MLCAK_SPACE_PYTHON="$(abspath .venv-space/bin/python)" \
+		node --test tests/browser/space.test.js
+
 check: install  ## run ruff and mypy, as CI does
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -83,7 +104,7 @@ format: install  ## reformat the code with ruff
 	$(BIN)/ruff format .
 
 clean:  ## remove the output of the demo and the tools; keep the environment
-	rm -rf $(DEMO) .browser build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(DEMO) .browser .space build dist .mypy_cache .pytest_cache .ruff_cache
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16

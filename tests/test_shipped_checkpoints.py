@@ -6,7 +6,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from mlcak_hf import RadiographPredictor
-from mlcak_hf.deployment.publish import model_files, push_to_hub
+from mlcak_hf.deployment.model_files import model_files
+from mlcak_hf.deployment.repositories import write_repositories
 from mlcak_hf.evaluation.evidence.self_check import SelfCheck
 from mlcak_hf.shipped import checkpoint_names, resolve_checkpoint
 from mlcak_hf.trust.operating_points import OperatingPoints
@@ -37,21 +38,9 @@ def test_the_model_gives_the_probabilities_of_its_self_check(name):
 
 
 @checkpoint
-def test_a_push_by_name_is_complete(name, monkeypatch):
+def test_a_push_by_name_is_complete(name, tmp_path):
     """The package holds the code once; the folder that is uploaded has a copy."""
-    uploaded = {}
-
-    class Api:
-        def create_repo(self, *args, **kwargs):
-            return None
-
-    def upload(folder, repo, revision, message, allow_patterns):
-        uploaded.update({file: (folder / file).read_bytes() for file in model_files(folder)})
-        assert sorted(uploaded) == allow_patterns
-
-    monkeypatch.setattr("mlcak_hf.deployment.publish.HfApi", Api)
-    monkeypatch.setattr("mlcak_hf.deployment.publish._upload", upload)
-    push_to_hub(name, "owner/name")
-    assert {"modeling_mlcak.py", "convolutional_trunk_mlcak.py", "operating_points.json", "self_check.json"} <= set(
-        uploaded
-    )
+    (model,) = write_repositories(name, "owner/name", [], tmp_path / "pushed")
+    files = {path.name for path in model.folder.iterdir()}
+    assert files == set(model_files(model.folder))
+    assert {"modeling_mlcak.py", "convolutional_trunk_mlcak.py", "operating_points.json", "self_check.json"} <= files

@@ -245,15 +245,17 @@ def test_card_and_push_work_on_a_folder(mlcak, model_folder, tmp_path, monkeypat
 
     class Commit:
         commit_url = "https://hub.example/commit/1"
+        oid = "1a2b"
 
     monkeypatch.setattr(
         "mlcak_hf.deployment.publish.push_to_hub",
-        lambda folder, repo_id, **options: called.update(repo_id=repo_id, **options) or Commit,
+        lambda folder, repo_id, **options: called.update(repo_id=repo_id, **options) or {repo_id: Commit},
     )
     code, out, _ = mlcak("push", model_folder, "me/student")
     assert code == 0
-    assert called == {"repo_id": "me/student", "private": True, "revision": None}
+    assert called == {"repo_id": "me/student", "forms": [], "private": True, "revision": None}
     assert Commit.commit_url in out
+    assert 'from_pretrained("me/student", revision="1a2b")' in out
 
 
 def test_damaged_models_and_missing_cards_are_one_line(mlcak, phantoms, model_folder, tmp_path):

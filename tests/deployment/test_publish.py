@@ -9,7 +9,8 @@ import pytest
 from saved_models import save_with_card
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor
-from mlcak_hf.deployment.publish import model_files, push_to_hub
+from mlcak_hf.deployment.model_files import model_files
+from mlcak_hf.deployment.publish import push_to_hub
 from mlcak_hf.errors import DeploymentError, MLCAKError
 from mlcak_hf.trust.operating_points import OperatingPoints, PointTargets
 

@@ -16,7 +16,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-REPO = r"/api/(?:models|datasets)/(?P<repo>[^/]+/[^/]+)"
+import yaml
+
+REPO = r"/api/(?P<kind>model|dataset|space)s/(?P<repo>[^/]+/[^/]+)"
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Repository:
 
     visibility: str | None
     kind: str = "model"
+    sdk: str | None = None
     commits: dict[str, dict[str, bytes]] = field(default_factory=lambda: {"0" * 40: {}})
     refs: dict[str, str] = field(default_factory=lambda: {"main": "0" * 40})
 
@@ -41,11 +44,18 @@ class Repository:
 
 @dataclass
 class LoopbackHub:
-    """A running Hub: `url` for `HF_ENDPOINT`, its repositories, and the requests it has answered."""
+    """A running Hub: `url` for `HF_ENDPOINT`, its repositories, and the requests it has answered.
+
+    With a `token`, only requests with it may write. The first `breaks` requests to a path that ends in
+    `breaks_at` get no answer.
+    """
 
     url: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
+    token: str | None = None
+    breaks_at: str = ""
+    breaks: int = 0
     offered: set[str] = field(default_factory=set)  # every file name that a client announced, sent or not
 
 
@@ -75,6 +85,11 @@ def make_handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             path = unquote(urlsplit(self.path).path)
             hub.requests.append((self.command, path))
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if hub.breaks and path.endswith(hub.breaks_at):
+                hub.breaks, self.close_connection = hub.breaks - 1, True
+                return None
+            if hub.token and self.command == "POST" and self.headers.get("Authorization") != f"Bearer {hub.token}":
+                return self.answer(401, {"error": "Invalid username or password."})
             if path == "/api/validate-yaml":
                 return self.answer(200, {"errors": [], "warnings": []})
             if path == "/api/repos/create":
@@ -83,8 +98,8 @@ def make_handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
                 found = re.fullmatch(pattern, path)
                 if found is None:
                     continue
-                repository = hub.repositories.get(found["repo"])
-                if repository is None:
+                repository, kind = hub.repositories.get(found["repo"]), found.groupdict().get("kind") or "model"
+                if repository is None or repository.kind != kind:
                     return self.answer(404, X_Error_Code="RepoNotFound")
                 return action(self, repository, body, found.groupdict())
             return self.answer(501, {"error": f"the loopback Hub has no {self.command} {path}"})
@@ -94,8 +109,9 @@ def make_handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
         def create(self, wanted: dict[str, str]) -> None:
             repo_id = f"{wanted['organization']}/{wanted['name']}"
             status = 409 if repo_id in hub.repositories else 200
-            hub.repositories.setdefault(repo_id, Repository(wanted.get("visibility"), wanted.get("type", "model")))
-            self.answer(status, {"url": f"{hub.url}/{repo_id}"})
+            made = Repository(wanted.get("visibility"), wanted.get("type", "model"), wanted.get("sdk"))
+            kind = hub.repositories.setdefault(repo_id, made).kind
+            self.answer(status, {"url": f"{hub.url}/{'' if kind == 'model' else f'{kind}s/'}{repo_id}"})
 
         def preupload(self, repository: Repository, body: bytes, part: dict[str, str]) -> None:
             files = json.loads(body)["files"]
@@ -133,10 +149,10 @@ def make_handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             if sha is None:
                 return self.answer(404, X_Error_Code="RevisionNotFound")
             siblings = [{"rfilename": name} for name in repository.commits[sha]]
-            return self.answer(
-                200,
-                {"id": part["repo"], "sha": sha, "siblings": siblings, "private": repository.visibility != "public"},
-            )
+            header = repository.commits[sha].get("README.md", b"").decode().split("---\n")
+            tags = (yaml.safe_load(header[1]) or {}).get("tags", []) if len(header) > 2 else []
+            found = {"id": part["repo"], "sha": sha, "siblings": siblings, "tags": tags}
+            return self.answer(200, found | {"private": repository.visibility != "public"})
 
         def tree(self, repository: Repository, body: bytes, part: dict[str, str]) -> None:
             sha = repository.resolve(part["revision"])
@@ -162,7 +178,10 @@ def make_handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
         (REPO + r"/branch/(?P<revision>.+)", Handler.branch),
         (REPO + r"/tree/(?P<revision>[^/]+)(/.*)?", Handler.tree),
         (REPO + r"(/revision/(?P<revision>.+))?", Handler.describe),
-        (r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)", Handler.file),
+        (
+            r"/(?:(?P<kind>dataset|space)s/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)",
+            Handler.file,
+        ),
     )
     return Handler
 

@@ -41,7 +41,7 @@ for name, embedding in {"first": "linear", "second": "conv"}.items():
     (folder / "model" / "training_images.json").write_text("{}")
     (folder / "model" / "checkpoint-5").mkdir(exist_ok=True)
     (folder / "model" / "checkpoint-5" / "model.safetensors").write_bytes(b"an older state")
-    versions[name] = push_to_hub(folder / "model", repo_id).oid
+    versions[name] = push_to_hub(folder / "model", repo_id)[repo_id].oid
     with torch.no_grad():
         pixel_values = processor(radiograph, return_tensors="pt")["pixel_values"]
         output = model(pixel_values, output_attentions=True)

@@ -23,6 +23,7 @@ class Format(str, Enum):
 
     VIT = "vit"
     ONNX = "onnx"
+    SPACE = "space"
     PAGE = "page"
 
 
@@ -48,7 +49,8 @@ def export(
         Format,
         Option(
             help="`vit`: a stock ViT that plain transformers loads without remote code, for 8-bit images. `onnx`: "
-            "files for onnxruntime, with their preprocessing. `page`: a page that predicts in the browser, offline."
+            "files for onnxruntime, with their preprocessing. `space`: a Gradio app for a Hugging Face Space, without "
+            "torch. `page`: a page that predicts in the browser, offline."
         ),
     ],
     head: Annotated[
@@ -74,6 +76,8 @@ def export(
         raise DeploymentError("--single-file belongs to `--to page`. Leave it out.")
     if to is Format.ONNX:
         _export_onnx(model, output, dtype or [WeightType.FLOAT32], console)
+    elif to is Format.SPACE:
+        _export_app(model, output)
     elif to is Format.PAGE:
         _export_page(model, output, single_file, console)
     else:
@@ -96,6 +100,12 @@ def _export_onnx(model: str, output: Path, dtypes: list[WeightType], console: Co
     made = export_onnx(model, output, [dtype.value for dtype in dtypes])
     console.print(_difference_table(made.differences))
     console.print(f"{PREPROCESS_FILE}: pixel values to {made.pixel_difference:.1e}.", highlight=False)
+
+
+def _export_app(model: str, output: Path) -> None:
+    from ..deployment.gradio_app import export_space
+
+    export_space(model, output)
 
 
 def _export_page(model: str, output: Path, single_file: bool, console: Console) -> None:

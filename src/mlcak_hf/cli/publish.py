@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
 from ..errors import DeploymentError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class AlsoAs(str, Enum):
+    """What else is made from a model and pushed."""
+
+    VIT = "vit"
+    ONNX = "onnx"
+    SPACE = "space"
+    PAGE = "page"
 
 
 def card(
@@ -58,9 +71,25 @@ def card(
 
 
 def push(
-    folder: Annotated[Path, Argument(help="Folder of a trained model with its card, or a prepared dataset.")],
+    folder: Annotated[
+        Path,
+        Argument(help="Folder of a trained model with its card, name of a shipped checkpoint, or a prepared dataset."),
+    ],
     repo_id: Annotated[str, Argument(help="owner/name on the Hub.")],
-    public: Annotated[bool, Option(help="Make the repository public; private otherwise.")] = False,
+    also: Annotated[
+        list[AlsoAs] | None,
+        Option(
+            "--with",
+            help="Export the model too, as `mlcak export --to` does, and push that to a repository of its own: "
+            "REPO_ID-vit, REPO_ID-onnx, REPO_ID-space (Gradio), or REPO_ID-browser for `page` (a static Space). Repeat "
+            "it for several.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        Path | None,
+        Option(help="Write what would be pushed into this new or empty folder and print it. Nothing is uploaded."),
+    ] = None,
+    public: Annotated[bool, Option(help="Make new repositories public; private otherwise.")] = False,
     revision: Annotated[str | None, Option(help="Branch to push to.")] = None,
     i_may_share_this_data: Annotated[
         bool,
@@ -73,16 +102,44 @@ def push(
 ) -> None:
     """Upload a trained model to the Hugging Face Hub: weights, configuration, code and card, but no data.
 
-    A prepared dataset is refused without --i-may-share-this-data, and always becomes a private repository.
+    With --with, also what is exported from it; the cards of all repositories link each other. Run the command again
+    after a broken connection: what has not changed is not sent twice. A prepared dataset is refused without
+    --i-may-share-this-data, and always becomes a private repository.
     """
     from rich.console import Console
 
     from ..deployment.publish import is_prepared_dataset, push_dataset_to_hub, push_to_hub
 
+    console = Console()
+    forms: list[Any] = [form.value for form in also or ()]
     if is_prepared_dataset(folder):
-        if public:
-            raise DeploymentError(f"{folder} is a dataset of radiographs. Push it to a private repository only.")
+        if public or forms or dry_run:
+            raise DeploymentError(
+                f"{folder} is a dataset of radiographs. Push it to a private repository only, without --with and "
+                "--dry-run."
+            )
         commit = push_dataset_to_hub(folder, repo_id, i_may_share_this_data=i_may_share_this_data, revision=revision)
+        console.print(f"Pushed: {commit.commit_url}", highlight=False, soft_wrap=True)
+    elif dry_run is not None:
+        _print_what_would_be_pushed(folder, repo_id, forms, dry_run, console)
     else:
-        commit = push_to_hub(folder, repo_id, private=not public, revision=revision)
-    Console().print(f"Pushed: {commit.commit_url}")
+        pushed = push_to_hub(folder, repo_id, forms=forms, private=not public, revision=revision)
+        for commit in pushed.values():
+            console.print(f"Pushed: {commit.commit_url}", highlight=False, soft_wrap=True)
+        pin = f'from_pretrained("{repo_id}", revision="{pushed[repo_id].oid}")'
+        console.print(f"To load exactly this model: {pin}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_what_would_be_pushed(folder: Path, repo_id: str, forms: list[Any], output: Path, console: Console) -> None:
+    from rich.tree import Tree
+
+    from ..deployment.repositories import write_repositories
+
+    for repository in write_repositories(folder, repo_id, forms, output):
+        tree = Tree(f"{repository.repo_id} ({repository.repo_type}), in {repository.folder}", highlight=False)
+        for path in sorted(repository.folder.iterdir()):
+            inside = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+            name = path.name if path.is_file() else f"{path.name}/ ({len(inside)} files)"
+            tree.add(f"{name}  {sum(file.stat().st_size for file in inside) / 1e3:,.1f} kB")
+        console.print(tree, soft_wrap=True)
+    console.print("Nothing was uploaded.")

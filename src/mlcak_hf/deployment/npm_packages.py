@@ -34,11 +34,7 @@ def npm_packages(pins: Path, folder: Path | None = None) -> Iterator[NpmPackages
     Raises:
         [`DeploymentError`]: When Node.js is missing or a package cannot be installed.
     """
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            raise DeploymentError(
-                f"A page is built with Node.js 20 or later; `{program}` was not found. Install Node.js."
-            )
+    check_node()
     with TemporaryDirectory() as place:
         target = (folder or Path(place)).resolve()
         target.mkdir(parents=True, exist_ok=True)
@@ -49,6 +45,19 @@ def npm_packages(pins: Path, folder: Path | None = None) -> Iterator[NpmPackages
                 shutil.copy(pins / name, target / name)
             _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"], target, _REGISTRY)
         yield NpmPackages(target / "node_modules")
+
+
+def check_node() -> None:
+    """Check that a page can be built.
+
+    Raises:
+        [`DeploymentError`]: When Node.js is missing.
+    """
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            raise DeploymentError(
+                f"A page is built with Node.js 20 or later; `{program}` was not found. Install Node.js."
+            )
 
 
 @dataclass(frozen=True)

@@ -1,75 +1,141 @@
-"""Uploads to the Hub: a model with nothing but its own files, or a prepared dataset for those who may share it."""
+"""Uploads to the Hub: a model in one or more forms, or a prepared dataset for those who may share it."""
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import CommitInfo, HfApi, RepoUrl
-from transformers.dynamic_module_utils import get_relative_imports
-from transformers.utils import logging
+from huggingface_hub import CommitInfo, HfApi, get_token
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError  # type: ignore[attr-defined]
 
-from ..errors import DeploymentError
-from ..evaluation.evidence.self_check import SELF_CHECK_FILE
+from ..errors import DeploymentError, MLCAKError
 from ..preparation.report import PreparationReport
-from ..shipped import resolve_checkpoint
-from ..trust.operating_points import OPERATING_POINTS_FILE, OperatingPoints
-from ..trust.reference import REFERENCE_FILE, Reference
-
-logger = logging.get_logger(__name__)
+from .repositories import Form, HubRepository, link_cards, write_repositories
 
 AGREEMENT = (
     "If its source is VinDr-CXR, its user has agreed with PhysioNet: 'I will not share access to PhysioNet restricted "
     "data with anyone else.' That includes reduced images and a private repository that others can see."
 )
-_REQUIRED_FILES = ("README.md", "config.json", "preprocessor_config.json")
-_CODE = re.compile(r"[a-z_]+_mlcak\.py")
-_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-_OPTIONAL_FILES = ("LICENSE", "model.safetensors.index.json", OPERATING_POINTS_FILE, REFERENCE_FILE, SELF_CHECK_FILE)
-_MODEL_FILES = (*_REQUIRED_FILES, *_OPTIONAL_FILES)
+# An existing repository with nothing else is taken for new.
+_PLACEHOLDERS = {".gitattributes", ".gitignore", "README.md", "LICENSE"}
+_LOG_IN = "Run `hf auth login` with a token that may write."
+_REMEDIES = {400: "Correct this first.", 401: _LOG_IN, 403: f"Name a repository of your own, or: {_LOG_IN}"}
+_AGAIN = "Run the same command again; what has not changed is not sent twice."
+# In the repository of a model, files of an earlier version that must not stay beside the new ones.
+_REPLACED = ["*_mlcak.py", "model*.safetensors*", "operating_points.json", "reference.npz", "self_check.json"]
 
 
-def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = True, revision: str | None = None) -> CommitInfo:
-    """Upload the model in a folder to a model repository on the Hub, in one commit.
+def push_to_hub(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    forms: Sequence[Form] = (),
+    private: bool = True,
+    revision: str | None = None,
+) -> dict[str, CommitInfo]:
+    """Upload a model to the Hub, and on request what is exported from it, each to a repository of its own.
 
-    Only the files of the model are uploaded ([`model_files`]). Everything else in the folder (checkpoints, predictions,
-    radiographs) stays where it is and is named in a warning, because data use agreements often forbid sharing
-    radiographs and what is derived from them.
+    Everything is exported and checked before the first upload. Each repository gets one commit, the model first, so
+    that the cards of the others name the model's commit. What has not changed is not sent again: after a broken
+    connection, the same call goes on with what is missing.
+
+    Only the files of the model are uploaded ([`copy_model`]), and what is exported from it.
 
     Args:
         folder (`str` or `Path`):
             Folder that a training script wrote, with the card of `mlcak card`, or the name of a shipped checkpoint.
         repo_id (`str`):
-            Name on the Hub, such as `"your-name/mlcak-student-28"`. The repository is created if missing.
+            Name of the model on the Hub, such as `"your-name/mlcak-student-28"`. Repositories are created if missing.
+        forms (`Sequence[str]`, *optional*):
+            `"vit"`, `"onnx"`, `"space"` and `"page"`, as in [`write_repositories`].
         private (`bool`, *optional*, defaults to `True`):
-            Whether a new repository is private. An existing one keeps its visibility.
+            Whether new repositories are private. Existing ones keep their visibility.
         revision (`str`, *optional*):
             Branch to upload to, created if missing; `main` by default.
 
     Returns:
-        `CommitInfo`: Its `oid` pins this state of the model in `from_pretrained(..., revision=oid)`.
+        `dict[str, CommitInfo]`: By repository, the model first. The `oid` pins a state of the model in
+        `from_pretrained(..., revision=oid)`.
 
     Raises:
-        [`MLCAKError`]: When the folder is missing, lacks a part of the model, or holds operating points of others.
+        [`MLCAKError`]: When the model is incomplete, an export fails, a repository holds something else, or the Hub
+            refuses the upload or cannot be reached.
     """
-    shipped = resolve_checkpoint(str(folder))
-    if shipped != str(folder):
-        with TemporaryDirectory() as place:
-            complete = _with_code(Path(shipped), Path(place))
-            return push_to_hub(complete, repo_id, private=private, revision=revision)
-    folder = Path(folder)
-    files = model_files(folder)
-    for beside in (OperatingPoints, Reference):
-        beside.load(folder)
-    left_out = sorted(path.name for path in folder.iterdir() if path.name not in files)
-    if left_out:
-        logger.warning(f"Not uploaded, because they are not model files: {', '.join(left_out)} (in {folder}).")
-    repo = HfApi().create_repo(repo_id, private=private, exist_ok=True)
-    return _upload(folder, repo, revision, "Upload MLCAK model", allow_patterns=files)
+    if revision is not None and (spaces := {"space", "page"} & set(forms)):
+        raise DeploymentError(
+            f"A Space runs its main branch only; got --revision {revision} with {', '.join(sorted(spaces))}. Push it "
+            "without --revision, or without the Space."
+        )
+    pushed: dict[str, CommitInfo] = {}
+    with TemporaryDirectory() as place:
+        repositories = write_repositories(folder, repo_id, forms, Path(place, "repositories"))
+        for repository in repositories:
+            with _hub_errors(repository.repo_id, pushed):
+                _check_existing(repository)
+        for repository in repositories:
+            with _hub_errors(repository.repo_id, pushed):
+                pushed[repository.repo_id] = _push(repository, private, revision)
+            if repository.form == "model":
+                link_cards(repositories, pushed[repo_id].oid)
+    return pushed
+
+
+def _push(repository: HubRepository, private: bool, revision: str | None) -> CommitInfo:
+    HfApi().create_repo(
+        repository.repo_id, repo_type=repository.repo_type, space_sdk=repository.sdk, private=private, exist_ok=True
+    )
+    return _upload(
+        repository.folder,
+        {"repo_id": repository.repo_id, "repo_type": repository.repo_type},
+        revision,
+        "Upload MLCAK model",
+        delete_patterns=_REPLACED if repository.form == "model" else "*",
+    )
+
+
+def _check_existing(repository: HubRepository) -> None:
+    """Refuse a repository that holds something else than a model of this package."""
+    try:
+        found: Any = HfApi().repo_info(repository.repo_id, repo_type=repository.repo_type)
+    except RepositoryNotFoundError:
+        return
+    files = {entry.rfilename for entry in found.siblings or ()}
+    if files <= _PLACEHOLDERS or "mlcak" in (found.tags or ()) or "modeling_mlcak.py" in files:
+        return
+    raise DeploymentError(
+        f"{repository.repo_id} exists and holds something else than a model of mlcak-hf; nothing was uploaded. Choose "
+        "another name."
+    )
+
+
+@contextmanager
+def _hub_errors(repo_id: str, pushed: dict[str, CommitInfo]) -> Iterator[None]:
+    """Say in one sentence what the Hub, or the way to it, did not do."""
+    done = f"Uploaded so far: {', '.join(pushed)}." if pushed else "Nothing was uploaded."
+    try:
+        yield
+    except MLCAKError:
+        raise
+    except (HTTPError, OSError, ValueError) as error:
+        reason, status = _reason(error)
+        raise DeploymentError(
+            f"{repo_id} was not uploaded: {reason}. {done} {_REMEDIES.get(status, _AGAIN)}"
+        ) from error
+
+
+def _reason(error: Exception) -> tuple[str, int]:
+    """What went wrong, and the status that the Hub answered; 0 for a broken connection, 400 for what it never gets."""
+    response = getattr(error, "response", None)
+    status = int(getattr(response, "status_code", 400 if isinstance(error, ValueError) else 0))
+    if status == 401:
+        return "the Hub does not accept the token" if get_token() else "this machine has no token for the Hub", status
+    if status == 403:
+        return "the token may not write there", status
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".:"), status
 
 
 def push_dataset_to_hub(
@@ -107,14 +173,19 @@ def push_dataset_to_hub(
             f"{folder} is a dataset of radiographs, and nothing was uploaded. {AGREEMENT} If you may upload it, "
             "confirm with --i-may-share-this-data."
         )
-    api = HfApi()
-    repo = api.create_repo(repo_id, repo_type="dataset", private=True, exist_ok=True)
-    if not api.repo_info(repo.repo_id, repo_type="dataset").private:
-        raise DeploymentError(f"{repo_id} is public, and nothing was uploaded. Make it private, or name another one.")
-    shards = "data/*.parquet"
-    files = ["README.md", "preparation.json", shards]
-    # Old shards are deleted: an earlier version may have had more of them.
-    return _upload(folder, repo, revision, "Upload prepared radiographs", allow_patterns=files, delete_patterns=shards)
+    api, shards = HfApi(), "data/*.parquet"
+    with _hub_errors(repo_id, {}):
+        repo = api.create_repo(repo_id, repo_type="dataset", private=True, exist_ok=True)
+        where: dict[str, Any] = {"repo_id": repo.repo_id, "repo_type": "dataset"}
+        if not api.repo_info(**where).private:
+            raise DeploymentError(
+                f"{repo_id} is public, and nothing was uploaded. Make it private, or name another one."
+            )
+        files = ["README.md", "preparation.json", shards]
+        # Old shards are deleted: an earlier version may have had more of them.
+        return _upload(
+            folder, where, revision, "Upload prepared radiographs", allow_patterns=files, delete_patterns=shards
+        )
 
 
 def is_prepared_dataset(folder: str | Path) -> bool:
@@ -122,57 +193,12 @@ def is_prepared_dataset(folder: str | Path) -> bool:
     return (Path(folder) / "preparation.json").is_file()
 
 
-def model_files(folder: str | Path) -> list[str]:
-    """List the files of the model in a folder: weights, configuration, processor, code, card, operating points.
-
-    Args:
-        folder (`str` or `Path`):
-            Folder that a training script wrote, with the card of `mlcak card`.
-
-    Returns:
-        `list[str]`: Sorted file names; nothing from subfolders.
-
-    Raises:
-        [`DeploymentError`]: When the folder is missing or lacks a part of the model.
-    """
-    folder = Path(folder)
-    names = {path.name for path in folder.glob("*") if path.is_file()}
-    weights = {name for name in names if _WEIGHTS.fullmatch(name)}
-    missing = {*_REQUIRED_FILES, *_needed_code(folder), *([] if weights else ["model.safetensors"])} - names
-    if missing:
-        raise DeploymentError(
-            f"{folder} lacks {', '.join(sorted(missing))}. A model on the Hub needs its weights, configuration, "
-            "processor, code and card: `mlcak card FOLDER` writes the card, the training scripts write the rest."
-        )
-    return sorted(weights | {name for name in names if name in _MODEL_FILES or _CODE.fullmatch(name)})
-
-
-def _with_code(checkpoint: Path, place: Path) -> Path:
-    """Copy a shipped checkpoint and the code that the Hub needs; the package holds the code only once."""
-    complete = Path(shutil.copytree(checkpoint, place / checkpoint.name))
-    for code in Path(__file__).parents[1].glob("*_mlcak.py"):
-        shutil.copy(code, complete)
-    return complete
-
-
-def _upload(folder: str | Path, repo: RepoUrl, revision: str | None, message: str, **patterns: Any) -> CommitInfo:
-    where: dict[str, Any] = {"repo_id": repo.repo_id, "repo_type": repo.repo_type}
+def _upload(
+    folder: str | Path, where: dict[str, Any], revision: str | None, message: str, **patterns: Any
+) -> CommitInfo:
     if revision is not None:
         HfApi().create_branch(**where, branch=revision, exist_ok=True)
     commit: CommitInfo = HfApi().upload_folder(
         **where, folder_path=folder, revision=revision, commit_message=message, **patterns
     )
     return commit
-
-
-def _needed_code(folder: Path) -> set[str]:
-    """Files that the Auto classes ask for, and files that the code in the folder imports."""
-    needed = {"modeling_mlcak"}
-    for settings in ("config.json", "preprocessor_config.json"):
-        if (folder / settings).is_file():
-            auto_map = json.loads((folder / settings).read_text(encoding="utf-8")).get("auto_map", {})
-            # "repository--module.Class" would fetch code from elsewhere; a folder must carry its own.
-            needed |= {target.split("--")[-1].split(".")[0] for target in auto_map.values()}
-    for code in folder.glob("*_mlcak.py"):
-        needed |= set(get_relative_imports(code))
-    return {f"{module}.py" for module in needed}

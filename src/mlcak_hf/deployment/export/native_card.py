@@ -27,7 +27,7 @@ def native_card(
         source (`str` or `Path`):
             The original model.
         name (`str`):
-            Name of the exported folder.
+            Name of the exported folder, or its Hub id.
         labels (`Sequence[str]`):
             Labels, in the order of the logits.
         problem_type (`str`):

@@ -57,7 +57,7 @@ class NativeViT:
     deviations: tuple[Deviation, ...]
 
 
-def export_vit(source: Source, output: str | Path, head: str = "both") -> NativeViT:
+def export_vit(source: Source, output: str | Path, head: str = "both", name: str | None = None) -> NativeViT:
     """Write a repository with a stock ViT that gives the same probabilities as an MLCAK model.
 
     Args:
@@ -67,6 +67,8 @@ def export_vit(source: Source, output: str | Path, head: str = "both") -> Native
             New or empty folder.
         head (`str`, *optional*, defaults to `"both"`):
             `"both"` for global labels and findings in one multi-label head, or `"global"`.
+        name (`str`, *optional*):
+            Name in the card, such as its Hub id. By default that of the folder.
 
     Returns:
         [`NativeViT`]
@@ -94,7 +96,8 @@ def export_vit(source: Source, output: str | Path, head: str = "both") -> Native
         labels = [native.config.id2label[index] for index in range(native.config.num_labels)]
         problem_type = str(native.config.problem_type)
         grey_image(draw_phantoms(1)[0], side, side).save(folder / EXAMPLE_IMAGE)
-        card = native_card(source, Path(output).resolve().name, labels, problem_type, deviations, stock.backend)
+        called = name or Path(output).resolve().name
+        card = native_card(source, called, labels, problem_type, deviations, stock.backend)
         card.save(folder / "README.md")
     return NativeViT(labels, deviations)
 
