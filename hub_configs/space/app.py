@@ -167,7 +167,9 @@ def build() -> gr.Blocks:
 if __name__ == "__main__":
     fonts = ["system-ui", "Segoe UI", "Roboto", "sans-serif"]
     build().launch(
-        theme=gr.themes.Base(primary_hue="cyan", font=fonts, font_mono=["ui-monospace", "monospace"]),
+        theme=gr.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]).set(
+            button_primary_background_fill="#0e7490", button_primary_background_fill_hover="#155e75"
+        ),
         css=(HERE / "style.css").read_text(encoding="utf-8"),
         max_file_size=MAX_BYTES,
         footer_links=[],
