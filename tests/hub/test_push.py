@@ -66,7 +66,7 @@ def commits_of(hub: LoopbackHub, repo_id: str) -> int:
     return len(hub.repositories[repo_id].commits) - 1  # without the empty first one
 
 
-def test_a_model_and_its_twin_are_private_and_link_each_other_and_no_data_goes_with_them(hub: LoopbackHub, folder: Path) -> None:
+def test_a_model_and_its_twin_link_each_other_and_no_data_goes_with_them(hub: LoopbackHub, folder: Path) -> None:
     pushed = push_to_hub(folder, "lab/student-28", forms=["vit"])
     assert {name: (found.visibility, found.kind) for name, found in hub.repositories.items()} == dict.fromkeys(
         ["lab/student-28", "lab/student-28-vit"], ("private", "model")
