@@ -18,6 +18,8 @@ from mlcak_hf.cli.main import main
 from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.decoded_images import image_digest
 from mlcak_hf.data.shifts import REPORTED_SHIFTS
+from mlcak_hf.evaluation.arguments import EvaluatedModel, EvaluationArguments
+from mlcak_hf.evaluation.evidence.data_choice import open_for_model
 from mlcak_hf.evaluation.evidence.record import Evidence
 from mlcak_hf.pretrained import load_model, load_processor
 from mlcak_hf.probabilities import probabilities
@@ -191,6 +193,20 @@ def test_of_a_file_that_was_trained_on_only_the_validation_rows_count(mlcak, fol
     assert code == 1
     assert "The model was trained on" in out
     assert "because the model was trained on" in err
+
+
+@pytest.mark.parametrize(("train_rows", "split"), [(COUNT - 12, "validation"), (COUNT, "train")])
+def test_without_records_of_its_images_the_name_and_length_tell_what_a_model_was_trained_on(
+    folder, tmp_path, train_rows, split
+):
+    path = write(tmp_path / "clinic.parquet", names=("Normal", "Abnormal"))
+    model = trained_on(folder, tmp_path / "model", [], label_column="diagnosis", validation_fraction=0.2)
+    (model / "training_images.json").unlink()
+    record = json.loads((model / "training.json").read_text())
+    record |= {"train": {"rows": train_rows}, "validation": {"rows": 12}}
+    (model / "training.json").write_text(json.dumps(record))
+    arguments = EvaluationArguments(dataset=str(path), models=[], output="", split="")
+    assert open_for_model(arguments, EvaluatedModel("model", str(model))).args.split == split
 
 
 def test_folds_of_the_training_do_not_cut_another_file(mlcak, folder, tmp_path):

@@ -111,6 +111,8 @@ def evaluate(
     written = write_evidence(evidence, output, pictures)
     verdict = judge(evidence)
     lines = [verdict.sentence, *(f"- {reason}" for reason in verdict.reasons)]
+    if evidence.row.trained_on[0] is None:
+        lines.append("It is not known on which images this model was trained. If on these, all numbers are too good.")
     if verdict.open_questions:
         lines += ["These images cannot answer:", *(f"- {question}" for question in verdict.open_questions)]
     lines += [f"Written: {', '.join(map(str, written))}", "Research use only: not a medical device, not for diagnosis."]

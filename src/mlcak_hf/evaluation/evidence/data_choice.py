@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ...data.columns import column_values, global_labels
 from ...data.decoded_images import image_digest
 from ...data.sources import open_dataset
 from ...errors import DatasetError, RecipeError
+from ...training.record import TrainingRecord
 from ...training.training_images import TrainingImages
 from ..arguments import NO_SPLIT, EvaluatedModel, EvaluationArguments
 from ..run import EvaluationData
@@ -78,10 +80,17 @@ def choose_split(data: EvaluationData, model: EvaluatedModel) -> str:
 
 
 def _is_trained_on(model: EvaluatedModel, data: EvaluationData) -> bool:
-    """Whether the model was trained on most of the training rows."""
+    """Whether the model was trained on most of the training rows.
+
+    Without hashes of its training images, as for a model from the Hub: on a dataset with this name and number of rows.
+    """
     known, rows, image_column = TrainingImages.load(model.folder), data.splits.get("train"), data.args.image_column
-    if known is None or rows is None:
+    if rows is None:
         return False
+    if known is None:
+        same_name = model.training_options.get("dataset") == Path(data.args.dataset).name
+        content = TrainingRecord.load(model.folder).content if same_name else {}
+        return same_name and sum(content[part].get("rows", 0) for part in ("train", "validation")) == len(rows)
     places = np.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).astype(int)
     images = [image for place in places if (image := rows[int(place)][image_column]) is not None]
     return known.count(map(image_digest, images)) > len(images) / 2
