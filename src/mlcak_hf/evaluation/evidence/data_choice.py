@@ -88,9 +88,10 @@ def _is_trained_on(model: EvaluatedModel, data: EvaluationData) -> bool:
     if rows is None:
         return False
     if known is None:
-        same_name = model.training_options.get("dataset") == Path(data.args.dataset).name
-        content = TrainingRecord.load(model.folder).content if same_name else {}
-        return same_name and sum(content[part].get("rows", 0) for part in ("train", "validation")) == len(rows)
+        if model.training_options.get("dataset") != Path(data.args.dataset).name:
+            return False
+        content = TrainingRecord.load(model.folder).content
+        return bool(sum(content[part].get("rows", 0) for part in ("train", "validation")) == len(rows))
     places = np.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).astype(int)
     images = [image for place in places if (image := rows[int(place)][image_column]) is not None]
     return known.count(map(image_digest, images)) > len(images) / 2
