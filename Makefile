@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
-.PHONY: install debian demo test core test-onnx test-serving test-browser test-ray test-space check format clean help
+.PHONY: install debian demo test core test-onnx test-serving test-browser test-ray test-space test-javascript check format clean help
 
 install: $(VENV)/.installed  ## create .venv and install the package with its development tools
 
@@ -93,6 +93,15 @@ test-space: install debian $(NODE_MODULES)  ## run the tests of the Gradio app a
 	.venv-space-export/bin/python tests/browser/prepare_space.py .space
 	MLCAK_SPACE_WORK="$(abspath .space)" MLCAK_SPACE_PYTHON="$(abspath .venv-space/bin/python)" \
 		node --test tests/browser/space.test.js
+
+test-javascript: export OMP_NUM_THREADS = 1
+test-javascript: install debian  ## run the test of a stock ViT in Node.js by transformers.js, in an environment of its own
+	$(BIN)/python -m venv --clear .venv-javascript
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		"$$(.venv-javascript/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
+	.venv-javascript/bin/python -m pip install --quiet -c constraints.txt -e ".[onnx]"
+	npm ci --prefix tests/javascript --ignore-scripts --no-audit --no-fund --prefer-offline
+	.venv-javascript/bin/python -m pytest -s tests/deployment/test_transformers_js.py
 
 check: install  ## run ruff and mypy, as CI does
 	$(BIN)/ruff check .

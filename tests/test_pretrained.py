@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
-from transformers import ViTConfig
+from transformers import ViTConfig, ViTForImageClassification
 
 from mlcak_hf import MLCAKImageProcessor, RadiographPredictor
 from mlcak_hf.distillation.teacher_files import load_teacher, teacher_config
@@ -14,6 +14,9 @@ from mlcak_hf.pretrained import load_model, load_processor
 from mlcak_hf.shipped import resolve_model
 from mlcak_hf.training.models import ModelArguments, build_model
 from mlcak_hf.weights import weights_digest
+
+TINY = {"image_size": 16, "patch_size": 4, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3}
+TINY |= {"intermediate_size": 48}
 
 
 def test_errors_of_other_libraries_become_one_sentence(tmp_path):
@@ -35,6 +38,48 @@ def test_errors_of_other_libraries_become_one_sentence(tmp_path):
     (tmp_path / "vit" / "config.json").write_text('{"model_type": "mlcak", "local_loss_weight": -1}')
     with pytest.raises(RecipeError, match="local_loss_weight"):
         load_model(tmp_path / "vit")
+
+
+def test_a_pickle_is_refused_wherever_weights_are_loaded(tmp_path):
+    folder = tmp_path / "pickled"
+    model = tiny_model()
+    model.save_pretrained(folder)
+    MLCAKImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    native = ViTForImageClassification(ViTConfig(**TINY))
+    native.config.save_pretrained(tmp_path / "vit")
+    torch.save(native.state_dict(), tmp_path / "vit" / "pytorch_model.bin")
+    labels = {"id2label": {0: "Normal", 1: "Abnormal"}, "local_labels": ["Edema"]}
+    backbone = ModelArguments(model="student-tiny-28", backbone=str(tmp_path / "vit"))
+    for load in (
+        lambda: load_model(folder),
+        lambda: RadiographPredictor.from_pretrained(folder),
+        lambda: load_teacher(folder),
+        lambda: load_teacher(tmp_path / "vit"),
+        lambda: build_model(backbone, labels | {"problem_type": "single_label_classification"}),
+    ):
+        with pytest.raises(MLCAKError, match=r"pytorch_model\.bin is a pickle.*save_pretrained"):
+            load()
+
+
+def test_weights_that_do_not_fit_the_config_are_refused(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "m")
+    weights = load_file(tmp_path / "m" / "model.safetensors")
+    save_file({name: value for name, value in weights.items() if name != "classifier.bias"},
+              tmp_path / "m" / "model.safetensors", {"format": "pt"})  # fmt: skip
+    with pytest.raises(MLCAKError, match=r"weights do not fit its config and lack classifier\.bias"):
+        load_model(tmp_path / "m")
+    weights["classifier.bias"] = torch.zeros(7)
+    save_file(weights, tmp_path / "m" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(MLCAKError, match=r"m' cannot be loaded: .*mismatch"):
+        load_model(tmp_path / "m")
+
+
+def test_a_predictor_needs_the_processor_of_its_model(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "m")
+    with pytest.raises(MLCAKError, match=r"has no preprocessor_config\.json\. Copy preprocessor_config\.json from"):
+        RadiographPredictor.from_pretrained(tmp_path / "m")
 
 
 @pytest.fixture

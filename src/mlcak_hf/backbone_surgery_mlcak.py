@@ -107,7 +107,9 @@ def adapt_backbone(
         raise ValueError(
             f"The checkpoint must be of type {sorted(BACKBONE_PREFIX_TOKENS)}; got {model_type!r} in {path_or_id}."
         )
-    source, report = AutoModel.from_pretrained(path_or_id, dtype=torch.float32, output_loading_info=True)
+    # Safetensors only: a pickle can run any program when it is loaded.
+    options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    source, report = AutoModel.from_pretrained(path_or_id, **options)
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ValueError(f"{path_or_id} must hold all weights of a {model_type!r} backbone; it lacks {missing[:3]}.")

@@ -20,6 +20,7 @@ from .errors import MLCAKError, RecipeError
 from .image_processing_mlcak import MLCAKImageProcessor
 from .modeling_mlcak import MLCAKForCXRClassification
 from .shipped import checkpoint_names, close_name, resolve_checkpoint
+from .weights import weight_files
 
 #: A folder, a Hub id, or the name of a checkpoint that ships with the package.
 Source = str | PathLike[str]
@@ -53,6 +54,10 @@ def loading(
     except _LOADING_ERRORS as cause:
         # The first sentence says what is wrong; often a page of general advice follows.
         reason = textwrap.shorten(re.split(r"\.\s", str(cause))[0], 300, placeholder=" ...").rstrip(".")
+        files = weight_files(source)
+        if files and all(file.suffix == ".bin" for file in files):
+            reason = f"{files[0].name} is a pickle, which can run any program when it is loaded"
+            remedy = "Load it where you trust it, and save it with `save_pretrained`, which writes safetensors."
         if not Path(source).exists():
             may_be_on_hub = str(source).count("/") <= 1 and not Path(source).is_absolute()
             reason = f"it is neither a folder nor on the Hub ({reason})" if may_be_on_hub else "there is no such folder"
@@ -113,9 +118,15 @@ def load_model(
     with loading(source, role, error=error):
         # A config for a new training names no type: transformers would take that of the file, and training in 16 bit
         # soon gives NaN.
-        options = {"dtype": torch.float32} | kwargs
-        model: MLCAKForCXRClassification = MLCAKForCXRClassification.from_pretrained(source, **options)
-    return model
+        options = {"dtype": torch.float32, "use_safetensors": True} | kwargs
+        model, report = MLCAKForCXRClassification.from_pretrained(source, output_loading_info=True, **options)
+        # A training may start from other labels; transformers would fill any other gap with random weights.
+        if report["missing_keys"] and not kwargs.get("ignore_mismatched_sizes"):
+            raise ValueError(
+                f"its weights do not fit its config and lack {', '.join(sorted(report['missing_keys'])[:3])}"
+            )
+    found: MLCAKForCXRClassification = model
+    return found
 
 
 def load_processor(

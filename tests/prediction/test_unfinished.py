@@ -16,9 +16,9 @@ from PIL import Image
 from tiny_models import tiny_model
 
 from mlcak_hf import MLCAKError, MLCAKImageProcessor, RadiographPredictor
+from mlcak_hf.prediction.journal import UnfinishedRun
 from mlcak_hf.prediction.reading import Prediction
 from mlcak_hf.prediction.tables import write_predictions
-from mlcak_hf.prediction.unfinished import UnfinishedRun
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +81,8 @@ def test_a_killed_run_resumes_and_predicts_no_file_twice(
 
     def killed(run, prediction):
         if len(run.file.read_bytes().splitlines()) == 1 + done:
-            run._stream.write(b'{"file": "torn in the mid')  # as a kill may leave it
-            run._stream.flush()
+            with run.file.open("ab") as stream:
+                stream.write(b'{"key": "torn in the mid')  # as a kill may leave it
             raise SystemExit("killed")
         add(run, prediction)
 
@@ -111,11 +111,13 @@ def test_another_option_or_model_is_refused_and_changes_nothing(mlcak, model, ra
     with UnfinishedRun(output, {"model": "none", "--voi": "dicom"}) as run:
         run.add(Prediction(radiographs / "a.dcm", error="not read"))
     before = run.file.read_bytes()
-    with pytest.raises(MLCAKError, match=r"another --voi\. Use the same model and options to resume it, or delete it"):
+    with pytest.raises(
+        MLCAKError, match=r"another --voi\. Use the same model and options, name another output, or delete it"
+    ):
         UnfinishedRun(output, {"model": "none", "--voi": "none"})
     code, _, err = mlcak("predict", model, radiographs, "--output", output)
     assert code == 2
-    assert "model. Use the same model and options to resume it" in " ".join(err.split())
+    assert "model. Use the same model and options" in " ".join(err.split())
     assert run.file.read_bytes() == before
     assert not output.exists()
 
@@ -146,7 +148,7 @@ def test_a_damaged_file_and_a_second_process_are_one_sentence(tmp_path):
     with UnfinishedRun(output, {"model": 1}), pytest.raises(MLCAKError, match="Another process is writing"):
         UnfinishedRun(output, {"model": 1})
     (tmp_path / "t.csv.unfinished").write_text("something else\n")
-    with pytest.raises(MLCAKError, match=r"must hold the rows of an unfinished run.*Delete it to start again"):
+    with pytest.raises(MLCAKError, match=r"must hold the rows of earlier predictions.*delete it to start again"):
         UnfinishedRun(output, {"model": 1})
 
 

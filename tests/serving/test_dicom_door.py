@@ -34,11 +34,11 @@ needs_dcmtk = pytest.mark.skipif(
 
 
 class Door:
-    def __init__(self, folder: Path, predictor, capacity: int = 100, works: bool = True, allowed=("MODALITY",)):
+    def __init__(self, folder: Path, predictor, capacity: int = 100, works: bool = True, allowed=("MODALITY",), **node):
         self.output, self.closed = folder / "results.csv", False
         self.spool, self.results = Spool(folder / "spool", capacity), Results(self.output, predictor)
         self.queue, self.summary, self.said = PredictQueue(predictor), RunningSummary(predictor), []
-        self.node = DicomNode(self.spool, self.results, self.summary, ("127.0.0.1", 0), "MLCAK", allowed)
+        self.node = DicomNode(self.spool, self.results, self.summary, ("127.0.0.1", 0), "MLCAK", allowed, **node)
         self.worker = None
         if works:
             self.work()
@@ -101,6 +101,21 @@ def uids(files: list[Path]) -> list[str]:
     return sorted(str(pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID) for file in files)
 
 
+def test_an_object_that_is_too_large_ends_its_association_and_no_other(open_door, chests: list[Path]) -> None:
+    size = chests[0].stat().st_size
+    door = open_door(max_bytes=2 * size)
+    large = pydicom.dcmread(chests[0])
+    large.add_new((0x0009, 0x0010), "LO", "TESTS")
+    large.add_new((0x0009, 0x1001), "OB", bytes(40 * size))
+    connection = connect(door.node.port, [(large.SOPClassUID, large.file_meta.TransferSyntaxUID)])
+    assert "Status" not in connection.send_c_store(large)
+    connection.join(10)
+    assert connection.is_aborted
+    assert send(door.node.port, chests) == [0] * len(chests)
+    assert len(door.wait_for(len(chests))) == len(chests)
+    assert any("more than" in reason for reason in door.summary.as_dict()["turned_away"])
+
+
 def test_what_is_sent_is_predicted_once_and_leaves_the_spool(open_door, predictor, chests: list[Path]) -> None:
     door = open_door()
     assert send(door.node.port, chests) == [0] * len(chests)
@@ -146,7 +161,8 @@ def test_a_full_disk_under_the_spool_refuses(open_door, chests: list[Path], monk
 
 
 def test_a_full_disk_under_the_results_loses_nothing(open_door, chests: list[Path], monkeypatch) -> None:
-    from mlcak_hf.serving import dicom_door, journal
+    from mlcak_hf.prediction import journal
+    from mlcak_hf.serving import dicom_door
 
     door = open_door(works=False)
     monkeypatch.setattr(dicom_door, "_RETRY_S", 0.05)

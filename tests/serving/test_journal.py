@@ -6,19 +6,21 @@ import csv
 import errno
 import json
 import os
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 
 from mlcak_hf.errors import DeploymentError, MLCAKError
+from mlcak_hf.prediction.journal import Entry, Journal
 from mlcak_hf.prediction.predictor import RadiographPredictor
 from mlcak_hf.prediction.reading import Prediction
 from mlcak_hf.prediction.tables import write_predictions
-from mlcak_hf.serving.journal import Entry, Journal
 from mlcak_hf.serving.results import Results
 
-MODEL = {"model": "m", "weights": "abc"}
+MODEL = {"model": "m", "--operating-point": "youden", "--value-range": (0, 4095)}
 
 
 def disk_with(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
@@ -61,13 +63,16 @@ def test_a_line_that_a_kill_cut_off_does_not_count(tmp_path: Path, cut: int) -> 
     assert (tmp_path / "j").read_bytes() == whole
 
 
-def test_two_processes_and_two_models_cannot_share_a_journal(tmp_path: Path) -> None:
+def test_two_processes_models_or_options_cannot_share_a_journal(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j", MODEL)
     with pytest.raises(DeploymentError, match="Another process is writing"):
         Journal(tmp_path / "j", MODEL)
     journal.close()
-    with pytest.raises(DeploymentError, match="belongs to another model"):
-        Journal(tmp_path / "j", {"weights": "other"})
+    with pytest.raises(DeploymentError, match=r"a run with another --operating-point, model\. Use the same model"):
+        Journal(tmp_path / "j", MODEL | {"model": "other", "--operating-point": "specificity"})
+    (tmp_path / "k").write_text("something else\n")
+    with pytest.raises(DeploymentError, match="must hold the rows of earlier predictions, but cannot be read"):
+        Journal(tmp_path / "k", MODEL)
     Journal(tmp_path / "j", MODEL).close()
 
 
@@ -110,6 +115,15 @@ def test_the_table_is_rebuilt_from_its_journal(
     output.write_bytes(output.read_bytes()[:-30])
     Results(output, predictor).close()
     assert read_table(output) == whole
+
+
+def test_results_of_another_operating_point_are_refused(tmp_path: Path, predictor: RadiographPredictor) -> None:
+    Results(tmp_path / "results.csv", predictor).close()
+    changed = copy(predictor)
+    changed.safeguards = replace(predictor.safeguards, rule="specificity")
+    with pytest.raises(DeploymentError, match=r"a run with another --operating-point\."):
+        Results(tmp_path / "results.csv", changed)
+    Results(tmp_path / "results.csv", predictor).close()
 
 
 def test_a_csv_of_results_has_the_columns_and_cells_of_mlcak_predict(tmp_path: Path, predictor, chests) -> None:

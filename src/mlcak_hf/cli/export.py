@@ -56,6 +56,9 @@ def export(
     head: Annotated[
         Head, Option(help="For `vit`: `both` for global labels and findings in one multi-label head, or `global`.")
     ] = Head.BOTH,
+    javascript: Annotated[
+        bool, Option("--javascript", help="For `vit`: also write onnx/model.onnx, which transformers.js reads.")
+    ] = False,
     dtype: Annotated[
         list[WeightType] | None,
         Option(help="For `onnx`: how weights are stored, float32 by default. Repeat it for several files."),
@@ -70,6 +73,8 @@ def export(
     console = Console()
     if head is not Head.BOTH and to is not Format.VIT:
         raise DeploymentError("--head belongs to `--to vit`; the other formats have both heads. Leave it out.")
+    if javascript and to is not Format.VIT:
+        raise DeploymentError("--javascript belongs to `--to vit`. Leave it out.")
     if dtype and to is not Format.ONNX:
         raise DeploymentError("--dtype belongs to `--to onnx`; the other formats have float32 weights. Leave it out.")
     if single_file and to is not Format.PAGE:
@@ -81,14 +86,14 @@ def export(
     elif to is Format.PAGE:
         _export_page(model, output, single_file, console)
     else:
-        _export_vit(model, output, head, console)
+        _export_vit(model, output, head, javascript, console)
     console.print(f"Written: {output}", highlight=False, soft_wrap=True)
 
 
-def _export_vit(model: str, output: Path, head: Head, console: Console) -> None:
+def _export_vit(model: str, output: Path, head: Head, javascript: bool, console: Console) -> None:
     from ..deployment.export.native_vit import export_vit
 
-    made = export_vit(model, output, head.value)
+    made = export_vit(model, output, head.value, javascript=javascript)
     console.print(_deviation_table(made.deviations))
     console.print(f"{len(made.labels)} labels.", highlight=False)
 

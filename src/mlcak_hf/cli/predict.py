@@ -92,9 +92,7 @@ def predict(
     predictor = load_any_predictor(model, runtime, device, threads, **options)
     if predictor.voi != predictor.model_input.voi:
         errors.print(f"Warning: the model was trained with --voi {predictor.model_input.voi}, not {predictor.voi}.")
-    choices = {"model": predictor.fingerprint, "--voi": predictor.voi, "--value-range": value_range}
-    choices |= {"--on-suspect": on_suspect, "--operating-point": operating_point}
-    choices |= {"--heatmaps": str(heatmaps), "--explain": explain, "--label": label}
+    choices = predictor.choices | {"--heatmaps": str(heatmaps), "--explain": explain, "--label": label}
     stream = {"batch_size": batch_size, "workers": workers, "explanation": explanation}
     job, counts = _Job(predictor, search, heatmaps, stream), Counter[str]()
     resumes = output is not None and chosen != "table"
@@ -146,8 +144,8 @@ class _Job:
 def _predict_resumably(
     job: _Job, table_format: str, output: Path, choices: dict[str, Any], counts: Counter[str]
 ) -> None:
+    from ..prediction.journal import UnfinishedRun
     from ..prediction.row_formats import write_rows
-    from ..prediction.unfinished import UnfinishedRun
 
     with UnfinishedRun(output, choices, job.predictor.provenance) as run:
         if run.done:

@@ -98,7 +98,7 @@ def serve_model(
     ] = "127.0.0.1",
     port: Annotated[int, Option(help="Port for HTTP.", min=0, max=65535)] = 8000,
     places: Annotated[int, Option(help="HTTP requests that may wait at once; more are refused.", min=1)] = 32,
-    max_mb: Annotated[float, Option(help="Largest file over HTTP, in MB.", min=0.001)] = 100.0,
+    max_mb: Annotated[float, Option(help="Largest file or DICOM object, in MB.", min=0.001)] = 100.0,
     timeout: Annotated[float, Option(help="Seconds that a file may wait for its prediction.", min=0.1)] = 30.0,
     dicom_port: Annotated[
         int | None, Option(help="Port for DICOM (C-ECHO, C-STORE). Without it, only HTTP is served.", min=0, max=65535)
@@ -158,6 +158,7 @@ def serve_model(
         if dicom_port is not None and output is not None:
             dicom: dict[str, Any] = {"title": title, "allow": allow or [], "output": output, "spool": spool}
             dicom |= {"spool_size": spool_size, "reports": reports, "report_as": report_as, "send_to": send_to}
+            dicom["max_bytes"] = round(max_mb * 1e6)
             number = _open_dicom_door(stack, queue, summary, console, (host, dicom_port), dicom)
             console.print(f"DICOM: {title}@{host}:{number}, open to {', '.join(allow or [])}. Results: {output}")
         app = build_app(queue, summary, UploadLimits(round(max_mb * 1e6), timeout), loopback and ":" not in host)
@@ -202,7 +203,7 @@ def _open_dicom_door(
     if peer is not None:
         stack.callback(ReportSender(folder, peer, chosen["title"], console.print).close)
     stack.callback(SpoolWorker(spool, queue, results, summary, say=console.print, **further).close)
-    node = DicomNode(spool, results, summary, address, chosen["title"], chosen["allow"])
+    node = DicomNode(spool, results, summary, address, chosen["title"], chosen["allow"], chosen["max_bytes"])
     stack.callback(node.close)
     return node.port
 

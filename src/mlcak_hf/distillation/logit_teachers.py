@@ -140,7 +140,8 @@ def load_logit_teacher(teacher: Any, config: LogitTeacherConfig) -> nn.Module:
     elif isinstance(teacher, (str, PathLike)):
         remedy = "Name the folder or Hub id of a trained image classifier."
         with loading(teacher, "teacher", remedy, DistillationError):
-            model, report = AutoModelForImageClassification.from_pretrained(teacher, output_loading_info=True)
+            options = {"use_safetensors": True, "output_loading_info": True}
+            model, report = AutoModelForImageClassification.from_pretrained(teacher, **options)
             if report["missing_keys"]:
                 raise ValueError(f"its weights lack {sorted(report['missing_keys'])[:3]}")
     else:

@@ -8,8 +8,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
+from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import (
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
@@ -54,6 +56,8 @@ class DicomNode:
             AE title of this node. Peers must call it by this title.
         allowed (`Sequence[str]`):
             AE titles that may connect.
+        max_bytes (`int`, *optional*, defaults to 100 million):
+            Largest object. The association of a larger one is aborted as soon as that many bytes have arrived.
 
     Raises:
         [`DeploymentError`]: When an AE title is not valid, nobody is allowed, or the port cannot be used.
@@ -67,8 +71,10 @@ class DicomNode:
         address: tuple[str, int],
         title: str,
         allowed: Sequence[str],
+        max_bytes: int = 100_000_000,
     ) -> None:
         self._spool, self._results, self._summary = spool, results, summary
+        self._max_bytes, self._arrived = max_bytes, WeakKeyDictionary[Any, int]()
         for name in (title, *allowed):
             if not re.fullmatch(r"[\x21-\x5b\x5d-\x7e]{1,16}", name):
                 raise DeploymentError(f"An AE title must have 1 to 16 ASCII characters without spaces; got {name!r}.")
@@ -83,6 +89,7 @@ class DicomNode:
         for kind in ACCEPTED:
             node.add_supported_context(kind, ALL_TRANSFER_SYNTAXES)
         handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_REJECTED, self._note_rejection)]
+        handlers.append((evt.EVT_PDU_RECV, self._count))
         try:
             self._server: Any = node.start_server(address, block=False, evt_handlers=handlers)
         except OSError as error:
@@ -112,6 +119,21 @@ class DicomNode:
             self._summary.turn_away("DICOM: the spool cannot be written")
             return _OUT_OF_RESOURCES
         return _SUCCESS
+
+    def _count(self, event: Any) -> None:
+        """Abort an association when its object is too large: without a limit, it would fill the memory."""
+        if not isinstance(event.pdu, P_DATA_TF):
+            return
+        for item in event.pdu.presentation_data_value_items:
+            kind, size = item.presentation_data_value[0], len(item.presentation_data_value) - 1
+            # Bit 0: part of a command, not of an object. Bit 1: the last part.
+            before = self._arrived.get(event.assoc, 0)
+            arrived = 0 if kind & 1 else before + size
+            self._arrived[event.assoc] = 0 if kind & 2 else arrived
+            if before <= self._max_bytes < arrived:
+                self._summary.turn_away(f"DICOM: an object of more than {self._max_bytes:,} bytes")
+                # In a thread: this one must go on for the association to end.
+                threading.Thread(target=event.assoc.abort, daemon=True).start()
 
     def _note_rejection(self, _event: Any) -> None:
         self._summary.turn_away("DICOM: association rejected, such as for an unknown AE title")

@@ -10,10 +10,10 @@ from typing import IO, Any
 
 from ..errors import DeploymentError
 from ..prediction.file_predictor import FilePredictor
+from ..prediction.journal import Entry, Journal, unwritable
 from ..prediction.outputs import check_outputs
 from ..prediction.reading import Prediction
 from ..prediction.row_formats import csv_cells, flat_row, json_row, row_to_json, table_columns, write_parquet
-from .journal import Entry, Journal, unwritable
 
 _SUFFIXES = (".csv", ".jsonl", ".parquet")
 #: How often a table that cannot grow is written while files arrive, in seconds.
@@ -57,7 +57,7 @@ class Results:
             )
         self._is_behind, self._rebuilt, self._took_s = True, 0.0, 0.0
         self._columns = [*table_columns(predictor), *columns]
-        self._journal = Journal(journal, self._provenance)
+        self._journal = Journal(journal, predictor.choices)
         try:
             self._rebuild()
         except BaseException:

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 
 from ..errors import DeploymentError
-from .journal import unwritable
+from ..prediction.journal import unwritable
 
 
 class SpoolFullError(DeploymentError):

@@ -34,6 +34,8 @@ from ...unit_range_mlcak import to_unit_range
 from .deviation import Classifier, Deviation, check_deviation, draw_phantoms, grey_image, measured_deviations
 from .native_card import EXAMPLE_IMAGE, native_card
 from .new_folder import new_folder
+from .onnx_check import check_difference, measured_difference
+from .onnx_model import check_packages, traced
 
 #: Side of the image that an exported model takes, unless its own side does not divide it.
 USUAL_SIDE = 224
@@ -57,7 +59,9 @@ class NativeViT:
     deviations: tuple[Deviation, ...]
 
 
-def export_vit(source: Source, output: str | Path, head: str = "both", name: str | None = None) -> NativeViT:
+def export_vit(
+    source: Source, output: str | Path, head: str = "both", name: str | None = None, javascript: bool = False
+) -> NativeViT:
     """Write a repository with a stock ViT that gives the same probabilities as an MLCAK model.
 
     Args:
@@ -69,6 +73,8 @@ def export_vit(source: Source, output: str | Path, head: str = "both", name: str
             `"both"` for global labels and findings in one multi-label head, or `"global"`.
         name (`str`, *optional*):
             Name in the card, such as its Hub id. By default that of the folder.
+        javascript (`bool`, *optional*, defaults to `False`):
+            Whether to write `onnx/model.onnx` too, which transformers.js reads.
 
     Returns:
         [`NativeViT`]
@@ -77,6 +83,8 @@ def export_vit(source: Source, output: str | Path, head: str = "both", name: str
         [`DeploymentError`]: When a stock ViT cannot express the model or its processor, or the written model differs
             by more than 1e-5 where no image is resized.
     """
+    if javascript:
+        check_packages()
     config = load_config(source, error=DeploymentError)
     processor = load_processor(source, config, error=DeploymentError)
     check_expressible(config, processor, head)
@@ -93,6 +101,8 @@ def export_vit(source: Source, output: str | Path, head: str = "both", name: str
         loaded: Any = AutoModelForImageClassification.from_pretrained(folder)
         deviations = measured_deviations(_original(model, processor, head), _native(loaded, stock), side)
         check_deviation(deviations[0], LIMIT)
+        if javascript:
+            _write_onnx(native, folder / "onnx" / "model.onnx")
         labels = [native.config.id2label[index] for index in range(native.config.num_labels)]
         problem_type = str(native.config.problem_type)
         grey_image(draw_phantoms(1)[0], side, side).save(folder / EXAMPLE_IMAGE)
@@ -100,6 +110,27 @@ def export_vit(source: Source, output: str | Path, head: str = "both", name: str
         card = native_card(source, called, labels, problem_type, deviations, stock.backend)
         card.save(folder / "README.md")
     return NativeViT(labels, deviations)
+
+
+class _Logits(torch.nn.Module):
+    def __init__(self, native: Any) -> None:
+        super().__init__()
+        self.native = native
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor]:
+        return (self.native(pixel_values=pixel_values).logits,)
+
+
+def _write_onnx(native: Any, file: Path) -> None:
+    """Write the graph `pixel_values` -> `logits`, with the name that transformers.js looks for, and check it."""
+    side, module = native.config.image_size, _Logits(native)
+    graph = traced(module, (3, side, side), ["logits"])
+    file.parent.mkdir()
+    file.write_bytes(graph.SerializeToString())
+    images = np.random.default_rng(0).normal(size=(_BATCH, 3, side, side)).astype(np.float32)
+    with torch.inference_mode():
+        expected = module(torch.from_numpy(images))[0].numpy()
+    check_difference(measured_difference(file, {"logits": expected}, images, native.config.problem_type), "float32")
 
 
 def check_expressible(config: MLCAKConfig, processor: MLCAKImageProcessor, head: str = "both") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,11 +24,9 @@ from .onnx_check import (
     measured_difference,
     torch_outputs,
 )
-from .onnx_model import DTYPES, Dtype, model_graph, with_dtype
+from .onnx_model import DTYPES, Dtype, check_packages, model_graph, with_dtype
 from .onnx_preprocessing import preprocessing_model
 from .onnx_program import write_program
-
-_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -123,19 +120,6 @@ def describe(predictor: RadiographPredictor) -> OnnxMetadata:
         operating_points=None if safeguards.points is None else safeguards.points.record(),
         distance_limit=None if safeguards.reference is None else safeguards.reference.limit,
     )
-
-
-def check_packages() -> None:
-    """Check that everything an export to ONNX needs is installed.
-
-    Raises:
-        [`DeploymentError`]: When a package is missing.
-    """
-    if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
-        raise DeploymentError(
-            f"An export to ONNX needs {', '.join(_PACKAGES)}; not installed: {', '.join(missing)}. Run: "
-            'pip install "mlcak-hf[onnx]".'
-        )
 
 
 def _save(model: Any, metadata: OnnxMetadata, file: Path) -> None:

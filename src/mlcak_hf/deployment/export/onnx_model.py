@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
@@ -15,14 +16,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...errors import DeploymentError
 from ...modeling_mlcak import MLCAKForCXRClassification
 from ...trust.reference import Reference, captured_class_tokens
 
 Dtype = Literal["float32", "float16", "int8"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # Biases and norms stay in 32 bit: they weigh nothing.
 _SMALL_TENSOR = 1024
+
+
+def check_packages() -> None:
+    """Check that everything an export to ONNX needs is installed.
+
+    Raises:
+        [`DeploymentError`]: When a package is missing.
+    """
+    if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
+        raise DeploymentError(
+            f"An export to ONNX needs {', '.join(_PACKAGES)}; not installed: {', '.join(missing)}. Run: "
+            'pip install "mlcak-hf[onnx]".'
+        )
 
 
 class _OnnxOutputs(nn.Module):
@@ -54,7 +70,6 @@ class _OnnxOutputs(nn.Module):
         return tuple(found[name] for name in self.names)
 
 
-@torch.no_grad()
 def model_graph(model: MLCAKForCXRClassification, reference: Reference | None) -> Any:
     """Make the graph `pixel_values` (float32, `(batch, C, S, S)`) -> `logits`, `local_logits`, `attention`, `distance`.
 
@@ -69,17 +84,35 @@ def model_graph(model: MLCAKForCXRClassification, reference: Reference | None) -
         have are absent.
     """
     config: Any = model.config
-    outputs = _OnnxOutputs(model, reference).train(False)
-    # Two images: the exporter would take a batch of one for a constant.
-    example = torch.zeros(2, config.num_channels, config.image_size, config.image_size)
-    outputs(example)  # transformers installs its hooks on the first call
+    outputs = _OnnxOutputs(model, reference)
+    return traced(outputs, (config.num_channels, config.image_size, config.image_size), outputs.names)
+
+
+@torch.no_grad()
+def traced(module: nn.Module, shape: tuple[int, int, int], names: Sequence[str]) -> Any:
+    """Make the graph of a module, `pixel_values` of any batch -> outputs.
+
+    Args:
+        module (`nn.Module`):
+            From pixel values to a tuple of tensors.
+        shape (`tuple[int, int, int]`):
+            Channels, height and width of the pixel values.
+        names (`Sequence[str]`):
+            Names of the outputs.
+
+    Returns:
+        `onnx.ModelProto`: As from [`model_graph`].
+    """
+    module = module.train(False)
+    example = torch.zeros(2, *shape)  # two images: the exporter would take a batch of one for a constant
+    module(example)  # transformers installs its hooks on the first call
     with _quiet():
         program: Any = torch.onnx.export(
-            outputs,
+            module,
             (example,),
             dynamo=True,
             input_names=["pixel_values"],
-            output_names=outputs.names,
+            output_names=names,
             dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch")}},
             external_data=False,
             verbose=False,
