@@ -16,9 +16,9 @@ from PIL import Image
 
 from ..errors import DeploymentError
 from ..prediction.file_predictor import FilePredictor, predict_each
+from ..prediction.journal import unwritable
 from ..prediction.onnx_metadata import RESEARCH_NOTICE
 from ..prediction.reading import Prediction
-from .journal import unwritable
 
 ReportKind = Literal["sr", "sc"]
 #: Columns of the results that [`ReportWriter.columns_of`] fills in.
