@@ -17,7 +17,8 @@ from ..pretrained import load_config, load_processor
 from .browser_page import build_page
 from .export.native_vit import check_expressible, export_vit
 from .export.new_folder import new_folder
-from .export.onnx_folder import check_packages, export_onnx
+from .export.onnx_folder import export_onnx
+from .export.onnx_model import check_packages
 from .gradio_app import build_space
 from .model_files import copy_model
 from .npm_packages import check_node
