@@ -12,7 +12,7 @@ import torch
 from tiny_models import FINDINGS, tiny_model
 
 from mlcak_hf import MLCAKConfig, MLCAKForCXRClassification, MLCAKImageProcessor, RadiographPredictor
-from mlcak_hf.deployment.export import deviation, onnx_check, onnx_folder
+from mlcak_hf.deployment.export import deviation, onnx_check, onnx_model
 from mlcak_hf.deployment.export.onnx_folder import describe, export_onnx
 from mlcak_hf.deployment.export.onnx_preprocessing import preprocessing_model
 from mlcak_hf.errors import DeploymentError, MLCAKError
@@ -190,7 +190,7 @@ def test_an_export_that_differs_is_not_written(tmp_path, monkeypatch):
 
 
 def test_missing_packages_are_named_with_the_command_that_installs_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_folder, "_PACKAGES", ("onnx", "no_such_package"))
+    monkeypatch.setattr(onnx_model, "_PACKAGES", ("onnx", "no_such_package"))
     with pytest.raises(DeploymentError, match=r'not installed: no_such_package\. Run: pip install "mlcak-hf\[onnx\]"'):
         export_onnx("pneumonia-28", tmp_path / "onnx")
 
