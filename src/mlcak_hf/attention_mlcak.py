@@ -145,11 +145,11 @@ class _HeadMeanAttention(torch.autograd.Function):
         return (*(_joined(parts) if parts else None for parts in gradients), None, None)
 
 
-def _mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """`sdpa_mask`, but none where nothing is masked: in an export, transformers would mask nothing in every layer."""
-    if attention_mask is None and kwargs.get("allow_is_bidirectional_skip"):
+    if kwargs.get("attention_mask") is None and kwargs.get("allow_is_bidirectional_skip"):
         return None
-    masked: Tensor | None = sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+    masked: Tensor | None = sdpa_mask(*args, **kwargs)
     return masked
 
 
