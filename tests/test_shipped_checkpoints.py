@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard
 
 from mlcak_hf import RadiographPredictor
 from mlcak_hf.deployment.model_files import model_files
-from mlcak_hf.deployment.repositories import write_repositories
+from mlcak_hf.deployment.repositories import named_repositories, write_repositories
 from mlcak_hf.evaluation.evidence.self_check import SelfCheck
 from mlcak_hf.shipped import checkpoint_names, resolve_checkpoint
 from mlcak_hf.trust.operating_points import OperatingPoints
@@ -40,7 +40,8 @@ def test_the_model_gives_the_probabilities_of_its_self_check(name):
 @checkpoint
 def test_a_push_by_name_is_complete(name, tmp_path):
     """The package holds the code once; the folder that is uploaded has a copy."""
-    (model,) = write_repositories(name, "owner/name", [], tmp_path / "pushed")
+    (model,) = repositories = named_repositories("owner/name", [], tmp_path / "pushed")
+    write_repositories(name, repositories, tmp_path / "pushed")
     files = {path.name for path in model.folder.iterdir()}
     assert files == set(model_files(model.folder))
     assert {"modeling_mlcak.py", "convolutional_trunk_mlcak.py", "operating_points.json", "self_check.json"} <= files

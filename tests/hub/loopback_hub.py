@@ -46,8 +46,8 @@ class Repository:
 class LoopbackHub:
     """A running Hub: `url` for `HF_ENDPOINT`, its repositories, and the requests it has answered.
 
-    With a `token`, only requests with it may write. The first `breaks` requests to a path that ends in
-    `breaks_at` get no answer.
+    With a `token`, only requests with it may write or ask who they are. The first `breaks` requests to a path that
+    ends in `breaks_at` get no answer.
     """
 
     url: str = ""
@@ -88,8 +88,11 @@ def make_handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             if hub.breaks and path.endswith(hub.breaks_at):
                 hub.breaks, self.close_connection = hub.breaks - 1, True
                 return None
-            if hub.token and self.command == "POST" and self.headers.get("Authorization") != f"Bearer {hub.token}":
+            asks_for_a_token = self.command == "POST" or path == "/api/whoami-v2"
+            if hub.token and asks_for_a_token and self.headers.get("Authorization") != f"Bearer {hub.token}":
                 return self.answer(401, {"error": "Invalid username or password."})
+            if path == "/api/whoami-v2":
+                return self.answer(200, {"type": "user", "name": "lab"})
             if path == "/api/validate-yaml":
                 return self.answer(200, {"errors": [], "warnings": []})
             if path == "/api/repos/create":

@@ -26,14 +26,14 @@ class Published:
 
 
 def run_fresh(script: str, *arguments: str, hub: LoopbackHub, home: Path) -> subprocess.CompletedProcess[str]:
-    """Run a script of this folder in a process that knows nothing but the Hub: no cache, no token, not offline."""
+    """Run a script of this folder in a process that knows nothing but the Hub: no cache, not offline, any token."""
     environment = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("HF_", "HUGGING", "TRANSFORMERS_")) and "proxy" not in name.lower()
     }
     environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_MODULES_CACHE": str(home / "modules")}
-    environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
+    environment |= {"HF_TOKEN": "hf_of_the_test", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, str(Path(__file__).parent / script), *arguments],
         env=environment,

@@ -133,9 +133,11 @@ def push(
 def _print_what_would_be_pushed(folder: Path, repo_id: str, forms: list[Any], output: Path, console: Console) -> None:
     from rich.tree import Tree
 
-    from ..deployment.repositories import write_repositories
+    from ..deployment.repositories import named_repositories, write_repositories
 
-    for repository in write_repositories(folder, repo_id, forms, output):
+    repositories = named_repositories(repo_id, forms, output)
+    write_repositories(folder, repositories, output)
+    for repository in repositories:
         tree = Tree(f"{repository.repo_id} ({repository.repo_type}), in {repository.folder}", highlight=False)
         for path in sorted(repository.folder.iterdir()):
             inside = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]

@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi, get_token
-from huggingface_hub.errors import HTTPError, RepositoryNotFoundError  # type: ignore[attr-defined]
+from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError, RepositoryNotFoundError  # type: ignore[attr-defined]
 
 from ..errors import DeploymentError, MLCAKError
 from ..preparation.report import PreparationReport
-from .repositories import Form, HubRepository, link_cards, write_repositories
+from .repositories import Form, HubRepository, link_cards, named_repositories, write_repositories
 
 AGREEMENT = (
     "If its source is VinDr-CXR, its user has agreed with PhysioNet: 'I will not share access to PhysioNet restricted "
@@ -38,9 +38,9 @@ def push_to_hub(
 ) -> dict[str, CommitInfo]:
     """Upload a model to the Hub, and on request what is exported from it, each to a repository of its own.
 
-    Everything is exported and checked before the first upload. Each repository gets one commit, the model first, so
-    that the cards of the others name the model's commit. What has not changed is not sent again: after a broken
-    connection, the same call goes on with what is missing.
+    The login and existing repositories are checked first. Then everything is exported, and only then uploaded. Each
+    repository gets one commit, the model first, so that the cards of the others name the model's commit. What has not
+    changed is not sent again: after a broken connection, the same call goes on with what is missing.
 
     Only the files of the model are uploaded ([`copy_model`]), and what is exported from it.
 
@@ -71,10 +71,13 @@ def push_to_hub(
         )
     pushed: dict[str, CommitInfo] = {}
     with TemporaryDirectory() as place:
-        repositories = write_repositories(folder, repo_id, forms, Path(place, "repositories"))
-        for repository in repositories:
-            with _hub_errors(repository.repo_id, pushed):
+        output = Path(place, "repositories")
+        repositories = named_repositories(repo_id, forms, output)
+        with _hub_errors(repo_id, pushed):
+            HfApi().whoami()
+            for repository in repositories:
                 _check_existing(repository)
+        write_repositories(folder, repositories, output)
         for repository in repositories:
             with _hub_errors(repository.repo_id, pushed):
                 pushed[repository.repo_id] = _push(repository, private, revision)
@@ -130,7 +133,8 @@ def _reason(error: Exception) -> tuple[str, int]:
     """What went wrong, and the status that the Hub answered; 0 for a broken connection, 400 for what it never gets."""
     response = getattr(error, "response", None)
     status = int(getattr(response, "status_code", 400 if isinstance(error, ValueError) else 0))
-    if status == 401:
+    if status == 401 or isinstance(error, LocalTokenNotFoundError):
+        status = 401
         return "the Hub does not accept the token" if get_token() else "this machine has no token for the Hub", status
     if status == 403:
         return "the token may not write there", status

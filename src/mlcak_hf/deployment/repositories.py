@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +26,7 @@ from .npm_packages import check_node
 Form = Literal["vit", "onnx", "space", "page"]
 
 _LINKS = "## The same model in other forms"
+_NEED_ONNX = {"onnx", "space", "page"}
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -77,14 +78,10 @@ class HubRepository:
         return f"{constants.ENDPOINT}/{'spaces/' if self.sdk else ''}{self.repo_id}"
 
 
-def write_repositories(
-    source: str | Path, repo_id: str, forms: Sequence[Form], output: str | Path
-) -> list[HubRepository]:
-    """Write the folder of a model, and of each form that it is exported to.
+def named_repositories(repo_id: str, forms: Sequence[Form], output: str | Path) -> list[HubRepository]:
+    """List the repositories of a model, before anything is written.
 
     Args:
-        source (`str` or `Path`):
-            Folder that a training script wrote, with the card of `mlcak card`, or the name of a shipped checkpoint.
         repo_id (`str`):
             Name of the model on the Hub, such as `"your-name/student-28"`. The others are named after it:
             `-vit`, `-onnx`, `-space`, `-browser`.
@@ -92,30 +89,47 @@ def write_repositories(
             `"vit"`: a stock ViT ([`export_vit`]). `"onnx"`: ONNX files ([`export_onnx`]). `"space"`: a Gradio Space
             ([`build_space`]). `"page"`: a static Space that predicts in the browser ([`build_page`]).
         output (`str` or `Path`):
-            New or empty folder, for a folder of each repository.
+            Where the folder of each repository will be.
 
     Returns:
         `list` of [`HubRepository`]: The model first.
 
     Raises:
-        [`MLCAKError`]: When the model is incomplete or cannot be exported, or something for an export is missing.
+        [`DeploymentError`]: When a name or a form is not valid.
     """
     if not _REPO_ID.fullmatch(repo_id):
         raise DeploymentError(f"The repository must be named owner/name; got {repo_id!r}.")
     for form in forms:
         check_choice("form", form, get_args(Form), DeploymentError)
-    _check_exports(source, forms)
-    name, output = repo_id.split("/")[1], Path(output)
     wanted = ["model", *(form for form in get_args(Form) if form in forms)]
+    names = {form: f"{repo_id}{_KINDS[form].suffix}" for form in wanted}
+    return [HubRepository(form, name, Path(output, name.split("/")[1])) for form, name in names.items()]
+
+
+def write_repositories(source: str | Path, repositories: Sequence[HubRepository], output: str | Path) -> None:
+    """Write the folder of a model, and of each form that it is exported to.
+
+    Args:
+        source (`str` or `Path`):
+            Folder that a training script wrote, with the card of `mlcak card`, or the name of a shipped checkpoint.
+        repositories (`Sequence` of [`HubRepository`]):
+            From [`named_repositories`].
+        output (`str` or `Path`):
+            New or empty folder, the one that they were named for.
+
+    Raises:
+        [`MLCAKError`]: When the model is incomplete or cannot be exported, or something for an export is missing.
+    """
+    forms = {entry.form for entry in repositories}
+    _check_exports(source, forms)
     with new_folder(output) as place:
-        folders = {form: place / f"{name}{_KINDS[form].suffix}" for form in wanted}
+        folders = {entry.form: place / entry.folder.name for entry in repositories}
         copy_model(source, folders["model"])
-        _write_exports(source, f"{repo_id}{_KINDS['vit'].suffix}", folders)
-    found = [
-        HubRepository(form, repo_id + _KINDS[form].suffix, output / folder.name) for form, folder in folders.items()
-    ]
-    link_cards(found)
-    return found
+        if "vit" in forms:
+            (twin,) = (entry for entry in repositories if entry.form == "vit")
+            export_vit(source, folders["vit"], name=twin.repo_id)
+        _write_onnx(source, folders)
+    link_cards(repositories)
 
 
 def link_cards(repositories: Sequence[HubRepository], commit: str | None = None) -> None:
@@ -147,21 +161,20 @@ def link_cards(repositories: Sequence[HubRepository], commit: str | None = None)
         card.save(path)
 
 
-def _check_exports(source: str | Path, forms: Sequence[Form]) -> None:
+def _check_exports(source: str | Path, forms: Set[str]) -> None:
     """Find out early what would stop an export after minutes."""
     if "vit" in forms:
         config = load_config(source, error=DeploymentError)
         check_expressible(config, load_processor(source, config, error=DeploymentError))
-    if {"onnx", "space", "page"} & set(forms):
+    if forms & _NEED_ONNX:
         check_packages()
     if "page" in forms:
         check_node()
 
 
-def _write_exports(source: str | Path, vit_id: str, folders: dict[str, Path]) -> None:
-    if "vit" in folders:
-        export_vit(source, folders["vit"], name=vit_id)
-    if not {"onnx", "space", "page"} & set(folders):
+def _write_onnx(source: str | Path, folders: Mapping[str, Path]) -> None:
+    """Export to ONNX once, for all forms that need it."""
+    if not folders.keys() & _NEED_ONNX:
         return
     with TemporaryDirectory() as place:
         exported = folders.get("onnx", Path(place, "onnx"))
