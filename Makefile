@@ -82,15 +82,14 @@ test-ray: install  ## run the test of predictions on Ray Data, with two workers,
 # The app runs in an environment of its own, because Gradio refuses Pillow 13; another one exports and pushes it.
 test-space: export OMP_NUM_THREADS = 1
 test-space: install debian $(NODE_MODULES)  ## run the tests of the Gradio app and of pushing a model in all its forms, with Node.js and Chromium
+	$(BIN)/python -m venv --clear .venv-space
+	.venv-space/bin/python -m pip install --quiet -r hub_configs/space/requirements.txt \
+		"gradio==$$(sed -n 's/^sdk_version: //p' hub_configs/space/README.md)"
 	$(BIN)/python -m venv --clear .venv-space-export
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
 		"$$(.venv-space-export/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
 	.venv-space-export/bin/python -m pip install --quiet -c constraints.txt -e ".[onnx]"
-	$(BIN)/python -m venv --clear .venv-space
-	.venv-space/bin/python -m pip install --quiet -r hub_configs/space/requirements.txt \
-		"gradio==$$(sed -n 's/^sdk_version: //p' hub_configs/space/README.md)"
-	MLCAK_SPACE_WORK="$(abspath .space)" .venv-space-export/bin/python -m pytest tests/hub/test_push_forms.py
-	.venv-space-export/bin/python tests/browser/prepare_space.py .space
+	MLCAK_SPACE_WORK="$(abspath .space)" .venv-space-export/bin/python -m pytest --show-capture=no tests/hub/test_push_forms.py
 	MLCAK_SPACE_WORK="$(abspath .space)" MLCAK_SPACE_PYTHON="$(abspath .venv-space/bin/python)" \
 		node --test tests/browser/space.test.js
 
