@@ -102,7 +102,12 @@ def test_every_option_in_a_table_or_sentence_exists(guide):
     known = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
     kinds = [StudentArguments, DataArguments, ViewParameters, MLCAKTrainingArguments]
     known |= {f"--{entry.name}" for kind in kinds for entry in fields(kind)}
-    for script in ("evaluation/evaluate_models.py", "evaluation/study.py", "explanation/measure_explanations.py"):
+    for script in (
+        "evaluation/evaluate_models.py",
+        "evaluation/study.py",
+        "explanation/measure_explanations.py",
+        "archive/predict_on_ray.py",
+    ):
         known |= {f"--{name}" for name in script_options(ROOT / "examples" / script)}
     known |= {f"--{name}" for name in script_options(ROOT / "tests" / "mutate.py")}
     # of accelerate launch and of pip
