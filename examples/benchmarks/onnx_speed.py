@@ -2,10 +2,11 @@
 
 One image at a time, on one thread, the rounds of all models interleaved; the figure is the smallest processor time of
 all rounds, which other work on the machine disturbs least. Speed does not depend on the weights, so the student
-(ViT-Ti/4 at 28 px) and the teacher (ViT-B/16 at 224 px) have random ones. The shipped checkpoint stands beside them.
+(ViT-Ti/4 at 28 px) and the teacher (ViT-B/16 at 224 px) have random ones. A trained model, `--model`, stands beside
+them: by default the shipped checkpoint.
 
-With `--images`, the AUROC of the shipped checkpoint in float32 and int8 on images it was not trained on: Parquet files
-with `image`, `findings` (names) and `image_id`; an image is positive if its findings include `--label`.
+With `--images`, the AUROC of that model in float32 and int8 on images it was not trained on: Parquet files with
+`image`, `findings` (names) and `image_id`; an image is positive if its findings include `--label`.
 
     python examples/benchmarks/onnx_speed.py --images nih-cxr-256/train.parquet nih-boxes-256/train.parquet
 """
@@ -32,7 +33,7 @@ from mlcak_hf.probabilities import probabilities
 from mlcak_hf.radiographs.read import resize_radiograph
 from mlcak_hf.shipped import resolve_model
 
-STUDENT, TEACHER, SHIPPED = "student-vit-ti4-28", "teacher-vit-b16-224", "pneumonia-28"
+STUDENT, TEACHER = "student-vit-ti4-28", "teacher-vit-b16-224"
 BARS = {"float32": 36.0, "int8": 77.0}
 LARGEST_INT8_MB = 6.0
 
@@ -83,35 +84,36 @@ def scores(predictor: OnnxPredictor, squares: np.ndarray) -> np.ndarray:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--model", default="pneumonia-28", help="folder or name of a trained model")
     parser.add_argument("--images", type=Path, nargs="*", default=[], help="Parquet files for the AUROC")
     parser.add_argument("--label", default="Pneumonia")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        export_onnx(SHIPPED, folder / "shipped", ["float32", "int8"])
+        folder, name = Path(place), Path(args.model).name
+        export_onnx(args.model, folder / "trained", ["float32", "int8"])
         files = {
             "teacher float32": random_model(TEACHER, "float32", folder),
             "student float32": random_model(STUDENT, "float32", folder),
             "student int8": random_model(STUDENT, "int8", folder),
-            f"{SHIPPED} float32": folder / "shipped" / "model.onnx",
-            f"{SHIPPED} int8": folder / "shipped" / "model_int8.onnx",
+            f"{name} float32": folder / "trained" / "model.onnx",
+            f"{name} int8": folder / "trained" / "model_int8.onnx",
         }
         times = smallest_times(files, args.rounds)
-        for name, best in times.items():
-            size = files[name].stat().st_size / 1e6
-            print(f"{name:24} {best:8.2f} ms {times['teacher float32'] / best:6.1f}x {size:7.1f} MB")
+        for file, best in times.items():
+            size = files[file].stat().st_size / 1e6
+            print(f"{file:24} {best:8.2f} ms {times['teacher float32'] / best:6.1f}x {size:7.1f} MB")
         missed = [
             f"{dtype} {bar:g}x" for dtype, bar in BARS.items()
             if times["teacher float32"] / times[f"student {dtype}"] < bar
         ]  # fmt: skip
         missed += ["int8 size"] * (files["student int8"].stat().st_size / 1e6 > LARGEST_INT8_MB)
         if args.images:
-            whole, small = (OnnxPredictor(folder / "shipped" / name) for name in ("model.onnx", "model_int8.onnx"))
+            whole, small = (OnnxPredictor(folder / "trained" / file) for file in ("model.onnx", "model_int8.onnx"))
             squares, labels = read_images(args.images, args.label, whole.model_input.read_px)
             before, after = scores(whole, squares), scores(small, squares)
             areas = [roc_auc_score(labels, found) for found in (before, after)]
             changes = np.abs(before - after)
-            print(f"{SHIPPED}: {len(labels)} images, {labels.sum()} with {args.label}")
+            print(f"{name}: {len(labels)} images, {labels.sum()} with {args.label}")
             print(f"AUROC {areas[0]:.4f} float32, {areas[1]:.4f} int8, loss {areas[0] - areas[1]:+.4f}")
             print(f"probability changes by {changes.mean():.4f} on average, by {changes.max():.4f} at most")
     print(f"missed: {', '.join(missed)}" if missed else "every bar is met")
