@@ -74,6 +74,7 @@ def keep_for_the_browser(space: dict[str, bytes], work: Path) -> None:
     write_bad(work / "bad", np.clip(render_phantom(seed=4, index=0, size_px=300).pixels, 0, 1))
 
 
+@pytest.mark.timeout(900)  # exports, builds and two fresh processes
 def test_five_repositories_link_each_other_and_hold_no_data(
     hub: LoopbackHub,  # noqa: F811
     folder: Path,
