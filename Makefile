@@ -5,14 +5,24 @@ DEMO ?= demo
 JOBS ?= 2
 BIN := $(VENV)/bin
 ONNX_TESTS := tests/deployment/test_export_onnx.py tests/prediction/test_onnx_predictor.py tests/prediction/test_without_torch.py
-
 NODE_MODULES := tests/browser/node_modules/.package-lock.json
+EXTRAS_onnx := onnx
+EXTRAS_serving := serve,dicom-out,onnx
+EXTRAS_ray := ray
 
 .DEFAULT_GOAL := help
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+# Borrows the packages of the environment above; only what the extras add is installed.
+.venv-%/.installed: $(VENV)/.installed
+	$(BIN)/python -m venv --clear .venv-$*
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		"$$(.venv-$*/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
+	.venv-$*/bin/python -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS_$*)]"
 	@touch $@
 
 .PHONY: install debian demo test core test-onnx test-serving test-browser test-ray test-space test-javascript check format clean help
@@ -31,13 +41,8 @@ core: export OMP_NUM_THREADS = 1
 core: install  ## run the tests that are not marked slow
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 
-# Borrows the packages of the environment above; only what the extra adds is installed.
 test-onnx: export OMP_NUM_THREADS = 1
-test-onnx: install  ## run the tests of ONNX files, in an environment of their own
-	$(BIN)/python -m venv --clear .venv-onnx
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
-		"$$(.venv-onnx/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
-	.venv-onnx/bin/python -m pip install --quiet -c constraints.txt -e ".[onnx]"
+test-onnx: .venv-onnx/.installed  ## run the tests of ONNX files
 	MLCAK_TEST_ONNX=1 .venv-onnx/bin/python -m pytest $(ONNX_TESTS)
 
 # Foreign DICOM programs and a browser. One call for all stages: two at a time would lock each other out.
@@ -53,54 +58,34 @@ $(NODE_MODULES): tests/browser/package-lock.json | debian
 	@touch $@
 
 test-serving: export OMP_NUM_THREADS = 1
-test-serving: install debian  ## run the tests of watch, serve, DICOM reports and the endpoint, in an environment of their own, with foreign DICOM programs
-	$(BIN)/python -m venv --clear .venv-serving
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
-		"$$(.venv-serving/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
-	.venv-serving/bin/python -m pip install --quiet -c constraints.txt -e ".[serve,dicom-out,onnx]"
+test-serving: .venv-serving/.installed debian  ## run the tests of watch, serve, DICOM reports and the endpoint, with foreign DICOM programs
 	.venv-serving/bin/python -m pytest tests/serving
 
 # The page in Chromium; the packages that it is built from and the radiographs go to .browser/.
 test-browser: export OMP_NUM_THREADS = 1
-test-browser: install debian $(NODE_MODULES)  ## run the tests of the page for the browser, with Node.js and Chromium
-	$(BIN)/python -m venv --clear .venv-browser
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
-		"$$(.venv-browser/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
-	.venv-browser/bin/python -m pip install --quiet -c constraints.txt -e ".[onnx]"
-	.venv-browser/bin/python tests/browser/prepare.py .browser/work
+test-browser: .venv-onnx/.installed $(NODE_MODULES)  ## run the tests of the page for the browser, with Node.js and Chromium
+	.venv-onnx/bin/python tests/browser/prepare.py .browser/work
 	tests/browser/node_modules/.bin/tsc -p tests/browser/tsconfig.json
 	MLCAK_BROWSER_WORK="$(abspath .browser/work)" node --test tests/browser/units.test.js tests/browser/page.test.js
 
 test-ray: export OMP_NUM_THREADS = 1
-test-ray: install  ## run the test of predictions on Ray Data, with two workers, in an environment of its own
-	$(BIN)/python -m venv --clear .venv-ray
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
-		"$$(.venv-ray/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
-	.venv-ray/bin/python -m pip install --quiet -c constraints.txt -e ".[ray]"
+test-ray: .venv-ray/.installed  ## run the test of predictions on Ray Data, with two workers
 	.venv-ray/bin/python -m pytest tests/examples/test_predict_on_ray.py
 
-# The app runs in an environment of its own, because Gradio refuses Pillow 13; another one exports and pushes it.
+# The app runs in an environment of its own, because Gradio refuses Pillow 13.
 test-space: export OMP_NUM_THREADS = 1
-test-space: install debian $(NODE_MODULES)  ## run the tests of the Gradio app and of pushing a model in all its forms, with Node.js and Chromium
+test-space: .venv-onnx/.installed $(NODE_MODULES)  ## run the tests of the Gradio app and of pushing a model in all its forms, with Node.js and Chromium
 	$(BIN)/python -m venv --clear .venv-space
 	.venv-space/bin/python -m pip install --quiet -r hub_configs/space/requirements.txt \
 		"gradio==$$(sed -n 's/^sdk_version: //p' hub_configs/space/README.md)"
-	$(BIN)/python -m venv --clear .venv-space-export
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
-		"$$(.venv-space-export/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
-	.venv-space-export/bin/python -m pip install --quiet -c constraints.txt -e ".[onnx]"
-	MLCAK_SPACE_WORK="$(abspath .space)" .venv-space-export/bin/python -m pytest --show-capture=no tests/hub/test_push_forms.py
+	MLCAK_SPACE_WORK="$(abspath .space)" .venv-onnx/bin/python -m pytest --show-capture=no tests/hub/test_push_forms.py
 	MLCAK_SPACE_WORK="$(abspath .space)" MLCAK_SPACE_PYTHON="$(abspath .venv-space/bin/python)" \
 		node --test tests/browser/space.test.js
 
 test-javascript: export OMP_NUM_THREADS = 1
-test-javascript: install debian  ## run the test of a stock ViT in Node.js by transformers.js, in an environment of its own
-	$(BIN)/python -m venv --clear .venv-javascript
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
-		"$$(.venv-javascript/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
-	.venv-javascript/bin/python -m pip install --quiet -c constraints.txt -e ".[onnx]"
+test-javascript: .venv-onnx/.installed debian  ## run the test of a stock ViT in Node.js by transformers.js
 	npm ci --prefix tests/javascript --ignore-scripts --no-audit --no-fund --prefer-offline
-	.venv-javascript/bin/python -m pytest -s tests/deployment/test_transformers_js.py
+	.venv-onnx/bin/python -m pytest -s tests/deployment/test_transformers_js.py
 
 check: install  ## run ruff and mypy, as CI does
 	$(BIN)/ruff check .
