@@ -28,6 +28,12 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(autouse=True)
+def same_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put `os.environ` back: `datasets.map` with several processes leaves a copy there, which rich does not see."""
+    monkeypatch.setattr(os, "environ", os.environ)
+
+
 @pytest.fixture
 def mlcak(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run `mlcak ARGUMENTS` and return (exit code, stdout, stderr)."""

@@ -43,18 +43,35 @@ def copy_model(source: str | Path, folder: Path) -> None:
         [`MLCAKError`]: When the source is missing, lacks a part of the model, or holds operating points of other
             weights.
     """
-    path = Path(resolve_checkpoint(str(source)))
-    # A shipped checkpoint: the package holds the code only once.
-    code = sorted(Path(__file__).parents[1].glob("*_mlcak.py")) if str(path) != str(source) else []
-    files = model_files(path, code)
-    for beside in (OperatingPoints, Reference):
-        beside.load(path)
+    path, files, code = checked_model(source)
     _check_card(path / "README.md")
     if left_out := sorted(entry.name for entry in path.iterdir() if entry.name not in files):
         logger.warning(f"Not uploaded, because they are not model files: {', '.join(left_out)} (in {path}).")
     folder.mkdir()
     for file in [*(path / name for name in files if (path / name).is_file()), *code]:
         shutil.copyfile(file, folder / file.name)
+
+
+def checked_model(source: str | Path) -> tuple[Path, list[str], list[Path]]:
+    """Check that a model is complete, before anything is uploaded.
+
+    Args:
+        source (`str` or `Path`):
+            As for [`copy_model`].
+
+    Returns:
+        Its folder, the names of its files, and the files of its code that are outside the folder.
+
+    Raises:
+        [`MLCAKError`]: As from [`copy_model`].
+    """
+    path = Path(resolve_checkpoint(str(source)))
+    # A shipped checkpoint: the package holds the code only once.
+    code = sorted(Path(__file__).parents[1].glob("*_mlcak.py")) if str(path) != str(source) else []
+    files = model_files(path, code)
+    for beside in (OperatingPoints, Reference):
+        beside.load(path)
+    return path, files, code
 
 
 def model_files(folder: str | Path, code: list[Path] | None = None) -> list[str]:

@@ -13,6 +13,7 @@ from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError, Repositor
 
 from ..errors import DeploymentError, MLCAKError
 from ..preparation.report import PreparationReport
+from .model_files import checked_model
 from .repositories import Form, HubRepository, link_cards, named_repositories, write_repositories
 
 AGREEMENT = (
@@ -38,9 +39,9 @@ def push_to_hub(
 ) -> dict[str, CommitInfo]:
     """Upload a model to the Hub, and on request what is exported from it, each to a repository of its own.
 
-    The login and existing repositories are checked first. Then everything is exported, and only then uploaded. Each
-    repository gets one commit, the model first, so that the cards of the others name the model's commit. What has not
-    changed is not sent again: after a broken connection, the same call goes on with what is missing.
+    The model, the login and existing repositories are checked first. Then everything is exported, and only then
+    uploaded. Each repository gets one commit, the model first, so that the cards of the others name the model's commit.
+    What has not changed is not sent again: after a broken connection, the same call goes on with what is missing.
 
     Only the files of the model are uploaded ([`copy_model`]), and what is exported from it.
 
@@ -69,6 +70,7 @@ def push_to_hub(
             f"A Space runs its main branch only; got --revision {revision} with {', '.join(sorted(spaces))}. Push it "
             "without --revision, or without the Space."
         )
+    checked_model(folder)
     pushed: dict[str, CommitInfo] = {}
     with TemporaryDirectory() as place:
         output = Path(place, "repositories")

@@ -26,7 +26,7 @@ from ..radiographs.choices import Fit, ValueRange, Voi, check_value_range
 from ..worker_processes import map_in_processes
 from .decisions import Safeguards
 from .outputs import HeatmapNames, check_outputs
-from .reading import OnSuspect, Prediction, ReadFile, read_file
+from .reading import OnSuspect, Prediction, ReadFile, read_ahead, read_file
 
 # zlib level of the heatmaps: a third of the time of the default for a fifth more bytes.
 _PNG_COMPRESSION = 2
@@ -156,7 +156,7 @@ class FilePredictor(ABC):
         workers: int = 1,
         explanation: Explanation = Explanation(),  # noqa: B008 - frozen
     ) -> Iterator[Prediction]:
-        """Predict files in batches and in their order, holding one batch in memory at a time.
+        """Predict files in batches and in their order. While one batch is predicted, the next one is read.
 
         A file that cannot be read gives a prediction with `error`; the others are not affected.
 
@@ -174,7 +174,7 @@ class FilePredictor(ABC):
             progress (`bool`, *optional*, defaults to `False`):
                 Whether to show a progress bar on standard error.
             workers (`int`, *optional*, defaults to 1):
-                Number of processes that read files while the model runs. 1 reads in this process.
+                Number of processes that read files while the model runs. 1 reads in a thread of this process.
             explanation ([`Explanation`], *optional*):
                 Which map the heatmaps show. Defaults to the class token's attention.
 
@@ -206,12 +206,14 @@ class FilePredictor(ABC):
             on_suspect=self.on_suspect,
             with_picture=names is not None,
         )
-        read: Iterator[ReadFile] = map(read_one, map(Path, files))
         if workers > 1:
             paths, module = [Path(file) for file in files], read_file.__module__
             read = map_in_processes(read_one, paths, workers, doing="reading radiographs", preload=module)
+            batches = iter(lambda: list(islice(read, batch_size)), [])
+        else:
+            batches = read_ahead(map(read_one, map(Path, files)), batch_size)
         with tqdm(total=total, desc="Predicting", unit="file", disable=not progress or None) as bar:
-            while batch := list(islice(read, batch_size)):
+            for batch in batches:
                 usable = [file for file in batch if file.radiograph is not None]
                 if usable:
                     squares = np.stack([file.radiograph.pixels for file in usable if file.radiograph])

@@ -5,7 +5,10 @@ Nothing here imports torch, so that a worker process starts in a second.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -167,3 +170,19 @@ def read_file(
     except (MLCAKError, OSError) as error:
         # The message begins with the name of the file, which is beside it in every form of output.
         return ReadFile(Prediction(file, error=str(error).removeprefix(f"{file.name}: ")))
+
+
+def read_ahead(read: Iterator[ReadFile], batch_size: int) -> Iterator[list[ReadFile]]:
+    """Yield batches of files; meanwhile a thread reads the next batch, for the most part outside Python's lock.
+
+    Args:
+        read (`Iterator` of [`ReadFile`]):
+            Files, which are read when they are asked for.
+        batch_size (`int`):
+            Files of a batch.
+    """
+    with ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(lambda: list(islice(read, batch_size)))
+        while batch := reading.result():
+            reading = reader.submit(lambda: list(islice(read, batch_size)))
+            yield batch
