@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryFile
 
 DISTINCT, BATCH = 20, 16
 MAX_RATIO, MAX_MEMORY_GROWTH = 1.15, 1.1
@@ -63,16 +64,24 @@ def run_command(model: str, folder: Path) -> tuple[float, float, float]:
     table = folder.with_suffix(".csv")
     table.unlink(missing_ok=True)
     command = [sys.executable, "-m", "mlcak_hf", "predict", model, str(folder), "--output", str(table)]
-    clock = time.perf_counter()
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True)
-    said = process.stderr.read() if process.stderr else ""
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"mlcak predict failed:\n{said}")
+    clock, peak_kb = time.perf_counter(), 0
+    with TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stderr=said, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        ended = 0
+        while not ended:
+            # Not the ru_maxrss of wait4: it begins with the memory of this process.
+            status = Path(f"/proc/{process.pid}/status").read_text().partition("VmHWM:")[2].split()
+            peak_kb = max(peak_kb, int(status[0]) if status else 0)
+            ended, code, usage = os.wait4(process.pid, os.WNOHANG)
+            time.sleep(0.05)
+        elapsed = time.perf_counter() - clock
+        if code:
+            said.seek(0)
+            sys.exit(f"mlcak predict failed:\n{said.read()}")
     with table.open(encoding="utf-8") as stream:
         rows = sum(1 for _ in stream) - 1
     assert rows == len(list(folder.iterdir())), f"{rows} rows"
-    return usage.ru_utime + usage.ru_stime, time.perf_counter() - clock, usage.ru_maxrss / 1024
+    return usage.ru_utime + usage.ru_stime, elapsed, peak_kb / 1024
 
 
 def main() -> int:
