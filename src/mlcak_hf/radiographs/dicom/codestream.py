@@ -137,6 +137,16 @@ def _number(data: bytes, at: int) -> int:
     return int.from_bytes(data[at : at + 2], "big")
 
 
+class _DeeperFrame(io.BytesIO):
+    """A bare JPEG 2000 codestream that declares one more bit per sample, without a copy of it."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        start = self.tell()
+        data = super().read(size)
+        at = _DEPTH_AT - start
+        return data if not 0 <= at < len(data) else data[:at] + bytes([data[at] + 1]) + data[at + 1 :]
+
+
 def decode_low_pass(frame: bytes, header: FrameHeader, reduction: int) -> npt.NDArray[np.float32]:
     """Decode the low-pass samples of a JPEG 2000 image.
 
@@ -155,14 +165,13 @@ def decode_low_pass(frame: bytes, header: FrameHeader, reduction: int) -> npt.ND
     Raises:
         OSError: When the data is damaged or Pillow cannot read it.
     """
-    step, bits = 1 << reduction, header.precision
+    step, bits, source = 1 << reduction, header.precision, io.BytesIO(frame)
     if not header.clipped:
         # Declaring one more bit prevents the clipping. The reversible transform uses the precision only to shift the
         # samples by half their range.
-        view, deeper = memoryview(frame), bytes([frame[_DEPTH_AT] + 1])
-        frame, bits = b"".join((view[:_DEPTH_AT], deeper, view[_DEPTH_AT + 1 :])), bits + 1
+        source, bits = _DeeperFrame(frame), bits + 1
     height, width = -(-header.rows // step), -(-header.columns // step)
-    with Image.open(io.BytesIO(frame), formats=("JPEG2000",)) as image:
+    with Image.open(source, formats=("JPEG2000",)) as image:
         image.reduce = reduction
         # Pillow rounds the reduced size but OpenJPEG takes the ceiling: without this, half of all sizes fail.
         image._size = (width * step, height * step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -153,7 +154,10 @@ def _contradiction(frame: bytes, header: FrameHeader, layout: PixelLayout) -> st
 
 
 def _first_frame(dataset: pydicom.Dataset, layout: PixelLayout) -> bytes:
-    frame = bytes(get_frame(dataset.PixelData, 0, number_of_frames=1))
+    element: Any = dataset.get_item("PixelData", keep_deferred=True)
+    if element.value is None:  # still in the file
+        dataset.buffer.seek(element.value_tell)
+    frame = get_frame(element.value or dataset.buffer, 0, number_of_frames=1)
     pixels = layout.rows * layout.columns
     if pixels > _SMALL_PIXELS and pixels > _MAX_COMPRESSION * len(frame):
         size = f"{layout.rows} x {layout.columns}"
