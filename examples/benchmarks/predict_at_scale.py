@@ -3,7 +3,9 @@
 20 different JPEG 2000 files of 2880x2304 px are hard-linked to thousands of names. Against the command (input checks,
 decisions, rows on the disk, table; its start, measured on 20 names, is taken off): decoding alone, and the model alone,
 in turns before and after each command. The command decodes the next files while the model runs, so it is held against
-the slower of the two by the clock. That needs two idle cores; CPU milliseconds are printed too.
+the slower of the two by the clock. That needs two idle cores; CPU milliseconds are printed too, without those of the
+processes that read. With --workers 1 a thread reads, and Pillow holds Python's lock while it decodes JPEG 2000, so that
+decoding and model take turns.
 
     python examples/benchmarks/predict_at_scale.py                     # 1,000 and 10,000 names
     python examples/benchmarks/predict_at_scale.py --names 200 1000    # a quick look
@@ -59,11 +61,12 @@ def cpu_s(work: Callable[[], object]) -> tuple[float, float]:
     return time.process_time() - cpu, time.perf_counter() - clock
 
 
-def run_command(model: str, folder: Path) -> tuple[float, float, float]:
+def run_command(model: str, folder: Path, workers: int) -> tuple[float, float, float]:
     """CPU seconds, seconds of the clock and peak memory in MB of one `mlcak predict`."""
     table = folder.with_suffix(".csv")
     table.unlink(missing_ok=True)
     command = [sys.executable, "-m", "mlcak_hf", "predict", model, str(folder), "--output", str(table)]
+    command += ["--workers", str(workers)]
     clock, peak_kb = time.perf_counter(), 0
     with TemporaryFile("w+") as said:
         process = subprocess.Popen(command, stderr=said, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -90,6 +93,7 @@ def main() -> int:
     parser.add_argument("--work-dir", type=Path, default=Path("runs/predict_at_scale"))
     parser.add_argument("--model", default="pneumonia-28")
     parser.add_argument("--names", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--workers", type=int, default=2, help="processes of mlcak predict that read files")
     arguments = parser.parse_args()
     import numpy as np
     import torch
@@ -112,7 +116,7 @@ def main() -> int:
 
     memory, ratios = [], {}
     link(files, arguments.work_dir / "start", DISTINCT)
-    start = run_command(arguments.model, arguments.work_dir / "start")
+    start = run_command(arguments.model, arguments.work_dir / "start", arguments.workers)
     print(f"start with {DISTINCT} names: {start[0]:.1f} CPU s, {start[2]:.0f} MB", flush=True)
     for names in arguments.names:
         folder = arguments.work_dir / f"names-{names}"
@@ -121,7 +125,7 @@ def main() -> int:
         for _ in range(3):
             decoding.append(cpu_s(decode))
             running.append(cpu_s(model))
-        total = run_command(arguments.model, folder)
+        total = run_command(arguments.model, folder, arguments.workers)
         for _ in range(3):
             decoding.append(cpu_s(decode))
             running.append(cpu_s(model))

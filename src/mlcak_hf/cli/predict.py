@@ -49,7 +49,9 @@ def predict(
         Option(help="Label that gradient and grad-cam explain. By default the most probable global label."),
     ] = None,
     batch_size: Annotated[int, Option(help="Radiographs per forward pass.", min=1)] = 16,
-    workers: Annotated[int, Option(help="Number of processes that read while the model runs.", min=1)] = 1,
+    workers: Annotated[
+        int, Option(help="Processes that read while the model runs; 2 or more for thousands of files.", min=1)
+    ] = 1,
     threads: Annotated[int, Option(help="Threads of the model on the CPU.", min=1)] = 1,
     runtime: Annotated[
         Runtime | None,

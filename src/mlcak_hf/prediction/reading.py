@@ -173,7 +173,9 @@ def read_file(
 
 
 def read_ahead(read: Iterator[ReadFile], batch_size: int) -> Iterator[list[ReadFile]]:
-    """Yield batches of files; meanwhile a thread reads the next batch, for the most part outside Python's lock.
+    """Yield batches of files; meanwhile a thread reads the next batch.
+
+    Pillow holds Python's lock while it decodes JPEG 2000 at a reduced size; only processes then read beside the model.
 
     Args:
         read (`Iterator` of [`ReadFile`]):
