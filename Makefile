@@ -45,12 +45,16 @@ test-onnx: export OMP_NUM_THREADS = 1
 test-onnx: .venv-onnx/.installed  ## run the tests of ONNX files
 	MLCAK_TEST_ONNX=1 .venv-onnx/bin/python -m pytest $(ONNX_TESTS)
 
-# Foreign DICOM programs and a browser. One call for all stages: two at a time would lock each other out.
+# Foreign DICOM programs and a browser. One call for all stages: two at a time would lock each other out. Only what is
+# missing: Node.js from elsewhere brings its npm, and Debian's npm conflicts with it.
 debian:
-	@which storescu dciodvfy Orthanc npm chromium > /dev/null || \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
-			dcmtk dicom3tools orthanc nodejs npm chromium; } > /dev/null || \
-		echo "dcmtk, dicom3tools, orthanc, nodejs, npm and chromium cannot be installed; tests that need them are skipped or fail."
+	@missing=""; \
+	for program in storescu:dcmtk dciodvfy:dicom3tools Orthanc:orthanc node:nodejs npm:npm chromium:chromium; do \
+		command -v "$${program%:*}" > /dev/null || missing="$$missing $${program#*:}"; \
+	done; \
+	test -z "$$missing" || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing; } > /dev/null || \
+		echo "These Debian packages cannot be installed; tests that need them are skipped or fail:$$missing"
 
 # Playwright, for two stages that may run at the same time.
 $(NODE_MODULES): tests/browser/package-lock.json | debian
