@@ -63,7 +63,9 @@ export async function readRadiograph(bytes, reading) {
 /** @param {import("./resampling.js").Raster} image @returns {ArrayLike<number>} At most about 256 rows and columns. */
 function everyFew({ height, width, samples }) {
   const [down, across] = [Math.max(1, height >> 8), Math.max(1, width >> 8)];
-  return Array.from(samples).filter((_, i) => Math.floor(i / width) % down === 0 && (i % width) % across === 0);
+  const kept = [];
+  for (let y = 0; y < height; y += down) for (let x = 0; x < width; x += across) kept.push(samples[y * width + x]);
+  return kept;
 }
 
 /**
@@ -104,7 +106,7 @@ async function decode(bytes, reading) {
 /** Colour becomes luminance; equal channels stay what they are; transparency is over black. */
 function greyOf(/** @type {import("./png.js").Picture} */ { height, width, channels, bits, samples }) {
   const white = 2 ** bits - 1;
-  if (channels === 1) return Float32Array.from(samples, (value) => value / white);
+  if (channels === 1) return new Float32Array(samples).map((value) => value / white);
   const grey = new Float32Array(height * width);
   const colours = channels < 3 ? 1 : 3;
   let neutral = true;
@@ -127,7 +129,7 @@ function greyOf(/** @type {import("./png.js").Picture} */ { height, width, chann
 function isColoured(/** @type {import("./png.js").Picture} */ { height, width, channels, samples }) {
   if (channels < 3) return false;
   const means = [0, 1, 2].map((channel) => {
-    const plane = Uint8Array.from({ length: height * width }, (_, i) => samples[i * channels + channel]);
+    const plane = new Uint8Array(height * width).map((_, i) => samples[i * channels + channel]);
     return ontoSquareOf(plane, height, width);
   });
   const spread = means[0].map((value, i) => {

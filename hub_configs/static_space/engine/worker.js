@@ -87,8 +87,9 @@ async function picture(bytes, longest, settings) {
     fit: model.facts.fit,
     pictureSize: longest,
   });
-  const grey = table === null ? samples : Float32Array.from(samples, (code) => table[code]);
-  return { height, width, pixels: Uint8ClampedArray.from(grey, (value) => value * 255) };
+  const pixels = new Uint8ClampedArray(samples.length);
+  for (let i = 0; i < pixels.length; i++) pixels[i] = 255 * (table === null ? samples[i] : table[samples[i]]);
+  return { height, width, pixels };
 }
 
 self.onmessage = async (/** @type {MessageEvent} */ { data }) => {

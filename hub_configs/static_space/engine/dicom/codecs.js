@@ -76,5 +76,5 @@ export function decodeJpegLossless(frame, precision) {
 /** @param {Uint8Array} frame @returns {Promise<{samples: Samples, rows: number, columns: number}>} */
 export async function decodeJpegBaseline(frame) {
   const { data, height, width } = await decodeWithBrowser(frame);
-  return { samples: Uint8Array.from({ length: height * width }, (_, i) => data[4 * i]), rows: height, columns: width };
+  return { samples: new Uint8Array(height * width).map((_, i) => data[4 * i]), rows: height, columns: width };
 }

@@ -140,7 +140,7 @@ async function inflateExactly(deflated) {
 export function readHeader(tags, syntax, voi) {
   const layout = checkLayout(tags, syntax);
   const codes = 2 ** layout.bits;
-  const stored = Int32Array.from({ length: codes }, (_, code) =>
+  const stored = new Int32Array(codes).map((_, code) =>
     layout.signed && code >= codes / 2 ? code - codes : code,
   );
   const { values, range } = modalityValues(tags, stored);

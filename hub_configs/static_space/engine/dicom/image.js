@@ -44,10 +44,12 @@ function greyTable({ layout, values, range, padded, view }, codes, { voi, valueR
     [low, high] = percentileLimits(image, padded && Float32Array.from(padded, (is) => 1 - is));
   }
   const grey = view === null ? values.map((value) => (value - low) / (high - low)) : view.apply(values);
-  return Float32Array.from(grey, (value, code) => {
+  const table = new Float32Array(grey.length);
+  grey.forEach((value, code) => {
     const clipped = Math.min(1, Math.max(0, value));
-    return padded?.[code] ? 0 : layout.inverted ? 1 - clipped : clipped;
+    table[code] = padded?.[code] ? 0 : layout.inverted ? 1 - clipped : clipped;
   });
+  return table;
 }
 
 /**

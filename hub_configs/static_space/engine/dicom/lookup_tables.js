@@ -24,7 +24,7 @@ export function modalityValues(tags, stored) {
   if ((slope === null) !== (intercept === null)) {
     throw new RadiographError("The file has only one of Rescale Slope and Intercept. Export it with both or neither.");
   }
-  const values = Float64Array.from(stored, (value) => (slope === null ? value : value * slope + Number(intercept)));
+  const values = new Float64Array(stored).map((value) => (slope === null ? value : value * slope + Number(intercept)));
   const low = values.reduce((best, value) => Math.min(best, value));
   const high = values.reduce((best, value) => Math.max(best, value));
   if (!(Number.isFinite(low) && Number.isFinite(high) && high > low)) {
@@ -41,7 +41,9 @@ export function paddingValues(tags, stored, signed) {
   const value = tags.word("x00280120");
   if (value === null) return null;
   const ends = [value, tags.word("x00280121") ?? value].map((end) => asWord(end, signed)).sort((a, b) => a - b);
-  return Uint8Array.from(stored, (code) => Number(code >= ends[0] && code <= ends[1]));
+  const padded = new Uint8Array(stored.length);
+  stored.forEach((code, i) => (padded[i] = Number(code >= ends[0] && code <= ends[1])));
+  return padded;
 }
 
 /** The file's first VOI LUT or window; a LUT is preferred. @param {Tags} tags @returns {View | null} */
