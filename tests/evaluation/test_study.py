@@ -531,3 +531,14 @@ def test_a_killed_study_resumes_and_never_trains_a_cell_in_two_processes(tmp_pat
     logs = [(cell.folder / "log.txt").read_text() for cell in study.cells]
     assert {text.count("training starts") for text in logs} == {1}
     assert [cell.name for cell in study.cells if cell.record["restarted"]] == ["teacher, fold 1, seed 0"]
+
+
+def test_several_processes_may_begin_a_study_at_the_same_moment(tmp_path):
+    """Jobs of a cluster's array write the same protocol.json."""
+    code = (
+        "from pathlib import Path; from mlcak_hf.evaluation.study.cells import write_json\n"
+        f"for _ in range(500): write_json(Path({str(tmp_path)!r}) / 'protocol.json', {{'rows': [1] * 1000}})"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["protocol.json"]
