@@ -74,3 +74,4 @@ def test_model_sizes_match_their_names():
     assert 2.1 < millions("teacher-conv-112") < 2.2
     assert 14 < millions("teacher-conv-224") < 15
     assert 2.7 < millions("teacher-resnet-112") < 2.8
+    assert 0.38 < millions("student-regnet-28") < 0.39
