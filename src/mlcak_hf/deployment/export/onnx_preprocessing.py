@@ -1,7 +1,8 @@
 """The image processor as an ONNX graph: a grey image of any size -> pixel values, by exact area averages.
 
 The weights of the averages are computed in the graph, from the shape of the image. Edges of pixels are whole numbers in
-units of 1 / (side * size_px), so the overlaps are exact in int64, as in `area_weights`.
+units of 1 / (side * size_px), so the overlaps are exact in int64, as in `area_weights`. Averages are summed in float64:
+float32 sums of large images would differ by more than 1e-6.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ...image_geometry_mlcak import bilinear_weights
 from ...prediction.onnx_metadata import METADATA_KEY, OnnxMetadata
 
 _OPSET, _IR_VERSION = 18, 9
+_FLOAT, _DOUBLE = 1, 11  # of onnx.TensorProto
 
 
 class _Graph:
@@ -46,8 +48,8 @@ class _Graph:
         in_low = self.add("Mul", self.add("Add", position, before), self.constant(count))
         in_high = self.add("Add", in_low, self.constant(count))
         overlap = self.add("Sub", self.add("Min", out_high, in_high), self.add("Max", out_low, in_low))
-        positive = self.add("Cast", self.add("Max", overlap, self.constant(0)), to=1)
-        return self.add("Div", positive, self.add("Cast", side, to=1))
+        positive = self.add("Cast", self.add("Max", overlap, self.constant(0)), to=_DOUBLE)
+        return self.add("Div", positive, self.add("Cast", side, to=_DOUBLE))
 
 
 def preprocessing_model(metadata: OnnxMetadata) -> Any:
@@ -74,15 +76,15 @@ def preprocessing_model(metadata: OnnxMetadata) -> Any:
             weights.append(graph.overlaps(length, longer, before, side))
         else:
             weights.append(graph.overlaps(length, length, graph.constant(0), side))
-    averages = _both_sides(graph, "image", *weights)
+    averages = _both_sides(graph, graph.add("Cast", "image", to=_DOUBLE), *weights)
     if metadata.lowres is not None:
-        enlarge = graph.constant(bilinear_weights(metadata.lowres, metadata.size_px), np.float32)
+        enlarge = graph.constant(bilinear_weights(metadata.lowres, metadata.size_px), np.float64)
         averages = _both_sides(graph, averages, enlarge, enlarge)
     mean, std = (_per_channel(values) for values in (metadata.image_mean, metadata.image_std))
-    channels = graph.add("Unsqueeze", averages, graph.constant([0, 1]))
+    channels = graph.add("Unsqueeze", graph.add("Cast", averages, to=_FLOAT), graph.constant([0, 1]))
     centred = graph.add("Sub", channels, graph.constant(mean, np.float32))
     graph.add("Div", centred, graph.constant(std, np.float32), output="pixel_values")
-    size, pixels = [1, mean.size, metadata.size_px, metadata.size_px], onnx.TensorProto.FLOAT
+    size, pixels = [1, mean.size, metadata.size_px, metadata.size_px], _FLOAT
     made = onnx.helper.make_graph(
         graph.nodes,
         "preprocess",
