@@ -24,6 +24,19 @@ def predictor() -> RadiographPredictor:
     return RadiographPredictor(model, MLCAKImageProcessor(size={"height": size, "width": size}), device="cpu")
 
 
+@pytest.fixture
+def exported(predictor: RadiographPredictor, tmp_path: Path) -> Path:
+    """The model as ONNX files; the folder that it was exported from is `model` beside them."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason=f"{name} is missing, so that NO EXPORTED MODEL IS SERVED: make test-serving")
+    from mlcak_hf.deployment.export.onnx_folder import export_onnx
+
+    predictor.model.save_pretrained(tmp_path / "model")
+    predictor.processor.save_pretrained(tmp_path / "model")
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    return tmp_path / "onnx"
+
+
 @pytest.fixture(scope="session")
 def chests(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Six DICOM files."""

@@ -65,22 +65,15 @@ def test_the_answer_is_what_the_predictor_says(door: Door, predictor, chests: li
         assert answer["heatmap"] is None
 
 
-def test_an_exported_model_answers_like_the_original(predictor, chests: list[Path], tmp_path: Path) -> None:
-    reason = "onnx is missing, so that SERVING AN EXPORTED MODEL IS NOT TESTED: make test-serving"
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(name, reason=reason)
+def test_an_exported_model_answers_like_the_original(predictor, chests: list[Path], exported: Path) -> None:
     from mlcak_hf.cli.runtimes import load_any_predictor
-    from mlcak_hf.deployment.export.onnx_folder import export_onnx
 
-    predictor.model.save_pretrained(tmp_path / "model")
-    predictor.processor.save_pretrained(tmp_path / "model")
-    export_onnx(tmp_path / "model", tmp_path / "onnx")
     (expected,) = predictor.predict([chests[0]])
-    exported = Door(load_any_predictor(str(tmp_path / "onnx")))
+    door = Door(load_any_predictor(str(exported)))
     try:
-        answer = exported.send(chests[0].read_bytes()).json()
+        answer = door.send(chests[0].read_bytes()).json()
     finally:
-        exported.close()
+        door.close()
     found = {row["label"]: row["score"] for row in answer["predictions"]}
     assert found == pytest.approx(expected.probabilities, abs=1e-5)
     assert answer["findings"] == pytest.approx(expected.findings, abs=1e-5)

@@ -71,18 +71,12 @@ def test_watch_once_in_this_process(mlcak, tmp_path, predictor, arrive, monkeypa
     assert "DOE^JANE" in output.read_text()
 
 
-def test_watch_predicts_with_an_exported_model_and_does_not_mix_runtimes(mlcak, tmp_path, predictor, arrive) -> None:
-    reason = "onnx is missing, so that WATCHING WITH AN EXPORTED MODEL IS NOT TESTED: make test-serving"
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(name, reason=reason)
-    from mlcak_hf.deployment.export.onnx_folder import export_onnx
-
-    predictor.model.save_pretrained(tmp_path / "model")
-    predictor.processor.save_pretrained(tmp_path / "model")
-    export_onnx(tmp_path / "model", tmp_path / "onnx")
+def test_watch_predicts_with_an_exported_model_and_does_not_mix_runtimes(
+    mlcak, tmp_path, predictor, arrive, exported
+) -> None:
     (expected,) = predictor.predict([arrive("a.dcm")])
     options = (tmp_path / "in", "--output", tmp_path / "r.jsonl", "--settle", 0, "--once")
-    code, _, errors = mlcak("watch", tmp_path / "onnx", *options)
+    code, _, errors = mlcak("watch", exported, *options)
     assert code == 0, errors
     row = json.loads((tmp_path / "r.jsonl").read_text())
     assert row["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
