@@ -395,6 +395,7 @@ def test_the_page_holds_tables_and_figures_and_needs_no_network(tmp_path, starte
     assert content["protocol"]["protocol_sha256"] == protocol().digest
     assert page.count("<svg") == 3
     assert "AUROC against resolution" in page
+    assert len(re.findall(">(?:teacher|plain|mlcak)</text>", page)) == 3, "every row is in the legend"
     assert not re.search(r'(?:src|href)="https?:|<script|@import', page)
 
 

@@ -14,7 +14,7 @@ from ...shipped import hub_configs_dir
 from ..comparison import COMPARED, NOTICE, Comparison, Estimate
 from ..report.figure import COLOURS, DASHES, GREY, MARKERS, dot_figure, inline_svg, small_axes
 from ..report.tables import COLUMNS, markdown
-from ..report.wording import TITLES, footer, interval, number, statements
+from ..report.wording import TITLES, floor, footer, interval, number, statements
 from .cells import Study, write_json
 from .results import StudyResult
 
@@ -43,9 +43,16 @@ def write_study(study: Study, result: StudyResult) -> list[Path]:
     figures = {
         caption: inline_svg(figure, "study") for caption, figure in _figures(study, result) if figure is not None
     }
-    words = {"number": number, "interval": interval, "statements": statements, "footer": footer, "columns": COLUMNS}
+    words = {"number": number, "interval": interval, "floor": floor, "statements": statements, "footer": footer}
     page = environment.from_string(template).render(
-        content, lines=result.lines, comparisons=result.tables, figures=figures, cells=cells, dump=json.dumps, **words
+        content,
+        lines=result.lines,
+        comparisons=result.tables,
+        figures=figures,
+        cells=cells,
+        dump=json.dumps,
+        columns=COLUMNS,
+        **words,
     )
     html.write_text(page, encoding="utf-8")
     return [md, record, html]
@@ -76,13 +83,14 @@ def _figures(study: Study, result: StudyResult) -> list[tuple[str, Figure | None
 
 def _resolution(study: Study, table: Comparison) -> Figure | None:
     plain = {row.name for row in study.protocol.study_rows if not row.ablation}
+    """Draw every row at the size that it sees; `None` if all see the same."""
+    ablations = {row.name for row in study.protocol.study_rows if row.ablation}
     series: dict[str, dict[int, dict[str, Estimate]]] = {}
     for row in table.rows:
-        sized = re.fullmatch(r"(.+) (\d+) px", row.name)
-        if sized and (row.name in plain or row.details.get("lowres_px")):
-            series.setdefault(sized[1], {})[int(sized[2])] = row.metrics
-    if not series:
-        return None
+        size = row.details.get("lowres_px") or row.details["image_size_px"]
+        name = re.sub(rf"( fed)? {size} px$", "", row.name)
+        if row.name not in ablations:
+            series.setdefault(name, {})[size] = row.metrics
     sizes = sorted({size for points in series.values() for size in points})
     metrics = [metric for metric in COMPARED if any(metric in row.metrics for row in table.rows)]
     figure = Figure(figsize=(4.8 * len(metrics) + 1, 4), layout="constrained")
