@@ -82,7 +82,6 @@ def _figures(study: Study, result: StudyResult) -> list[tuple[str, Figure | None
 
 
 def _resolution(study: Study, table: Comparison) -> Figure | None:
-    plain = {row.name for row in study.protocol.study_rows if not row.ablation}
     """Draw every row at the size that it sees; `None` if all see the same."""
     ablations = {row.name for row in study.protocol.study_rows if row.ablation}
     series: dict[str, dict[int, dict[str, Estimate]]] = {}
