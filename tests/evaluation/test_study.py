@@ -407,6 +407,18 @@ def image_rows(count=48):
         yield row | {"image": PIL.Image.fromarray(picture)}
 
 
+def test_a_rehearsal_is_short_and_says_so(tmp_path, started):
+    rehearsed = replace(protocol(student={"cache_views": 8}), rehearsal=True)
+    for row in rehearsed.study_rows:
+        assert row.seeds == (0,)
+        assert (row.options["max_train_samples"], row.options["num_train_epochs"]) == (32, 1)
+        assert row.options.get("cache_views") == (1 if row.kind == "student" else None)
+    assert rehearsed.digest != protocol().digest, "its cells are never taken for those of the study"
+    study = Study(rehearsed, tmp_path)
+    assert Runner(study, EXAMPLES, 1).run() == []
+    assert collect(study).lines[0].startswith("A rehearsal: every model saw 32 images once")
+
+
 def tiny_size(folder, size):
     backbone = {"model_type": "vit", "image_size": size, "patch_size": 4, "num_channels": 1, "hidden_size": 16}
     backbone |= {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}

@@ -24,6 +24,8 @@ _SCRIPT = (StudentArguments, DataArguments, ViewParameters, MLCAKTrainingArgumen
 _TRAINING = {each.name for kind in _SCRIPT for each in fields(kind)} - _DATA - _PER_CELL
 #: What a row says besides the options of its training script.
 _ROW = {"kind", "teacher", "folds", "seeds", "baseline", "ablation", "tuning", "lowres"}
+#: Options of every row in a rehearsal.
+REHEARSAL = {"max_train_samples": 32, "num_train_epochs": 1}
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class Protocol:
             patient. 0 evaluates on the dataset's own split `test`.
         seeds (`list[int]`, *optional*, defaults to `[0, 1, 2]`):
             Seeds of training.
+        rehearsal (`bool`, *optional*, defaults to `False`):
+            Whether every model is trained with its first seed on 32 images for one epoch, only to show that it runs.
 
     Raises:
         [`RecipeError`]: When an entry cannot be used.
@@ -108,6 +112,7 @@ class Protocol:
     data: dict[str, Any] = field(default_factory=dict)
     folds: int = 5
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    rehearsal: bool = False
 
     @classmethod
     def load(cls, path: str | Path) -> Protocol:
@@ -180,6 +185,8 @@ class Protocol:
             raise RecipeError(f"kind of row {name!r} must be 'teacher' or 'student'; got {kind!r}.")
         defaults = (self.teacher if kind == "teacher" else self.student) | ({"model": self.sizes[px]} if px else {})
         options = _with_recipe(defaults | {key: given[key] for key in given if key not in _ROW})
+        if self.rehearsal:
+            options |= REHEARSAL | ({"cache_views": 1} if options.get("cache_views") else {})
         tuning = given.get("tuning", self.tuning)
         for each in (options, *tuning):
             _refuse_unknown(f"row {name!r}", each, _TRAINING)
@@ -189,6 +196,7 @@ class Protocol:
         if not folds or not seeds or not set(folds) <= set(every_fold):
             raise RecipeError(f"Row {name!r} must have seeds, and folds among {[*every_fold]}; got {folds}, {seeds}.")
         teacher = [teacher] if isinstance(teacher, str) else teacher
+        seeds = seeds[:1] if self.rehearsal else seeds
         return StudyRow(
             name=self._at_size(name, px),
             kind=kind,

@@ -17,6 +17,11 @@ from ..predictions import ModelPredictions
 from ..report.wording import TITLES, interval
 from ..scores import TaskScores
 from .cells import Cell, Study
+from .protocol import REHEARSAL
+
+_REHEARSED = (
+    f"A rehearsal: every model saw {REHEARSAL['max_train_samples']} images once, so these numbers mean nothing."
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ def collect(study: Study) -> StudyResult:
             "A baseline and another row must be finished before there is a table; the finished rows are "
             f"{[cells[0].row.name for cells in finished]}. Run the rest, or read the log.txt of the cells."
         )
-    lines = [line for table in tables for line in _headroom(study, table)]
+    lines = [_REHEARSED] if study.protocol.rehearsal else []
+    lines += [line for table in tables for line in _headroom(study, table)]
     lines += [_share_in_words(each) for table in tables for each in table.recovered]
     lines += [f"{name}: {count} of {len(by_row[name])} cells are missing." for name, count in missing.items() if count]
     return StudyResult(tuple(tables), tuple(lines))
