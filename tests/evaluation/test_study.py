@@ -45,7 +45,7 @@ ROWS = {
     "per level": {"teacher": "teacher", "attention_aggregation": "per_level", "ablation": "aggregation"},
 }
 # How well a row of the fake training separates the classes.
-SKILL = {"teacher": 3.0, "teacher fed 28 px": 0.5, "plain": 1.0, "mlcak": 2.0, "per level": 1.5}
+SKILL = {"teacher": 3.0, "teacher fed 28 px": 0.5, "plain": 1.0, "mlcak": 2.0, "per level": 1.5, "kl": 1.4}
 PATIENTS = [f"p{image // 2}" for image in range(240)]
 LABELS = np.arange(240) % 2
 # Images of a fold that a row was trained on all the same, as if they had a copy.
@@ -381,6 +381,14 @@ def test_the_plan_adds_up_hours_and_disk_and_says_where_they_come_from(tmp_path,
     assert [line.split(":")[0].strip() for line in lines[1:-2]] == ["mlcak", "per level"]
 
 
+def test_several_rows_may_vary_the_same_choice(tmp_path, started):
+    other = {"teacher": "teacher", "attention_loss": "kl", "ablation": "aggregation"}
+    study = run(tmp_path, rows=ROWS | {"kl": other})
+    page = write_study(study, collect(study))[2].read_text(encoding="utf-8")
+    assert "aggregation: kl, AUROC global" in page
+    assert "aggregation: per level, AUROC global" in page
+
+
 def test_the_page_holds_tables_and_figures_and_needs_no_network(tmp_path, started):
     study = run(tmp_path)
     written = write_study(study, collect(study))
@@ -411,12 +419,12 @@ def test_a_rehearsal_is_short_and_says_so(tmp_path, started):
     rehearsed = replace(protocol(student={"cache_views": 8}), rehearsal=True)
     for row in rehearsed.study_rows:
         assert row.seeds == (0,)
-        assert (row.options["max_train_samples"], row.options["num_train_epochs"]) == (32, 1)
+        assert (row.options["max_train_samples"], row.options["num_train_epochs"]) == (32, 2)
         assert row.options.get("cache_views") == (1 if row.kind == "student" else None)
     assert rehearsed.digest != protocol().digest, "its cells are never taken for those of the study"
     study = Study(rehearsed, tmp_path)
     assert Runner(study, EXAMPLES, 1).run() == []
-    assert collect(study).lines[0].startswith("A rehearsal: every model saw 32 images once")
+    assert collect(study).lines[0].startswith("A rehearsal: every model saw 32 images twice")
 
 
 def tiny_size(folder, size):

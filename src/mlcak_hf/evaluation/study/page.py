@@ -60,7 +60,8 @@ def write_study(study: Study, result: StudyResult) -> list[Path]:
 
 def _figures(study: Study, result: StudyResult) -> list[tuple[str, Figure | None]]:
     table, ablation = result.tables[0], {row.name: row.ablation for row in study.protocol.study_rows}
-    varied = sorted((each.metric, ablation[each.model], each) for each in table.differences if ablation.get(each.model))
+    varied = [(each.metric, ablation[each.model], each) for each in table.differences if ablation.get(each.model)]
+    varied.sort(key=lambda found: found[:2])
     dots = [
         (f"{what}: {each.model}, {TITLES[metric]}", each.estimate, COLOURS[COMPARED.index(metric)], each.beyond_noise)
         for metric, what, each in varied

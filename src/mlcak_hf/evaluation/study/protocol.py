@@ -24,8 +24,8 @@ _SCRIPT = (StudentArguments, DataArguments, ViewParameters, MLCAKTrainingArgumen
 _TRAINING = {each.name for kind in _SCRIPT for each in fields(kind)} - _DATA - _PER_CELL
 #: What a row says besides the options of its training script.
 _ROW = {"kind", "teacher", "folds", "seeds", "baseline", "ablation", "tuning", "lowres"}
-#: Options of every row in a rehearsal.
-REHEARSAL = {"max_train_samples": 32, "num_train_epochs": 1}
+#: Options of every row in a rehearsal. In a first step, while the learning rate warms up, a model learns nothing.
+REHEARSAL = {"max_train_samples": 32, "num_train_epochs": 2}
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Protocol:
         seeds (`list[int]`, *optional*, defaults to `[0, 1, 2]`):
             Seeds of training.
         rehearsal (`bool`, *optional*, defaults to `False`):
-            Whether every model is trained with its first seed on 32 images for one epoch, only to show that it runs.
+            Whether every model is trained with its first seed on 32 images for two epochs, only to show that it runs.
 
     Raises:
         [`RecipeError`]: When an entry cannot be used.
