@@ -416,10 +416,11 @@ def image_rows(count=48):
 
 
 def test_a_rehearsal_is_short_and_says_so(tmp_path, started):
-    rehearsed = replace(protocol(student={"cache_views": 8}), rehearsal=True)
+    rehearsed = replace(protocol(student={"cache_views": 8, "max_steps": 5000}), rehearsal=True)
     for row in rehearsed.study_rows:
         assert row.seeds == (0,)
         assert (row.options["max_train_samples"], row.options["num_train_epochs"]) == (32, 2)
+        assert "max_steps" not in row.options
         assert row.options.get("cache_views") == (1 if row.kind == "student" else None)
     assert rehearsed.digest != protocol().digest, "its cells are never taken for those of the study"
     study = Study(rehearsed, tmp_path)

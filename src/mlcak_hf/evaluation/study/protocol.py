@@ -186,6 +186,7 @@ class Protocol:
         defaults = (self.teacher if kind == "teacher" else self.student) | ({"model": self.sizes[px]} if px else {})
         options = _with_recipe(defaults | {key: given[key] for key in given if key not in _ROW})
         if self.rehearsal:
+            options.pop("max_steps", None)  # It would take the place of the epochs.
             options |= REHEARSAL | ({"cache_views": 1} if options.get("cache_views") else {})
         tuning = given.get("tuning", self.tuning)
         for each in (options, *tuning):
