@@ -32,8 +32,7 @@ from sklearn.metrics import roc_auc_score
 
 from mlcak_hf import MLCAKError, RadiographPredictor, read_radiograph
 from mlcak_hf.data.sources import open_dataset
-from mlcak_hf.evaluation.arguments import EvaluatedModel, EvaluationArguments
-from mlcak_hf.evaluation.run import EvaluationData
+from mlcak_hf.evaluation.arguments import EvaluatedModel, EvaluationArguments, EvaluationData
 from mlcak_hf.image_processing_mlcak import to_unit_range
 from mlcak_hf.radiographs.read import resize_radiograph
 from mlcak_hf.shipped import resolve_checkpoint

@@ -1,4 +1,4 @@
-"""Measure the explanation maps of trained models against boxes and against two floors: tables and JSON.
+"""Measure the explanation maps of trained models against boxes and against three baselines: tables and JSON.
 
     python examples/explanation/measure_explanations.py --dataset vindr-256 --output runs/explanations \
         --models student=runs/student-mlcak

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -18,12 +19,13 @@ from mlcak_hf.cli.main import main
 from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.decoded_images import image_digest
 from mlcak_hf.data.shifts import REPORTED_SHIFTS
-from mlcak_hf.evaluation.arguments import EvaluatedModel, EvaluationArguments
+from mlcak_hf.errors import DatasetError
+from mlcak_hf.evaluation.arguments import EvaluatedModel, EvaluationArguments, EvaluationData, models_to_evaluate
 from mlcak_hf.evaluation.evidence.data_choice import open_for_model
 from mlcak_hf.evaluation.evidence.record import Evidence
 from mlcak_hf.pretrained import load_model, load_processor
 from mlcak_hf.probabilities import probabilities
-from mlcak_hf.training.training_images import TrainingImages
+from mlcak_hf.training.training_images import TrainingImages, is_trained_on
 
 COUNT = 60
 
@@ -153,7 +155,7 @@ def test_requirements_decide_the_exit_code_and_say_which_failed(mlcak, folder, t
 )
 def test_bad_input_is_named_before_the_model_runs(mlcak, folder, tmp_path, monkeypatch, further, message):
     monkeypatch.setattr(
-        "mlcak_hf.evaluation.evidence.evaluate.evaluate_model", lambda *args: pytest.fail("the model runs first")
+        "mlcak_hf.evaluation.evidence.evaluate.evaluate_network", lambda *args: pytest.fail("the model runs first")
     )
     code, _, err = mlcak(*options(folder, tmp_path, *further))
     assert code == 2
@@ -167,6 +169,19 @@ def test_a_name_that_the_model_does_not_have_is_named_with_a_remedy(mlcak, folde
     assert "holds 'normal'" not in err, "it differs in case only"
     assert "holds 'pneumonia', but the model's labels are ['Normal', 'Abnormal']" in err
     assert "--rename_label pneumonia=LABEL" in err
+
+
+def test_names_of_every_split_are_checked(mlcak, folder, tmp_path):
+    """A name that occurs in the test split alone would otherwise count as missing."""
+    train, test = (datasets.Dataset.from_list(list(rows(names=names)), features=FEATURES)
+                   for names in (("NORMAL", "abnormal"), ("normal", "covid")))  # fmt: skip
+    datasets.DatasetDict(train=train, test=test).save_to_disk(tmp_path / "chests")
+    arguments = ("evaluate", folder / "model", tmp_path / "chests", "--output", tmp_path / "out", *FAST,
+                 "--label_column", "diagnosis")  # fmt: skip
+    code, _, err = mlcak(*arguments)
+    assert (code, "holds 'covid', but the model's labels are" in err) == (2, True)
+    assert mlcak(*arguments, "--rename_label", "covid=Abnormal")[0] == 0
+    assert Evidence.load(tmp_path / "out").comparison.class_counts["global/Abnormal"].present == COUNT // 2
 
 
 def trained_on(folder, path, images, **options):
@@ -215,6 +230,30 @@ def test_folds_of_the_training_do_not_cut_another_file(mlcak, folder, tmp_path):
     model = trained_on(folder, tmp_path / "model", elsewhere, label_column="diagnosis", folds=5, fold=1)
     assert mlcak("evaluate", model, path, "--output", tmp_path / "out", *FAST)[0] == 0
     assert Evidence.load(tmp_path / "out").comparison.n_images == COUNT
+    # Nor in a comparison, nor a dataset without training rows.
+    compared = EvaluationArguments(
+        dataset=str(path), models=[f"m={model}"], output="", split="train", findings_column="none"
+    )
+    models = models_to_evaluate(compared.models)
+    assert len(EvaluationData.open(compared, models).split("train")) == COUNT
+    datasets.DatasetDict(test=datasets.Dataset.from_parquet(str(path))).save_to_disk(tmp_path / "test-only")
+    assert mlcak("evaluate", model, tmp_path / "test-only", "--output", tmp_path / "test", *FAST)[0] == 0
+    assert Evidence.load(tmp_path / "test").comparison.n_images == COUNT
+    with pytest.raises(DatasetError, match="Folds are parts of the split 'train'; the dataset has test"):
+        EvaluationData.open(replace(compared, dataset=str(tmp_path / "test-only"), folds=5), models)
+
+
+@pytest.mark.parametrize("limit", [8, 30, 48])
+def test_a_dataset_is_recognized_by_the_share_that_a_training_drew(folder, tmp_path, limit):
+    path = write(tmp_path / "clinic.parquet", names=("Normal", "Abnormal"))
+    images = [row["image"] for row in rows()]
+    model = trained_on(folder, tmp_path / "model", images[:limit])
+    all_rows = datasets.Dataset.from_parquet(str(path)).cast_column("image", datasets.Image())
+    assert is_trained_on(model, "other name", all_rows, "image")
+    # A few shared images do not make it the same.
+    elsewhere = [row["image"] for row in rows(seed=9)]
+    TrainingImages.of_run(map(image_digest, [*elsewhere, *images[:5]])).save(model)
+    assert not is_trained_on(model, "clinic.parquet", all_rows, "image")
 
 
 def test_the_card_takes_the_evaluation_and_check_passes_until_the_weights_change(mlcak, folder, evaluated, tmp_path):

@@ -15,8 +15,10 @@ from mlcak_hf.evaluation.bootstrap import draw_weights, group_indices
 from mlcak_hf.evaluation.evidence.decision_points import (
     ChosenThreshold,
     measure_points,
+    overlapping_splits,
     predictive_values,
     thresholds_chosen_here,
+    thresholds_of_model,
 )
 from mlcak_hf.evaluation.evidence.image_pass import ImagePass
 from mlcak_hf.evaluation.evidence.label_curves import calibrate_label, draw_curves
@@ -35,6 +37,7 @@ from mlcak_hf.evaluation.report.html_page import render, write_evidence
 from mlcak_hf.evaluation.report.verdict import judge
 from mlcak_hf.evaluation.scores import global_scores, local_scores
 from mlcak_hf.probabilities import probabilities
+from mlcak_hf.trust.operating_points import LabelPoints, OperatingPoints, PointTargets
 
 FACTS = {
     "model": "student", "backbone": "vit", "layers": 3, "parameters": 1000, "image_size_px": 28, "fit": "pad",
@@ -213,7 +216,7 @@ def test_the_record_comes_back_whole(evidence, tmp_path):
     assert SelfCheck.load(tmp_path / "evaluation.json") == CHECK
     evidence.comparison.to_json(tmp_path / "comparison.json")
     assert load_results(tmp_path / "comparison.json") == evidence.comparison
-    with pytest.raises(MLCAKError, match=r"evaluation\.json of format 1"):
+    with pytest.raises(MLCAKError, match=r"evaluation\.json of format 2"):
         Evidence.load(tmp_path / "comparison.json")
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(MLCAKError, match="is not the record of an evaluation"):
@@ -228,7 +231,7 @@ def test_the_record_comes_back_whole(evidence, tmp_path):
         ({"n": 800, "skill": 1.1}, "fits with reservations", "interval is below 0.8"),
         ({"n": 800, "skill": 0.4}, "does not fit", "It separates the classes weakly"),
         ({"n": 800, "skill": 0.0}, "does not fit", "not shown to be better than chance"),
-        ({"n": 40, "present": 0.1}, "cannot be said", "Fewer than 10 images of one class of Abnormal"),
+        ({"n": 40, "present": 0.1}, "cannot be said", "Fewer than 10 patients of one class of Abnormal"),
         ({"n": 40, "present": 0.0}, "cannot be said", "No global label has images of both classes"),
         ({"trained_on": 7}, "cannot be said", "trained on 7 of these 300 images"),
     ],
@@ -238,6 +241,33 @@ def test_the_verdict_follows_its_rules(changes, answer, reason):
     verdict = judge(evidence_of(predictions(**changes)))
     assert verdict.answer == answer
     assert reason in " ".join(verdict.reasons)
+
+
+def test_thresholds_of_a_part_of_the_evaluated_images_were_chosen_on_them():
+    point = LabelPoints.choose(np.linspace(0, 1, 40), np.arange(40) % 2, PointTargets(), None)
+    points = OperatingPoints("0" * 64, "clinic.parquet", "validation", 40, PointTargets(), {"global/Abnormal": point})
+    for splits, here in ((["train"], True), (["train", "validation"], False)):
+        found = thresholds_of_model(points, "Abnormal", "clinic.parquet", overlapping_splits("train", splits))
+        assert found
+        assert {each.chosen_here for each in found} == {here}
+    assert overlapping_splits("test", ["train", "test"]) == {"test"}
+    assert not any(each.chosen_here for each in thresholds_of_model(points, "Abnormal", "other", {"validation"}))
+
+
+def test_many_images_of_few_patients_do_not_make_a_verdict():
+    """Two patients with 30 images each: every draw with both classes is the same, so the interval has no width."""
+    model = predictions(60)
+    task = replace(model.global_task, labels=(np.arange(60)[:, None] < 30).astype(int))
+    verdict = judge(evidence_of(replace(model, global_task=task, groups=["a"] * 30 + ["b"] * 30)))
+    assert (verdict.answer, verdict.reasons[0][:20]) == ("cannot be said", "Fewer than 10 patien")
+    # Ten patients of one class, with half of all images: a twentieth of the draws and more has none of them.
+    evidence = evidence_of(predictions(800))
+    auroc = evidence.row.metrics["auroc_global"]
+    dropped = replace(auroc, interval=replace(auroc.interval, dropped=11))
+    row = replace(evidence.row, metrics=evidence.row.metrics | {"auroc_global": dropped})
+    verdict = judge(replace(evidence, comparison=replace(evidence.comparison, rows=(row,))))
+    assert verdict.answer == "cannot be said"
+    assert "11 of 200 draws of patients held one class only" in verdict.reasons[0]
 
 
 def test_reservations_name_suspect_images_subgroups_and_perturbations():
@@ -288,7 +318,7 @@ def test_open_questions_name_what_the_images_are_too_few_for():
     few = judge(evidence_of(predictions(60), subgroups={"side": ["a"] * 50 + ["b"] * 10})).open_questions
     text = " ".join(few)
     assert "How good it is within 0.1" in text
-    assert "labels with fewer than 10 images of one class: Edema, Rare" in text
+    assert "labels with fewer than 10 patients of one class: Edema, Rare" in text
     assert "as good for side b: too few patients" in text
 
 
@@ -418,3 +448,23 @@ def test_the_checklist_answers_only_from_the_record(evidence):
     assert items[25] == "Not recorded with this model."
     assert items[20] == "None of the evaluated images was a training image, by hashes of their pixels."
     assert "trained on 7 of" in {i.number: i.answer for i in claim_items(evidence_of(predictions(trained_on=7)))}[20]
+
+
+@pytest.mark.parametrize(
+    ("changes", "training", "chosen"),
+    [
+        ({}, "seed 7.", "The last step; no checkpoint was chosen."),
+        ({"teachers": ["cnn", "vit"]}, "seed 7, taught by cnn and vit.", "The last step; no checkpoint was chosen."),
+        ({"chosen_by": "auroc_global"}, "seed 7.", "By auroc_global, on 100 validation images."),
+    ],
+)
+def test_the_checklist_says_what_taught_the_model_and_what_chose_it(changes, training, chosen):
+    trained = {
+        "dataset": "chests", "images": 600, "validation_images": 100, "initial_weights": "random", "teachers": [],
+        "epochs": 12.0, "steps": 240, "learning_rate": 1e-3, "optimizer": "adamw_torch", "seed": 7, "chosen_by": None,
+    }  # fmt: skip
+    found = evidence_of(predictions())
+    items = claim_items(replace(found, facts=FACTS | {"trained": trained | changes}))
+    answers = {item.number: item.answer for item in items}
+    assert answers[25].endswith(training)
+    assert answers[26] == chosen

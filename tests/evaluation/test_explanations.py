@@ -1,4 +1,4 @@
-"""Explanation maps against boxes and floors: measured on a tiny dataset, and reported from numbers made by hand."""
+"""Explanation maps against boxes and baselines: measured on a tiny dataset, and reported from numbers made by hand."""
 
 import json
 from dataclasses import replace
@@ -48,26 +48,31 @@ def rows(split, boxes=True):
         }
 
 
+def write(folder, splits):
+    """A dataset of the rows of each split."""
+    edges = dict.fromkeys(EDGES, datasets.Value("float32"))
+    types = {
+        "image_id": datasets.Value("string"),
+        "image": datasets.Image(),
+        "label": datasets.ClassLabel(names=["Normal", "Abnormal"]),
+        "findings": {name: datasets.Value("int8") for name in FINDINGS},
+        "boxes": datasets.List({"finding": datasets.Value("string")} | edges),
+        "group": datasets.Value("string"),
+        "patient": datasets.Value("int64"),
+    }
+    for split, found in splits.items():
+        path = folder / "data" / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        features = datasets.Features({name: types[name] for name in found[0]})
+        datasets.Dataset.from_list(found, features=features).to_parquet(path)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A dataset with boxes of a finding that the models have and of one that they lack; models of either embedding."""
     folder = tmp_path_factory.mktemp("explanations")
-    edges = dict.fromkeys(EDGES, datasets.Value("float32"))
-    features = datasets.Features(
-        {
-            "image_id": datasets.Value("string"),
-            "image": datasets.Image(),
-            "label": datasets.ClassLabel(names=["Normal", "Abnormal"]),
-            "findings": {name: datasets.Value("int8") for name in FINDINGS},
-            "boxes": datasets.List({"finding": datasets.Value("string")} | edges),
-            "group": datasets.Value("string"),
-        }
-    )
     for name, boxes in (("dataset", True), ("without-boxes", False)):
-        for split in ("train", "validation", "test"):
-            path = folder / name / "data" / f"{split}-00000-of-00001.parquet"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            datasets.Dataset.from_list(list(rows(split, boxes)), features=features).to_parquet(path)
+        write(folder / name, {split: list(rows(split, boxes)) for split in ("train", "validation", "test")})
     fields = {"linear": {}, "conv": {"patch_embedding": "conv", "trunk_widths": [8, 8, 8]}}
     fields |= {"other": {"local_labels": ["Pneumothorax"]}}
     for seed, (name, own) in enumerate(fields.items()):
@@ -90,7 +95,7 @@ def measured(folder):
     return measured_by(arguments(folder, folder / "out", "linear", "conv", perturbed=3))
 
 
-def test_every_method_and_floor_is_scored_for_each_pair_of_image_and_finding(measured):
+def test_every_method_and_baseline_is_scored_for_each_pair_of_image_and_finding(measured):
     for each in measured:
         assert len(each) == 8
         assert set(each.findings) == {"Edema"}
@@ -141,8 +146,11 @@ def test_a_finished_model_is_not_measured_again_until_something_changes(folder, 
     (again,) = measured_by(args)
     assert again.images == measured[0].images
     assert all((again.scores[name] == values)[:3].all() for name, values in measured[0].scores.items())
-    with pytest.raises(pytest.fail.Exception, match="measured again"):
-        measured_by(replace(args, perturbed=2))
+    columns = {"group_column": "none", "image_id_column": "none", "label_column": "none", "findings_column": "label"}
+    monkeypatch.setattr(measure, "check_models", lambda *_: None)  # the column of the label holds no findings
+    for option, value in {"perturbed": 2, "seed": 1, **columns}.items():
+        with pytest.raises(pytest.fail.Exception, match="measured again"):
+            measured_by(replace(args, **{option: value}))
 
 
 def test_without_boxes_or_without_their_findings_there_is_one_clear_error(folder, tmp_path):
@@ -160,6 +168,60 @@ def test_without_validation_boxes_or_training_images_those_columns_are_left_out(
     assert "No mean map" in text
     assert "IoU |" not in text
     assert "Deletion" not in text.split("\n\n")[4]
+
+
+def measured_on(folder, splits, source, **changes):
+    """The maps of one model on a dataset of its own."""
+    write(folder / "own", splits)
+    model = f"linear={source / 'linear'}"
+    args = {"perturbed": 0, "mean_images": 2} | changes
+    own, output = str(folder / "own"), str(folder / "out")
+    return measured_by(ExplanationArguments(dataset=own, models=[model], output=output, **args))[0]
+
+
+def test_a_finding_with_boxes_in_validation_alone_leaves_the_overlap_of_the_mean_map(folder, tmp_path):
+    splits = {split: list(rows(split)) for split in ("train", "validation", "test")}
+    splits["validation"][0]["boxes"] = [box("Nodule/Mass", 4, 4, 12, 12)]
+    found = measured_on(tmp_path, splits, folder)
+    assert np.isfinite(found.scores["attention/mean map"][list(MAP_METRICS).index("iou")]).all()
+
+
+def test_patient_0_is_a_patient(folder, tmp_path):
+    numbered = [row | {"patient": index // 2 if index < 10 else None} for index, row in enumerate(rows("test"))]
+    marked = [index for index in range(IMAGES) if index % 3]
+    found = measured_on(tmp_path, {"test": numbered}, folder, threshold_split="none", group_column="patient")
+    assert found.groups == tuple(str(index // 2) if index < 10 else f"image test-{index}" for index in marked)
+
+
+def test_a_map_on_the_padding_alone_counts_as_uniform(folder, tmp_path, monkeypatch):
+    padded = np.zeros((1, 4, 4))
+    padded[:, 0] = 1  # above a radiograph that is half as high as wide
+    monkeypatch.setattr(
+        measure, "explain", lambda _, pixels, labels: dict.fromkeys(METHODS, padded.repeat(len(labels), axis=0))
+    )
+    wide = [row | {"image": row["image"][:16], "boxes": [box("Edema", 4, 4, 20, 12)]} for row in rows("test")]
+    found = measured_on(tmp_path, {"test": wide}, folder, threshold_split="none", perturbed=2)
+    assert found.scores["grad-cam"][1] == pytest.approx(found.area)
+    assert found.empty["grad-cam"] == 1
+
+
+def test_folds_of_images_without_ids_are_pooled(folder, tmp_path):
+    unnamed = [{name: value for name, value in row.items() if name not in ("image_id", "group")} for row in rows("x")]
+    options = {"split": "fold", "folds": 2, "threshold_split": "none", "mean_images": 0}
+    folds = [measured_on(tmp_path / str(fold), {"train": unnamed}, folder, fold=fold, **options) for fold in (0, 1)]
+    pooled = pool_folds(folds)
+    assert len(set(pooled.images)) == len(set(pooled.groups)) == len(pooled) == 8
+    with pytest.raises(MLCAKError, match="share"):
+        pool_folds([folds[0], folds[0]])
+
+
+def test_models_with_similar_names_are_kept_apart(folder, tmp_path):
+    names = ("a b", "a/b", "a-b", "a b")
+    models = [f"{name}={folder / 'linear'}" for name in names]
+    args = arguments(folder, tmp_path, threshold_split="none", mean_images=0, perturbed=0)
+    measured_by(replace(args, models=models))
+    files = sorted((tmp_path / "measurements").iterdir())
+    assert [MapMeasurement.load(file).model for file in files] == ["a b", "a b", "a/b", "a-b"]
 
 
 # The report, from numbers made by hand
@@ -215,7 +277,7 @@ def test_too_few_patients_get_no_verdict_and_are_marked():
 
 
 def test_equal_maps_are_called_different_in_at_most_a_twentieth_of_the_reports():
-    """Gains of 4 methods over 3 floors that are noise, of 40 patients with two pairs each, in 1,000 reports."""
+    """Gains of 4 methods over 3 baselines that are noise, of 40 patients with two pairs each, in 1,000 reports."""
     rng, groups = np.random.default_rng(0), [str(pair // 2) for pair in range(80)]
     claims = 0
     for _ in range(1000):
@@ -246,7 +308,9 @@ def test_the_record_is_read_as_it_was_written(tmp_path, measured):
     assert "# Explanations: chests · test" in markdown.read_text(encoding="utf-8")
     with pytest.raises(MLCAKError, match="must be those of 'nobody'; got those of 'linear', 'conv'"):
         explanations.report("nobody")
-    for broken in ("{}", "[", json.dumps({"format": 99})):
+    lists = json.loads(json_file.read_text(encoding="utf-8"))
+    lists["reports"][0]["correlation"] = []
+    for broken in ("{}", "[", json.dumps({"format": 99}), json.dumps(lists)):
         json_file.write_text(broken)
         with pytest.raises(MLCAKError, match=r"must be an explanations\.json"):
             Explanations.from_json(json_file)

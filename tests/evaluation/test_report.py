@@ -174,7 +174,7 @@ def test_intervals_of_rare_labels_are_called_too_narrow(tmp_path):
     comparison = compare([rare], n_draws=100)
     assert comparison.rare_labels == ("Cardiomegaly", "Nodule/Mass")
     notes = "\n".join(footer(comparison))
-    assert "Fewer than 10 images of one class: Cardiomegaly, Nodule/Mass." in notes
+    assert "Fewer than 10 patients of one class: Cardiomegaly, Nodule/Mass." in notes
     assert "Research use only" in notes
     draw_comparison(comparison, tmp_path / "comparison.png")
 
@@ -271,7 +271,9 @@ def test_training_images_are_marked_in_table_figure_and_record_and_decide_nothin
 
 def test_a_model_without_a_record_of_its_training_images_is_named():
     comparison = compare([predictions("hub"), predictions("own", details=trained_on(0))], n_draws=60)
-    assert "Not known whether trained on these images (without training_images.json): hub." in footer(comparison)
+    assert "Without training_images.json, it is not known whether these models saw the images: hub." in footer(
+        comparison
+    )
     assert "Warning" not in markdown(comparison)
 
 
@@ -386,7 +388,7 @@ def test_a_file_that_is_not_a_comparison_is_named(tmp_path):
     with pytest.raises(MLCAKError, match="not a comparison of models"):
         Comparison.from_json(tmp_path / "other.json")
     (tmp_path / "old.json").write_text('{"format": 1}')
-    with pytest.raises(MLCAKError, match="must have format 3; got 1"):
+    with pytest.raises(MLCAKError, match="must have format 4; got 1"):
         Comparison.from_json(tmp_path / "old.json")
     with pytest.raises(MLCAKError, match="no row 'b'; it has 'a'"):
         compare([predictions("a")], n_draws=60).row("b")

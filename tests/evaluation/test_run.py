@@ -19,7 +19,7 @@ from mlcak_hf.data.decoded_images import image_digest
 from mlcak_hf.deployment.model_card import card_for_folder
 from mlcak_hf.errors import DatasetError, DeploymentError, MLCAKError, RecipeError
 from mlcak_hf.evaluation import run
-from mlcak_hf.evaluation.arguments import EvaluationArguments, models_to_evaluate
+from mlcak_hf.evaluation.arguments import EvaluationArguments, EvaluationData, models_to_evaluate
 from mlcak_hf.evaluation.calibration import operating_thresholds
 from mlcak_hf.evaluation.comparison import Comparison
 from mlcak_hf.evaluation.localisation import box_coverages, localise
@@ -142,7 +142,7 @@ def reference(folder, name, split, lowres=None):
 
 @pytest.mark.parametrize(
     ("file", "name", "lowres"),
-    [("teacher", "teacher", None), ("teacher-fed-8-px", "teacher", 8), ("global", "global", None)],
+    [("teacher", "teacher", None), ("teacher fed 8 px", "teacher", 8), ("global", "global", None)],
 )
 def test_scores_are_those_of_the_saved_model_image_by_image(folder, evaluated, file, name, lowres):
     loaded = ModelPredictions.load(evaluated / "predictions" / f"{file}.npz")
@@ -158,7 +158,7 @@ def test_scores_are_those_of_the_saved_model_image_by_image(folder, evaluated, f
 
 
 def test_low_resolution_changes_what_the_teacher_sees(evaluated):
-    full, fed = (ModelPredictions.load(evaluated / "predictions" / f"{n}.npz") for n in ("teacher", "teacher-fed-8-px"))
+    full, fed = (ModelPredictions.load(evaluated / "predictions" / f"{n}.npz") for n in ("teacher", "teacher fed 8 px"))
     assert np.abs(full.global_task.scores - fed.global_task.scores).max() > 1e-3
 
 
@@ -342,7 +342,7 @@ def test_another_dataset_may_be_split_otherwise_and_have_other_columns(folder, t
     args = arguments(folder, tmp_path / "out", split_seed=4)
     args.dataset, args.models = str(other), [f"student={student}"]
     models = models_to_evaluate(args.models)
-    data = run.EvaluationData.open(args, models)
+    data = EvaluationData.open(args, models)
     run.check_evaluation(models, data)
     assert (data.args.split_seed, data.columns.group) == (4, "group")
 
@@ -373,7 +373,7 @@ def test_a_fold_that_the_model_was_trained_on_is_refused(folder, tmp_path):
     models = models_to_evaluate(args.models)
 
     def check():
-        data = run.EvaluationData.open(args, models)
+        data = EvaluationData.open(args, models)
         run.check_evaluation(models, data)
         return data.args.fold
 
@@ -381,6 +381,27 @@ def test_a_fold_that_the_model_was_trained_on_is_refused(folder, tmp_path):
     args.fold = 0
     with pytest.raises(DatasetError, match=r"with --fold 1; got --fold 0\. Add --fold 1\."):
         check()
+
+
+def test_images_without_ids_have_different_names_in_every_fold(folder, tmp_path):
+    """So that the predictions of all folds can be joined."""
+    bare = datasets.DatasetDict(
+        train=datasets.load_dataset(str(folder / "dataset"))["train"].remove_columns("image_id")
+    )
+    bare.save_to_disk(tmp_path / "bare")
+    names = []
+    for fold in range(3):
+        args = arguments(folder, tmp_path / "out", split="fold", threshold_split="none", folds=3, fold=fold)
+        args.dataset = str(tmp_path / "bare")
+        names += EvaluationData.open(args, []).image_names("fold")
+    assert len(set(names)) == SIZES["train"]
+    assert "fold 2 of 3, row 0" in names
+
+
+def test_the_evaluated_split_never_chooses_its_own_thresholds(folder, tmp_path):
+    args = arguments(folder, tmp_path / "out", "student", split="validation")
+    assert args.threshold_split == "none"
+    assert run.run_evaluation(args).row("student").thresholds == ()
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from fake_training import fake_training, options_of
 
 from mlcak_hf.errors import MLCAKError, RecipeError
 from mlcak_hf.evaluation.compare import compare
+from mlcak_hf.evaluation.localisation import Localisation
 from mlcak_hf.evaluation.predictions import ModelPredictions
 from mlcak_hf.evaluation.report.wording import footer
 from mlcak_hf.evaluation.scores import global_scores
@@ -31,7 +32,7 @@ from mlcak_hf.evaluation.study import results
 from mlcak_hf.evaluation.study import runner as runner_module
 from mlcak_hf.evaluation.study.cells import Study
 from mlcak_hf.evaluation.study.page import write_study
-from mlcak_hf.evaluation.study.plan import plan
+from mlcak_hf.evaluation.study.plan import plan, time_rows
 from mlcak_hf.evaluation.study.protocol import Protocol
 from mlcak_hf.evaluation.study.results import collect, pool
 from mlcak_hf.evaluation.study.runner import Runner
@@ -272,6 +273,24 @@ def test_joined_predictions_hold_every_image_once_and_rank_it_within_its_fold(tm
     assert any("only among those of its fold" in line for line in footer(table))
 
 
+def test_a_finding_may_have_boxes_in_some_folds_only(tmp_path, started):
+    study = run(tmp_path, seeds=[0])
+    for cell in study.cells:
+        (file,) = cell.prediction_files[:1]
+        found = ModelPredictions.load(file)
+        each = Localisation(*np.full((4, len(found)), 0.25 * (cell.fold + 1)))
+        boxes = [{"": each, "Mass": each}, {"": each, "Nodule": each}, None][cell.fold]
+        replace(found, localisation=boxes).save(file)
+    (plain,) = pool([cell for cell in study.cells if cell.row.name == "plain"])
+    folds = plain.global_task.folds
+    assert set(plain.localisation) == {"", "Mass", "Nodule"}
+    assert set(plain.localisation["Nodule"].share[folds == 1]) == {0.5}
+    assert np.isnan(plain.localisation["Nodule"].share[folds != 1]).all()
+    metrics = collect(study).tables[0].row("plain").metrics
+    assert metrics["attention_ratio/Mass"].value == pytest.approx(1)
+    assert metrics["pointing_game"].value == pytest.approx(3 / 8), "over the images that have boxes"
+
+
 def test_models_of_the_folds_may_scale_their_scores_differently(tmp_path, started):
     result = collect(run(tmp_path)).tables[0]
     for file in tmp_path.rglob("fold-1/*/evaluation/predictions/*.npz"):
@@ -381,6 +400,25 @@ def test_the_plan_adds_up_hours_and_disk_and_says_where_they_come_from(tmp_path,
     assert [line.split(":")[0].strip() for line in lines[1:-2]] == ["mlcak", "per level"]
 
 
+def test_only_rows_of_unknown_cost_are_timed(tmp_path, started):
+    study = run(tmp_path, gap_only=True)
+    whole, timed = Study(protocol(), tmp_path), []
+    assert study.folder == whole.folder
+
+    def stop(cell, changes):
+        timed.append(cell.row.name)
+        return "as far as this test goes"
+
+    runner = Runner(whole, EXAMPLES)
+    runner.run_cell = stop
+    with pytest.raises(MLCAKError, match="cannot be trained: as far as"):
+        time_rows(runner, 2)
+    assert timed == ["teacher"], "finished, but it teaches the row to be timed"
+    run(tmp_path)
+    time_rows(runner, 2)
+    assert timed == ["teacher"]
+
+
 def test_several_rows_may_vary_the_same_choice(tmp_path, started):
     other = {"teacher": "teacher", "attention_loss": "kl", "ablation": "aggregation"}
     study = run(tmp_path, rows=ROWS | {"kl": other})
@@ -467,7 +505,7 @@ def run_in_this_process(self, command, log, worker):
 
 @pytest.mark.slow
 def test_a_study_of_tiny_models_with_the_real_scripts(tmp_path, monkeypatch, capsys):
-    Dataset.from_list(list(image_rows())).to_parquet(tmp_path / "chests.parquet")
+    Dataset.from_list(list(image_rows())).remove_columns("image_id").to_parquet(tmp_path / "chests.parquet")
     training = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "report_to": "none", "logging_steps": 1}
     training |= {"eval_strategy": "epoch", "save_strategy": "epoch", "learning_rate": 0.003}
     training |= {"load_best_model_at_end": True, "metric_for_best_model": "auroc_global"}

@@ -9,7 +9,7 @@ import pytest
 
 from mlcak_hf.data.decoded_images import image_digest
 from mlcak_hf.errors import DatasetError
-from mlcak_hf.training.training_images import TRAINING_IMAGES_FILE, TrainingImages
+from mlcak_hf.training.training_images import TRAINING_IMAGES_FILE, TrainingImages, training_hits
 
 DIGESTS = [bytes([number] * 16) for number in range(6)]
 
@@ -67,6 +67,20 @@ def test_images_behind_the_initial_weights_count_too(tmp_path):
     TrainingImages.of_run(DIGESTS[:2]).save(tmp_path)
     later = TrainingImages.of_run(DIGESTS[2:4], TrainingImages.load(tmp_path))
     assert [later.count([digest]) for digest in DIGESTS] == [1, 1, 1, 1, 0, 0]
+
+
+def test_nothing_is_claimed_about_images_that_unrecorded_initial_weights_may_have_seen(tmp_path):
+    """A model from the Hub was adapted to own images: 0 hits among others prove nothing, a hit does."""
+    TrainingImages.of_run(DIGESTS[:2], complete=False).save(tmp_path)
+    assert training_hits(tmp_path, {"a": DIGESTS[2:], "b": DIGESTS[3:]}) is None
+    assert training_hits(tmp_path, {"evaluated": DIGESTS[1:], "thresholds": DIGESTS[3:]}) == {
+        "evaluated": 1,
+        "thresholds": 0,
+    }
+    TrainingImages.of_run(DIGESTS[2:3], TrainingImages.load(tmp_path)).save(tmp_path)
+    assert training_hits(tmp_path, {"evaluated": DIGESTS[3:]}) is None, "adapted twice"
+    TrainingImages.of_run(DIGESTS[:2]).save(tmp_path)
+    assert training_hits(tmp_path, {"evaluated": DIGESTS[2:]}) == {"evaluated": 0}
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"sets": [{"salt": "00"}]}'])

@@ -117,12 +117,16 @@ def hold_out_fold(splits: DatasetDict, columns: DatasetColumns, folds: int, fold
         `DatasetDict`: `train` without the fold, and the fold as `fold`.
 
     Raises:
-        [`DatasetError`]: If the numbers are out of range or there are fewer patients than folds.
+        [`DatasetError`]: If the numbers are out of range, there is no `train`, or there are fewer patients than folds.
     """
     if not folds:
         return splits
     if folds < 2 or not 0 <= fold < folds:
         raise DatasetError(f"folds must be at least 2, and fold one of 0 to folds - 1; got folds={folds}, fold={fold}.")
+    if "train" not in splits:
+        raise DatasetError(
+            f"Folds are parts of the split 'train'; the dataset has {', '.join(splits)}. Set folds to 0."
+        )
     train = splits["train"]
     numbers = np.array(fold_numbers(_groups(train, columns), folds, "folds"))
     if len(np.unique(numbers)) < folds:

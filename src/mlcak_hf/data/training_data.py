@@ -40,12 +40,16 @@ class DatasetArguments:
 
     dataset: str = field(metadata={"help": "Folder that `mlcak prepare` wrote, a Parquet file, or a Hub id."})
     image_column: str = field(default="image", metadata={"help": "Column of images."})
-    label_column: str = field(default="label", metadata={"help": 'Column of the global label; "none": any finding.'})
+    label_column: str = field(
+        default="label", metadata={"help": 'Column of the global label; "none": abnormal if any finding is present.'}
+    )
     findings_column: str = field(default="findings", metadata={"help": 'Column of local findings, or "none".'})
     group_column: str | None = field(default=None, metadata={"help": 'Column of patients; default "group" if there.'})
     image_id_column: str | None = field(default=None, metadata={"help": 'Default "image_id" if there.'})
-    validation_fraction: float = field(default=0.15, metadata={"help": "Share for validation, without such a split."})
-    split_seed: int = field(default=0, metadata={"help": "Seed of that split; the same for teacher and students."})
+    validation_fraction: float = field(
+        default=0.15, metadata={"help": "Share of the training rows set aside if there is no validation split."}
+    )
+    split_seed: int = field(default=0, metadata={"help": "Seed of that choice; the same for teacher and students."})
     folds: int = field(default=0, metadata={"help": "Cross-validation: number of folds of the training rows."})
     fold: int = field(default=0, metadata={"help": "The fold that is held out: the split `fold` of an evaluation."})
 

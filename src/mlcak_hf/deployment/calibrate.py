@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from ..data.columns import column_values
 from ..errors import LabelError, MLCAKError, RecipeError
-from ..evaluation.arguments import EvaluatedModel, EvaluationArguments
+from ..evaluation.arguments import EvaluatedModel, EvaluationArguments, EvaluationData
 from ..evaluation.calibration import calibration_floor, reliability
 from ..evaluation.evidence.data_choice import findings_may_be_missing, renamed_labels
-from ..evaluation.run import EvaluationData, SplitOutputs, split_outputs
+from ..evaluation.run import SplitOutputs, split_outputs
 from ..evaluation.scores import TaskScores
 from ..pretrained import load_model
 from ..training.training_images import TrainingImages

@@ -1,4 +1,4 @@
-"""Which models to evaluate, on which images, as a command line or a recipe names them."""
+"""Which models to evaluate, on which images: as a command line or a recipe names them, and opened."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+from datasets import Dataset, DatasetDict
 
 from ..configuration_mlcak import MLCAKConfig
+from ..data.columns import DatasetColumns, Targets, column_values
+from ..data.sources import RadiographDataset, hold_out_fold, open_dataset, split_rows
 from ..data.training_data import SHARED_OPTIONS, DatasetArguments
-from ..errors import MLCAKError, RecipeError
+from ..errors import DatasetError, MLCAKError, RecipeError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..pretrained import load_config, load_processor
 from ..shipped import resolve_checkpoint
 from ..training.record import TRAINING_FILE, TrainingRecord
+from ..training.training_images import is_trained_on
 
 NO_SPLIT = "none"
 _AS_TRAINED = "Default: as in the training of the models."
@@ -34,7 +40,8 @@ class EvaluationArguments(DatasetArguments):
     fold: int = field(default=None, metadata={"help": _AS_TRAINED})  # type: ignore[assignment]
     split: str = field(default="test", metadata={"help": "Split to evaluate."})
     threshold_split: str = field(
-        default="validation", metadata={"help": 'Split on which operating thresholds are chosen, or "none".'}
+        default="validation",
+        metadata={"help": 'Split on which operating thresholds are chosen, or "none". It cannot be --split.'},
     )
     baseline: str | None = field(
         default=None, metadata={"help": 'Row to compare the others with. Default: the one named "plain", or the first.'}
@@ -53,6 +60,10 @@ class EvaluationArguments(DatasetArguments):
     num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
     bootstrap_draws: int = field(default=2000, metadata={"help": "Number of bootstrap draws for the intervals."})
     seed: int = field(default=0, metadata={"help": "Seed of the draws."})
+
+    def __post_init__(self) -> None:
+        if self.threshold_split == self.split:  # Thresholds of the evaluated images would be too good on them.
+            self.threshold_split = NO_SPLIT
 
     @property
     def context(self) -> dict[str, Any]:
@@ -99,6 +110,11 @@ class EvaluatedModel:
         return f"model {self.name}"
 
     @property
+    def file_stem(self) -> str:
+        """Name for its files; other names and runs have other ones."""
+        return "@".join(quote(part, safe=" ") for part in (self.name, self.run) if part)
+
+    @property
     def training_options(self) -> Mapping[str, Any]:
         """Options of its dataset in `training.json`; empty for a model without one, as from the Hub."""
         known = (Path(self.folder) / TRAINING_FILE).is_file()
@@ -114,6 +130,55 @@ class EvaluatedModel:
         if self.lowres is not None:
             processor.lowres = self.lowres  # type: ignore[assignment]  # declared as None
         return processor
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """An opened dataset, its columns, and the arguments that choose its splits."""
+
+    splits: DatasetDict
+    columns: DatasetColumns
+    args: EvaluationArguments
+
+    @classmethod
+    def open(cls, args: EvaluationArguments, models: Sequence[EvaluatedModel]) -> EvaluationData:
+        """Open the dataset; options that were not given are those of the first model's training.
+
+        Its folds are those of the dataset that it was trained on, and of no other.
+        """
+        splits = open_dataset(args.dataset, args.image_column)
+        rows, folds_given = next(iter(splits.values())), args.folds is not None
+        first = next((model for model in models if model.training_options), None)
+        args = args.as_trained(first.training_options if first else {}, rows.column_names)
+        if first and args.folds and not folds_given:
+            train = splits.get("train")
+            if train is None or not is_trained_on(first.folder, args.dataset, train, args.image_column):
+                args = replace(args, folds=0, fold=0)
+        columns = args.columns(rows.column_names)
+        columns.check(rows)
+        return cls(hold_out_fold(splits, columns, args.folds, args.fold), columns, args)
+
+    def split(self, name: str) -> Dataset:
+        """Find a split. A missing `validation` is set aside from the training rows, as training does."""
+        if name in self.splits:
+            return self.splits[name]
+        if name == "validation" and "train" in self.splits:
+            args = self.args
+            return split_rows(self.splits["train"], self.columns, args.validation_fraction, args.split_seed)[1]
+        raise DatasetError(
+            f"{self.args.dataset} has no split {name!r}; it has {', '.join(self.splits)}. Name one of them."
+        )
+
+    def image_names(self, name: str) -> list[str]:
+        """Ids of the images of a split. One without an id is named by its row, and by its fold, where rows repeat."""
+        before = f"fold {self.args.fold} of {self.args.folds}, " if name == "fold" else ""
+        ids = enumerate(column_values(self.split(name), self.columns.image_id))
+        return [f"{before}row {row}" if given in (None, "") else str(given) for row, given in ids]
+
+    def radiographs(self, name: str, config: MLCAKConfig) -> RadiographDataset:
+        """Pair the rows of a split with the targets of a model."""
+        rows = self.split(name)
+        return RadiographDataset(rows, Targets(config, self.splits.get("train", rows), self.columns))
 
 
 def models_to_evaluate(models: Sequence[str], lowres: Sequence[str] = ()) -> list[EvaluatedModel]:

@@ -11,26 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MLCAKError
-from .bootstrap import (
-    DrawWeights,
-    Interval,
-    MetricDraws,
-    draw_weights,
-    group_indices,
-    label_draws,
-    percentile_interval,
-)
+from .bootstrap import DrawWeights, Interval, MetricDraws, draw_weights, group_indices, label_draws, percentile_interval
 from .calibration import calibration_draws, reliability, threshold_draws
-from .comparison import COMPARED, RARE, ClassCount, Comparison, Difference, Estimate, Recovered, Row, choose_pairs
+from .comparison import (
+    COMPARED,
+    MOST_DROPPED,
+    RARE,
+    ClassCount,
+    Comparison,
+    Difference,
+    Estimate,
+    Recovered,
+    Row,
+    choose_pairs,
+)
 from .localisation import attention_draws
 from .metrics import METRICS, task_metrics
 from .predictions import ModelPredictions, align, label_scores
 from .scores import FloatArray, TaskScores, undefined_labels
 from .significance import ALPHA, delong, half_width, holm, p_value, share_interval
-
-#: With more draws dropped than this share, the others no longer represent the test set.
-_MOST_DROPPED = 0.05
-
 
 #: Metrics of the runs of one row: run -> metric -> draws.
 Runs = dict[str, dict[str, MetricDraws]]
@@ -98,7 +97,8 @@ def compare(
     local = next((model.local_task for model in aligned if model.local_task is not None), None)
     tasks = [("auroc_global", "global/", first.global_task), ("auroc_local_macro", "", local)]
     index = group_indices(groups)
-    rare = {metric: _rare(task, index) for metric, _, task in tasks if task is not None}
+    counts = {metric: _class_counts(task, index) for metric, _, task in tasks if task is not None}
+    rare = {metric: [name for name, count in of_task.items() if count.rare] for metric, of_task in counts.items()}
     made = tuple(_row(runs, measured[name]) for name, runs in rows.items())
     unfit = {row.name: row.training_images() for row in made if row.training_images()}
     differences = tuple(_differences(measured, pairs, rare, unfit))
@@ -108,10 +108,7 @@ def compare(
         finding_names=() if local is None else local.names,
         **{name: tuple(labels) for name, labels in undefined_labels(first.global_task, local).items()},
         class_counts={
-            prefix + name: ClassCount(*counts)
-            for _, prefix, task in tasks
-            if task is not None
-            for name, counts in zip(task.names, task.class_counts().tolist(), strict=True)
+            prefix + name: count for metric, prefix, _ in tasks for name, count in counts.get(metric, {}).items()
         },
         n_images=len(first),
         n_groups=int(index.max()) + 1,
@@ -189,10 +186,12 @@ def _estimate(runs: Sequence[dict[str, MetricDraws]], metric: str) -> Estimate:
     return Estimate(float(np.mean(values)), percentile_interval(draws) if len(draws) else None, deviation, len(values))
 
 
-def _rare(task: TaskScores, groups: NDArray[np.intp]) -> list[str]:
-    """Labels with both classes, but too few patients in one of them."""
-    fewest = [min(len(np.unique(groups[labels == wanted])) for wanted in (0, 1)) for labels in task.labels.T]
-    return [name for name, patients in zip(task.names, fewest, strict=True) if 0 < patients < RARE]
+def _class_counts(task: TaskScores, groups: NDArray[np.intp]) -> dict[str, ClassCount]:
+    counts = {}
+    for name, labels, (absent, present) in zip(task.names, task.labels.T, task.class_counts().tolist(), strict=True):
+        fewest = min(len(np.unique(groups[labels == wanted])) for wanted in (0, 1))
+        counts[name] = ClassCount(absent, present, fewest)
+    return counts
 
 
 def _add_delong(comparison: Comparison, runs: Mapping[str, Sequence[ModelPredictions]]) -> Comparison:
@@ -259,7 +258,7 @@ def _difference(
         unfit: unfit,
         "a single training run": min(len(ours), len(theirs)) < 2,
         "the rows do not have the same runs": not paired,
-        "too many draws without both classes": interval.dropped > _MOST_DROPPED * len(draws),
+        "too many draws without both classes": interval.dropped > MOST_DROPPED * len(draws),
     }
     reason = next((reason for reason, applies in reasons.items() if applies), "")
     if deviation is not None:

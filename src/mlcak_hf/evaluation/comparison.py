@@ -14,12 +14,14 @@ from .bootstrap import Interval, MetricDraws, percentile_interval
 from .calibration import Reliability
 from .significance import ALPHA, DeLong
 
-_FORMAT = 3
+_FORMAT = 4
 NOTICE = "Research use only: not a medical device, not a basis for a diagnosis."
 #: Metrics in which rows are compared.
 COMPARED = ("auroc_global", "auroc_local_macro")
 #: With fewer patients than this in a class, resampling them says little about other patients.
 RARE = 10
+#: With more draws dropped than this share, the others no longer represent the test set.
+MOST_DROPPED = 0.05
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,19 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ClassCount:
-    """Number of images without and with a label; images in which it is missing count in neither."""
+    """Number of images without and with a label; images in which it is missing count in neither.
+
+    `fewest_patients` counts the patients of the class that has fewer of them.
+    """
 
     absent: int
     present: int
+    fewest_patients: int
+
+    @property
+    def rare(self) -> bool:
+        """Whether there are both classes, but too few patients of one of them."""
+        return 0 < self.fewest_patients < RARE
 
 
 @dataclass(frozen=True)
@@ -174,8 +185,8 @@ class Comparison:
 
     @property
     def rare_labels(self) -> tuple[str, ...]:
-        """Labels with both classes but fewer than ten images in one of them; their intervals are too narrow."""
-        return tuple(name for name, count in self.class_counts.items() if 0 < min(count.absent, count.present) < RARE)
+        """Labels with both classes but fewer than ten patients in one of them; their intervals are too narrow."""
+        return tuple(name for name, count in self.class_counts.items() if count.rare)
 
     def row(self, name: str) -> Row:
         """Find a row by its name.

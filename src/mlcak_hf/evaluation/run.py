@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -13,25 +11,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..configuration_mlcak import MLCAKConfig
 from ..data.collator import MLCAKCollator
-from ..data.columns import DatasetColumns, Targets
 from ..data.decoded_images import image_digest
-from ..data.sources import RadiographDataset, hold_out_fold, open_dataset, shared_groups, split_rows
+from ..data.sources import shared_groups
 from ..data.training_data import stored_choices
 from ..errors import DatasetError, MLCAKError, RecipeError
 from ..explanation.class_token import class_token_attention
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..pretrained import load_model
 from ..probabilities import probabilities
-from ..training.training_images import TrainingImages, check_shared_split
+from ..training.training_images import check_shared_split, training_hits
 from ..trust.reference import captured_class_tokens
 from ..weights import weights_digest
-from .arguments import NO_SPLIT, EvaluatedModel, EvaluationArguments, models_to_evaluate
+from .arguments import NO_SPLIT, EvaluatedModel, EvaluationArguments, EvaluationData, models_to_evaluate
 from .bootstrap import MIN_DRAWS
 from .calibration import operating_thresholds
 from .compare import compare
@@ -39,41 +34,6 @@ from .comparison import Comparison, choose_pairs
 from .localisation import attention_on_boxes, has_boxes
 from .predictions import ModelPredictions
 from .scores import FloatArray, TaskScores, global_scores, local_scores
-
-
-@dataclass(frozen=True)
-class EvaluationData:
-    """An opened dataset, its columns, and the arguments that choose its splits."""
-
-    splits: DatasetDict
-    columns: DatasetColumns
-    args: EvaluationArguments
-
-    @classmethod
-    def open(cls, args: EvaluationArguments, models: Sequence[EvaluatedModel]) -> EvaluationData:
-        """Open the dataset; options that were not given are those of the first model's training."""
-        splits = open_dataset(args.dataset, args.image_column)
-        rows = next(iter(splits.values()))
-        args = args.as_trained(next(filter(None, (model.training_options for model in models)), {}), rows.column_names)
-        columns = args.columns(rows.column_names)
-        columns.check(rows)
-        return cls(hold_out_fold(splits, columns, args.folds, args.fold), columns, args)
-
-    def split(self, name: str) -> Dataset:
-        """Find a split. A missing `validation` is set aside from the training rows, as training does."""
-        if name in self.splits:
-            return self.splits[name]
-        if name == "validation" and "train" in self.splits:
-            args = self.args
-            return split_rows(self.splits["train"], self.columns, args.validation_fraction, args.split_seed)[1]
-        raise DatasetError(
-            f"{self.args.dataset} has no split {name!r}; it has {', '.join(self.splits)}. Name one of them."
-        )
-
-    def radiographs(self, name: str, config: MLCAKConfig) -> RadiographDataset:
-        """Pair the rows of a split with the targets of a model."""
-        rows = self.split(name)
-        return RadiographDataset(rows, Targets(config, self.splits.get("train", rows), self.columns))
 
 
 def run_evaluation(args: EvaluationArguments) -> Comparison | None:
@@ -99,9 +59,8 @@ def run_evaluation(args: EvaluationArguments) -> Comparison | None:
     found = [evaluate_model(model, data, accelerator) for model in models]
     if not accelerator.is_main_process:
         return None
-    for model in found:
-        file = re.sub(r"[^\w.-]+", "-", f"{model.name} {model.run}".strip())
-        model.save(Path(args.output) / "predictions" / f"{file}.npz")
+    for model, predictions in zip(models, found, strict=True):
+        predictions.save(Path(args.output) / "predictions" / f"{model.file_stem}.npz")
     shared = shared_groups(data.splits, data.columns, args.split)
     context = args.context | {"num_processes": accelerator.num_processes, "shared_patients": shared}
     return compare(found, args.baseline, args.bootstrap_draws, args.seed, context, args.named_pairs)
@@ -177,20 +136,36 @@ def evaluate_model(model: EvaluatedModel, data: EvaluationData, accelerator: Acc
     Returns:
         [`ModelPredictions`]
     """
-    args, columns, processor = data.args, data.columns, model.load_processor()
     network: Any = load_model(model.folder, model.role)
     network.to(accelerator.device)
+    return evaluate_network(network, model, data, accelerator)[0]
+
+
+def evaluate_network(
+    network: Any, model: EvaluatedModel, data: EvaluationData, accelerator: Accelerator
+) -> tuple[ModelPredictions, SplitOutputs]:
+    """Evaluate a loaded model.
+
+    Args:
+        network ([`MLCAKForCXRClassification`]):
+            The model, on the device of the accelerator.
+        model, data, accelerator:
+            As for [`evaluate_model`].
+
+    Returns:
+        `tuple[ModelPredictions, SplitOutputs]`: The predictions, and all outputs for the evaluated images.
+    """
+    args, columns, processor = data.args, data.columns, model.load_processor()
     rows, size = data.split(args.split), network.config.image_size
     with_attention = has_boxes(rows) and network.config.has_attention
     found = split_outputs(network, processor, data, args.split, accelerator, with_attention)
-    digests, thresholds, attention = {"evaluated": found.digests}, None, found.attention
+    digests, thresholds, attention = {"evaluated": map(bytes, found.digests)}, None, found.attention
     if args.threshold_split != NO_SPLIT:
         validation = split_outputs(network, processor, data, args.threshold_split, accelerator)
-        digests["thresholds"], thresholds = validation.digests, operating_thresholds(validation.global_task)
-    known = TrainingImages.load(model.folder)
-    return ModelPredictions(
+        digests["thresholds"], thresholds = map(bytes, validation.digests), operating_thresholds(validation.global_task)
+    predictions = ModelPredictions(
         name=model.name,
-        image_ids=rows[columns.image_id] if columns.image_id else list(map(str, range(len(rows)))),
+        image_ids=data.image_names(args.split),
         global_task=found.global_task,
         local_task=found.local_task,
         groups=rows[columns.group] if columns.group else None,
@@ -199,13 +174,14 @@ def evaluate_model(model: EvaluatedModel, data: EvaluationData, accelerator: Acc
         localisation=None if attention is None else attention_on_boxes(attention, rows, size, processor.fit),
         # The record may be published, so only the last part of a local path is kept.
         details={
-            "trained_on": known and {part: known.count(map(bytes, images)) for part, images in digests.items()},
+            "trained_on": training_hits(model.folder, digests),
             "folder": Path(model.folder).name,
             "image_size_px": size,
             "lowres_px": model.lowres,
             "weights": weights_digest(model.folder),
         },
     )
+    return predictions, found
 
 
 class SplitOutputs(NamedTuple):

@@ -134,7 +134,7 @@ def model_entry(trainer: Any, model_args: Any) -> dict[str, Any]:
 def arguments_entry(args: Any) -> dict[str, Any]:
     """Return the training arguments as numbers and text, without folders."""
     return {
-        name: value if isinstance(value, bool | int | float) else str(without_folders(value))
+        name: value if value is None or isinstance(value, bool | int | float) else str(without_folders(value))
         for name, value in args.to_dict().items()
         if "dir" not in name
     }

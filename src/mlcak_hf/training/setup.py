@@ -28,7 +28,7 @@ from ..errors import RecipeError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification
 from ..shipped import resolve_model
-from ..weights import weights_digest
+from ..weights import weight_files, weights_digest
 from .arguments import SHIFTED, MLCAKTrainingArguments, refuse_mixing_with_a_cache
 from .curves import draw_training_curves
 from .models import ModelArguments, build_model
@@ -275,8 +275,10 @@ def save_trained(
     folder = Path(str(trainer.args.output_dir))
     train: Any = trainer.train_dataset
     # Before the folder, which may be that of the initial weights, gets a record of its own.
-    earlier = TrainingImages.load(resolve_model(model_args.model))
-    TrainingImages.of_run(map(train.digest, range(len(train))), earlier).save(folder)
+    initial = Path(resolve_model(model_args.model))
+    untrained = initial.is_dir() and not weight_files(initial)
+    earlier = TrainingImages.load(initial)
+    TrainingImages.of_run(map(train.digest, range(len(train))), earlier, complete=untrained).save(folder)
     TrainingRecord.of_run(trainer, model_args, data_args, data.preparation, metrics).save(folder)
     set_outdated_card_aside(folder)
     draw_training_curves(trainer.state.log_history, folder / "curves.png", title=folder.name)

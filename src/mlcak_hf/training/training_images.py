@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from ..errors import DatasetError
 from .record import TRAINING_FILE, TrainingRecord
 
 TRAINING_IMAGES_FILE = "training_images.json"
-#: Rows that are looked up to recognize a dataset; most of them were trained on if it is the same.
-_SAMPLE = 64
+#: Training images to be expected among the rows that are looked up to recognize a dataset, and the most rows.
+_EXPECTED, _MOST_ROWS = 64, 4096
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,17 @@ class TrainingImages:
     Args:
         sets (`tuple[tuple[str, frozenset[str]], ...]`):
             Salt and salted hashes of every training; the first is that of the initial weights, if they were trained.
+        complete (`bool`, *optional*, defaults to `True`):
+            Whether these are all. The images behind the initial weights are not known if these are from the Hub.
     """
 
     sets: tuple[tuple[str, frozenset[str]], ...]
+    complete: bool = True
 
     @classmethod
-    def of_run(cls, digests: Iterable[bytes], earlier: TrainingImages | None = None) -> TrainingImages:
+    def of_run(
+        cls, digests: Iterable[bytes], earlier: TrainingImages | None = None, complete: bool = True
+    ) -> TrainingImages:
         """Record a finished training run.
 
         Args:
@@ -44,10 +49,13 @@ class TrainingImages:
                 [`image_digest`] of every training image.
             earlier ([`TrainingImages`], *optional*):
                 Those of the initial weights.
+            complete (`bool`, *optional*, defaults to `True`):
+                `False` for trained initial weights without such a record.
         """
         salt = secrets.token_hex(16)
         hashes = frozenset(_salted(salt, digest) for digest in digests)
-        return cls((*(() if earlier is None else earlier.sets), (salt, hashes)))
+        before = cls((), complete) if earlier is None else earlier
+        return cls((*before.sets, (salt, hashes)), before.complete)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> TrainingImages | None:
@@ -61,7 +69,8 @@ class TrainingImages:
             return None
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            return cls(tuple((entry["salt"], frozenset(entry["hashes"])) for entry in content["sets"]))
+            sets = tuple((entry["salt"], frozenset(entry["hashes"])) for entry in content["sets"])
+            return cls(sets, content.get("complete", True))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DatasetError(
                 f"{file} must list hashes of training images, but cannot be read ({error!r}). Restore it, or delete it "
@@ -70,7 +79,8 @@ class TrainingImages:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `training_images.json` into a folder."""
-        content = {"sets": [{"salt": salt, "hashes": sorted(hashes)} for salt, hashes in self.sets]}
+        sets = [{"salt": salt, "hashes": sorted(hashes)} for salt, hashes in self.sets]
+        content = {"complete": self.complete, "sets": sets}
         Path(folder, TRAINING_IMAGES_FILE).write_text(json.dumps(content), encoding="utf-8")
 
     def count(self, digests: Iterable[bytes]) -> int:
@@ -81,6 +91,26 @@ class TrainingImages:
                 [`image_digest`] of each image.
         """
         return sum(any(_salted(salt, digest) in hashes for salt, hashes in self.sets) for digest in digests)
+
+
+def training_hits(folder: str | Path, parts: Mapping[str, Iterable[bytes]]) -> dict[str, int] | None:
+    """Count the images of each part that a model was trained on.
+
+    Args:
+        folder (`str` or `Path`):
+            Folder of the model.
+        parts (`Mapping[str, Iterable[bytes]]`):
+            [`image_digest`] of each image.
+
+    Returns:
+        `dict[str, int]`, or `None` if that is not known: without a record, or if the images behind the initial weights
+        are not known and no image is among the others.
+    """
+    known = TrainingImages.load(folder)
+    if known is None:
+        return None
+    counts = {part: known.count(images) for part, images in parts.items()}
+    return counts if known.complete or any(counts.values()) else None
 
 
 def _salted(salt: str, digest: bytes) -> str:
@@ -104,7 +134,7 @@ def check_shared_splits(teachers: Iterable[Any], args: DatasetArguments, rows: D
         if not isinstance(source, str | Path) or not (Path(source) / TRAINING_FILE).is_file():
             continue
         trained = TrainingRecord.load(source).content["data"]
-        if _is_trained_on(source, str(trained["dataset"]), args, rows):
+        if is_trained_on(source, args.dataset, rows, args.image_column):
             rules[str(source)] = args.split_rule(rows.column_names, split_off, trained)
     for name in sorted({name for rule in rules.values() for name in rule}):
         values = {source: rule[name] for source, rule in rules.items()}
@@ -121,8 +151,7 @@ def check_shared_splits(teachers: Iterable[Any], args: DatasetArguments, rows: D
 def check_shared_split(source: Any, role: str, args: DatasetArguments, rows: Dataset, split_off: bool) -> None:
     """Refuse options that split a dataset differently than in the training of a model, or use another label.
 
-    A model that was trained on another dataset, or without a record, is not checked. The dataset is recognized by its
-    images, or by its name if the model has no `training_images.json`.
+    A model that was trained on another dataset ([`is_trained_on`]), or without a record, is not checked.
 
     Args:
         source (`str` or `os.PathLike`):
@@ -145,7 +174,7 @@ def check_shared_split(source: Any, role: str, args: DatasetArguments, rows: Dat
     ours, theirs = (args.split_rule(rows.column_names, split_off, options) for options in (None, trained))
     # Images without labels are taught with the labels of the teacher.
     differing = [name for name in ours if ours[name] != theirs[name] and (name, ours[name]) != ("label_column", "none")]
-    if not differing or not _is_trained_on(source, str(trained["dataset"]), args, rows):
+    if not differing or not is_trained_on(source, args.dataset, rows, args.image_column):
         return
     used, given = (" ".join(f"--{name} {rule[name]}" for name in differing) for rule in (theirs, ours))
     raise DatasetError(
@@ -154,11 +183,40 @@ def check_shared_split(source: Any, role: str, args: DatasetArguments, rows: Dat
     )
 
 
-def _is_trained_on(source: str | Path, dataset: str, args: DatasetArguments, rows: Dataset) -> bool:
-    """Whether the model was trained on this dataset."""
-    known = TrainingImages.load(source)
+def is_trained_on(folder: str | Path, dataset: str, rows: Dataset, image_column: str) -> bool:
+    """Whether a model was trained on a dataset: on more than half as many of its rows as if it was.
+
+    Without `training_images.json`, as for a model from the Hub, the dataset is recognized by its name and its number of
+    rows.
+
+    Args:
+        folder (`str` or `Path`):
+            Folder of the model.
+        dataset (`str`):
+            Folder, file or Hub id of the dataset.
+        rows (`Dataset`):
+            All of its training rows.
+        image_column (`str`):
+            Column of images.
+    """
+    known = TrainingImages.load(folder)
     if known is None:
-        return Path(dataset).name == Path(args.dataset).name
-    places = np.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).astype(int)
-    images = [rows[int(place)][args.image_column] for place in places]
-    return known.count(image_digest(image) for image in images if image is not None) > 0
+        return (Path(folder) / TRAINING_FILE).is_file() and _has_name_and_rows(folder, dataset, len(rows))
+    if not len(rows):
+        return False
+    last = TrainingImages(known.sets[-1:])  # without those of the initial weights
+    expected = min(1.0, sum(len(hashes) for _, hashes in last.sets) / len(rows))
+    count = min(len(rows), _MOST_ROWS, round(_EXPECTED / max(expected, 1e-9)))
+    places = np.linspace(0, len(rows) - 1, count).astype(int)
+    images = [image for place in places if (image := rows[int(place)][image_column]) is not None]
+    return last.count(map(image_digest, images)) > expected / 2 * len(images)
+
+
+def _has_name_and_rows(folder: str | Path, dataset: str, rows: int) -> bool:
+    content = TrainingRecord.load(folder).content
+    options = content["data"]
+    if Path(str(options["dataset"])).name != Path(dataset).name:
+        return False
+    split_off = sum(content[part].get("rows", 0) for part in ("train", "validation"))
+    in_part = options.get("folds") or options.get("max_train_samples")
+    return bool(split_off == rows or (in_part and split_off < rows))

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import ClassLabel, DatasetDict, Value
 
 from ...data.columns import column_values, global_labels
-from ...data.decoded_images import image_digest
 from ...data.sources import open_dataset
 from ...errors import DatasetError, RecipeError
-from ...training.record import TrainingRecord
-from ...training.training_images import TrainingImages
-from ..arguments import NO_SPLIT, EvaluatedModel, EvaluationArguments
-from ..run import EvaluationData
-
-_SAMPLE = 64
+from ...training.training_images import is_trained_on
+from ..arguments import NO_SPLIT, EvaluatedModel, EvaluationArguments, EvaluationData
 
 
 def open_for_model(args: EvaluationArguments, model: EvaluatedModel) -> EvaluationData:
@@ -40,8 +33,6 @@ def open_for_model(args: EvaluationArguments, model: EvaluatedModel) -> Evaluati
     if given["findings_column"] is None and named not in available:
         args = replace(args, findings_column="none")
     data = EvaluationData.open(args, [model])
-    if "fold" in data.splits and given["folds"] is None and not _is_trained_on(model, data):
-        data = EvaluationData.open(replace(args, folds=0), [model])
     split = args.split or choose_split(data, model)
     # Thresholds come from the validation rows of the same dataset, unless these are evaluated.
     with_validation = split not in ("train", "validation") and {"validation", "train"} & set(data.splits)
@@ -76,25 +67,9 @@ def choose_split(data: EvaluationData, model: EvaluatedModel) -> str:
         return "fold"
     if len(names) > 1:
         raise DatasetError(f"{data.args.dataset} has the splits {', '.join(names)}. Name one of them with --split.")
-    return "validation" if names == ["train"] and _is_trained_on(model, data) else names[0]
-
-
-def _is_trained_on(model: EvaluatedModel, data: EvaluationData) -> bool:
-    """Whether the model was trained on most of the training rows.
-
-    Without hashes of its training images, as for a model from the Hub: on a dataset with this name and number of rows.
-    """
-    known, rows, image_column = TrainingImages.load(model.folder), data.splits.get("train"), data.args.image_column
-    if rows is None:
-        return False
-    if known is None:
-        if model.training_options.get("dataset") != Path(data.args.dataset).name:
-            return False
-        content = TrainingRecord.load(model.folder).content
-        return bool(sum(content[part].get("rows", 0) for part in ("train", "validation")) == len(rows))
-    places = np.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).astype(int)
-    images = [image for place in places if (image := rows[int(place)][image_column]) is not None]
-    return known.count(map(image_digest, images)) > len(images) / 2
+    rows, args = data.splits[names[0]], data.args
+    trained_on = names == ["train"] and is_trained_on(model.folder, args.dataset, rows, args.image_column)
+    return "validation" if trained_on else names[0]
 
 
 def renamed_labels(data: EvaluationData, known: Sequence[str], renamed: Sequence[str]) -> DatasetDict:
@@ -121,7 +96,8 @@ def renamed_labels(data: EvaluationData, known: Sequence[str], renamed: Sequence
             raise RecipeError("--rename_label is for a label column with names; this one has numbers.")
         return data.splits
     feature = first.features[column]
-    found = feature.names if isinstance(feature, ClassLabel) else [name for name in first.unique(column) if name]
+    in_splits = [name for rows in data.splits.values() if column in rows.column_names for name in rows.unique(column)]
+    found = feature.names if isinstance(feature, ClassLabel) else list(dict.fromkeys(filter(None, in_splits)))
     names = {name: label for name in found for label in known if str(name).lower() == label.lower()}
     for given in renamed:
         name, _, label = given.partition("=")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,7 +70,22 @@ def thresholds_chosen_here(scores: FloatArray, labels: LabelArray) -> list[Chose
     ]
 
 
-def thresholds_of_model(points: OperatingPoints | None, name: str, evaluated: tuple[str, str]) -> list[ChosenThreshold]:
+def overlapping_splits(split: str, splits: Collection[str]) -> set[str]:
+    """Name the splits that share images with one: a split `validation` that is not stored is a part of `train`.
+
+    Args:
+        split (`str`):
+            The split.
+        splits (`Collection[str]`):
+            The splits that the dataset holds.
+    """
+    parts = {"train", "validation"}
+    return parts if split in parts and "validation" not in splits else {split}
+
+
+def thresholds_of_model(
+    points: OperatingPoints | None, name: str, dataset: str, splits: Collection[str]
+) -> list[ChosenThreshold]:
     """List the thresholds of a global label in a model's `operating_points.json`.
 
     Args:
@@ -78,8 +93,10 @@ def thresholds_of_model(points: OperatingPoints | None, name: str, evaluated: tu
             What `mlcak calibrate` chose.
         name (`str`):
             The label.
-        evaluated (`tuple[str, str]`):
-            Dataset and split that they are measured on.
+        dataset (`str`):
+            Dataset that they are measured on.
+        splits (`Collection[str]`):
+            The splits of it that share images with the evaluated ones.
 
     Returns:
         `list[ChosenThreshold]`: Empty if there are none.
@@ -93,7 +110,7 @@ def thresholds_of_model(points: OperatingPoints | None, name: str, evaluated: tu
         f"{100 * points.targets.sensitivity:.0f} % sensitivity {where}": label.at_sensitivity,
         f"{100 * points.targets.specificity:.0f} % specificity {where}": label.at_specificity,
     }
-    here = (points.dataset, points.split) == evaluated
+    here = points.dataset == dataset and points.split in splits
     return [ChosenThreshold(rule, point.threshold, here) for rule, point in rules.items() if point is not None]
 
 

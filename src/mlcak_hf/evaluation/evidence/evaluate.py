@@ -25,12 +25,12 @@ from ...training.record import TrainingRecord
 from ...trust.operating_points import OperatingPoints
 from ...trust.reference import Reference
 from ...weights import weights_digest
-from ..arguments import EvaluatedModel, EvaluationArguments
+from ..arguments import EvaluatedModel, EvaluationArguments, EvaluationData
 from ..explanations.map_report import Explanations
 from ..metrics import SPECIFICITY
-from ..run import EvaluationData, check_evaluation, evaluate_model
+from ..run import check_evaluation, evaluate_network
 from .data_choice import open_for_model, renamed_labels
-from .decision_points import ChosenThreshold, thresholds_of_model
+from .decision_points import ChosenThreshold, overlapping_splits, thresholds_of_model
 from .image_pass import PassOptions, pass_over_images, sizes_before_padding
 from .measure import Measurement, measure
 from .pictures import Pictures, draw_pictures
@@ -110,11 +110,12 @@ def evaluate_evidence(model: str, args: EvaluationArguments, options: EvidenceOp
         raise DatasetError(
             f"The dataset has no column {missing[0]!r} for --subgroup; it has {rows.column_names}. Name one of them."
         )
-    predictions = evaluate_model(one, data, Accelerator(cpu=not torch.accelerator.is_available()))
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    network: Any = load_model(model, one.role)
+    network.to(accelerator.device)
+    predictions, outputs = evaluate_network(network, one, data, accelerator)
     predictions.save(Path(args.output) / "predictions" / "predictions.npz")
     processor = one.load_processor()
-    network: Any = load_model(model, one.role)
-    network.to("cuda" if torch.cuda.is_available() else "cpu")
     dataset = data.radiographs(args.split, config)
     passing = PassOptions(
         sizes=sizes_before_padding(rows, stored_choices(args.dataset).get("fit")),
@@ -123,11 +124,11 @@ def evaluate_evidence(model: str, args: EvaluationArguments, options: EvidenceOp
         batch_size=args.batch_size,
         num_workers=args.num_workers,
     )
-    images = pass_over_images(network, processor, dataset, passing)
+    images = pass_over_images(network, processor, dataset, outputs.class_tokens, passing)
     split_name = "the whole file" if len(data.splits) == 1 and args.split in data.splits else f"the split {args.split}"
     names, points = predictions.global_task.names, OperatingPoints.load(model) if is_local else None
-    evaluated = (Path(args.dataset).name, args.split)
-    chosen = {name: thresholds_of_model(points, name, evaluated) for name in names}
+    splits = overlapping_splits(args.split, data.splits)
+    chosen = {name: thresholds_of_model(points, name, Path(args.dataset).name, splits) for name in names}
     if predictions.thresholds is not None:
         rule = f"{100 * SPECIFICITY:.0f} % specificity on the split {args.threshold_split}"
         for name, threshold in zip(names, predictions.thresholds, strict=True):
@@ -159,13 +160,13 @@ def _facts(model: EvaluatedModel, network: Any, processor: MLCAKImageProcessor, 
             "images": content["train"]["rows"],
             "validation_images": content["validation"]["rows"],
             "initial_weights": entry.get("backbone") or entry.get("initial_weights"),
-            "teacher": entry.get("teacher") if entry.get("distilled") else None,
+            "teachers": (entry.get("teacher") or [entry.get("teacher_cache")]) if entry.get("distilled") else [],
             "epochs": content["epochs"],
             "steps": content["steps"],
             "learning_rate": arguments.get("learning_rate"),
             "optimizer": arguments.get("optim"),
             "seed": arguments.get("seed"),
-            "metric_for_best_model": arguments.get("metric_for_best_model"),
+            "chosen_by": arguments.get("metric_for_best_model") if arguments.get("load_best_model_at_end") else None,
         }
     return {
         "model": model.name,

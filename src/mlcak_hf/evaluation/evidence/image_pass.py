@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ...data.collator import MLCAKCollator
 from ...data.decoded_images import to_square
 from ...data.shifts import REPORTED_SHIFTS
 from ...data.sources import RadiographDataset
@@ -22,7 +21,7 @@ from ...image_processing_mlcak import MLCAKImageProcessor, to_unit_range
 from ...probabilities import probabilities
 from ...radiographs.read import resize_radiograph, without_padding
 from ...trust.input_checks import NOTHING_VISIBLE, image_warnings
-from ...trust.reference import Reference, captured_class_tokens
+from ...trust.reference import Reference
 from ..scores import FloatArray, global_scores
 from .record import UNLIKE, InputQuality
 
@@ -65,10 +64,7 @@ class _Preparation:
                 shift.pixels(square, row["index"], [side])[0] for row, square in zip(perturbed, squares, strict=True)
             ]
             pixels[name] = torch.from_numpy(self.processor.reduce(np.stack(made)))
-        batch = {"warnings": [self._warnings(row) for row in rows], "pixels": pixels}
-        if self.options.reference is not None:
-            batch["originals"] = MLCAKCollator(self.processor)(rows)["pixel_values"]
-        return batch
+        return {"warnings": [self._warnings(row) for row in rows], "pixels": pixels}
 
     def _warnings(self, row: Mapping[str, Any]) -> list[str]:
         image = to_unit_range(row["image"], self.processor.value_range)
@@ -117,7 +113,11 @@ class PassOptions:
 
 
 def pass_over_images(
-    network: Any, processor: MLCAKImageProcessor, dataset: RadiographDataset, options: PassOptions
+    network: Any,
+    processor: MLCAKImageProcessor,
+    dataset: RadiographDataset,
+    class_tokens: NDArray[Any],
+    options: PassOptions,
 ) -> ImagePass:
     """Check every image, and predict perturbed copies of some of them.
 
@@ -126,6 +126,8 @@ def pass_over_images(
             The model.
         dataset ([`RadiographDataset`]):
             The images.
+        class_tokens (`np.ndarray` of shape `(n, width)`):
+            The class token of each image, which the reference judges.
         options ([`PassOptions`]):
             What to do.
 
@@ -136,31 +138,25 @@ def pass_over_images(
     rows = np.unique(np.linspace(0, count - 1, min(count, options.most_shifted)).astype(np.intp))
     prepare = _Preparation(processor, frozenset(rows.tolist()), options)
     loader = DataLoader(dataset, options.batch_size, num_workers=options.num_workers, collate_fn=prepare)
+    reference, unlike = options.reference, np.zeros(count, dtype=bool)
+    if reference is not None:
+        unlike = reference.distances(class_tokens) > reference.limit
     refused: Counter[str] = Counter()
     warned: Counter[str] = Counter()
-    images, scores = 0, dict[str, list[FloatArray]]()
+    images, checked, scores = 0, 0, dict[str, list[FloatArray]]()
     for batch in tqdm(loader, unit="batch", leave=False, disable=None):
-        unlike = _unlike(network, options.reference, batch.get("originals"))
-        for place, warnings in enumerate(batch["warnings"]):
-            reasons = [*warnings, *([UNLIKE] if len(unlike) and unlike[place] else [])]
+        for place, warnings in enumerate(batch["warnings"], start=checked):
+            reasons = [*warnings, *([UNLIKE] if unlike[place] else [])]
             for reason in reasons:
                 (refused if reason == NOTHING_VISIBLE else warned)[reason] += 1
             images += bool(reasons)
+        checked += len(batch["warnings"])
         for name, pixels in batch["pixels"].items():
             scores.setdefault(name, []).append(_global_scores(network, pixels))
     shifted = {name: np.concatenate(parts) for name, parts in scores.items()}
-    chance = None if options.reference is None else options.reference.most_refused(count)
-    rate = None if options.reference is None else options.reference.false_refusals
+    chance = None if reference is None else reference.most_refused(count)
+    rate = None if reference is None else reference.false_refusals
     return ImagePass(InputQuality(images, dict(refused), dict(warned), chance, rate), rows, shifted)
-
-
-def _unlike(network: Any, reference: Reference | None, pixels: torch.Tensor | None) -> NDArray[np.bool_]:
-    """Which images of a batch are further from the training images than the model's limit; empty without one."""
-    if reference is None or pixels is None:
-        return np.zeros(0, dtype=bool)
-    with torch.inference_mode(), captured_class_tokens(network) as tokens:
-        network(pixels.to(network.device))
-    return np.asarray(reference.distances(tokens[0].float().cpu().numpy()) > reference.limit)
 
 
 def _global_scores(network: Any, pixels: torch.Tensor) -> FloatArray:

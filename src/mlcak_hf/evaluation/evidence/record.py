@@ -15,7 +15,7 @@ from ..explanations.map_report import MapReport
 from .self_check import SelfCheck
 
 EVALUATION_FILE = "evaluation.json"
-_FORMAT = 1
+_FORMAT = 2
 #: The reason of images that are further from the training images than the model's limit.
 UNLIKE = "unlike the training images"
 
@@ -271,7 +271,7 @@ class Evidence:
                 f"{file} is not the record of an evaluation ({type(error).__name__}: {error}). Name the "
                 f"{EVALUATION_FILE} that `mlcak evaluate` wrote."
             ) from error
-        raise MLCAKError(f"{file} must be a {EVALUATION_FILE} of format {_FORMAT}. Run `mlcak evaluate` again.")
+        raise MLCAKError(f"{file} must be an {EVALUATION_FILE} of format {_FORMAT}. Run `mlcak evaluate` again.")
 
 
 def load_results(path: str | Path) -> Comparison | Evidence:

@@ -1,1 +1,1 @@
-"""Explanation maps against the boxes of their findings, and against floors."""
+"""Explanation maps against the boxes of their findings, and against baselines."""

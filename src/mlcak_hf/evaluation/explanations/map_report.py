@@ -1,15 +1,15 @@
-"""`explanations.json`: how well explanation maps find boxes, beside their floors; written and read here."""
+"""`explanations.json`: how well explanation maps find boxes, beside their baselines; written and read here."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ...errors import MLCAKError
 from ...explanation.choices import METHODS
-from ..comparison import NOTICE
+from ..comparison import NOTICE, read_dataclass
 from ..significance import ALPHA
 
 _FORMAT = 2
@@ -28,7 +28,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class MapScore:
-    """One score of one method in one group of pairs, beside its floors.
+    """One score of one method in one group of pairs, beside its baselines.
 
     Args:
         kind (`str`):
@@ -44,11 +44,11 @@ class MapScore:
         own ([`Measured`]):
             Score of the method's maps.
         floors (`dict[str, Measured]`):
-            Scores of the floors: `"random"`, `"mean map"` and `"random weights"`.
+            Scores of the baselines: `"random"`, `"mean map"` and `"random weights"`.
         gains (`dict[str, Measured]`):
-            How much better than each floor, paired; positive is better for every metric.
+            How much better than each baseline, paired; positive is better for every metric.
         p_values (`dict[str, float]`):
-            Of the gains, adjusted by Holm's method for all methods and floors; only for all pairs and energy.
+            Of the gains, adjusted by Holm's method for all methods and baselines; only for all pairs and energy.
     """
 
     kind: str
@@ -63,7 +63,7 @@ class MapScore:
     p_values: dict[str, float]
 
     def verdict(self, floor: str) -> str:
-        """`"beats"`, `"loses to"` or `"cannot be told from"` the floor; `""` without a p-value."""
+        """`"beats"`, `"loses to"` or `"cannot be told from"` the baseline; `""` without a p-value."""
         if floor not in self.p_values:
             return ""
         if self.p_values[floor] > ALPHA:
@@ -198,24 +198,11 @@ class Explanations:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
             if record["format"] != _FORMAT:
                 raise ValueError(f"it has format {record['format']}, not {_FORMAT}")
-            reports = tuple(_read_report(each) for each in record["reports"])
-            return cls(reports, record["n_draws"], record["seed"], record["context"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return cast(Explanations, read_dataclass(cls, record))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise MLCAKError(
                 f"{path} must be an explanations.json that measure_explanations.py wrote ({error}). Measure again."
             ) from error
-
-
-def _read_report(record: dict[str, Any]) -> MapReport:
-    scores = []
-    for score in record["scores"]:
-        measured = {
-            name: {key: Measured(**value) for key, value in score[name].items()} for name in ("floors", "gains")
-        }
-        scores.append(MapScore(**score | measured | {"own": Measured(**score["own"])}))
-    correlation = {key: Measured(**value) for key, value in record["correlation"].items()}
-    names = {name: tuple(record[name]) for name in ("weights", "unknown_findings")}
-    return MapReport(**record | names | {"scores": tuple(scores), "correlation": correlation})
 
 
 def _points(measured: Measured) -> str:

@@ -23,8 +23,8 @@ _NOTES = (
     "probability of the finding while patches are removed from the image, or added, in the order of the map.",
     "Mean map: the mean of the same method's maps of training images with the finding, the same for every image. "
     "Random weights: the method's maps of the untrained model.",
-    f"✓ beats, ✗ loses to the floor: on {DECIDING} over all pairs, at 5 % after Holm's correction over all methods and "
-    "floors of a model. This holds for the trained model, not for another training run.",
+    f"✓ beats, ✗ loses to the baseline: on {DECIDING} over all pairs, at 5 % after Holm's correction over all methods "
+    "and baselines of a model. This holds for the trained model, not for another training run.",
 )
 
 
@@ -79,7 +79,7 @@ def _facts(report: MapReport) -> list[str]:
         facts.append("No mean map, because there are no training images.")
     empty = [f"{method} {100 * share:.0f} %" for method, share in report.empty.items() if share]
     if empty:
-        facts.append(f"Maps without any positive value, which count as uniform: {', '.join(empty)}.")
+        facts.append(f"Maps without any positive value on the radiograph, which count as uniform: {', '.join(empty)}.")
     return [" ".join(facts)]
 
 
@@ -89,7 +89,7 @@ def _in_percent(shares: list[float]) -> str:
 
 
 def _methods(report: MapReport) -> list[str]:
-    """Every metric of every method and floor over all pairs."""
+    """Every metric of every method and baseline over all pairs."""
     metrics = [metric for metric in MAP_METRICS if any(score.metric == metric for score in report.scores)]
     rows = [["Map", *(_TITLES[metric] for metric in metrics)]]
     of_all = {(score.method, score.metric): score for score in report.scores if score.kind == "all"}
@@ -105,7 +105,7 @@ def _methods(report: MapReport) -> list[str]:
 
 
 def _gains(report: MapReport) -> list[str]:
-    """Energy above each floor, and the correlation with random weights."""
+    """Energy above each baseline, and the correlation with random weights."""
     rows = [["Energy above", *FLOORS, "Rank correlation with random weights"]]
     for method in METHODS:
         score = report.score(method)

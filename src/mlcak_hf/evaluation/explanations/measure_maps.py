@@ -1,10 +1,9 @@
-"""A model and a split with boxes -> scores of its explanation maps and of the floors that they should beat."""
+"""A model and a split with boxes -> scores of its explanation maps and of the baselines that they should beat."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -28,11 +27,11 @@ from ...explanation.perturbation import (
     with_random_weights,
 )
 from ...pretrained import load_model
-from ...training.training_images import TrainingImages
+from ...training.training_images import training_hits
 from ...weights import weights_digest
-from ..arguments import NO_SPLIT, EvaluatedModel, EvaluationArguments
+from ..arguments import NO_SPLIT, EvaluatedModel, EvaluationArguments, EvaluationData
 from ..localisation import MarkedImages, box_coverages, localise, overlap
-from ..run import EvaluationData, check_models
+from ..run import check_models
 from ..scores import FloatArray
 from .measurement import MAP_METRICS, MapMeasurement
 
@@ -71,6 +70,10 @@ class _Pairs:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def take(self, some: NDArray[np.intp]) -> _Pairs:
+        """Select pairs with boxes."""
+        return _Pairs(self.dataset, self.images[some], self.labels[some], self.covered[some], self.shown[some])
 
 
 class _Network:
@@ -121,10 +124,9 @@ def measure_maps(model: EvaluatedModel, args: ExplanationArguments) -> MapMeasur
     data = EvaluationData.open(args, [model])
     check_models([model], data)
     rows = data.split(args.split)
-    names = rows[data.columns.image_id] if data.columns.image_id else list(map(str, range(len(rows))))
+    names = data.image_names(args.split)
     key = _key(model, data, names)
-    stem = re.sub(r"[^\w.-]+", "-", f"{model.name} {model.run}".strip())
-    file = Path(args.output) / "measurements" / f"{stem}.npz"
+    file = Path(args.output) / "measurements" / f"{model.file_stem}.npz"
     if file.is_file() and (earlier := MapMeasurement.load(file)).key == key:
         logger.info(f"{file} is already measured.")
         return earlier
@@ -139,15 +141,20 @@ def measure_maps(model: EvaluatedModel, args: ExplanationArguments) -> MapMeasur
     maps, shares = _all_maps(network, pairs, means), {}
     if args.threshold_split != NO_SPLIT:
         chosen, _ = _boxed_pairs(network, data, args.threshold_split)
+        # A finding without boxes in the measured split has no mean map.
+        chosen = chosen.take(np.flatnonzero(np.isin(chosen.labels, pairs.labels)))
         if len(chosen):
             shares = _shares(_all_maps(network, chosen, means), chosen)
-    known, groups = TrainingImages.load(model.folder), column_values(rows, data.columns.group)
-    places = np.unique(pairs.images).tolist()
+    groups = column_values(rows, data.columns.group)
+    digests = {"evaluated": [pairs.dataset.digest(place) for place in np.unique(pairs.images).tolist()]}
+    known = training_hits(model.folder, digests)
     measured = MapMeasurement(
         model=model.name,
         key=key,
-        images=tuple(str(names[image]) for image in pairs.images),
-        groups=tuple(str(groups[image] or f"image {names[image]}") for image in pairs.images),
+        images=tuple(names[image] for image in pairs.images),
+        groups=tuple(
+            f"image {names[image]}" if groups[image] in (None, "") else str(groups[image]) for image in pairs.images
+        ),
         findings=tuple(network.model.config.local_labels[label] for label in pairs.labels),
         area=pairs.covered.sum(axis=(1, 2)) / pairs.shown.sum(axis=(1, 2)),
         scores=_scores(network, pairs, maps, shares, args.perturbed),
@@ -156,9 +163,9 @@ def measure_maps(model: EvaluatedModel, args: ExplanationArguments) -> MapMeasur
             for method in METHODS
         },
         shares={name: [share] for name, share in shares.items()},
-        empty={method: float(np.mean(maps[method][0].max(axis=(1, 2)) <= 0)) for method in METHODS},
+        empty={method: float(np.mean(_sums(maps[method][0], pairs.shown) <= 0)) for method in METHODS},
         unknown_findings=unknown,
-        trained_on=None if known is None else known.count(pairs.dataset.digest(place) for place in places),
+        trained_on=None if known is None else known["evaluated"],
     )
     measured.save(file)
     return measured
@@ -166,12 +173,12 @@ def measure_maps(model: EvaluatedModel, args: ExplanationArguments) -> MapMeasur
 
 def _key(model: EvaluatedModel, data: EvaluationData, names: Sequence[str]) -> dict[str, Any]:
     args = data.args
-    options = {name: getattr(args, name) for name in ("split", "threshold_split", "mean_images", "perturbed")}
-    rule = {name: getattr(data.args, name) for name in ("validation_fraction", "split_seed", "folds", "fold")}
-    images = sha256("\n".join(map(str, names)).encode()).hexdigest()
+    options = {name: getattr(args, name) for name in ("split", "threshold_split", "mean_images", "perturbed", "seed")}
+    rule = {name: getattr(args, name) for name in ("validation_fraction", "split_seed", "folds", "fold")}
+    images = sha256("\n".join(names).encode()).hexdigest()
     weights = weights_digest(model.folder)
     which = {"weights": weights, "lowres": model.lowres, "dataset": Path(args.dataset).name, "images": images}
-    return which | options | rule
+    return which | options | rule | {"columns": asdict(data.columns)}
 
 
 def _boxed_pairs(network: _Network, data: EvaluationData, split: str) -> tuple[_Pairs, tuple[str, ...]]:
@@ -190,7 +197,7 @@ def _boxed_pairs(network: _Network, data: EvaluationData, split: str) -> tuple[_
     labels = np.array([label_index(config, finding) for _, finding, _ in found], dtype=np.intp)
     unknown = tuple(sorted(set(marked.findings) - set(config.local_labels)))
     dataset = data.radiographs(split, config)
-    return _Pairs(dataset, images[usable], labels[usable], covered[usable], shown[usable]), unknown
+    return _Pairs(dataset, images, labels, covered, shown).take(usable), unknown
 
 
 def _mean_maps(
@@ -207,24 +214,30 @@ def _mean_maps(
         rows = np.flatnonzero(present[:, label])
         rows = random.permutation(rows if len(rows) else np.arange(len(dataset)))[: args.mean_images]
         found = network.maps(_Pairs(dataset, np.sort(rows), np.full(len(rows), label)))
-        means[label] = {method: _of_sum_one(maps).mean(axis=0) for method, maps in found.items()}
+        means[label] = {method: _of_sum_one(maps, np.ones_like(maps)).mean(axis=0) for method, maps in found.items()}
     return means
 
 
-def _of_sum_one(maps: Maps) -> Maps:
-    """Maps divided by their sums. One without a positive value says nothing, and becomes uniform."""
-    sums = maps.sum(axis=(-2, -1), keepdims=True)
-    return np.asarray(np.where(sums > 0, maps, 1.0) / np.where(sums > 0, sums, maps.shape[-2] * maps.shape[-1]))
+def _sums(maps: Maps, shown: Maps) -> Maps:
+    """The sum of every map over its radiograph, without the padding."""
+    return np.asarray((maps * shown).sum(axis=(-2, -1)))
+
+
+def _of_sum_one(maps: Maps, shown: Maps) -> Maps:
+    """Maps divided by their sums. One without a positive value on its radiograph says nothing, and becomes uniform."""
+    sums = _sums(maps, shown)[..., None, None]
+    uniform = 1 / shown.sum(axis=(-2, -1), keepdims=True)
+    return np.where(sums > 0, maps / np.where(sums > 0, sums, 1), uniform)
 
 
 def _all_maps(network: _Network, pairs: _Pairs, means: Mapping[int, Mapping[str, Maps]]) -> dict[str, Maps]:
-    """Every map of every pair, `(maps, pairs, rows, columns)`: those of each method, and the floors."""
+    """Every map of every pair, `(maps, pairs, rows, columns)`: those of each method, and the baselines."""
     own, untrained = network.maps(pairs), network.maps(pairs, random_weights=True)
     random = np.random.default_rng(0).random((_RANDOM_MAPS, *pairs.shown.shape))
     found = {"random": random}
     for method in METHODS:
         found |= {method: own[method][None], f"{method}/random weights": untrained[method][None]}
-        if all(label in means for label in pairs.labels.tolist()):
+        if means:
             mean = [means[label][method] for label in pairs.labels.tolist()]
             found[f"{method}/mean map"] = np.reshape(mean, (1, *pairs.shown.shape))
     return found
@@ -234,7 +247,8 @@ def _shares(maps: Mapping[str, Maps], pairs: _Pairs) -> dict[str, float]:
     """For each map, the share of patches with the best mean overlap on these pairs, the lowest of equal ones."""
     chosen = {}
     for name, several in maps.items():
-        means = [overlap(_of_sum_one(several[0]), pairs.covered, pairs.shown, each).mean() for each in _SHARES]
+        usable = _of_sum_one(several[0], pairs.shown)
+        means = [overlap(usable, pairs.covered, pairs.shown, each).mean() for each in _SHARES]
         chosen[name] = _SHARES[int(np.argmax(means))]
     return chosen
 
@@ -243,7 +257,7 @@ def _scores(
     network: _Network, pairs: _Pairs, maps: Mapping[str, Maps], shares: Mapping[str, float], perturbed: int
 ) -> dict[str, FloatArray]:
     scores = {name: np.full((len(MAP_METRICS), len(pairs)), np.nan) for name in maps}
-    usable = {name: np.stack([_of_sum_one(each) for each in several]) for name, several in maps.items()}
+    usable = {name: _of_sum_one(several, pairs.shown) for name, several in maps.items()}
     for name, several in usable.items():
         found = [localise(each, pairs.covered, pairs.shown) for each in several]
         scores[name][0] = np.mean([each.hit for each in found], axis=0)

@@ -17,7 +17,7 @@ from ..scores import FloatArray
 _FORMAT = 2
 #: Scores of a map, and whether a higher one is better.
 MAP_METRICS = {"pointing": True, "energy": True, "iou": True, "deletion": False, "insertion": True}
-#: What each method is compared with: names of maps are `method`, `method/floor` and `random`.
+#: What each method is compared with: names of maps are `method`, `method/baseline` and `random`.
 FLOORS = ("random", "mean map", "random weights")
 _ARRAYS = ("area", "scores", "correlation")
 
@@ -32,7 +32,7 @@ class MapMeasurement:
         key (`dict`):
             What determines the result: digest of the weights, dataset, split and options.
         images, groups, findings (`tuple[str, ...]` of length `pairs`):
-            Image, patient and finding of each pair.
+            Image, patient and finding of each pair. Without ids, an image is named by its row, and its fold.
         area (`np.ndarray` of shape `(pairs,)`):
             Share of the radiograph that is inside the boxes of the finding.
         scores (`dict[str, np.ndarray]` of shape `(metrics, pairs)`):
@@ -42,7 +42,7 @@ class MapMeasurement:
         shares (`dict[str, list[float]]`):
             For each map, the share of patches of the overlap that the validation images chose, one for each fold.
         empty (`dict[str, float]`):
-            For each method, the share of maps without any positive value. They count as uniform.
+            For each method, the share of maps without any positive value on the radiograph. They count as uniform.
         unknown_findings (`tuple[str, ...]`):
             Findings with boxes that the model does not have.
         trained_on (`int`, *optional*):

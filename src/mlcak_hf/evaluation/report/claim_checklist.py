@@ -109,10 +109,10 @@ def _training(evidence: Evidence) -> str:
     trained = evidence.facts["trained"]
     if not trained:
         return _UNKNOWN
-    teacher = f", taught by {trained['teacher']}" if trained["teacher"] else ""
+    teachers = f", taught by {' and '.join(map(str, trained['teachers']))}" if trained["teachers"] else ""
     return (
         f"{trained['images']} images of {trained['dataset']}, {trained['epochs']:g} epochs, {trained['steps']} steps, "
-        f"{trained['optimizer']}, learning rate {trained['learning_rate']}, seed {trained['seed']}{teacher}."
+        f"{trained['optimizer']}, learning rate {trained['learning_rate']}, seed {trained['seed']}{teachers}."
     )
 
 
@@ -120,7 +120,9 @@ def _chosen(evidence: Evidence) -> str:
     trained = evidence.facts["trained"]
     if not trained:
         return _UNKNOWN
-    return f"{trained['metric_for_best_model'] or 'Last step'}, on {trained['validation_images']} validation images."
+    if trained["chosen_by"] is None:
+        return "The last step; no checkpoint was chosen."
+    return f"By {trained['chosen_by']}, on {trained['validation_images']} validation images."
 
 
 def _uncertainty(evidence: Evidence) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..comparison import RARE, Estimate
+from ..comparison import MOST_DROPPED, RARE, Estimate
 from ..evidence.record import CalibrationOfLabel, Evidence
 from .wording import shared_patients
 
@@ -59,7 +59,15 @@ def judge(evidence: Evidence) -> Verdict:
     rare = [name.removeprefix("global/") for name in comparison.rare_labels if name.startswith("global/")]
     low, high = _ends(auroc)
     if rare or low is None or high is None:
-        why = f"Fewer than {RARE} images of one class of {', '.join(rare) or 'the global label'}: too few to judge by."
+        why = (
+            f"Fewer than {RARE} patients of one class of {', '.join(rare) or 'the global label'}: too few to judge by."
+        )
+        return Verdict("cannot be said", sentence, (why,), questions)
+    if auroc.interval is not None and auroc.interval.dropped > MOST_DROPPED * comparison.n_draws:
+        why = (
+            f"{auroc.interval.dropped} of {comparison.n_draws} draws of patients held one class only, so the AUROC has "
+            "no interval that could be believed."
+        )
         return Verdict("cannot be said", sentence, (why,), questions)
     if low <= 0.5:
         why = f"Its AUROC of {_value(auroc)} is not shown to be better than chance (0.5)."
@@ -157,7 +165,7 @@ def _open_questions(evidence: Evidence) -> tuple[str, ...]:
             )
     rare = [name.removeprefix("global/") for name in comparison.rare_labels]
     if rare:
-        questions.append(f"Anything about labels with fewer than {RARE} images of one class: {', '.join(rare)}.")
+        questions.append(f"Anything about labels with fewer than {RARE} patients of one class: {', '.join(rare)}.")
     never = set(comparison.unannotated_labels)
     if comparison.finding_names and never >= set(comparison.finding_names):
         questions.append("Anything about findings: these images have no labels of them.")

@@ -147,13 +147,13 @@ def footer(comparison: Comparison) -> list[str]:
     delong = "; ".join(f"{row.name} {_delong(row)}" for row in rows if _delong(row))
     notes = {
         f"DeLong's 95 % intervals of the global AUROC: {delong}.": delong,
-        f"Not known whether trained on these images (without training_images.json): {unknown}.": unknown,
+        f"Without training_images.json, it is not known whether these models saw the images: {unknown}.": unknown,
         f"Operating thresholds, for {100 * SPECIFICITY:.0f} % specificity on the {split} split: {chosen}.": chosen,
         "Attention on boxes: share of the class token's attention inside the readers' boxes, over their share of the "
         "radiograph (1 = attention that ignores them).": any("attention_ratio" in row.metrics for row in rows),
         f"One class only in this split, no curve defined: {single}.": single,
         f"Never annotated in this split: {never}.": never,
-        f"Fewer than {RARE} images of one class: {rare}. Bootstrap intervals of so few are too narrow.": rare,
+        f"Fewer than {RARE} patients of one class: {rare}. Bootstrap intervals of so few are too narrow.": rare,
     }
     for metric in COMPARED:
         intervals = [row.metrics[metric].interval for row in rows if metric in row.metrics]
@@ -165,8 +165,8 @@ def footer(comparison: Comparison) -> list[str]:
         "AP, Sens., Brier, ECE: average precision, sensitivity at 90 % specificity, Brier score and calibration error "
         "(ten bins of equal size) of the global task.",
         *[_WITHIN_FOLDS] * (comparison.context.get("folds", 1) > 1),
-        "Beside or below ECE: the error of perfect probabilities on these images, by chance (mean and 95th percentile, "
-        "or the latter alone).",
+        "Next to or below ECE: the error that perfectly calibrated probabilities would show on these images by chance "
+        "(mean and 95th percentile, or the latter alone).",
         *(note for note, applies in notes.items() if applies),
         NOTICE,
     ]

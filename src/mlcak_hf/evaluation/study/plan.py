@@ -34,7 +34,8 @@ def time_rows(runner: Runner, steps: int) -> None:
     study = runner.study
     known = _known(study)
     first = {cell.row.name: cell for cell in reversed(study.cells)}
-    missing = {name for name in first if name not in known}
+    finished = {cell.row.name for cell in study.cells if cell.record and not cell.record.get("restarted")}
+    missing = {name for name in first if name not in known and name not in finished}
     missing |= {teacher for name in missing for teacher in first[name].row.teacher}
     short = {"max_steps": steps, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     with tempfile.TemporaryDirectory(dir=study.folder, prefix="timing-") as folder:

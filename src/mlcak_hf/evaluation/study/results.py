@@ -120,10 +120,8 @@ def pool(cells: Sequence[Cell]) -> list[ModelPredictions]:
 def _joined(of_folds: Mapping[int, ModelPredictions], run: str) -> ModelPredictions:
     parts = list(of_folds.values())
     folds = np.repeat(list(of_folds), [len(part) for part in parts]) if len(parts) > 1 else None
-    first, located = parts[0], [part.localisation or {} for part in parts]
-    on_boxes = {
-        name: zip(*(of[name] for of in located), strict=True) for name in located[0] if all(map(dict.keys, located))
-    }
+    first = parts[0]
+    findings = dict.fromkeys(name for part in parts for name in part.localisation or {})
     local = [part.local_task for part in parts if part.local_task is not None]
     known = [part.details.get("trained_on") for part in parts]
     trained_on = None if None in known else {"evaluated": sum(each["evaluated"] for each in known if each)}
@@ -135,8 +133,15 @@ def _joined(of_folds: Mapping[int, ModelPredictions], run: str) -> ModelPredicti
         global_task=_join([part.global_task for part in parts], folds),
         local_task=_join(local, folds) if local else None,
         details=first.details | {"weights": None, "trained_on": trained_on},
-        localisation={name: Localisation(*map(np.concatenate, of)) for name, of in on_boxes.items()} or None,
+        localisation={name: _on_boxes(parts, name) for name in findings} or None,
     )
+
+
+def _on_boxes(parts: Sequence[ModelPredictions], finding: str) -> Localisation:
+    """Join the measurements on the boxes of a finding; a fold without such boxes has none."""
+    missing = [Localisation(*np.full((len(Localisation._fields), len(part)), np.nan)) for part in parts]
+    found = [(part.localisation or {}).get(finding, none) for part, none in zip(parts, missing, strict=True)]
+    return Localisation(*map(np.concatenate, zip(*found, strict=True)))
 
 
 def _join(tasks: Sequence[TaskScores], folds: NDArray[np.intp] | None) -> TaskScores:
