@@ -28,7 +28,11 @@ def evaluate(
     ] = None,
     group_column: Annotated[
         str | None,
-        Option("--group_column", "--group-column", help="Column of patients. By default `group` if there is one."),
+        Option(
+            "--group_column",
+            "--group-column",
+            help="Column of patients. By default as in training, or `group` if there is one.",
+        ),
     ] = None,
     image_column: Annotated[str, Option("--image_column", "--image-column", help="Column of images.")] = "image",
     rename_label: Annotated[

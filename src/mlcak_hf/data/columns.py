@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset
 
 from ..configuration_mlcak import GLOBAL_CLASS_NAMES, MLCAKConfig
 from ..errors import DatasetError, LabelError
+from ..probabilities import MULTI_LABEL
 
 # Entries of a list of findings that mean "no finding".
 _NO_FINDING = frozenset({"", "no finding", "no findings", "normal"})
@@ -177,7 +178,7 @@ class Targets:
                 f"labels; it has {self._labels}."
             )
         several = self._kind == "several"
-        self._multi_label = config.problem_type == "multi_label_classification"
+        self._multi_label = config.problem_type == MULTI_LABEL
         if several != self._multi_label and not (columns.unlabelled and columns.label is None):
             raise LabelError(
                 f"The label column {columns.label!r} holds {'several labels' if several else 'one label'} per image, "

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..configuration_mlcak import MLCAKConfig
 from ..errors import RecipeError
+from ..probabilities import MULTI_LABEL
 
 # So that mixing draws other numbers than the views of the same seed, epoch and index.
 _STREAM = 1
@@ -50,7 +51,7 @@ class MixUpCollator:
                 "MLCAKCollator, or set mixup_alpha to 0."
             )
         self.collator, self.dataset, self.alpha, self.views = collator, dataset, alpha, collator.views
-        several = config.problem_type == "multi_label_classification"
+        several = config.problem_type == MULTI_LABEL
         self.num_classes = None if several else len(config.global_labels)
 
     def set_epoch(self, epoch: int) -> None:

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import DistillationError
+from ..probabilities import MULTI_LABEL
 from .attention import AttentionAlignment, AttentionOptions, TokenLayout, pair_levels
-
-_MULTI_LABEL = "multi_label_classification"
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class LabelNames:
     @property
     def exclusive(self) -> bool:
         """Whether the global labels exclude each other."""
-        return self.problem_type != _MULTI_LABEL
+        return self.problem_type != MULTI_LABEL
 
 
 class LabelMatch:

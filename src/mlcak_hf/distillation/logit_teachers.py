@@ -22,10 +22,10 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..errors import DistillationError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..pretrained import Source, load_any_config, loading
+from ..probabilities import MULTI_LABEL
 from .compatibility import LabelNames
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_MULTI_LABEL = "multi_label_classification"
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _describe_function(function: Any, name: str) -> LogitTeacherConfig:
     except TypeError:
         code = None
     digest = hashlib.sha256(Path(code).read_bytes()).hexdigest() if code and Path(code).is_file() else None
-    problem_type = str(getattr(function, "problem_type", _MULTI_LABEL))
+    problem_type = str(getattr(function, "problem_type", MULTI_LABEL))
     return LogitTeacherConfig(name, [str(label) for label in labels], problem_type, processor, {"code": digest})
 
 
@@ -226,8 +226,8 @@ def _describe_classifier(config: Any, processor: dict[str, Any], name: str) -> L
             f"The teacher {name} must be a classifier; got problem_type 'regression'. Name another."
         )
     # As transformers' pipelines read them: one logit is a log-odds.
-    several = config.problem_type == _MULTI_LABEL or len(labels) == 1
-    kind = _MULTI_LABEL if several else "single_label_classification"
+    several = config.problem_type == MULTI_LABEL or len(labels) == 1
+    kind = MULTI_LABEL if several else "single_label_classification"
     return LogitTeacherConfig(name, labels, kind, processor, json.loads(config.to_json_string(use_diff=False)))
 
 

@@ -32,7 +32,7 @@ class Safeguards:
     def apply(self, prediction: Prediction, distance: float | None, on_suspect: OnSuspect) -> None:
         """Fill in the decisions of a prediction, or why there are none.
 
-        An image with a warning gets no decision: its threshold was chosen on images without one.
+        An image with a warning gets no decision: little is known about the model on such images.
 
         Args:
             prediction ([`Prediction`]):

@@ -15,6 +15,7 @@ from ..configuration_mlcak import MLCAKConfig
 from ..distillation.losses import AttentionDistillationLoss, LogitDistillationLoss, sum_per_item
 from ..distillation.teachers import TeacherOutputs, Teachers
 from ..errors import DistillationError
+from ..probabilities import MULTI_LABEL
 from .arguments import MLCAKTrainingArguments
 
 LABELS = ("labels", "local_targets")
@@ -35,7 +36,7 @@ class Objective:
     """
 
     def __init__(self, config: MLCAKConfig, args: MLCAKTrainingArguments, teachers: Teachers | None = None) -> None:
-        several = config.problem_type == "multi_label_classification"
+        several = config.problem_type == MULTI_LABEL
         self.config, self.args = config, args
         #: Aligns the student's attention; `None` when attention is not taught.
         self.alignment = None if teachers is None else teachers.alignment

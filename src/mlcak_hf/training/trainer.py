@@ -20,6 +20,7 @@ from ..distillation.cache.store import CachedCollator, TeacherCache
 from ..distillation.finite_check import image_names, not_finite_message, rows_not_finite
 from ..distillation.teachers import TEACHER_PREFIX, TeacherOutputs, Teachers
 from ..errors import DistillationError
+from ..probabilities import MULTI_LABEL
 from .arguments import SHIFTED, MLCAKTrainingArguments, refuse_mixing_with_a_cache
 from .callbacks import EpochCallback, EvaluationPrinter, StepLog
 from .objective import LABELS, Objective, check_labels, smooth_labels
@@ -216,7 +217,7 @@ class MLCAKTrainer(AveragingTrainer):
         known = {name: value for name, value in inputs.items() if value is not None}
         if any(name in known for name in self.label_names):
             config, pixels = self.model.config, inputs["pixel_values"]
-            several = config.problem_type == "multi_label_classification"
+            several = config.problem_type == MULTI_LABEL
             labels = pixels.new_full((len(pixels), config.num_labels) if several else (len(pixels),), -1.0)
             local_targets = pixels.new_full((len(pixels), len(config.local_labels)), -1.0)
             missing = {"labels": labels if several else labels.long(), "local_targets": local_targets}

@@ -15,7 +15,7 @@ from ...errors import DeploymentError
 from ...explanation.class_token import class_token_attention
 from ...image_processing_mlcak import MLCAKImageProcessor
 from ...modeling_mlcak import MLCAKForCXRClassification
-from ...probabilities import probabilities
+from ...probabilities import MULTI_LABEL, probabilities
 from ...trust.reference import Reference, captured_class_tokens
 from .deviation import draw_phantoms
 from .onnx_model import Dtype
@@ -120,7 +120,7 @@ def measured_difference(
                     rows[name].append(values)
             start += size
     found = {name: np.concatenate(values) for name, values in rows.items()}
-    heads = {"logits": problem_type, "local_logits": "multi_label_classification"}
+    heads = {"logits": problem_type, "local_logits": MULTI_LABEL}
     logits = [(found[name], expected[name], kind) for name, kind in heads.items() if name in found]
     return OnnxDifference(
         file.name,
