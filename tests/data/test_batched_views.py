@@ -12,7 +12,7 @@ from mlcak_hf.image_processing_mlcak import to_unit_range
 SIDES = (28, 56, 112, 224)
 EVERYTHING = ViewParameters(
     *(180.0, 0.5, 2.0, 0.3, 0.5, 2.0, 1.8),  # rotation, scales, shift, flip, gamma, contrast
-    *(1.6, 0.3, 0.2, 0.3),  # stretch, brightness, blur, noise
+    *(1.6, 0.3),  # stretch, brightness
 )
 
 
@@ -30,7 +30,7 @@ def largest_difference(images, views, sides):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("ranges", [EVERYTHING, ViewParameters(), ViewParameters(max_blur=0.3)])
+@pytest.mark.parametrize("ranges", [EVERYTHING, ViewParameters()])
 def test_every_pixel_is_near_that_of_a_single_view(ranges, dtype):
     views = [ranges.draw(seed=3, epoch=1, index=index) for index in range(6)]
     images = [stored(dtype, seed=index) for index in range(6)]
@@ -48,7 +48,7 @@ def test_every_pixel_of_many_views_is_near():
     "views",
     [
         [View(), View(rotation_deg=90.0), View(flip=True), View(scale=0.5)],
-        [View(), View(gamma=0.5, brightness=0.1), View(noise=0.2, noise_seed=5), View(blur=0.1)],
+        [View(), View(gamma=0.5, brightness=0.1), View(gamma=1.8, contrast=0.7), View(brightness=-0.2)],
         [View(rotation_deg=44.9), View(rotation_deg=45.1), View(rotation_deg=-135.0), View(shift_x=0.5, shift_y=-0.5)],
     ],
     ids=["some stay", "all stay", "turned"],

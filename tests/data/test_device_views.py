@@ -10,14 +10,13 @@ import torch
 from datasets import Dataset, Features, Image
 from torch.utils.data import DataLoader
 
-from mlcak_hf import MLCAKConfig, MLCAKImageProcessor
+from mlcak_hf import MLCAKImageProcessor
 from mlcak_hf.data import device_views
 from mlcak_hf.data.collator import MLCAKCollator
 from mlcak_hf.data.decoded_images import decode_once
 from mlcak_hf.data.device_views import DeviceImages, DeviceViewCollator, device_memory_shortage
-from mlcak_hf.data.mixup import MixUpCollator
 from mlcak_hf.data.views import ViewParameters
-from mlcak_hf.errors import DatasetError, RecipeError
+from mlcak_hf.errors import DatasetError
 
 CPU = torch.device("cpu")
 
@@ -40,8 +39,7 @@ def stored(tmp_path_factory):
 @pytest.fixture
 def collators(stored):
     teachers = [processor(56, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]), processor(32, lowres=16)]
-    views = ViewParameters(max_noise=0.1, max_blur=0.05)
-    usual = MLCAKCollator(processor(28, do_normalize=False), teachers, views, seed=5)
+    usual = MLCAKCollator(processor(28, do_normalize=False), teachers, ViewParameters(), seed=5)
     return usual, DeviceViewCollator(usual, DeviceImages(stored, CPU))
 
 
@@ -98,11 +96,6 @@ def test_the_key_of_a_teacher_cache_tells_both_apart(collators):
 def test_a_collator_without_views_is_refused(stored):
     with pytest.raises(DatasetError, match="need a collator with views"):
         DeviceViewCollator(MLCAKCollator(processor(28)), DeviceImages(stored, CPU))
-
-
-def test_mixup_cannot_mix_what_has_no_pixels_yet(collators):
-    with pytest.raises(RecipeError, match="DeviceViewCollator leaves them to the device"):
-        MixUpCollator(collators[1], range(9), 0.2, MLCAKConfig())
 
 
 @pytest.mark.parametrize(("free", "short"), [(None, False), (200_000, False), (100_000, True)])

@@ -216,47 +216,6 @@ def test_stretch_and_brightness_are_off_by_default_and_change_no_other_draw():
         assert high - 0.02 * (high - low) < max(values) <= high
 
 
-def test_blur_and_noise_are_off_by_default_and_change_no_other_draw():
-    off = ViewParameters().draw(0, 1, 2)
-    assert (off.blur, off.noise, off.noise_seed) == (0.0, 0.0, 0)
-    on = [ViewParameters(max_blur=0.08, max_noise=0.1).draw(0, 1, index) for index in range(500)]
-    assert on[2].geometry() == off.geometry()
-    assert replace(on[2], blur=0.0, noise=0.0, noise_seed=0) == off
-    for values, high in (([v.blur for v in on], 0.08), ([v.noise for v in on], 0.1)):
-        assert 0 <= min(values) < 0.02 * high
-        assert 0.97 * high < max(values) <= high
-    assert len({view.noise_seed for view in on}) == 500
-
-
-def test_a_blurred_view_is_the_view_of_a_blurred_image():
-    image, view = noise(60), View(rotation_deg=8.0, gamma=0.9)
-    padded = np.pad(image, 3, constant_values=np.nan)
-    squares = np.lib.stride_tricks.sliding_window_view(padded, (7, 7))
-    blurred = np.nanmean(squares, axis=(2, 3)).astype(np.float32)
-    (expected,) = view_pixels(blurred, view, [15])
-    (found,) = view_pixels(image, replace(view, blur=7 / 60), [15])
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert np.abs(found - view_pixels(image, view, [15])[0]).max() > 0.01
-
-
-def test_noise_is_added_to_the_exposed_image_before_it_moves():
-    image, view = np.full((256, 256), 0.5, np.float32), View(noise=0.05, noise_seed=3, brightness=0.1)
-    whole, small = view_pixels(image, view, [256, 28])
-    assert whole.mean() == pytest.approx(0.6, abs=2e-3)
-    assert whole.std() == pytest.approx(0.05, rel=0.05)
-    assert small.std() == pytest.approx(0.4 * 0.05, rel=0.15), "as View says"
-    (turned,) = view_pixels(image, replace(view, rotation_deg=10.0), [64])
-    np.testing.assert_allclose(turned, view_pixels(whole, View(rotation_deg=10.0), [64])[0], atol=1e-5)
-    assert np.array_equal(view_pixels(image, view, [28])[0], small)
-    assert not np.array_equal(view_pixels(image, replace(view, noise_seed=4), [28])[0], small)
-
-
-def test_a_student_sees_the_area_average_of_its_teachers_noise():
-    view = View(blur=0.05, noise=0.1, noise_seed=1)
-    student, teacher = view_pixels(radiograph(), view, [16, 32])
-    np.testing.assert_allclose(student, area_resize(teacher, 16, 16), atol=1e-5)
-
-
 def test_a_stretched_view_is_wider_and_less_high():
     image = np.zeros((60, 60), np.float32)
     image[20:40, 20:40] = 1.0
@@ -266,9 +225,9 @@ def test_a_stretched_view_is_wider_and_less_high():
 
 
 def test_the_numbers_of_a_draw_are_independent():
-    parameters = ViewParameters(flip_probability=0.5, max_stretch=1.44, brightness=0.1, max_blur=0.1, max_noise=0.1)
+    parameters = ViewParameters(flip_probability=0.5, max_stretch=1.44, brightness=0.1)
     draws = np.array([list(asdict(parameters.draw(0, 0, index)).values()) for index in range(2000)], float)
-    correlations = np.corrcoef(draws.T) - np.eye(12)
+    correlations = np.corrcoef(draws.T) - np.eye(9)
     assert np.abs(correlations).max() < 0.1
 
 
@@ -305,8 +264,6 @@ def test_other_pixels_need_another_number_of_the_definition():
         ("max_contrast", 1, 10),
         ("max_stretch", 1, 10),
         ("brightness", 0, 1),
-        ("max_blur", 0, 0.5),
-        ("max_noise", 0, 1),
     ],
 )
 def test_the_ends_of_a_range_are_allowed_and_nothing_beyond(name, low, high):

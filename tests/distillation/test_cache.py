@@ -347,13 +347,13 @@ def test_a_folder_without_a_cache_is_refused(tmp_path, whole):
     with pytest.raises(CacheError, match="no teacher cache in"):
         TeacherCache(tmp_path)
     description = json.loads((whole / "cache.json").read_text())
-    for contents in ("{}", "", '{"key": {"format": 1}}', "[]"):
+    for contents in ("{}", "", '{"key": {"format": 2}}', "[]"):
         (whole / "cache.json").write_text(contents)
         with pytest.raises(CacheError, match="must describe a teacher cache"):
             TeacherCache(whole)
     description["key"]["format"] = 0
     (whole / "cache.json").write_text(json.dumps(description))
-    with pytest.raises(CacheError, match=r"must have format 1; got 0\. Build it again"):
+    with pytest.raises(CacheError, match=r"must have format 2; got 0\. Build it again"):
         TeacherCache(whole)
 
 

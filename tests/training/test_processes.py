@@ -21,7 +21,7 @@ EQUAL = {
     "repeats only": {"images": 7},
     "from a cache": {"images": 7, "cached": 1},
     "convolutional trunk": {"images": 10, "conv": 1},
-    "a CNN beside an MLCAK teacher, with MixUp": {"images": 7, "both": 1},
+    "a CNN beside an MLCAK teacher": {"images": 7, "both": 1},
     "views on the device": {"images": 10, "on_device": 1},
 }
 # Two steps an epoch; one run stops after the first step of the second.

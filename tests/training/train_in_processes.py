@@ -64,7 +64,7 @@ def train(
     }
     if both:
         teachers, collator = both_kinds()
-        choices |= {"teacher": teachers, "collator": collator, "mixup_alpha": 0.4}
+        choices |= {"teacher": teachers, "collator": collator}
     if stop_after:
         stop = [StopAt(stop_after)]
         make_trainer(f"{output}-run", student=toy_model(seed=1, **kind), callbacks=stop, **choices).train()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..image_geometry_mlcak import area_weights
-from .view_pixels import columns_for, grain_places, noise_grains
+from .view_pixels import columns_for
 from .views import View
 
 # Ends of columns that are computed at a time, about 40 bytes each. A CPU keeps them in its cache.
@@ -30,19 +30,13 @@ class DrawnViews:
             Indices of the images in their dataset.
         moves (`np.ndarray` of shape `(B,)`):
             Whether a view has another geometry than the stored image.
-        blur (`np.ndarray` of shape `(B,)`):
-            As in [`View`].
-        numbers (`torch.Tensor` of shape `(B, 11)`):
-            Geometry, exposure and noise, float32.
-        grains (`torch.Tensor` of shape `(B, 64, 64)`, *optional*):
-            Noise of deviation 1; `None` if no view has noise.
+        numbers (`torch.Tensor` of shape `(B, 10)`):
+            Geometry and exposure, float32.
     """
 
     index: np.ndarray
     moves: np.ndarray
-    blur: np.ndarray
     numbers: Tensor
-    grains: Tensor | None
 
     @classmethod
     def of(cls, views: Sequence[View], index: Sequence[int]) -> DrawnViews:
@@ -61,31 +55,21 @@ class DrawnViews:
         of_x, of_y = np.where(turned, matrices.transpose(1, 2, 0)[::-1], matrices.transpose(1, 2, 0))
         of_both = of_x[1] / of_y[1]
         along_rows = [of_x[0] - of_both * of_y[0], of_x[2] - of_both * of_y[2], of_both]
-        exposures = np.array([[view.gamma, view.contrast, view.brightness, view.noise] for view in views]).T
+        exposures = np.array([[view.gamma, view.contrast, view.brightness] for view in views]).T
         numbers = np.stack([*along_rows, *of_y, turned, *exposures], axis=1).astype(np.float32)
-        grains = [noise_grains(view) for view in views] if exposures[3].any() else None
-        return cls(
-            np.asarray(index),
-            np.array([view.moves for view in views]),
-            np.array([view.blur for view in views]),
-            torch.from_numpy(numbers),
-            None if grains is None else torch.from_numpy(np.stack(grains)),
-        )
+        return cls(np.asarray(index), np.array([view.moves for view in views]), torch.from_numpy(numbers))
 
     def __getitem__(self, chosen: Any) -> DrawnViews:
         """Return some of the views, by a slice or positions."""
-        grains = None if self.grains is None else self.grains[chosen]
-        return DrawnViews(self.index[chosen], self.moves[chosen], self.blur[chosen], self.numbers[chosen], grains)
+        return DrawnViews(self.index[chosen], self.moves[chosen], self.numbers[chosen])
 
     def pin_memory(self) -> DrawnViews:
-        """Copy the tensors into page-locked memory, from which a GPU copies without waiting."""
-        grains = None if self.grains is None else self.grains.pin_memory()
-        return replace(self, numbers=self.numbers.pin_memory(), grains=grains)
+        """Copy the numbers into page-locked memory, from which a GPU copies without waiting."""
+        return replace(self, numbers=self.numbers.pin_memory())
 
     def to(self, device: Any, non_blocking: bool = True) -> DrawnViews:
-        """Move the tensors to a device."""
-        grains = None if self.grains is None else self.grains.to(device, non_blocking=non_blocking)
-        return replace(self, numbers=self.numbers.to(device, non_blocking=non_blocking), grains=grains)
+        """Move the numbers to a device."""
+        return replace(self, numbers=self.numbers.to(device, non_blocking=non_blocking))
 
 
 @torch.no_grad()
@@ -115,8 +99,9 @@ def batched_view_pixels(images: Tensor, views: DrawnViews, sides: Sequence[int])
 
 def _pixels(images: Tensor, views: DrawnViews, sides: Sequence[int]) -> list[Tensor]:
     numbers = views.numbers[:, :, None, None]
-    along_rows, of_y, turned, exposures = numbers[:, :3], numbers[:, 3:6], numbers[:, 6], numbers[:, 7:]
-    exposed = _exposed(images, views, exposures)
+    along_rows, of_y, turned = numbers[:, :3], numbers[:, 3:6], numbers[:, 6]
+    gamma, contrast, brightness = numbers[:, 7:].unbind(1)
+    exposed = (images**gamma * contrast + brightness).clamp_(0, 1)
     still = [] if views.moves.all() else [_area_average(exposed, side) for side in sides]
     if not views.moves.any():
         return still
@@ -126,33 +111,6 @@ def _pixels(images: Tensor, views: DrawnViews, sides: Sequence[int]) -> list[Ten
         return moved
     moves = torch.from_numpy(views.moves).to(images.device)[:, None, None]
     return [torch.where(moves, *both) for both in zip(moved, still, strict=True)]
-
-
-def _exposed(images: Tensor, views: DrawnViews, exposures: Tensor) -> Tensor:
-    """Blur, exposure and noise."""
-    gamma, contrast, brightness, noise = exposures.unbind(1)
-    side = images.shape[-1]
-    # In double precision: rounding decides the reach.
-    reach = np.round(views.blur * side).astype(np.int64) // 2
-    if reach.any():
-        on_device = torch.from_numpy(reach).to(images.device)[:, None, None]
-        blurred = _running_mean(_running_mean(images, on_device).mT, on_device).mT
-        images = torch.where(on_device > 0, blurred, images)
-    exposed = (images**gamma * contrast + brightness).clamp_(0, 1)
-    if views.grains is not None:
-        place = torch.from_numpy(grain_places(side)).to(images.device)
-        exposed = (exposed + noise * views.grains[:, place[:, None], place]).clamp_(0, 1)
-    return exposed
-
-
-def _running_mean(images: Tensor, reach: Tensor) -> Tensor:
-    """Average along rows over pixels that reach so far to both sides, or to the border; `reach` of shape (B, 1, 1)."""
-    side = images.shape[-1]
-    sums = F.pad(images, (1, 0)).cumsum(dim=-1)
-    centres = torch.arange(side, device=images.device)
-    first, last = (centres - reach).clamp(min=0), (centres + reach + 1).clamp(max=side)
-    ends = [sums.gather(2, each.expand(-1, sums.shape[1], -1)) for each in (first, last)]
-    return (ends[1] - ends[0]) / (last - first)
 
 
 def _area_average(images: Tensor, side: int) -> Tensor:

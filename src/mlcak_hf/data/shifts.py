@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from ..image_geometry_mlcak import bilinear_weights
 from ..image_processing_mlcak import to_unit_range
-from .view_pixels import mean_filter, view_pixels
+from .view_pixels import view_pixels
 from .views import View
 
 _CUT = 0.12  # of the width and of the height
@@ -49,7 +51,7 @@ class Shift:
             `list[np.ndarray]`: float32 in [0, 1] of shape `(side, side)` for every side.
         """
         if self.blur:
-            image = mean_filter(to_unit_range(image), round(self.blur * len(image)) // 2)
+            image = _mean_filter(to_unit_range(image), round(self.blur * len(image)) // 2)
         reduced = [max(1, round(self.resolution * side)) for side in sides]
         made = view_pixels(image, self.view, reduced)
         if self.resolution < 1:
@@ -60,6 +62,23 @@ class Shift:
             noise = [random.standard_normal(pixels.shape, np.float32) * np.float32(self.noise) for pixels in made]
             made = [np.clip(pixels + more, 0, 1) for pixels, more in zip(made, noise, strict=True)]
         return made
+
+
+def _mean_filter(image: np.ndarray, reach: int) -> np.ndarray:
+    """
+    Average over squares that reach so many pixels to every side, or to the border of the image.
+
+    Args:
+        image (`np.ndarray` of shape `(H, W)`):
+            float32.
+        reach (`int`):
+            At least 0; the squares have `2 * reach + 1` pixels a side.
+    """
+    blurred = torch.from_numpy(image)[None, None]
+    for window in ((2 * reach + 1, 1), (1, 2 * reach + 1)):
+        around = (window[0] // 2, window[1] // 2)
+        blurred = F.avg_pool2d(blurred, window, 1, around, count_include_pad=False)
+    return blurred[0, 0].numpy()
 
 
 #: The perturbations of `eval_shifts`, by name. `crop` cuts 12 % off the top and the left.

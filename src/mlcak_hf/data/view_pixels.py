@@ -16,13 +16,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from ..image_processing_mlcak import area_resize, to_unit_range
 from .views import View
 
-# Independent grey values of the noise along each side.
-_GRAINS = 64
 # Largest width of a column, in stored pixels: one column for each pixel if a stored 256 px image becomes 224 px.
 _COLUMN_PX = 1.25
 
@@ -44,8 +41,6 @@ def view_pixels(image: np.ndarray, view: View, sides: Sequence[int]) -> list[np.
     Returns:
         `list[np.ndarray]`: float32 in [0, 1] of shape `(side, side)` for every side.
     """
-    if view.blur or view.noise:
-        image, view = _degraded(image, view), view.geometry()
     if not view.moves:
         return [area_resize(expose(image, view), side, side) for side in sides]
     of_x, of_y = view.matrix()
@@ -60,46 +55,6 @@ def view_pixels(image: np.ndarray, view: View, sides: Sequence[int]) -> list[np.
         averages = _average_along_columns(*by_columns[columns[side]], of_y, side)
         pixels.append(np.clip(averages.reshape(side, -1, side).mean(axis=1).T, 0, 1))
     return pixels
-
-
-def mean_filter(image: np.ndarray, reach: int) -> np.ndarray:
-    """
-    Average over squares that reach so many pixels to every side, or to the border of the image.
-
-    Args:
-        image (`np.ndarray` of shape `(H, W)`):
-            float32.
-        reach (`int`):
-            At least 0; the squares have `2 * reach + 1` pixels a side.
-    """
-    blurred = torch.from_numpy(image)[None, None]
-    for window in ((2 * reach + 1, 1), (1, 2 * reach + 1)):
-        around = (window[0] // 2, window[1] // 2)
-        blurred = F.avg_pool2d(blurred, window, 1, around, count_include_pad=False)
-    return blurred[0, 0].numpy()
-
-
-def _degraded(image: np.ndarray, view: View) -> np.ndarray:
-    """Blur, exposure and noise of a view: float32 in [0, 1]."""
-    reach = round(view.blur * len(image)) // 2
-    if reach:
-        image = mean_filter(to_unit_range(image), reach)
-    exposed = expose(image, view)
-    if not view.noise:
-        return exposed
-    grains, place = noise_grains(view), grain_places(len(image))
-    noisy: np.ndarray = np.clip(exposed + np.float32(view.noise) * grains[place[:, None], place], 0, 1)
-    return noisy
-
-
-def noise_grains(view: View) -> np.ndarray:
-    """Draw the noise of a view, of standard deviation 1: float32 of shape `(64, 64)`."""
-    return np.random.default_rng(view.noise_seed).standard_normal((_GRAINS, _GRAINS), np.float32)
-
-
-def grain_places(side: int) -> np.ndarray:
-    """For each pixel along a stored image's side, the grain of the noise that it gets."""
-    return np.arange(side) * _GRAINS // side
 
 
 def columns_for(stored_side: int, side: int) -> int:

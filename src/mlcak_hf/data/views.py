@@ -18,7 +18,7 @@ class View:
     """
     Exposure and geometry of one view of a radiograph.
 
-    In the order blur, gamma, contrast, brightness, noise, flip, rotation, scale and stretch, shift.
+    In the order gamma, contrast, brightness, flip, rotation, scale and stretch, shift.
 
     Args:
         rotation_deg (`float`, defaults to 0): Counter-clockwise rotation about the centre, in degrees.
@@ -31,11 +31,6 @@ class View:
         stretch (`float`, defaults to 1): Magnification of the width relative to that of the height. `scale` is their
             geometric mean.
         brightness (`float`, defaults to 0): Added to the grey values after the factor.
-        blur (`float`, defaults to 0): Side of the square over which the stored image is averaged, as a fraction of its
-            side.
-        noise (`float`, defaults to 0): Standard deviation of the grey values that are added. They have a grain of 1/64
-            of the side, so that a student at 28 px sees 0.4 of the deviation.
-        noise_seed (`int`, defaults to 0): Seed of this noise.
     """
 
     rotation_deg: float = 0.0
@@ -47,18 +42,11 @@ class View:
     contrast: float = 1.0
     stretch: float = 1.0
     brightness: float = 0.0
-    blur: float = 0.0
-    noise: float = 0.0
-    noise_seed: int = 0
 
     @property
     def moves(self) -> bool:
         """Whether the view has another geometry than the stored image."""
-        return self.geometry() != View()
-
-    def geometry(self) -> View:
-        """Return the view with its geometry alone."""
-        return replace(self, gamma=1.0, contrast=1.0, brightness=0.0, blur=0.0, noise=0.0, noise_seed=0)
+        return replace(self, gamma=1.0, contrast=1.0, brightness=0.0) != View()
 
     def matrix(self) -> np.ndarray:
         """Affine map from the view's coordinates to the stored image's, both -1 to 1 over the image; shape (2, 3)."""
@@ -88,8 +76,6 @@ class ViewParameters:
         max_stretch (`float`, defaults to 1): Width relative to height, between 1 / max_stretch and max_stretch; at
             least 1, which is off.
         brightness (`float`, defaults to 0): Largest grey value added or subtracted, 0 to 1; 0 is off.
-        max_blur (`float`, defaults to 0): Largest blur of a [`View`], 0 to 0.5; 0 is off.
-        max_noise (`float`, defaults to 0): Largest noise of a [`View`], 0 to 1; 0 is off.
 
     Raises:
         [`RecipeError`]: If a value is outside its range.
@@ -111,8 +97,6 @@ class ViewParameters:
     max_contrast: float = 1.15
     max_stretch: float = 1.0
     brightness: float = 0.0
-    max_blur: float = 0.0
-    max_noise: float = 0.0
 
     def __post_init__(self) -> None:
         ranges = {
@@ -125,8 +109,6 @@ class ViewParameters:
             "max_contrast": (1.0, 10.0),
             "max_stretch": (1.0, 10.0),
             "brightness": (0.0, 1.0),
-            "max_blur": (0.0, 0.5),
-            "max_noise": (0.0, 1.0),
         }
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
@@ -144,8 +126,8 @@ class ViewParameters:
         Returns:
             [`View`]: It depends on these three numbers alone.
         """
-        # Always twelve draws, so that a range of zero width changes no other draw.
-        draws = np.random.default_rng([seed, epoch, index]).random(12)
+        # Always nine draws, so that a range of zero width changes no other draw.
+        draws = np.random.default_rng([seed, epoch, index]).random(9)
         signed = 2 * draws - 1
         return View(
             rotation_deg=float(self.rotation_deg * signed[0]),
@@ -157,7 +139,4 @@ class ViewParameters:
             contrast=float(self.max_contrast ** signed[6]),
             stretch=float(self.max_stretch ** signed[7]),
             brightness=float(self.brightness * signed[8]),
-            blur=float(self.max_blur * draws[9]),
-            noise=float(self.max_noise * draws[10]),
-            noise_seed=int(draws[11] * 2**32) if self.max_noise else 0,
         )

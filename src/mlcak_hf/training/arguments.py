@@ -51,8 +51,6 @@ class MLCAKTrainingArguments(TrainingArguments):
         ema_decay (`float`, *optional*, defaults to 0.0):
             Above 0, e.g. 0.999, a moving average of the weights is evaluated, saved and chosen; see
             [`AveragingTrainer`].
-        mixup_alpha (`float`, *optional*, defaults to 0.0):
-            Above 0, e.g. 0.2, every training image is mixed with another; see [`~mlcak_hf.data.mixup.MixUpCollator`].
         eval_shifts (`bool`, *optional*, defaults to `False`):
             Also evaluate the validation images under each of the fixed perturbations in [`~mlcak_hf.data.shifts`], and
             log the mean of `auroc_global` over them as `auroc_global_shifted`, which `metric_for_best_model` may name.
@@ -77,14 +75,13 @@ class MLCAKTrainingArguments(TrainingArguments):
     attention_aggregation: Aggregation = field(default="mean", metadata={"help": "One map, or one per pair."})
     student_levels: list[int] | None = field(default=None, metadata={"help": "Student layers that are taught."})
     ema_decay: float = field(default=0.0, metadata={"help": "Decay of the average of the weights; 0 is off."})
-    mixup_alpha: float = field(default=0.0, metadata={"help": "Parameter of MixUp's shares; 0 is off."})
     eval_shifts: bool = field(default=False, metadata={"help": "Evaluate perturbed validation images too."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep it off: the collator needs all."})
     label_names: list[str] | None = field(default_factory=lambda: ["labels", "local_targets"])
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta", "gamma", "mixup_alpha"):
+        for name in ("alpha", "beta", "gamma"):
             check_weight(name, getattr(self, name))
         # They check kinds, temperature and levels.
         LogitDistillationLoss(self.logit_loss, self.temperature)
@@ -134,25 +131,6 @@ def check_weight(name: str, value: float) -> None:
     """
     if not 0 <= value < math.inf:
         raise RecipeError(f"{name} must be a finite number >= 0; got {value}. Use 0 to switch the loss off.")
-
-
-def refuse_mixing_with_a_cache(args: MLCAKTrainingArguments, cache: Any) -> None:
-    """Refuse MixUp with a teacher cache.
-
-    Args:
-        args ([`MLCAKTrainingArguments`]):
-            The arguments.
-        cache (`Any`):
-            The cache or its folder; `None` without one.
-
-    Raises:
-        [`RecipeError`]: When both are asked for.
-    """
-    if args.mixup_alpha > 0 and cache is not None:
-        raise RecipeError(
-            "mixup_alpha must be 0 with a teacher cache, because a cache holds no outputs for mixed images. Leave out "
-            "--teacher_cache, or set --mixup_alpha 0."
-        )
 
 
 def _refuse_other_batches(args: MLCAKTrainingArguments) -> None:

@@ -29,7 +29,7 @@ from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification
 from ..shipped import resolve_model
 from ..weights import weight_files, weights_digest
-from .arguments import SHIFTED, MLCAKTrainingArguments, refuse_mixing_with_a_cache
+from .arguments import SHIFTED, MLCAKTrainingArguments
 from .curves import draw_training_curves
 from .models import ModelArguments, build_model
 from .objective import check_labels, has_labels
@@ -121,11 +121,10 @@ def set_up_training(
             "push_to_hub must be false: it would upload all of --output_dir, also the hashes of the training images. "
             "Upload the trained model with `mlcak push`."
         )
-    refuse_mixing_with_a_cache(args, getattr(model_args, "teacher_cache", None) if args.distils else None)
-    if data_args.device_views and (args.mixup_alpha > 0 or not (data_args.augment and data_args.decode_once)):
+    if data_args.device_views and not (data_args.augment and data_args.decode_once):
         raise RecipeError(
-            "device_views needs augment and decode_once, and no MixUp. Leave out device_views, or set --augment true "
-            "--decode_once true --mixup_alpha 0."
+            "device_views needs augment and decode_once. Leave out device_views, or set --augment true --decode_once "
+            "true."
         )
     known: Any = _teachers_of(model_args) if isinstance(model_args, StudentArguments) and args.distils else None
     labels = None if known is None else _labels_of(known)

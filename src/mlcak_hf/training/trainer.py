@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback
 
-from ..data.mixup import MixUpCollator
 from ..distillation.cache.key import cache_key
 from ..distillation.cache.store import CachedCollator, TeacherCache
 from ..distillation.finite_check import image_names, not_finite_message, rows_not_finite
 from ..distillation.teachers import TEACHER_PREFIX, TeacherOutputs, Teachers
 from ..errors import DistillationError
 from ..probabilities import MULTI_LABEL
-from .arguments import SHIFTED, MLCAKTrainingArguments, refuse_mixing_with_a_cache
+from .arguments import SHIFTED, MLCAKTrainingArguments
 from .callbacks import EpochCallback, EvaluationPrinter, StepLog
 from .objective import LABELS, Objective, check_labels, smooth_labels
 from .weight_average import AveragingTrainer, warn_of_batch_norm
@@ -104,9 +103,6 @@ class MLCAKTrainer(AveragingTrainer):
             self._set_teachers(teacher, teacher_cache)
         elif self.train_dataset is not None:
             check_labels(self.train_dataset)
-        if args.mixup_alpha > 0:
-            refuse_mixing_with_a_cache(args, self.teacher_cache)
-            self.data_collator = MixUpCollator(collator, self.train_dataset, args.mixup_alpha, self.model.config)
         self._objective = Objective(self.model.config, args, self.teachers)
         self._step_log = StepLog(self.accelerator)
         self.add_callback(self._step_log)

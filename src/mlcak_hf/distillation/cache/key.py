@@ -19,7 +19,7 @@ from ..logit_teachers import LogitTeacherConfig
 from ..teachers import Teachers
 
 #: Raise it whenever a change of files, pooling or digests makes old caches wrong.
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 # Entries of a saved config that do not change what a teacher computes; attention_levels has its own entry in the key.
 _IRRELEVANT = {"transformers_version", "_name_or_path", "name_or_path", "architectures", "auto_map", "dtype"}
