@@ -7,7 +7,7 @@ to find out. Then it runs what is missing, and writes the tables of what is fini
 study.html. --workers 2 runs two cells at a time; started several times on one file system, or as a scheduler's array,
 the processes share the cells. Machines without a common file system run --only 0/2 and --only 1/2, and --merge FOLDER
 copies the cells of another one here. --gap_only runs the teachers and the baselines alone: will distillation help?
---rehearsal trains every row with one seed on 32 images for two epochs: does all of it run on this machine?
+--rehearsal trains every row with one seed on at most 32 images for two epochs: does all of it run on this machine?
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class StudyOptions:
     launcher: str = field(default=sys.executable, metadata={"help": 'Starts a script, such as "accelerate launch -q".'})
     timing_steps: int = field(default=10, metadata={"help": "Steps of the short timing; 0 leaves it out."})
     gap_only: bool = field(default=False, metadata={"help": "Only the teachers and the baselines."})
-    rehearsal: bool = field(default=False, metadata={"help": "One seed, 32 images, two epochs: does all of it run?"})
+    rehearsal: bool = field(default=False, metadata={"help": "One seed, at most 32 images, two epochs: does it run?"})
     plan_only: bool = field(default=False, metadata={"help": "Print hours and disk, and stop."})
     table_only: bool = field(default=False, metadata={"help": "Train nothing; write the tables of the finished cells."})
     merge: list[str] = field(default_factory=list, metadata={"help": "Folders of this study from other machines."})
@@ -71,15 +71,17 @@ def main() -> None:
             return
         with sigterm_exits():
             failures = runner.run(options.only)
+    for failure in failures:  # Now, because without enough finished cells there is no table.
+        console.print(failure, highlight=False, markup=False, soft_wrap=True)
     result = collect(study)
     written = write_study(study, result)
     for table in result.tables:
         console.print(rich_table(table))
         console.print("\n".join(statements(table)), highlight=False, markup=False, soft_wrap=True)
-    lines = ["", *result.lines, "", f"Written: {', '.join(map(str, written))}", *failures]
+    lines = ["", *result.lines, "", f"Written: {', '.join(map(str, written))}"]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     if failures:
-        raise SystemExit(f"error: {len(failures)} cells failed.")
+        raise SystemExit(f"error: {len(failures)} cells failed; the reasons are above the tables.")
 
 
 @contextmanager

@@ -32,10 +32,11 @@ def resolve_checkpoint(name: str) -> str:
 
     Args:
         name (`str`):
-            A checkpoint such as `pneumonia-28`, a folder, or a Hub id. A folder of the same name comes first.
+            A checkpoint such as `pneumonia-28`, a folder, or a Hub id. A folder of the same name with a model in it
+            comes first.
     """
     shipped = hub_configs_dir() / "checkpoints" / name
-    plain = "/" not in name and not Path(name).exists()
+    plain = "/" not in name and not (Path(name) / "config.json").exists()
     return str(shipped) if plain and (shipped / "config.json").is_file() else name
 
 

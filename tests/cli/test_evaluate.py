@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from saved_models import RECORD
 from tiny_models import tiny_model
 
@@ -21,10 +22,11 @@ from mlcak_hf.data.decoded_images import image_digest
 from mlcak_hf.data.shifts import REPORTED_SHIFTS
 from mlcak_hf.errors import DatasetError
 from mlcak_hf.evaluation.arguments import EvaluatedModel, EvaluationArguments, EvaluationData, models_to_evaluate
-from mlcak_hf.evaluation.evidence.data_choice import open_for_model
+from mlcak_hf.evaluation.evidence.data_choice import open_for_model, renamed_labels
 from mlcak_hf.evaluation.evidence.record import Evidence
 from mlcak_hf.pretrained import load_model, load_processor
 from mlcak_hf.probabilities import probabilities
+from mlcak_hf.shipped import resolve_checkpoint
 from mlcak_hf.training.training_images import TrainingImages, is_trained_on
 
 COUNT = 60
@@ -144,6 +146,8 @@ def test_requirements_decide_the_exit_code_and_say_which_failed(mlcak, folder, t
         (("--require", "auroc_globl>=0.9"), "there is no metric 'auroc_globl'. Did you mean 'auroc_global'"),
         (("--prevalence", "5"), "--prevalence must be between 0 and 1"),
         (("--subgroup", "sex"), "no column 'sex' for --subgroup; it has"),
+        (("--subgroup", "image"), "must hold texts, numbers or class labels; 'image' is Image"),
+        (("--label_column", "image"), "The label column 'image' must hold names or numbers; it is Image"),
         (("--split", "holdout"), "has no split 'holdout'; it has train"),
         (("--rename_label", "virus=Flu"), "--rename_label must be name=label with one of ['Normal', 'Abnormal']"),
         (("--output", "/dev/null/here"), "--output /dev/null/here cannot be written"),
@@ -182,6 +186,37 @@ def test_names_of_every_split_are_checked(mlcak, folder, tmp_path):
     assert (code, "holds 'covid', but the model's labels are" in err) == (2, True)
     assert mlcak(*arguments, "--rename_label", "covid=Abnormal")[0] == 0
     assert Evidence.load(tmp_path / "out").comparison.class_counts["global/Abnormal"].present == COUNT // 2
+
+
+def test_a_missing_class_label_stays_missing_when_names_are_mapped(folder, tmp_path):
+    names = datasets.ClassLabel(names=["NORMAL", "ABNORMAL"])
+    table = datasets.Dataset.from_list([row | {"diagnosis": -1 if place % 5 == 0 else place % 2}
+                                        for place, row in enumerate(rows())],
+                                       features=datasets.Features(FEATURES | {"diagnosis": names}))  # fmt: skip
+    table.to_parquet(tmp_path / "labels.parquet")
+    args = EvaluationArguments(dataset=str(tmp_path / "labels.parquet"), models=[], output="", split="train",
+                               label_column="diagnosis", findings_column="none")  # fmt: skip
+    renamed = renamed_labels(EvaluationData.open(args, []), ["Normal", "Abnormal"], ())["train"]["diagnosis"]
+    assert renamed[:6] == ["", "Abnormal", "Normal", "Abnormal", "Normal", ""]
+
+
+def test_a_file_of_the_dataset_that_is_missing_or_damaged_is_named(mlcak, folder, tmp_path):
+    Image.new("L", (32, 32), 90).save(tmp_path / "good.png")
+    (tmp_path / "damaged.png").write_bytes(b"no image")
+    for bad in ("missing.png", "damaged.png"):
+        lines = ["image,diagnosis", "good.png,Normal", f"{bad},Abnormal"]
+        (tmp_path / "list.csv").write_text("\n".join(lines))
+        code, _, err = mlcak("evaluate", folder / "model", tmp_path / "list.csv", "--output", tmp_path / "out", *FAST,
+                             "--label_column", "diagnosis")  # fmt: skip
+        assert (code, "The image of row 1 cannot be read: " in err, bad in err) == (2, True, True)
+
+
+def test_the_card_of_a_shipped_model_is_not_written_beside_it(mlcak, evaluated, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = mlcak("card", "pneumonia-28", "--evaluation", evaluated / "evaluation.json")
+    assert (code, "must be a local folder" in err, list(tmp_path.iterdir())) == (2, True, [])
+    (tmp_path / "pneumonia-28").mkdir()
+    assert Path(resolve_checkpoint("pneumonia-28")).parent.name == "checkpoints", "a folder without a model hides it"
 
 
 def trained_on(folder, path, images, **options):
@@ -276,7 +311,11 @@ def test_the_card_takes_the_evaluation_and_check_passes_until_the_weights_change
 def test_the_card_takes_notes_and_results_on_other_datasets(mlcak, folder, evaluated, tmp_path):
     model = shutil.copytree(folder / "model", tmp_path / "noted")
     (tmp_path / "notes.md").write_text("## What the model knows\n\nChildren of one hospital.\n", encoding="utf-8")
-    further = ["--other-dataset", evaluated / "evaluation.json", "--notes", tmp_path / "notes.md"]
+    seen = json.loads((evaluated / "evaluation.json").read_text(encoding="utf-8"))
+    seen["comparison"]["rows"][0]["trained_on"] = [{"evaluated": 7}]
+    (tmp_path / "seen.json").write_text(json.dumps(seen), encoding="utf-8")
+    further = ["--other-dataset", evaluated / "evaluation.json", "--other-dataset", tmp_path / "seen.json"]
+    further += ["--notes", tmp_path / "notes.md"]
     assert mlcak("card", model, "--evaluation", evaluated / "evaluation.json", *further)[0] == 0
     headings = re.split(r"^## ", (model / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     names = [heading.splitlines()[0] for heading in headings[1:]]
@@ -284,8 +323,10 @@ def test_the_card_takes_notes_and_results_on_other_datasets(mlcak, folder, evalu
     assert names[names.index("Limits") - 1] == "Other datasets"
     found = Evidence.load(evaluated)
     auroc = f"{found.row.metrics['auroc_global'].value:.3f}"
-    (row,) = [line for line in headings[names.index("Other datasets") + 1].splitlines() if "clinic.parquet" in line]
-    assert row.startswith(f"| {found.row.name} | clinic.parquet | {COUNT} | {auroc} [")
+    table = headings[names.index("Other datasets") + 1].splitlines()
+    marks = ("not known whether trained on these images", "trained on 7 of these images")
+    for row, mark in zip([line for line in table if "clinic.parquet" in line], marks, strict=True):
+        assert row.startswith(f"| {found.row.name} | clinic.parquet | {COUNT} ({mark}) | {auroc} [")
     assert mlcak("card", model, "--notes", tmp_path / "nothing.md")[0] == 2
 
 

@@ -189,6 +189,14 @@ def test_a_global_label_that_does_not_fit_is_named(rows, columns, kwargs, messag
         encoded(rows, columns, findings=(), **kwargs)
 
 
+def test_a_label_column_of_another_kind_is_refused():
+    box = {"finding": "Edema", "x_min": 0.0}
+    rows = dataset(boxes=[[box], []], numbers=[[1], [2, 3]])
+    for name in ("boxes", "image", "numbers"):
+        with pytest.raises(DatasetError, match=f"'{name}' must hold names or numbers; it is .*Name another column"):
+            global_labels(rows, DatasetColumns(label=name, findings=None))
+
+
 def test_findings_that_do_not_fit_are_named():
     with pytest.raises(LabelError, match=r"none of the model's findings.*it has \['Hernia'\]"):
         encoded(dataset(label=[0], findings=[["Hernia"]]), COLUMNS)

@@ -11,11 +11,11 @@ from sklearn.metrics import roc_auc_score
 
 from mlcak_hf import MLCAKConfig
 from mlcak_hf.errors import MLCAKError, RecipeError
+from mlcak_hf.evaluation.arguments import overlapping_splits
 from mlcak_hf.evaluation.bootstrap import draw_weights, group_indices
 from mlcak_hf.evaluation.evidence.decision_points import (
     ChosenThreshold,
     measure_points,
-    overlapping_splits,
     predictive_values,
     thresholds_chosen_here,
     thresholds_of_model,
@@ -293,6 +293,47 @@ def test_images_unlike_the_training_images_are_a_reservation_beyond_chance_only(
     assert "By the input checks, 0.4 % of 800 images" in verdict.reasons[2]
     assert verdict.reasons[3].startswith(f"{unlike / 8:.1f} % of 800 images are unlike the training images")
     assert "the model's limit is set for 5.0 %, and up to 6.8 % are explained by chance" in verdict.reasons[3]
+
+
+def test_a_file_that_is_no_record_is_named_with_both_kinds_of_records(evidence, tmp_path):
+    evidence.save(tmp_path / "evaluation.json")
+    text = (tmp_path / "evaluation.json").read_text()
+    for damaged in (text[:-100], "[]", "null", "{}", None):
+        file = tmp_path / f"record-{damaged is None}.json"
+        if damaged is not None:
+            file.write_text(damaged)
+        with pytest.raises(MLCAKError, match=r"must be the evaluation\.json .*, or the comparison\.json .*cannot be"):
+            load_results(file)
+
+
+def test_a_record_without_rows_images_or_numbers_is_refused(evidence, tmp_path):
+    evidence.save(tmp_path / "evaluation.json")
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    (row,) = content["comparison"]["rows"]
+    for value in ("high", None, float("nan")):
+        metrics = row["metrics"] | {"auroc_global": row["metrics"]["auroc_global"] | {"value": value}}
+        changes = {"comparison": content["comparison"] | {"rows": [row | {"metrics": metrics}]}}
+        (tmp_path / "evaluation.json").write_text(json.dumps(content | changes))
+        with pytest.raises(MLCAKError, match="is not the record of an evaluation"):
+            Evidence.load(tmp_path)
+    for changes in ({"rows": []}, {"n_images": 0}, {"n_images": "many"}):
+        (tmp_path / "evaluation.json").write_text(json.dumps(content | {"comparison": content["comparison"] | changes}))
+        with pytest.raises(MLCAKError, match="is not the record of an evaluation"):
+            Evidence.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": -1}, {"seed": "0"}, {"seed": None}, {"phantom_mean": "grey"}, {"probabilities": {"global/Normal": None}},
+     {"probabilities": {"global/Normal": "0.4"}}, {"probabilities": None}],
+)  # fmt: skip
+def test_a_self_check_of_other_values_is_refused(tmp_path, changes):
+    CHECK.save(tmp_path)
+    assert SelfCheck.load(tmp_path) == CHECK
+    file = tmp_path / "self_check.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(MLCAKError, match=r"self_check\.json cannot be read as a self-check \(.*Evaluate the model"):
+        SelfCheck.load(tmp_path)
 
 
 def test_a_record_without_a_reference_rate_can_still_be_read(evidence, tmp_path):

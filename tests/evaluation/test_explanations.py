@@ -1,6 +1,8 @@
 """Explanation maps against boxes and baselines: measured on a tiny dataset, and reported from numbers made by hand."""
 
+import copy
 import json
+import shutil
 from dataclasses import replace
 
 import datasets
@@ -11,7 +13,7 @@ import torch
 from tiny_models import FINDINGS, tiny_model
 
 from mlcak_hf import MLCAKImageProcessor
-from mlcak_hf.errors import DatasetError, MLCAKError
+from mlcak_hf.errors import DatasetError, MLCAKError, RecipeError
 from mlcak_hf.evaluation.arguments import models_to_evaluate
 from mlcak_hf.evaluation.explanations import measure_maps as measure
 from mlcak_hf.evaluation.explanations.map_report import Explanations
@@ -43,6 +45,7 @@ def rows(split, boxes=True):
             "image": rng.integers(0, 256, (32, 32), dtype=np.uint8),
             "label": int(there > 0),
             "findings": {"Edema": int(there > 0), "Nodule/Mass": 0, "Pneumothorax": 0},
+            "reread": {"Edema": 1, "Nodule/Mass": 0, "Pneumothorax": 0},
             "boxes": marked if boxes else [],
             "group": f"{split}-{index // 2}",
         }
@@ -56,6 +59,7 @@ def write(folder, splits):
         "image": datasets.Image(),
         "label": datasets.ClassLabel(names=["Normal", "Abnormal"]),
         "findings": {name: datasets.Value("int8") for name in FINDINGS},
+        "reread": {name: datasets.Value("int8") for name in FINDINGS},
         "boxes": datasets.List({"finding": datasets.Value("string")} | edges),
         "group": datasets.Value("string"),
         "patient": datasets.Value("int64"),
@@ -146,8 +150,7 @@ def test_a_finished_model_is_not_measured_again_until_something_changes(folder, 
     (again,) = measured_by(args)
     assert again.images == measured[0].images
     assert all((again.scores[name] == values)[:3].all() for name, values in measured[0].scores.items())
-    columns = {"group_column": "none", "image_id_column": "none", "label_column": "none", "findings_column": "label"}
-    monkeypatch.setattr(measure, "check_models", lambda *_: None)  # the column of the label holds no findings
+    columns = {"group_column": "none", "image_id_column": "none", "label_column": "none", "findings_column": "reread"}
     for option, value in {"perturbed": 2, "seed": 1, **columns}.items():
         with pytest.raises(pytest.fail.Exception, match="measured again"):
             measured_by(replace(args, **{option: value}))
@@ -177,6 +180,72 @@ def measured_on(folder, splits, source, **changes):
     args = {"perturbed": 0, "mean_images": 2} | changes
     own, output = str(folder / "own"), str(folder / "out")
     return measured_by(ExplanationArguments(dataset=own, models=[model], output=output, **args))[0]
+
+
+def changed(splits, split, place, **values):
+    """The rows with other values in one place."""
+    found = copy.deepcopy(splits)
+    found[split][place] |= values
+    return found
+
+
+def test_earlier_measurements_are_read_only_for_the_same_boxes_images_and_patients(
+    folder, tmp_path, monkeypatch, capsys
+):
+    """Without ids, other images have the same names."""
+    splits = {split: list(rows(split)) for split in ("train", "validation", "test")}
+    for found in splits.values():
+        for row in found:
+            del row["image_id"]
+    measured_on(tmp_path / "first", splits, folder)
+    assert "measured earlier" not in capsys.readouterr().out
+    monkeypatch.setattr(measure, "_Network", lambda *_: pytest.fail("measured again"))
+    others = {
+        "same": splits,
+        "image": changed(splits, "test", 0, image=255 - splits["test"][0]["image"]),
+        "boxes": changed(splits, "test", 1, boxes=[box("Edema", 4, 8, 20, 25)]),
+        "patient": changed(splits, "test", 1, group="another"),
+        "thresholds": changed(splits, "validation", 1, boxes=[]),
+        "training image": changed(splits, "train", 1, image=255 - splits["train"][1]["image"]),
+        "training finding": changed(splits, "train", 0, findings=splits["train"][1]["findings"]),
+    }
+    for name, other in others.items():
+        shutil.copytree(tmp_path / "first" / "out", tmp_path / name / "out")
+        if name == "same":
+            measured_on(tmp_path / name, other, folder)
+            assert "linear.npz is read, measured earlier on the same images" in capsys.readouterr().out
+            continue
+        with pytest.raises(pytest.fail.Exception, match="measured again"):
+            measured_on(tmp_path / name, other, folder)
+    # Training images and thresholds that are not used change nothing.
+    shutil.rmtree(tmp_path / "first")
+    monkeypatch.undo()
+    unused = {"mean_images": 0, "threshold_split": "none"}
+    measured_on(tmp_path / "first", splits, folder, **unused)
+    shutil.copytree(tmp_path / "first" / "out", tmp_path / "unused" / "out")
+    measured_on(tmp_path / "unused", changed(others["thresholds"], "train", 1, label=0), folder, **unused)
+    assert "measured earlier" in capsys.readouterr().out
+
+
+def test_wrong_options_are_refused_in_one_sentence(folder, tmp_path):
+    for option in ("mean_images", "perturbed"):
+        with pytest.raises(RecipeError, match=f"--{option} must be at least 0, which leaves it out; got -1"):
+            arguments(folder, tmp_path, "linear", **{option: -1})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecipeError, match="file must be a folder to write"):
+        measured_by(arguments(folder, tmp_path / "file", "linear"))
+
+
+def test_an_overlap_is_never_chosen_on_the_measured_images(folder, tmp_path):
+    assert not measured_by(arguments(folder, tmp_path, "linear", split="validation", perturbed=0))[0].shares
+
+
+def test_a_missing_image_file_is_named(folder, tmp_path):
+    gone = [row | {"image": "gone.png"} for row in rows("test")]
+    (tmp_path / "gone.json").write_text(json.dumps(gone))
+    args = arguments(folder, tmp_path / "out", "linear", split="train", threshold_split="none")
+    with pytest.raises(DatasetError, match=r"split 'train' cannot be read: .*gone\.png"):
+        measured_by(replace(args, dataset=str(tmp_path / "gone.json")))
 
 
 def test_a_finding_with_boxes_in_validation_alone_leaves_the_overlap_of_the_mean_map(folder, tmp_path):

@@ -163,6 +163,17 @@ def test_a_box_with_a_missing_edge_is_refused():
         MarkedImages.of_rows(rows.remove_columns("boxes"), 8, "pad")
 
 
+@pytest.mark.parametrize("edges", [{"x_min": 11.0}, {"y_max": -1.0}])
+def test_a_box_with_swapped_edges_is_refused(edges):
+    good = {"finding": "Edema", "x_min": 0.0, "y_min": 0.0, "x_max": 10.0, "y_max": 20.0}
+    rows = Dataset.from_dict(
+        {"boxes": [[], [good, good | edges]], "original_height": [20] * 2, "original_width": [40] * 2}
+    )
+    with pytest.raises(MLCAKError, match=r"x_min <= x_max and y_min <= y_max; row 1 has one with the edges \[.*Swap"):
+        MarkedImages.of_rows(rows, 8, "pad")
+    MarkedImages.of_rows(rows.select([0]), 8, "pad")
+
+
 def test_a_map_that_is_not_finite_is_refused():
     with pytest.raises(MLCAKError, match="finite sum; got nan"):
         against(np.full((1, 4, 4), np.nan), [[[0, 0, 4, 4]]], (16, 16), whole(1, 16))

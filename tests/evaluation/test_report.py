@@ -271,7 +271,7 @@ def test_training_images_are_marked_in_table_figure_and_record_and_decide_nothin
 
 def test_a_model_without_a_record_of_its_training_images_is_named():
     comparison = compare([predictions("hub"), predictions("own", details=trained_on(0))], n_draws=60)
-    assert "Without training_images.json, it is not known whether these models saw the images: hub." in footer(
+    assert "It is not recorded on which images these models, or their initial weights, were trained: hub." in footer(
         comparison
     )
     assert "Warning" not in markdown(comparison)

@@ -19,7 +19,7 @@ from mlcak_hf.data.decoded_images import image_digest
 from mlcak_hf.deployment.model_card import card_for_folder
 from mlcak_hf.errors import DatasetError, DeploymentError, MLCAKError, RecipeError
 from mlcak_hf.evaluation import run
-from mlcak_hf.evaluation.arguments import EvaluationArguments, EvaluationData, models_to_evaluate
+from mlcak_hf.evaluation.arguments import EvaluatedModel, EvaluationArguments, EvaluationData, models_to_evaluate
 from mlcak_hf.evaluation.calibration import operating_thresholds
 from mlcak_hf.evaluation.comparison import Comparison
 from mlcak_hf.evaluation.localisation import box_coverages, localise
@@ -400,8 +400,66 @@ def test_images_without_ids_have_different_names_in_every_fold(folder, tmp_path)
 
 def test_the_evaluated_split_never_chooses_its_own_thresholds(folder, tmp_path):
     args = arguments(folder, tmp_path / "out", "student", split="validation")
-    assert args.threshold_split == "none"
     assert run.run_evaluation(args).row("student").thresholds == ()
+    # Validation rows that are split off are rows of `train`.
+    stored = datasets.load_dataset(str(folder / "dataset"))
+    datasets.DatasetDict(train=stored["validation"]).save_to_disk(tmp_path / "single")
+    for split, expected in (("train", "none"), ("validation", "none")):
+        args = arguments(folder, tmp_path / "out", "student", split=split)
+        args.dataset = str(tmp_path / "single")
+        assert EvaluationData.open(args, []).args.threshold_split == expected
+    args = arguments(folder, tmp_path / "out", "student", split="train")
+    assert EvaluationData.open(args, []).args.threshold_split == "validation", "stored rows of their own"
+
+
+def test_models_of_two_folds_are_not_compared_on_one_of_them(folder, tmp_path):
+    options, models = {"folds": 2, "findings_column": "findings"}, []
+    for fold in (0, 1):
+        args = arguments(folder, tmp_path / "out", split="fold", folds=2, fold=fold)
+        rest, name = EvaluationData.open(args, []).splits["train"]["image"], f"fold-{fold}"
+        path = with_records(folder, "student", tmp_path / name, "elsewhere", rest, fold=fold, **options)
+        models.append(f"{name}={path}")
+    args = arguments(folder, tmp_path / "out", split="fold", threshold_split="none")
+    args.models = models
+    with pytest.raises(DatasetError, match=r"model fold-1 was trained on this dataset with --fold 1; got --fold 0"):
+        run.run_evaluation(args)
+
+
+def test_columns_are_those_of_the_first_model_with_findings(folder, tmp_path):
+    images = images_of("test")[:1]
+    models = [
+        f"{name}={with_records(folder, name, tmp_path / name, 'elsewhere', images, findings_column=column)}"
+        for name, column in (("global", "none"), ("student", "findings"))
+    ]
+    for order in (models, models[::-1]):
+        args = arguments(folder, tmp_path / "out", threshold_split="none")
+        args.models = order
+        assert EvaluationData.open(args, models_to_evaluate(order)).columns.findings == "findings"
+
+
+def test_ids_that_repeat_are_named_before_any_model_runs(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "evaluate_model", lambda *args: pytest.fail("a model runs before the mistake is found"))
+    stored = datasets.load_dataset(str(folder / "dataset"))
+    twice = stored["test"].map(lambda row: {"image_id": "same"})
+    datasets.DatasetDict(test=twice).save_to_disk(tmp_path / "twice")
+    args = arguments(folder, tmp_path / "out", "student", threshold_split="none")
+    args.dataset = str(tmp_path / "twice")
+    with pytest.raises(DatasetError, match=r"'same' occurs more than once in the column 'image_id'.*--image_id_column"):
+        run.run_evaluation(args)
+
+
+@pytest.mark.parametrize("name", ["a b", "a-b", "a/b", "a@1", "名前" * 40, "x" * 300])
+def test_files_have_names_of_their_own_that_every_disk_takes(name):
+    stems = [EvaluatedModel(each, "nowhere", run).file_stem for each in (name, f"{name}2") for run in ("", "1")]
+    assert len(set(stems)) == 4
+    assert max(map(len, stems)) <= 180
+    assert all(stem.isascii() and "/" not in stem for stem in stems)
+
+
+@pytest.mark.parametrize(("choice", "value"), [("batch_size", 0), ("num_workers", -1), ("seed", -1)])
+def test_numbers_that_are_too_small_are_named(folder, tmp_path, choice, value):
+    with pytest.raises(RecipeError, match=f"--{choice} must be at least .; got {value}"):
+        arguments(folder, tmp_path / "out", "student", **{choice: value})
 
 
 @pytest.mark.slow

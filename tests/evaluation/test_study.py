@@ -1,4 +1,4 @@
-"""A study: its protocol, its cells, and its tables. The scripts are replaced by fakes, but for one slow test."""
+"""A study: its cells, and its tables. The scripts are replaced by fakes, but for one slow test."""
 
 import importlib.util
 import json
@@ -21,8 +21,9 @@ import pytest
 import yaml
 from datasets import Dataset
 from fake_training import fake_training, options_of
+from test_protocol import ROWS, protocol
 
-from mlcak_hf.errors import MLCAKError, RecipeError
+from mlcak_hf.errors import DatasetError, MLCAKError, RecipeError
 from mlcak_hf.evaluation.compare import compare
 from mlcak_hf.evaluation.localisation import Localisation
 from mlcak_hf.evaluation.predictions import ModelPredictions
@@ -33,29 +34,17 @@ from mlcak_hf.evaluation.study import runner as runner_module
 from mlcak_hf.evaluation.study.cells import Study
 from mlcak_hf.evaluation.study.page import write_study
 from mlcak_hf.evaluation.study.plan import plan, time_rows
-from mlcak_hf.evaluation.study.protocol import Protocol
 from mlcak_hf.evaluation.study.results import collect, pool
 from mlcak_hf.evaluation.study.runner import Runner
 from mlcak_hf.preparation.group_split import fold_numbers
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-ROWS = {
-    "teacher": {"kind": "teacher", "lowres": [28]},
-    "plain": {"alpha": 0, "beta": 0, "gamma": 0},
-    "mlcak": {"teacher": "teacher"},
-    "per level": {"teacher": "teacher", "attention_aggregation": "per_level", "ablation": "aggregation"},
-}
 # How well a row of the fake training separates the classes.
 SKILL = {"teacher": 3.0, "teacher fed 28 px": 0.5, "plain": 1.0, "mlcak": 2.0, "per level": 1.5, "kl": 1.4}
 PATIENTS = [f"p{image // 2}" for image in range(240)]
 LABELS = np.arange(240) % 2
 # Images of a fold that a row was trained on all the same, as if they had a copy.
 LEAKED = {}
-
-
-def protocol(**changes):
-    entries = {"dataset": "nowhere/chests", "baseline": "plain", "rows": ROWS, "folds": 3, "seeds": [0, 1, 2]}
-    return Protocol(**(entries | changes))
 
 
 def fake_evaluation(options):
@@ -103,49 +92,15 @@ def run(folder, *, workers=1, only="0/1", gap_only=False, **changes):
     return study
 
 
-def test_sizes_make_rows_that_are_compared_with_the_plain_student_of_their_size():
-    rows = {**ROWS, "last level": {"teacher": "teacher", "model": "mine", "student_levels": [-1]}}
-    made = protocol(rows=rows, sizes={28: "small", 56: "large"}, student={"num_train_epochs": 3})
-    found = {row.name: row for row in made.study_rows}
-    assert list(found)[:4] == ["teacher", "plain 28 px", "plain 56 px", "mlcak 28 px"]
-    assert found["mlcak 56 px"].baseline == "plain 56 px"
-    assert found["mlcak 56 px"].options == {"num_train_epochs": 3, "model": "large"}
-    assert found["last level"].baseline == "plain 28 px"
-    assert found["last level"].teacher == ("teacher",)
-
-
-@pytest.mark.parametrize("file", sorted((EXAMPLES / "evaluation").glob("study*.yaml")), ids=lambda file: file.stem)
-def test_the_protocols_of_the_guide_can_be_used(file):
-    rows = {row.name.split(" ")[0]: row for row in Protocol.load(file).study_rows}
-    assert rows["plain"].options["gamma"] == 0
-    assert rows["MLCAK"].teacher == ("teacher",)
-    assert rows["teacher"].options["num_train_epochs"] > 0
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"rows": ROWS | {"typo": {"learning_rat": 1}}}, "'learning_rat' in row 'typo'.*'learning_rate'"),
-        ({"data": {"label_colum": "x"}}, "'label_colum' in data"),
-        ({"folds": 1}, "got 1"),
-        ({"baseline": "nothing"}, "baseline 'nothing'"),
-        ({"rows": {"mlcak": ROWS["mlcak"], **ROWS}}, "The teachers of 'mlcak' must be rows before it"),
-        ({"rows": ROWS | {"x": {"kind": "aunt"}}}, "got 'aunt'"),
-        ({"rows": ROWS | {"per-level": {}}}, "Rows must differ"),
-        ({"rows": ROWS | {"gamma=1": {}}}, "no '='"),
-        ({"rows": ROWS | {"x": {"folds": [3]}}}, r"folds among \[0, 1, 2\]; got \[3\]"),
-        ({"rows": ROWS | {"x": {"tuning": [{"gamma": 1}, {"gamma": 9}]}}}, "same number of trials; got .*x 2"),
-    ],
-)
-def test_a_protocol_that_cannot_be_used_is_refused(changes, message):
-    with pytest.raises(RecipeError, match=message):
-        protocol(**changes)
+def start_a_cell(study):
+    study.cells[0].folder.mkdir(parents=True)
+    (study.cells[0].folder / "log.txt").touch()
 
 
 def test_a_changed_protocol_is_refused_and_the_same_one_is_not(tmp_path):
     (tmp_path / "recipe.yaml").write_text("learning_rate: 0.1\nseed: 4")
     entries = {"student": {"config": str(tmp_path / "recipe.yaml")}}
-    Study(protocol(**entries), tmp_path / "study")
+    start_a_cell(Study(protocol(**entries), tmp_path / "study"))
     Study(protocol(**entries, dataset="elsewhere/chests"), tmp_path / "study")
     for changed in ({"seeds": [0, 1]}, {"rows": ROWS | {"mlcak": {"teacher": "teacher", "gamma": 2}}}, {"folds": 5}):
         with pytest.raises(MLCAKError, match="another protocol; it differs in"):
@@ -155,11 +110,64 @@ def test_a_changed_protocol_is_refused_and_the_same_one_is_not(tmp_path):
         Study(protocol(**entries), tmp_path / "study")
 
 
+def test_a_protocol_can_be_replaced_until_a_cell_starts(tmp_path, started):
+    Study(protocol(seeds=[5]), tmp_path)
+    (tmp_path / "timing.json").write_text('{"plain": {}}')
+    Study(protocol(seeds=[5]), tmp_path)
+    assert (tmp_path / "timing.json").is_file()
+    run(tmp_path, seeds=[0])
+    assert not (tmp_path / "timing.json").exists(), "rows of another protocol were timed"
+    (tmp_path / "cells" / "plain" / "fold-0" / "seed-0" / "log.txt").unlink()
+    with pytest.raises(MLCAKError, match="another protocol"):
+        Study(protocol(seeds=[5]), tmp_path)
+
+
+@pytest.mark.parametrize("dataset", ["/nowhere/chests", "chests.parquet", "data/of/chests"])
+def test_a_dataset_that_does_not_exist_is_refused(tmp_path, dataset):
+    with pytest.raises(DatasetError, match=f"^There is no dataset at {dataset}."):
+        Study(protocol(dataset=dataset), tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_record_is_named_with_what_to_do(tmp_path, started, content):
+    study = run(tmp_path, seeds=[0])
+    for file in (study.cells[0].folder / "cell.json", tmp_path / "protocol.json"):
+        file.write_text(content)
+        with pytest.raises(MLCAKError, match=f"^{file} .*Delete it"):
+            Study(protocol(seeds=[0]), tmp_path)
+
+
+def test_a_damaged_timing_is_named_with_what_to_do(tmp_path):
+    study = Study(protocol(), tmp_path)
+    (tmp_path / "timing.json").write_text("{")
+    with pytest.raises(MLCAKError, match=r"timing\.json cannot be read: .* Delete it"):
+        plan(study)
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "study"):
+        with pytest.raises(MLCAKError, match=f"must be a folder; got {output}"):
+            Study(protocol(), output)
+
+
+def test_a_runner_without_workers_program_or_steps_is_refused(tmp_path):
+    study = Study(protocol(), tmp_path)
+    with pytest.raises(RecipeError, match="workers must be at least 1; got 0"):
+        Runner(study, EXAMPLES, workers=0)
+    for launcher in (["nosuchprogram", "-q"], []):
+        with pytest.raises(RecipeError, match=f"launcher must start with a program.*got '{' '.join(launcher)}'"):
+            Runner(study, EXAMPLES, launcher=launcher)
+    with pytest.raises(RecipeError, match=r"timing_steps must be at least 1, or 0 .*; got -5"):
+        time_rows(Runner(study, EXAMPLES), -5)
+
+
 def test_other_images_under_the_same_name_are_refused(tmp_path):
     for number in (1, 2):
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "chests.parquet").write_text(f"images {number}")
-    Study(protocol(dataset=str(tmp_path / "1" / "chests.parquet")), tmp_path / "study")
+    start_a_cell(Study(protocol(dataset=str(tmp_path / "1" / "chests.parquet")), tmp_path / "study"))
     with pytest.raises(MLCAKError, match="images_sha256"):
         Study(protocol(dataset=str(tmp_path / "2" / "chests.parquet")), tmp_path / "study")
 
@@ -231,6 +239,29 @@ def test_a_failed_cell_is_named_and_its_students_are_not_started(tmp_path, start
     assert sorted(failures[1:]) == [
         f"{row}, fold 1, seed 0: not started, a cell that it needs failed." for row in ("mlcak", "per level")
     ]
+
+
+def test_a_study_whose_cells_all_fail_says_why(tmp_path, monkeypatch, capsys):
+    def fail(self, command, log, worker):
+        raise MLCAKError("exit code 7, out of memory")
+
+    monkeypatch.setattr(Runner, "_start", fail)
+    entries = {"dataset": "nowhere/chests", "baseline": "plain", "rows": {"plain": {}, "x": {}}, "seeds": [0]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(entries | {"folds": 0}))
+    command = ["--protocol", tmp_path / "study.yaml", "--output", tmp_path / "study", "--timing_steps", "0"]
+    with pytest.raises(MLCAKError, match="must be finished before there is a table"):
+        run_in_this_process(None, ["evaluation/study.py", *command], None, 0)
+    printed = capsys.readouterr().out
+    for row in ("plain", "x"):
+        assert f"{row}, fold 0, seed 0: exit code 7, out of memory" in printed
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "empty"])
+def test_a_merge_of_a_folder_without_a_study_is_refused(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    study = Study(protocol(), tmp_path / "study")
+    with pytest.raises(MLCAKError, match=f"{folder} holds no study"):
+        study.merge(tmp_path / folder)
 
 
 def test_results_of_two_machines_are_merged(tmp_path, started):
@@ -453,17 +484,35 @@ def image_rows(count=48):
         yield row | {"image": PIL.Image.fromarray(picture)}
 
 
+def dataset_file(folder, count):
+    Dataset.from_list(list(image_rows(count))).to_parquet(folder / "chests.parquet")
+    return str(folder / "chests.parquet")
+
+
 def test_a_rehearsal_is_short_and_says_so(tmp_path, started):
-    rehearsed = replace(protocol(student={"cache_views": 8, "max_steps": 5000}), rehearsal=True)
+    chests = {"dataset": dataset_file(tmp_path, 240), "data": {"findings_column": "none", "group_column": "patient"}}
+    rehearsed = replace(protocol(**chests, student={"cache_views": 8, "max_steps": 5000}), rehearsal=True)
     for row in rehearsed.study_rows:
         assert row.seeds == (0,)
         assert (row.options["max_train_samples"], row.options["num_train_epochs"]) == (32, 2)
         assert "max_steps" not in row.options
         assert row.options.get("cache_views") == (1 if row.kind == "student" else None)
     assert rehearsed.digest != protocol().digest, "its cells are never taken for those of the study"
-    study = Study(rehearsed, tmp_path)
+    study = Study(rehearsed, tmp_path / "study")
     assert Runner(study, EXAMPLES, 1).run() == []
-    assert collect(study).lines[0].startswith("A rehearsal: every model saw 32 images twice")
+    assert options_of(started[0])["max_train_samples"] == "32"
+    assert collect(study).lines[0].startswith("A rehearsal: every model saw at most 32 images twice")
+
+
+@pytest.mark.parametrize(("folds", "images"), [(0, 36), (2, 18)])
+def test_a_rehearsal_of_a_small_dataset_takes_all_its_training_images(tmp_path, folds, images):
+    """Of 48 images of 24 patients, half are held out in two folds, and then a quarter for validation."""
+    data = {"findings_column": "none", "group_column": "patient", "validation_fraction": "2.5e-1"}
+    small = protocol(dataset=dataset_file(tmp_path, 48), data=data, folds=folds, rehearsal=True)
+    study = Study(small, tmp_path / "study")
+    for cell in study.cells:
+        options = options_of(study.training(cell, {}, tmp_path / "model"))
+        assert options["max_train_samples"] == str(min(images, 32))
 
 
 def tiny_size(folder, size):

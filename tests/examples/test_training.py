@@ -25,11 +25,13 @@ from transformers import (
 
 from mlcak_hf import MLCAKForCXRClassification
 from mlcak_hf.data import device_views
+from mlcak_hf.data.decoded_images import image_digest
 from mlcak_hf.distillation.cache.store import TeacherCache
 from mlcak_hf.errors import CacheError, DatasetError, DistillationError, RecipeError
-from mlcak_hf.evaluation.arguments import EvaluationArguments
+from mlcak_hf.evaluation.arguments import EvaluationArguments, EvaluationData
 from mlcak_hf.evaluation.run import run_evaluation
 from mlcak_hf.training.models import ModelArguments, build_model
+from mlcak_hf.training.training_images import TrainingImages
 
 pytestmark = pytest.mark.slow
 
@@ -571,6 +573,20 @@ def test_teacher_student_and_evaluation_share_the_split(made, monkeypatch, tmp_p
         return [row.trained_on for row in run_evaluation(EvaluationArguments(models=models, **where)).rows]
 
     record = json.loads((tmp_path / "student" / "training.json").read_text())
-    # Without an option, thresholds come from rows that neither was trained on.
+    # No thresholds: the validation rows are evaluated, or among those that are.
     assert evaluated("validation") == [({"evaluated": 0},)] * 2
-    assert evaluated("train") == [({"evaluated": record["train"]["rows"], "thresholds": 0},)] * 2
+    assert evaluated("train") == [({"evaluated": record["train"]["rows"]},)] * 2
+
+
+def test_a_student_of_another_fold_or_draw_than_its_teacher_is_refused(made, teacher, monkeypatch, tmp_path):
+    """A teacher that was trained on the student's held-out fold would tell it the answers."""
+    args = EvaluationArguments(dataset=str(made / "dataset"), models=[], output="", split="fold", folds=2, fold=0)
+    folded = copy_of(teacher, tmp_path / "folded")
+    trained = json.loads((folded / "training.json").read_text())
+    options = {"dataset": "renamed", "folds": 2, "fold": 0}
+    held_in = EvaluationData.open(args, []).splits["train"]
+    (folded / "training.json").write_text(json.dumps(trained | {"data": trained["data"] | options}))
+    TrainingImages.of_run(map(image_digest, held_in["image"])).save(folded)
+    arguments = [*student_arguments(made, tmp_path / "student"), "--teacher", folded, "--folds", 2, "--fold"]
+    with pytest.raises(DatasetError, match=r"the teacher .*with --fold 0; got --fold 1\. Add --fold 0"):
+        run(monkeypatch, "distil_student", *arguments, 1)

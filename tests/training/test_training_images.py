@@ -83,7 +83,17 @@ def test_nothing_is_claimed_about_images_that_unrecorded_initial_weights_may_hav
     assert training_hits(tmp_path, {"evaluated": DIGESTS[2:]}) == {"evaluated": 0}
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"sets": [{"salt": "00"}]}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"sets": []}',
+        '{"sets": [{"salt": "00"}]}',
+        '{"sets": [{"salt": "no", "hashes": []}]}',
+        '{"sets": [{"salt": "00", "hashes": "abc"}]}',
+    ],
+)
 def test_a_damaged_record_is_named(tmp_path, content):
     (tmp_path / TRAINING_IMAGES_FILE).write_text(content)
     with pytest.raises(DatasetError, match=r"training_images\.json must list hashes .* Restore it, or delete it"):

@@ -1,6 +1,7 @@
 """Temperature, operating points and their file, against known populations and slow references."""
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -118,6 +119,26 @@ def test_points_of_other_weights_and_damaged_files_are_refused(tmp_path):
         file.write_text(damaged)
         with pytest.raises(MLCAKError, match="cannot be read"):
             OperatingPoints.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [*product(("threshold", "positives", "temperature", "sensitivity"), ("0.5", None)), ("low_below", "0.5")],
+)
+def test_points_that_are_no_numbers_are_refused(tmp_path, place, value):
+    points(tmp_path).save(tmp_path)
+    file = tmp_path / OPERATING_POINTS_FILE
+    content = json.loads(file.read_text())
+    label = content["labels"]["global/Abnormal"]
+    if place == "temperature":
+        content["temperatures"]["global"] = value
+    elif place == "sensitivity":
+        content["targets"]["sensitivity"] = value
+    else:
+        (label["youden"] if place == "threshold" else label)[place] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(MLCAKError, match=r"operating_points\.json must hold operating points, but cannot be read \("):
+        OperatingPoints.load(tmp_path)
 
 
 def test_targets_must_be_between_0_and_1():

@@ -57,6 +57,12 @@ def test_shifted_images_are_refused_with_a_reason(reference):
     assert "unlike the training images (distance" in reference.refusal(far.max())
 
 
+def test_a_reference_without_training_images_says_so():
+    tokens = np.random.default_rng(0).normal(size=(60, 4))
+    with pytest.raises(MLCAKError, match="at least two training images besides the held-out ones; got 0"):
+        Reference.fit(tokens[:0], tokens, "0" * 64, "d")
+
+
 def test_too_few_images_give_no_limit():
     with pytest.raises(MLCAKError, match="at least 19 images that the model was not trained on; got 18"):
         Reference.fit(tokens(50, 0), tokens(18, 1), "digest", "phantoms")

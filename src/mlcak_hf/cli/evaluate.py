@@ -35,6 +35,10 @@ def evaluate(
         ),
     ] = None,
     image_column: Annotated[str, Option("--image_column", "--image-column", help="Column of images.")] = "image",
+    image_id_column: Annotated[
+        str | None,
+        Option("--image_id_column", "--image-id-column", help="Column of image ids. By default `image_id`, if there."),
+    ] = None,
     rename_label: Annotated[
         list[str] | None,
         Option(
@@ -102,6 +106,7 @@ def evaluate(
         models=[],
         output=str(output),
         image_column=image_column,
+        image_id_column=image_id_column,
         group_column=group_column,
         split=split or "",
         batch_size=batch_size,

@@ -54,8 +54,11 @@ def card(
 
     from ..deployment.card_sections import add_explanations, add_notes, add_other_datasets
     from ..deployment.model_card import card_for_folder
+    from ..errors import RecipeError
     from ..evaluation.evidence.record import Evidence, load_results
 
+    if not folder.is_dir():
+        raise RecipeError(f"The model must be a local folder, because its card is written there; got {folder}.")
     found = None if results is None else load_results(results)
     made = card_for_folder(folder, found, row, model_id=repo_id, license=license_id)
     if explanations is not None:

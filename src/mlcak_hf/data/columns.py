@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, Value
 
 from ..configuration_mlcak import GLOBAL_CLASS_NAMES, MLCAKConfig
 from ..errors import DatasetError, LabelError
@@ -104,14 +104,17 @@ def global_labels(dataset: Dataset, columns: DatasetColumns) -> tuple[str, list[
     feature = dataset.features[columns.label]
     if isinstance(feature, ClassLabel):
         return "name", list(feature.names)
+    # Other columns, such as lists and images, have no unique values.
+    kind = feature.dtype if isinstance(feature, Value) else ""
+    if not kind.endswith("string") and not kind.startswith(("float", "int", "uint", "bool")):
+        raise DatasetError(
+            f"The label column {columns.label!r} must hold names or numbers; it is {feature}. Name another column."
+        )
     values = [value for value in dataset.unique(columns.label) if value not in (None, "")]
-    kind = str(getattr(feature, "dtype", feature))
     if kind.endswith("string"):
         return "name", sorted(values)
     if kind.startswith("float"):
         return "probability", _DERIVED_LABELS
-    if "int" not in kind and kind != "bool":
-        raise DatasetError(f"The label column {columns.label!r} must hold names or numbers; it is {feature}.")
     largest = int(max(values, default=0))
     return "integer", [str(i) for i in range(largest + 1)] if largest > 1 else _DERIVED_LABELS
 

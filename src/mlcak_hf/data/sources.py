@@ -36,8 +36,7 @@ def open_dataset(source: str | Path, image_column: str = "image") -> DatasetDict
         [`DatasetError`]: If it cannot be opened or has no such column.
     """
     path = Path(source)
-    if not path.exists() and (path.is_absolute() or path.suffix in _FILE_BUILDERS or str(source).count("/") > 1):
-        raise DatasetError(f"There is no dataset at {source}. Name a folder, a Parquet, CSV or JSON file, or a Hub id.")
+    refuse_missing(source)
     if path.is_file() and path.suffix not in _FILE_BUILDERS:
         raise DatasetError(f"{source} must be one of {', '.join(_FILE_BUILDERS)}. Convert it, or name its folder.")
     file = {"path": _FILE_BUILDERS[path.suffix], "data_files": str(path)} if path.is_file() else {"path": str(source)}
@@ -55,9 +54,49 @@ def open_dataset(source: str | Path, image_column: str = "image") -> DatasetDict
     return splits
 
 
+def refuse_missing(source: str | Path) -> None:
+    """
+    Refuse a dataset that is neither here nor, by its name, on the Hub.
+
+    Args:
+        source (`str` or `Path`):
+            A folder, a file, or a Hub id.
+
+    Raises:
+        [`DatasetError`]: If there is no such folder or file.
+    """
+    path = Path(source)
+    if not path.exists() and (path.is_absolute() or path.suffix in _FILE_BUILDERS or str(source).count("/") > 1):
+        raise DatasetError(f"There is no dataset at {source}. Name a folder, a Parquet, CSV or JSON file, or a Hub id.")
+
+
 def _resolve_path(row: dict[str, Any], column: str, folder: str) -> dict[str, Any]:
     is_local = row[column] and "://" not in row[column]
     return {column: str(Path(folder) / row[column]) if is_local else row[column]}
+
+
+def stored_image(rows: Dataset, row: int, column: str) -> Any:
+    """
+    Read the image of a row.
+
+    Args:
+        rows (`Dataset`):
+            An opened split.
+        row (`int`):
+            Number of the row.
+        column (`str`):
+            Column of images.
+
+    Returns:
+        A PIL image, or `None` if the row has none.
+
+    Raises:
+        [`DatasetError`]: If its file is missing or damaged.
+    """
+    try:
+        return rows[row][column]
+    except OSError as error:
+        raise DatasetError(f"The image of row {row} cannot be read: {error}. Correct or remove the row.") from error
 
 
 def split_rows(
@@ -217,7 +256,7 @@ class RadiographDataset(torch.utils.data.Dataset[dict[str, Any]]):
             return row
         if self.decoded_images is not None:
             return row | {"decoded": self.decoded_images[index]}
-        image = self._images[int(index)][self._image_column]
+        image = stored_image(self._images, int(index), self._image_column)
         if image is None:
             raise DatasetError(f"Row {index} has no image in column {self._image_column!r}.")
         return row | {"image": image}

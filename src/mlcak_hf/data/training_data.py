@@ -109,7 +109,8 @@ class DataArguments(DatasetArguments):
 
     findings: list[str] | None = field(default=None, metadata={"help": "Findings to learn; default: all annotated."})
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on so many images only, drawn with --split_seed; fewer are among more."}
+        default=None,
+        metadata={"help": "Train on this many images, drawn with --split_seed. A smaller draw is part of a larger."},
     )
     augment: bool = field(default=True, metadata={"help": "Train on seeded views instead of the stored images."})
     decode_once: bool = field(default=True, metadata={"help": "Keep decoded images in the cache of datasets."})
@@ -132,8 +133,10 @@ class TrainingData:
             Arguments of [`MLCAKConfig`]: `id2label`, `local_labels`, `problem_type`.
         preparation (`dict`):
             The choices of `mlcak prepare`; empty for other datasets.
+        whole_train (`Dataset`):
+            The split `train`, before a fold, validation rows or a draw were taken from it.
         split_off (`bool`, *optional*, defaults to `False`):
-            Whether validation rows or a fold were split off from the training rows.
+            Whether validation rows or a fold were split off from it.
     """
 
     train: Dataset
@@ -141,6 +144,7 @@ class TrainingData:
     columns: DatasetColumns
     labels: dict[str, Any]
     preparation: dict[str, Any]
+    whole_train: Dataset
     split_off: bool = False
 
     def set_fit_and_voi(self, processor: MLCAKImageProcessor) -> None:
@@ -223,6 +227,7 @@ def open_training_data(args: DataArguments, taught: dict[str, Any] | None = None
     available = splits["train"].column_names
     columns = args.columns(available, unlabelled=taught is not None)
     columns.check(splits["train"])
+    whole_train = splits["train"]
     splits = hold_out_fold(splits, columns, args.folds, args.fold)
     absent = [role for role in ("label", "findings") if getattr(columns, role) is None]
     if taught is not None and absent:
@@ -244,7 +249,7 @@ def open_training_data(args: DataArguments, taught: dict[str, Any] | None = None
         labels["problem_type"] = f"{'multi' if kind == 'several' else 'single'}_label_classification"
     if taught is None or args.findings is not None:
         labels["local_labels"] = _findings_to_learn(train, columns, args.findings)
-    return TrainingData(train, validation, columns, labels, stored_choices(args.dataset), split_off)
+    return TrainingData(train, validation, columns, labels, stored_choices(args.dataset), whole_train, split_off)
 
 
 def stored_choices(dataset: str) -> dict[str, Any]:

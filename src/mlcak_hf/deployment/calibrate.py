@@ -187,8 +187,11 @@ def calibrate_model(folder: str | Path, args: EvaluationArguments, choices: Cali
     reference = None
     if choices.reference is not None:
         training = split_outputs(network, processor, data, choices.reference, accelerator)
-        # The validation rows may have been split off from these.
-        rows = [bytes(image) not in chosen.digests for image in training.digests]
+        # The validation rows may have been split off from these; where the training images are known, only they count.
+        rows = [
+            bytes(image) not in chosen.digests and (known is None or known.count([bytes(image)]) > 0)
+            for image in training.digests
+        ]
         reference = Reference.fit(
             training.class_tokens[rows], chosen.class_tokens, digest, points.dataset, choices.false_refusals
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 
 from ..errors import DeploymentError
+from ..evaluation.comparison import RARE
 from ..evaluation.evidence.record import Evidence, load_results
 from ..evaluation.explanations.map_report import Explanations
 from ..evaluation.report import wording
@@ -52,8 +53,16 @@ def add_other_datasets(card: ModelCard, evaluations: Sequence[str | Path]) -> No
             raise DeploymentError(f"{path} must be an evaluation.json of `mlcak evaluate`; got a comparison.")
         estimate = found.row.metrics.get("auroc_global")
         auroc = "-" if estimate is None else f"{wording.number(estimate)} {wording.interval(estimate)}"
-        context = found.comparison.context
-        rows.append(f"| {found.row.name} | {context.get('dataset')} | {found.comparison.n_images} | {auroc} |")
+        marks, known = [], found.row.trained_on
+        if count := found.row.training_images():
+            marks.append(f"trained on {count} of these images")
+        elif not known or None in known:
+            marks.append("not known whether trained on these images")
+        if any(name.startswith("global/") for name in found.comparison.rare_labels):
+            marks.append(f"fewer than {RARE} patients of a class")
+        marked = f" ({'; '.join(marks)})" if marks else ""
+        images, dataset = f"{found.comparison.n_images}{marked}", found.comparison.context.get("dataset")
+        rows.append(f"| {found.row.name} | {dataset} | {images} | {auroc} |")
     text = "An AUROC of 0.5 is chance. A model is not known to work on images of another source than those below."
     _insert(card, "## Limits", "\n\n".join(["## Other datasets", text, "\n".join(rows)]))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -62,8 +63,9 @@ class EvaluationArguments(DatasetArguments):
     seed: int = field(default=0, metadata={"help": "Seed of the draws."})
 
     def __post_init__(self) -> None:
-        if self.threshold_split == self.split:  # Thresholds of the evaluated images would be too good on them.
-            self.threshold_split = NO_SPLIT
+        for name, least in (("batch_size", 1), ("num_workers", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise RecipeError(f"--{name} must be at least {least}; got {getattr(self, name)}.")
 
     @property
     def context(self) -> dict[str, Any]:
@@ -111,8 +113,9 @@ class EvaluatedModel:
 
     @property
     def file_stem(self) -> str:
-        """Name for its files; other names and runs have other ones."""
-        return "@".join(quote(part, safe=" ") for part in (self.name, self.run) if part)
+        """Name for its files, of at most 180 bytes; other names and runs have other ones."""
+        stem = "@".join(quote(part, safe=" ") for part in (self.name, self.run) if part)
+        return stem if len(stem) <= 180 else f"{stem[:140]}@{sha256(stem.encode()).hexdigest()[:32]}"
 
     @property
     def training_options(self) -> Mapping[str, Any]:
@@ -139,24 +142,32 @@ class EvaluationData:
     splits: DatasetDict
     columns: DatasetColumns
     args: EvaluationArguments
+    #: The split `train` with the fold that was held out.
+    whole_train: Dataset | None = None
 
     @classmethod
     def open(cls, args: EvaluationArguments, models: Sequence[EvaluatedModel]) -> EvaluationData:
         """Open the dataset; options that were not given are those of the first model's training.
 
-        Its folds are those of the dataset that it was trained on, and of no other.
+        Its folds are those of the dataset that it was trained on, and of no other. The column of findings is that of
+        the first model with findings.
         """
         splits = open_dataset(args.dataset, args.image_column)
-        rows, folds_given = next(iter(splits.values())), args.folds is not None
+        rows, train, folds_given = next(iter(splits.values())), splits.get("train"), args.folds is not None
         first = next((model for model in models if model.training_options), None)
-        args = args.as_trained(first.training_options if first else {}, rows.column_names)
+        options = dict(first.training_options) if first else {}
+        findings = [model.training_options.get("findings_column") for model in models]
+        if named := [column for column in findings if column not in (None, "none")]:
+            options["findings_column"] = named[0]
+        args = args.as_trained(options, rows.column_names)
         if first and args.folds and not folds_given:
-            train = splits.get("train")
-            if train is None or not is_trained_on(first.folder, args.dataset, train, args.image_column):
-                args = replace(args, folds=0, fold=0)
+            theirs = train is not None and is_trained_on(first.folder, args.dataset, train, args.image_column)
+            args = args if theirs else replace(args, folds=0, fold=0)
+        if args.threshold_split in overlapping_splits(args.split, splits):
+            args = replace(args, threshold_split=NO_SPLIT)  # They would be too good on the evaluated images.
         columns = args.columns(rows.column_names)
         columns.check(rows)
-        return cls(hold_out_fold(splits, columns, args.folds, args.fold), columns, args)
+        return cls(hold_out_fold(splits, columns, args.folds, args.fold), columns, args, train)
 
     def split(self, name: str) -> Dataset:
         """Find a split. A missing `validation` is set aside from the training rows, as training does."""
@@ -179,6 +190,19 @@ class EvaluationData:
         """Pair the rows of a split with the targets of a model."""
         rows = self.split(name)
         return RadiographDataset(rows, Targets(config, self.splits.get("train", rows), self.columns))
+
+
+def overlapping_splits(split: str, splits: Collection[str]) -> set[str]:
+    """Name the splits that share images with one: a split `validation` that is not stored is a part of `train`.
+
+    Args:
+        split (`str`):
+            The split.
+        splits (`Collection[str]`):
+            The splits that the dataset holds.
+    """
+    parts = {"train", "validation"}
+    return parts if split in parts and "validation" not in splits else {split}
 
 
 def models_to_evaluate(models: Sequence[str], lowres: Sequence[str] = ()) -> list[EvaluatedModel]:

@@ -184,14 +184,20 @@ class MarkedImages:
                 Column of stored images.
 
         Raises:
-            [`MLCAKError`]: When an edge of a box is not a finite number.
+            [`MLCAKError`]: When an edge of a box is not a finite number, or edges are in the wrong order.
         """
         radiographs, marked = [], []
         for number, (boxes, original) in enumerate(_boxes_and_sizes(rows, image_column)):
             edges = [[box[edge] for edge in ("x_min", "y_min", "x_max", "y_max")] for box in boxes]
-            if not np.isfinite(np.array(edges, dtype=np.float64)).all():
+            corners = np.array(edges, dtype=np.float64).reshape(-1, 4)
+            if not np.isfinite(corners).all():
                 raise MLCAKError(
                     f"Boxes must have four finite edges; those of row {number} do not. Leave such boxes out."
+                )
+            if (corners[:, :2] > corners[:, 2:]).any():
+                raise MLCAKError(
+                    f"Boxes must have x_min <= x_max and y_min <= y_max; row {number} has one with the edges "
+                    f"{corners[(corners[:, :2] > corners[:, 2:]).any(axis=1)][0].tolist()}. Swap them, or leave it out."
                 )
             radiograph, *mapped = map_boxes(
                 [[0, 0, original[1], original[0]], *edges], original, (image_size, image_size), fit

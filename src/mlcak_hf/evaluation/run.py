@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -83,6 +84,13 @@ def check_evaluation(models: Sequence[EvaluatedModel], data: EvaluationData) -> 
     if args.bootstrap_draws < MIN_DRAWS:
         raise RecipeError(f"--bootstrap_draws must be at least {MIN_DRAWS}; got {args.bootstrap_draws}.")
     check_models(models, data)
+    names = data.image_names(args.split)
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise DatasetError(
+            f"Every image must have its own id; {twice!r} occurs more than once in the column "
+            f"{data.columns.image_id!r}. Name another one with --image_id_column, or none to number the images."
+        )
     folder = Path(args.output) / "predictions"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +117,7 @@ def check_models(models: Sequence[EvaluatedModel], data: EvaluationData) -> None
         data.split(name)
     split_off = "validation" not in data.splits and "validation" in (args.split, args.threshold_split)
     split_off = split_off or args.split == "fold"
-    train = data.splits.get("train", data.split(args.split))
+    train = data.split(args.split) if data.whole_train is None else data.whole_train
     stored_fit = stored_choices(args.dataset).get("fit")
     for model in models:
         check_shared_split(model.folder, model.role, args, train, split_off)

@@ -126,12 +126,13 @@ def set_up_training(
             "device_views needs augment and decode_once. Leave out device_views, or set --augment true --decode_once "
             "true."
         )
+    TrainingImages.load(resolve_model(model_args.model))  # A damaged record is found before hours are spent.
     known: Any = _teachers_of(model_args) if isinstance(model_args, StudentArguments) and args.distils else None
     labels = None if known is None else _labels_of(known)
     with args.main_process_first(desc="opening the dataset"):
         data = open_training_data(data_args, labels)
     sources: Any = None if known is None else getattr(model_args, "teacher", None)
-    check_shared_splits(sources or (), data_args, data.train, data.split_off)
+    check_shared_splits(sources or (), data_args, data.whole_train, data.split_off)
     # Students with the same seed start from the same weights, whatever was loaded before.
     set_seed(args.seed)
     model, processor = build_model(model_args, data.labels)

@@ -15,6 +15,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.decoded_images import image_digest
+from ..data.sources import stored_image
 from ..data.training_data import DatasetArguments
 from ..errors import DatasetError
 from .record import TRAINING_FILE, TrainingRecord
@@ -69,8 +70,10 @@ class TrainingImages:
             return None
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            sets = tuple((entry["salt"], frozenset(entry["hashes"])) for entry in content["sets"])
-            return cls(sets, content.get("complete", True))
+            sets = tuple((bytes.fromhex(entry["salt"]).hex(), frozenset(entry["hashes"])) for entry in content["sets"])
+            if not sets or any(len(digest) != 32 for _, hashes in sets for digest in hashes):
+                raise ValueError("no sets of hashes")
+            return cls(sets, bool(content.get("complete", True)))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DatasetError(
                 f"{file} must list hashes of training images, but cannot be read ({error!r}). Restore it, or delete it "
@@ -208,7 +211,7 @@ def is_trained_on(folder: str | Path, dataset: str, rows: Dataset, image_column:
     expected = min(1.0, sum(len(hashes) for _, hashes in last.sets) / len(rows))
     count = min(len(rows), _MOST_ROWS, round(_EXPECTED / max(expected, 1e-9)))
     places = np.linspace(0, len(rows) - 1, count).astype(int)
-    images = [image for place in places if (image := rows[int(place)][image_column]) is not None]
+    images = [image for place in places if (image := stored_image(rows, int(place), image_column)) is not None]
     return last.count(map(image_digest, images)) > expected / 2 * len(images)
 
 

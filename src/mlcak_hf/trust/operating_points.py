@@ -202,6 +202,7 @@ class OperatingPoints:
         if entries.pop("format") != _FORMAT:
             raise ValueError(f"its format is not {_FORMAT}")
         labels = {name: _label_points(entry) for name, entry in entries.pop("labels").items()}
+        _check_numbers(entries.get("temperatures", {}))
         return cls(targets=PointTargets(**entries.pop("targets")), labels=labels, **entries)
 
     @classmethod
@@ -268,5 +269,15 @@ def choose_temperatures(heads: dict[str, tuple[Scores, Labels]], problem_type: s
 
 def _label_points(entry: dict[str, Any]) -> LabelPoints:
     names = ("youden", "at_sensitivity", "at_specificity")
+    _check_numbers({name: entry[name] for name in ("positives", "negatives")})
+    _check_numbers({name: entry[name] for name in ("low_below", "high_above") if entry[name] is not None})
+    for point in (entry[name] for name in names if entry[name] is not None):
+        _check_numbers(point)
     points = {name: None if entry[name] is None else OperatingPoint(**entry[name]) for name in names}
     return LabelPoints(**(entry | points))
+
+
+def _check_numbers(values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int | float):
+            raise ValueError(f"{name} must be a number; got {value!r}")

@@ -110,7 +110,12 @@ class Reference(DistanceLimit):
         if not 0 < false_refusals < 1:
             raise MLCAKError(f"The share of false refusals must be between 0 and 1; got {false_refusals}.")
         kept = _kept(len(others), false_refusals)
-        if kept > len(others) or len(tokens) < 2:
+        if len(tokens) < 2:
+            raise MLCAKError(
+                f"A reference needs at least two training images besides the held-out ones; got {len(tokens)}. Name "
+                "the split that the model was trained on with --reference."
+            )
+        if kept > len(others):
             raise MLCAKError(
                 f"A limit with {100 * false_refusals:.0f} % false refusals needs at least "
                 f"{math.ceil(1 / false_refusals) - 1} images that the model was not trained on; got {len(others)}. Use "

@@ -112,8 +112,9 @@ def renamed_labels(data: EvaluationData, known: Sequence[str], renamed: Sequence
         )
 
     def rename(value: Any) -> str:
-        name = feature.names[value] if isinstance(feature, ClassLabel) and isinstance(value, int) else value
-        return names.get(name, "")
+        if isinstance(feature, ClassLabel) and isinstance(value, int):
+            return "" if value < 0 else names[feature.names[value]]
+        return names.get(value, "")
 
     if all(name == label for name, label in names.items()):
         return data.splits

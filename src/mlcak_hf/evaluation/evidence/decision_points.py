@@ -70,19 +70,6 @@ def thresholds_chosen_here(scores: FloatArray, labels: LabelArray) -> list[Chose
     ]
 
 
-def overlapping_splits(split: str, splits: Collection[str]) -> set[str]:
-    """Name the splits that share images with one: a split `validation` that is not stored is a part of `train`.
-
-    Args:
-        split (`str`):
-            The split.
-        splits (`Collection[str]`):
-            The splits that the dataset holds.
-    """
-    parts = {"train", "validation"}
-    return parts if split in parts and "validation" not in splits else {split}
-
-
 def thresholds_of_model(
     points: OperatingPoints | None, name: str, dataset: str, splits: Collection[str]
 ) -> list[ChosenThreshold]:

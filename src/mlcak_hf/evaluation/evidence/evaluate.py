@@ -17,7 +17,7 @@ from ... import __version__
 from ...data.columns import column_values
 from ...data.sources import shared_groups
 from ...data.training_data import stored_choices
-from ...errors import DatasetError, RecipeError
+from ...errors import RecipeError
 from ...image_processing_mlcak import MLCAKImageProcessor
 from ...pretrained import load_model
 from ...shipped import resolve_checkpoint
@@ -25,18 +25,19 @@ from ...training.record import TrainingRecord
 from ...trust.operating_points import OperatingPoints
 from ...trust.reference import Reference
 from ...weights import weights_digest
-from ..arguments import EvaluatedModel, EvaluationArguments, EvaluationData
+from ..arguments import EvaluatedModel, EvaluationArguments, EvaluationData, overlapping_splits
 from ..explanations.map_report import Explanations
 from ..metrics import SPECIFICITY
 from ..run import check_evaluation, evaluate_network
 from .data_choice import open_for_model, renamed_labels
-from .decision_points import ChosenThreshold, overlapping_splits, thresholds_of_model
+from .decision_points import ChosenThreshold, thresholds_of_model
 from .image_pass import PassOptions, pass_over_images, sizes_before_padding
 from .measure import Measurement, measure
 from .pictures import Pictures, draw_pictures
 from .record import Evidence
 from .requirements import Requirement
 from .self_check import SelfCheck
+from .subgroups import check_subgroup_columns
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,7 @@ def evaluate_evidence(model: str, args: EvaluationArguments, options: EvidenceOp
     data = replace(data, splits=renamed_labels(data, config.global_labels, options.renamed))
     check_evaluation([one], data)
     args, rows = data.args, data.split(data.args.split)
-    missing = sorted(set(options.subgroups) - set(rows.column_names))
-    if missing:
-        raise DatasetError(
-            f"The dataset has no column {missing[0]!r} for --subgroup; it has {rows.column_names}. Name one of them."
-        )
+    check_subgroup_columns(rows, options.subgroups)
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     network: Any = load_model(model, one.role)
     network.to(accelerator.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -239,8 +240,7 @@ class Evidence:
         found = {"share_refused": self.share_refused}
         for name, estimate in self.row.metrics.items():
             found[name] = estimate.value
-            interval = estimate.interval
-            if interval is not None and interval.low is not None and interval.high is not None:
+            if (interval := estimate.interval) is not None and interval.low is not None and interval.high is not None:
                 found |= {f"{name}.low": interval.low, f"{name}.high": interval.high}
         return found
 
@@ -265,7 +265,11 @@ class Evidence:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             if content["format"] == _FORMAT and "self_check" in content:
-                return cast(Evidence, read_dataclass(cls, content))
+                found = cast(Evidence, read_dataclass(cls, content))
+                full = found.comparison.rows and found.comparison.n_images > 0
+                if not full or not all(map(math.isfinite, found.numbers.values())):
+                    raise ValueError("it must have a model, images and finite metrics")
+                return found
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise MLCAKError(
                 f"{file} is not the record of an evaluation ({type(error).__name__}: {error}). Name the "
@@ -285,7 +289,12 @@ def load_results(path: str | Path) -> Comparison | Evidence:
         [`MLCAKError`]: When it is neither.
     """
     try:
-        is_evidence = "self_check" in json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        is_evidence = False
-    return Evidence.load(path) if is_evidence else Comparison.from_json(path)
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if "format" not in content:
+            raise ValueError("it has no format")
+    except (OSError, ValueError, TypeError) as error:
+        raise MLCAKError(
+            f"{path} must be the {EVALUATION_FILE} that `mlcak evaluate` wrote, or the comparison.json that `mlcak "
+            f"compare` wrote, but cannot be read ({error}). Name one of them, or evaluate again."
+        ) from error
+    return Evidence.load(path) if "self_check" in content else Comparison.from_json(path)

@@ -89,6 +89,13 @@ class SelfCheck:
             if not abs(found.probabilities[name] - expected) <= TOLERANCE
         ]
 
+    def _check_values(self) -> None:
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed must be a whole number from 0; got {self.seed!r}")
+        for name, value in {"phantom_mean": self.phantom_mean, **self.probabilities}.items():
+            if not isinstance(value, int | float):
+                raise ValueError(f"{name} must be a number; got {value!r}")
+
     def save(self, folder: str | PathLike[str]) -> None:
         """Write `self_check.json` into the folder of a model."""
         Path(folder, SELF_CHECK_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
@@ -112,6 +119,8 @@ class SelfCheck:
             )
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            return cast(SelfCheck, read_dataclass(cls, content.get("self_check", content)))
+            found = cast(SelfCheck, read_dataclass(cls, content.get("self_check", content)))
+            found._check_values()
+            return found
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise MLCAKError(f"{file} cannot be read as a self-check ({error!r}). Evaluate the model again.") from error

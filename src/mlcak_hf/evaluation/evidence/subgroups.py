@@ -7,8 +7,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from datasets import ClassLabel, Dataset, Value
 from numpy.typing import NDArray
 
+from ...errors import DatasetError
 from ..bootstrap import DrawWeights, MetricDraws, label_draws
 from ..comparison import RARE, Estimate
 from ..metrics import METRICS
@@ -17,6 +19,30 @@ from .record import Subgroup
 
 #: Columns with more different numbers are divided into quarters.
 _MOST_VALUES = 10
+
+
+def check_subgroup_columns(rows: Dataset, names: Sequence[str]) -> None:
+    """Check that columns can divide the images.
+
+    Args:
+        rows (`Dataset`):
+            The images.
+        names (`Sequence[str]`):
+            Of the columns.
+
+    Raises:
+        [`DatasetError`]: When a column is missing, or holds lists, structs or images.
+    """
+    for name in names:
+        if name not in rows.column_names:
+            raise DatasetError(
+                f"The dataset has no column {name!r} for --subgroup; it has {rows.column_names}. Name one of them."
+            )
+        if not isinstance(rows.features[name], Value | ClassLabel):
+            raise DatasetError(
+                f"A column for --subgroup must hold texts, numbers or class labels; {name!r} is {rows.features[name]}. "
+                "Name another one."
+            )
 
 
 def values_of_column(values: Sequence[Any]) -> list[str]:

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers.utils import logging
 
 from ...data.collator import MLCAKCollator
 from ...data.columns import column_values
 from ...data.sources import RadiographDataset
-from ...errors import DatasetError, MLCAKError
+from ...errors import DatasetError, MLCAKError, RecipeError
 from ...explanation.choices import METHODS, label_index
 from ...explanation.explain import Maps, explain
 from ...explanation.perturbation import (
@@ -34,8 +33,6 @@ from ..localisation import MarkedImages, box_coverages, localise, overlap
 from ..run import check_models
 from ..scores import FloatArray
 from .measurement import MAP_METRICS, MapMeasurement
-
-logger = logging.get_logger(__name__)
 
 #: Numbers of patches of the overlap that are tried, as shares of the patches on the radiograph.
 _SHARES = (0.02, 0.05, 0.1, 0.2)
@@ -56,6 +53,12 @@ class ExplanationArguments(EvaluationArguments):
     # Nothing is compared between models.
     baseline: str | None = field(default=None, init=False)
     pairs: list[str] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("mean_images", "perturbed"):
+            if getattr(self, name) < 0:
+                raise RecipeError(f"--{name} must be at least 0, which leaves it out; got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)
@@ -119,16 +122,19 @@ def measure_maps(model: EvaluatedModel, args: ExplanationArguments) -> MapMeasur
         [`MapMeasurement`]: Also saved in the folder `measurements` of the output.
 
     Raises:
-        [`MLCAKError`]: When the split has no boxes, or the model none of their findings.
+        [`MLCAKError`]: When the split has no boxes, or the model none of their findings, or the output is no folder.
     """
     data = EvaluationData.open(args, [model])
     check_models([model], data)
-    rows = data.split(args.split)
     names = data.image_names(args.split)
-    key = _key(model, data, names)
+    key = _key(model, data, names) | {"content": _content(model, data, args.mean_images)}
     file = Path(args.output) / "measurements" / f"{model.file_stem}.npz"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"--output {args.output} must be a folder to write ({error}). Name another one.") from error
     if file.is_file() and (earlier := MapMeasurement.load(file)).key == key:
-        logger.info(f"{file} is already measured.")
+        print(f"{model.name}: {file} is read, measured earlier on the same images with the same options.", flush=True)
         return earlier
     network = _Network(model, args)
     pairs, unknown = _boxed_pairs(network, data, args.split)
@@ -139,13 +145,13 @@ def measure_maps(model: EvaluatedModel, args: ExplanationArguments) -> MapMeasur
         )
     means = _mean_maps(network, data, args, pairs)
     maps, shares = _all_maps(network, pairs, means), {}
-    if args.threshold_split != NO_SPLIT:
-        chosen, _ = _boxed_pairs(network, data, args.threshold_split)
+    if data.args.threshold_split != NO_SPLIT:
+        chosen, _ = _boxed_pairs(network, data, data.args.threshold_split)
         # A finding without boxes in the measured split has no mean map.
         chosen = chosen.take(np.flatnonzero(np.isin(chosen.labels, pairs.labels)))
         if len(chosen):
             shares = _shares(_all_maps(network, chosen, means), chosen)
-    groups = column_values(rows, data.columns.group)
+    groups = column_values(data.split(args.split), data.columns.group)
     digests = {"evaluated": [pairs.dataset.digest(place) for place in np.unique(pairs.images).tolist()]}
     known = training_hits(model.folder, digests)
     measured = MapMeasurement(
@@ -173,12 +179,29 @@ def measure_maps(model: EvaluatedModel, args: ExplanationArguments) -> MapMeasur
 
 def _key(model: EvaluatedModel, data: EvaluationData, names: Sequence[str]) -> dict[str, Any]:
     args = data.args
-    options = {name: getattr(args, name) for name in ("split", "threshold_split", "mean_images", "perturbed", "seed")}
-    rule = {name: getattr(args, name) for name in ("validation_fraction", "split_seed", "folds", "fold")}
-    images = sha256("\n".join(names).encode()).hexdigest()
-    weights = weights_digest(model.folder)
-    which = {"weights": weights, "lowres": model.lowres, "dataset": Path(args.dataset).name, "images": images}
-    return which | options | rule | {"columns": asdict(data.columns)}
+    options = ("split", "threshold_split", "mean_images", "perturbed", "seed")
+    rule = ("validation_fraction", "split_seed", "folds", "fold")
+    which = {"weights": weights_digest(model.folder), "lowres": model.lowres, "dataset": Path(args.dataset).name}
+    which |= {name: getattr(args, name) for name in options + rule} | {"columns": asdict(data.columns)}
+    return which | {"images": sha256("\n".join(names).encode()).hexdigest()}
+
+
+def _content(model: EvaluatedModel, data: EvaluationData, mean_images: int) -> dict[str, str]:
+    """SHA-256 of the stored images and of the columns that count, of every split that a measurement reads."""
+    columns, config = data.columns, model.load_config()
+    counted = (columns.label, columns.findings, columns.group, "boxes", "original_height", "original_width")
+    used, digests = {data.args.split, data.args.threshold_split} - {NO_SPLIT}, {}
+    for split in used | ({"train"} & set(data.splits) if mean_images else set()):
+        rows = data.split(split)
+        try:
+            hashed = sha256(data.radiographs(split, config).pixel_fingerprint().encode())
+        except OSError as error:
+            raise DatasetError(f"An image of the split {split!r} cannot be read: {error}. Correct its row.") from error
+        for column in counted:
+            if column in rows.column_names:
+                hashed.update(repr((column, rows.features[column], column_values(rows, column))).encode())
+        digests[split] = hashed.hexdigest()
+    return digests
 
 
 def _boxed_pairs(network: _Network, data: EvaluationData, split: str) -> tuple[_Pairs, tuple[str, ...]]:
@@ -196,8 +219,7 @@ def _boxed_pairs(network: _Network, data: EvaluationData, split: str) -> tuple[_
     usable = np.flatnonzero(covered.any(axis=(1, 2)))  # not outside of the radiograph
     labels = np.array([label_index(config, finding) for _, finding, _ in found], dtype=np.intp)
     unknown = tuple(sorted(set(marked.findings) - set(config.local_labels)))
-    dataset = data.radiographs(split, config)
-    return _Pairs(dataset, images, labels, covered, shown).take(usable), unknown
+    return _Pairs(data.radiographs(split, config), images, labels, covered, shown).take(usable), unknown
 
 
 def _mean_maps(

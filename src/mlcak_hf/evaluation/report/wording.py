@@ -147,7 +147,7 @@ def footer(comparison: Comparison) -> list[str]:
     delong = "; ".join(f"{row.name} {_delong(row)}" for row in rows if _delong(row))
     notes = {
         f"DeLong's 95 % intervals of the global AUROC: {delong}.": delong,
-        f"Without training_images.json, it is not known whether these models saw the images: {unknown}.": unknown,
+        f"It is not recorded on which images these models, or their initial weights, were trained: {unknown}.": unknown,
         f"Operating thresholds, for {100 * SPECIFICITY:.0f} % specificity on the {split} split: {chosen}.": chosen,
         "Attention on boxes: share of the class token's attention inside the readers' boxes, over their share of the "
         "radiograph (1 = attention that ignores them).": any("attention_ratio" in row.metrics for row in rows),

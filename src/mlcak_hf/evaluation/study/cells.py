@@ -9,15 +9,20 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from ...data.sources import refuse_missing
+from ...data.training_data import DataArguments, open_training_data
 from ...errors import MLCAKError
+from ...script import parse_recipe
 from ..predictions import ModelPredictions
 from .protocol import Protocol, StudyRow
 
 _RECORD, _PROTOCOL = "cell.json", "protocol.json"
+LOG_FILE, TIMING_FILE = "log.txt", "timing.json"
+_FIXED = ("dataset", "data", "folds", "images_sha256")
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,7 @@ class Cell:
     @property
     def record(self) -> dict[str, Any] | None:
         """What the finished cell recorded; `None` before it is finished."""
-        path = self.folder / _RECORD
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return read_json(self.folder / _RECORD, "protocol_sha256")
 
     def save(self, record: Mapping[str, Any]) -> None:
         """Mark the cell as finished."""
@@ -93,21 +97,29 @@ class Study:
 
     Args:
         protocol ([`Protocol`]):
-            What to run. The folder keeps it; another one is refused.
+            What to run. The folder keeps it; another one is refused as soon as a cell has started.
         folder (`str` or `Path`):
             Folder of the study. Cells that are finished there are kept.
         gap_only (`bool`, *optional*, defaults to `False`):
             Only the teachers and the baselines.
 
     Raises:
-        [`MLCAKError`]: When the folder holds a study with another protocol or other images.
+        [`MLCAKError`]: When the folder holds a study with another protocol or other images, or cannot be written.
+        [`DatasetError`]: When the dataset is a file or a folder that does not exist.
     """
 
     def __init__(self, protocol: Protocol, folder: str | Path, gap_only: bool = False) -> None:
         self.protocol, self.folder = protocol, Path(folder)
         self.kept = protocol.content | {"protocol_sha256": protocol.digest, "images_sha256": _digest(protocol.dataset)}
-        self._check(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MLCAKError(f"The output of a study must be a folder; got {folder} ({error.strerror}).") from error
+        earlier = read_json(self.folder / _PROTOCOL, "rows", *_FIXED)
+        if any(path.name in (LOG_FILE, _RECORD) for path in self.folder.glob("cells/*/*/*/*")):
+            self._check(self.folder, earlier or self.kept)
+        elif earlier != self.kept:  # Nothing has run. What is known of costs belongs to the earlier protocol.
+            (self.folder / TIMING_FILE).unlink(missing_ok=True)
         write_json(self.folder / _PROTOCOL, self.kept)
         cells: dict[tuple[str, int, int], Cell] = {}
         for row in protocol.study_rows:
@@ -125,21 +137,21 @@ class Study:
         if foreign:
             raise MLCAKError(f"{foreign[0]} holds a cell of another protocol. Delete it; it will be run again.")
 
-    def _check(self, folder: Path) -> None:
-        path = folder / _PROTOCOL
-        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else self.kept
-        changed = [key for key in ("dataset", "data", "folds", "images_sha256") if earlier[key] != self.kept[key]]
+    def _check(self, folder: Path, earlier: Mapping[str, Any]) -> None:
+        changed = [key for key in _FIXED if earlier[key] != self.kept[key]]
         old, new = earlier["rows"], self.kept["rows"]
         changed += [f"the row {name!r}" for name in old | new if old.get(name) != new.get(name)]
         if changed:
             raise MLCAKError(
                 f"{folder} holds a study with another protocol; it differs in {', '.join(changed)}. A protocol is "
-                "fixed before anything runs: use the earlier one, or another output folder."
+                "fixed when the first cell starts: use the earlier one, or another output folder."
             )
 
     def training(self, cell: Cell, trial: Mapping[str, Any], output: Path) -> list[str]:
         """Return the script that trains a cell with the options of a trial, and its arguments."""
-        options = {**self._data(cell), **cell.row.options, **trial, "seed": cell.seed, "output_dir": output}
+        options = {**self._data(cell.fold), **cell.row.options, **trial, "seed": cell.seed, "output_dir": output}
+        if self.protocol.rehearsal:
+            options["max_train_samples"] = min(options["max_train_samples"], self._training_images)
         if cell.teachers:
             options["teacher"] = [teacher.model for teacher in cell.teachers]
         if "cache_views" in options and cell.teachers:
@@ -149,14 +161,21 @@ class Study:
 
     def evaluation(self, cell: Cell, model: Path) -> list[str]:
         """Return the script that predicts the images that a cell holds out with its model, and its arguments."""
-        options = self._data(cell) | {"models": f"{cell.row.name}={model}"}
+        options = self._data(cell.fold) | {"models": f"{cell.row.name}={model}"}
         options |= {"split": "fold" if self.protocol.folds else "test", "threshold_split": "none"}
         options |= {"lowres": list(cell.row.lowres), "bootstrap_draws": 100, "output": cell.folder / "evaluation"}
         return ["evaluation/evaluate_models.py", *_arguments(options)]
 
-    def _data(self, cell: Cell) -> dict[str, Any]:
-        fold = {"folds": self.protocol.folds, "fold": cell.fold} if self.protocol.folds else {}
-        return {"dataset": self.protocol.dataset, **self.protocol.data, **fold}
+    def _data(self, fold: int) -> dict[str, Any]:
+        held_out = {"folds": self.protocol.folds, "fold": fold} if self.protocol.folds else {}
+        return {"dataset": self.protocol.dataset, **self.protocol.data, **held_out}
+
+    @cached_property
+    def _training_images(self) -> int:
+        """Number of training images, of the fold that has the fewest."""
+        folds = range(max(self.protocol.folds, 1))
+        each = [parse_recipe([DataArguments], _arguments(self._data(fold)))[0] for fold in folds]
+        return min(len(open_training_data(args, taught={}).train) for args in each)
 
     def merge(self, folder: str | Path) -> int:
         """Copy the finished cells of the same study on another machine.
@@ -169,9 +188,12 @@ class Study:
             `int`: Number of copied cells.
 
         Raises:
-            [`MLCAKError`]: When it has another protocol, or another result of the same cell.
+            [`MLCAKError`]: When it holds no study, has another protocol, or another result of the same cell.
         """
-        self._check(Path(folder))
+        theirs = read_json(Path(folder) / _PROTOCOL, "rows", *_FIXED)
+        if theirs is None:
+            raise MLCAKError(f"{folder} holds no study: it has no {_PROTOCOL}. Name the output folder of a study.")
+        self._check(Path(folder), theirs)
         copied = 0
         for cell in self.cells:
             other = Cell(cell.row, cell.fold, cell.seed, Path(folder) / cell.folder.relative_to(self.folder))
@@ -192,6 +214,23 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     unfinished.replace(path)
 
 
+def read_json(path: Path, *needed: str) -> dict[str, Any] | None:
+    """Read a mapping that [`write_json`] wrote; `None` if there is no such file.
+
+    Raises:
+        [`MLCAKError`]: When it is damaged, or an entry in `needed` is missing.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise MLCAKError(f"{path} cannot be read: {error}. Delete it; it will be written again.") from error
+    if not isinstance(content, dict) or not content.keys() >= set(needed):
+        raise MLCAKError(f"{path} is damaged. Delete it; it will be written again.")
+    return content
+
+
 def _teacher(cells: Mapping[tuple[str, int, int], Cell], name: str, fold: int, seed: int) -> Cell:
     of_fold = [cell for (row, at, _), cell in cells.items() if (row, at) == (name, fold)]
     return next((cell for cell in of_fold if cell.seed == seed), of_fold[0])
@@ -200,6 +239,7 @@ def _teacher(cells: Mapping[tuple[str, int, int], Cell], name: str, fold: int, s
 def _digest(dataset: str) -> str | None:
     """SHA-256 of the files of a dataset; `None` for one on the Hub."""
     digest, path = hashlib.sha256(), Path(dataset)
+    refuse_missing(dataset)
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
             with file.open("rb") as stream:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import MLCAKError
+from ...errors import MLCAKError, RecipeError
 from ...training.record import TrainingRecord
-from .cells import Cell, Study, write_json
+from .cells import TIMING_FILE, Cell, Study, read_json, write_json
 from .runner import Runner
 
-_TIMING = "timing.json"
 _IMAGE_BYTES = 65536  # decoded once: 256 x 256 pixels of 8 bits
 _CHECKPOINTS = 6  # two of them, each with the weights and two moments of the optimizer
 
@@ -26,11 +24,13 @@ def time_rows(runner: Runner, steps: int) -> None:
         runner ([`Runner`]):
             Runs the scripts.
         steps (`int`):
-            Optimizer steps. The evaluation is timed as a whole.
+            Optimizer steps, at least 1. The evaluation is timed as a whole.
 
     Raises:
         [`MLCAKError`]: When a row cannot be trained: a mistake in the protocol is found before hours are spent.
     """
+    if steps < 1:
+        raise RecipeError(f"timing_steps must be at least 1, or 0 to leave the timing out; got {steps}.")
     study = runner.study
     known = _known(study)
     first = {cell.row.name: cell for cell in reversed(study.cells)}
@@ -51,12 +51,11 @@ def time_rows(runner: Runner, steps: int) -> None:
             if failure:
                 raise MLCAKError(f"The row {row.name!r} cannot be trained: {failure}")
             known[row.name] = _extrapolate(cell, steps)
-    write_json(study.folder / _TIMING, known)
+    write_json(study.folder / TIMING_FILE, known)
 
 
 def _known(study: Study) -> dict[str, dict[str, Any]]:
-    path = study.folder / _TIMING
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(study.folder / TIMING_FILE) or {}
 
 
 def _extrapolate(cell: Cell, steps: int) -> dict[str, Any]:

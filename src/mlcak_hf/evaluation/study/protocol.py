@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,8 +25,61 @@ _SCRIPT = (StudentArguments, DataArguments, ViewParameters, MLCAKTrainingArgumen
 _TRAINING = {each.name for kind in _SCRIPT for each in fields(kind)} - _DATA - _PER_CELL
 #: What a row says besides the options of its training script.
 _ROW = {"kind", "teacher", "folds", "seeds", "baseline", "ablation", "tuning", "lowres"}
-#: Options of every row in a rehearsal. In a first step, while the learning rate warms up, a model learns nothing.
+#: Options of every row in a rehearsal; a smaller dataset is used whole. In a first step, while the learning rate warms
+#: up, a model learns nothing.
 REHEARSAL = {"max_train_samples": 32, "num_train_epochs": 2}
+
+_Type = tuple[str, Callable[[Any], bool]]
+
+
+def _is_number(value: Any, least: int = 0) -> bool:
+    return type(value) is int and value >= least  # YAML's true is an int for Python.
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_list(value: Any, of: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list | tuple) and all(map(of, value))
+
+
+def _is_options(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_name, value))
+
+
+def _is_sizes(value: Any) -> bool:
+    """Whether it is a mapping of pixels to models; JSON writes the pixels as text."""
+    return isinstance(value, dict) and all(str(px).isdecimal() and _is_name(value[px]) for px in value)
+
+
+_NAME: _Type = ("a name", _is_name)
+_NUMBERS: _Type = ("a list of whole numbers, 0 or larger", partial(_is_list, of=_is_number))
+_OPTIONS: _Type = ("a mapping of options to values", _is_options)
+_TRIALS: _Type = ("a list of mappings of options to values", partial(_is_list, of=_is_options))
+#: What each entry of a protocol must be, in words and as a check.
+_ENTRY_TYPES: dict[str, _Type] = {
+    "dataset": ("a folder, a file or a Hub id", _is_name),
+    "rows": ("a mapping of at least one name to options", lambda value: isinstance(value, dict) and len(value) > 0),
+    "baseline": _NAME,
+    "teacher": _OPTIONS,
+    "student": _OPTIONS,
+    "sizes": ("a mapping of pixels to models", _is_sizes),
+    "tuning": _TRIALS,
+    "data": _OPTIONS,
+    "folds": ("0 (the dataset's own test split) or at least 2", lambda value: _is_number(value) and value != 1),
+    "seeds": _NUMBERS,
+    "rehearsal": ("true or false", lambda value: isinstance(value, bool)),
+}
+_ROW_TYPES: dict[str, _Type] = {
+    "config": _NAME,
+    "teacher": ("a name or a list of names", lambda value: _is_name(value) or _is_list(value, _is_name)),
+    "folds": _NUMBERS,
+    "seeds": _NUMBERS,
+    "baseline": _NAME,
+    "tuning": _TRIALS,
+    "lowres": ("a list of sizes in pixels", partial(_is_list, of=partial(_is_number, least=1))),
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +150,8 @@ class Protocol:
         seeds (`list[int]`, *optional*, defaults to `[0, 1, 2]`):
             Seeds of training.
         rehearsal (`bool`, *optional*, defaults to `False`):
-            Whether every model is trained with its first seed on 32 images for two epochs, only to show that it runs.
+            Whether every model is trained with its first seed on at most 32 images for two epochs, only to show that it
+            runs.
 
     Raises:
         [`RecipeError`]: When an entry cannot be used.
@@ -128,8 +183,13 @@ class Protocol:
         return cls(**content)
 
     def __post_init__(self) -> None:
-        if self.folds < 0 or self.folds == 1:
-            raise RecipeError(f"folds must be 0 (the dataset's own test split) or at least 2; got {self.folds}.")
+        _check_types(vars(self), _ENTRY_TYPES)
+        for name, options in self.rows.items():
+            _check_types({"name": name}, {"name": ("text, in quotes if it is a number", _is_name)}, " of a row")
+            _check_types({"options": options}, {"options": _OPTIONS}, f" of row {name!r}")
+            _check_types(options, _ROW_TYPES, f" of row {name!r}")
+        for kind in ("teacher", "student"):
+            _check_types(getattr(self, kind), {"config": _NAME}, f" of {kind}")
         _refuse_unknown("data", self.data, _DATA)
         rows = self.study_rows
         if len({row.slug for row in rows}) < len(rows) or "=" in "".join(self.rows):
@@ -218,6 +278,12 @@ def _with_recipe(options: dict[str, Any]) -> dict[str, Any]:
     known = read_recipe(resolve_recipe(recipe), sorted(_TRAINING | {"seed"})) if recipe else {}
     known.pop("seed", None)
     return known | options
+
+
+def _check_types(given: Mapping[str, Any], types: Mapping[str, _Type], where: str = "") -> None:
+    for name, (expected, is_right) in types.items():
+        if name in given and not is_right(given[name]):
+            raise RecipeError(f"{name}{where} must be {expected}; got {reprlib.repr(given[name])}.")
 
 
 def _refuse_unknown(where: str, given: Mapping[str, Any], known: set[str]) -> None:

@@ -20,7 +20,7 @@ from .cells import Cell, Study
 from .protocol import REHEARSAL
 
 _REHEARSED = (
-    f"A rehearsal: every model saw {REHEARSAL['max_train_samples']} images twice, so these numbers mean nothing."
+    f"A rehearsal: every model saw at most {REHEARSAL['max_train_samples']} images twice. These numbers mean nothing."
 )
 
 

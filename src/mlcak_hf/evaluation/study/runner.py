@@ -22,7 +22,7 @@ from ...errors import MLCAKError, RecipeError
 from ...training.record import TRAINING_FILE, TrainingRecord
 from ...weights import weights_digest
 from ..comparison import COMPARED, Comparison
-from .cells import Cell, Study
+from .cells import LOG_FILE, Cell, Study
 
 _LAST_LINES = 5
 _POLL_S = 2.0
@@ -50,11 +50,18 @@ class Runner:
         launcher (`Sequence[str]`, *optional*):
             Command that starts a script. Defaults to this Python; `accelerate launch ...` gives several processes to
             each cell.
+
+    Raises:
+        [`RecipeError`]: When there is no worker, or the launcher is not a program.
     """
 
     def __init__(
         self, study: Study, scripts: str | Path, workers: int = 1, launcher: Sequence[str] = (sys.executable,)
     ) -> None:
+        if workers < 1:
+            raise RecipeError(f"workers must be at least 1; got {workers}.")
+        if not launcher or shutil.which(launcher[0]) is None:
+            raise RecipeError(f"launcher must start with a program that is installed; got {' '.join(launcher)!r}.")
         self.study, self.scripts, self.launcher = study, Path(scripts), list(launcher)
         self.free_workers = list(range(workers))
         self._children: set[subprocess.Popen[bytes]] = set()
@@ -117,7 +124,7 @@ class Runner:
             `str`: Why it failed; empty if it is finished.
         """
         cell.folder.mkdir(parents=True, exist_ok=True)
-        with (cell.folder / "log.txt").open("a", encoding="utf-8") as log:
+        with (cell.folder / LOG_FILE).open("a", encoding="utf-8") as log:
             try:
                 # The process that trains inherits the locked file, and keeps the lock if this process is killed.
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
