@@ -14,7 +14,6 @@ from mlcak_hf.data.sources import (
     describe_targets,
     hold_out_fold,
     open_dataset,
-    shared_groups,
     split_rows,
 )
 from mlcak_hf.data.training_data import DataArguments, open_training_data
@@ -310,14 +309,6 @@ def test_rows_without_a_patient_are_each_a_group_of_their_own():
     _, validation = split_rows(rows, columns, 0.5)
     assert len(validation) == pytest.approx(20, abs=1)
     assert len({0, 1} & set(validation["number"])) in (0, 2)
-
-
-def test_patients_with_images_in_both_splits_are_counted():
-    train, test = (dataset(label=[0] * 4, patient=names) for names in (["a", "b", None, ""], ["b", "b", None, "c"]))
-    splits, columns = DatasetDict(train=train, test=test), DatasetColumns(findings=None, group="patient")
-    assert shared_groups(splits, columns, "test") == 1
-    assert shared_groups(splits, columns, "train") == shared_groups(splits, DatasetColumns(findings=None), "test") == 0
-    assert shared_groups(splits, columns, "validation") == 0, "it is split off by patient"
 
 
 def test_a_source_that_cannot_be_opened_is_named(tmp_path):

@@ -15,6 +15,7 @@ from tiny_models import FINDINGS, tiny_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 
 from mlcak_hf import MLCAKImageProcessor
+from mlcak_hf.data.columns import DatasetColumns
 from mlcak_hf.data.decoded_images import image_digest
 from mlcak_hf.deployment.model_card import card_for_folder
 from mlcak_hf.errors import DatasetError, DeploymentError, MLCAKError, RecipeError
@@ -410,6 +411,19 @@ def test_the_evaluated_split_never_chooses_its_own_thresholds(folder, tmp_path):
         assert EvaluationData.open(args, []).args.threshold_split == expected
     args = arguments(folder, tmp_path / "out", "student", split="train")
     assert EvaluationData.open(args, []).args.threshold_split == "validation", "stored rows of their own"
+
+
+def test_patients_with_images_in_both_splits_are_counted(folder, tmp_path):
+    train, test = (datasets.Dataset.from_dict({"patient": names}) for names in (["a", "b", None, ""], ["b", "b", None]))
+    splits = datasets.DatasetDict(train=train, test=test)
+
+    def shared(split, group="patient"):
+        columns = DatasetColumns(findings=None, group=group)
+        return EvaluationData(splits, columns, arguments(folder, tmp_path, split=split)).shared_patients
+
+    assert shared("test") == 1
+    assert shared("train") == shared("test", group=None) == 0
+    assert shared("validation") == 0, "it is split off by patient"
 
 
 def test_models_of_two_folds_are_not_compared_on_one_of_them(folder, tmp_path):

@@ -175,27 +175,6 @@ def hold_out_fold(splits: DatasetDict, columns: DatasetColumns, folds: int, fold
     return DatasetDict({**splits, **parts})
 
 
-def shared_groups(splits: DatasetDict, columns: DatasetColumns, split: str) -> int:
-    """
-    Count the groups (patients) of a split that also have training images, which a correct split never has.
-
-    Args:
-        splits (`DatasetDict`):
-            The dataset; `train` holds the training images.
-        columns ([`DatasetColumns`]):
-            Names of the columns; without one of groups, nothing is known and nothing counted.
-        split (`str`):
-            Name of the split.
-
-    Returns:
-        `int`
-    """
-    if columns.group is None or split not in splits or "train" not in splits or split == "train":
-        return 0
-    both = [set(column_values(splits[name], columns.group)) - {None, ""} for name in ("train", split)]
-    return len(both[0] & both[1])
-
-
 def _groups(dataset: Dataset, columns: DatasetColumns) -> list[str]:
     named = enumerate(column_values(dataset, columns.group or columns.image_id))
     return [f"row {row}" if group in (None, "") else str(group) for row, group in named]

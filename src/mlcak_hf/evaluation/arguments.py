@@ -186,6 +186,15 @@ class EvaluationData:
         ids = enumerate(column_values(self.split(name), self.columns.image_id))
         return [f"{before}row {row}" if given in (None, "") else str(given) for row, given in ids]
 
+    @property
+    def shared_patients(self) -> int:
+        """Number of patients of the evaluated split that also have training images; a correct split has none."""
+        name, column = self.args.split, self.columns.group
+        if column is None or name not in self.splits or "train" not in self.splits or name == "train":
+            return 0
+        both = [set(column_values(self.splits[split], column)) - {None, ""} for split in ("train", name)]
+        return len(both[0] & both[1])
+
     def radiographs(self, name: str, config: MLCAKConfig) -> RadiographDataset:
         """Pair the rows of a split with the targets of a model."""
         rows = self.split(name)

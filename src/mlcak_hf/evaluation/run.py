@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 
 from ..data.collator import MLCAKCollator
 from ..data.decoded_images import image_digest
-from ..data.sources import shared_groups
 from ..data.training_data import stored_choices
 from ..errors import DatasetError, MLCAKError, RecipeError
 from ..explanation.class_token import class_token_attention
@@ -62,7 +61,7 @@ def run_evaluation(args: EvaluationArguments) -> Comparison | None:
         return None
     for model, predictions in zip(models, found, strict=True):
         predictions.save(Path(args.output) / "predictions" / f"{model.file_stem}.npz")
-    shared = shared_groups(data.splits, data.columns, args.split)
+    shared = data.shared_patients
     context = args.context | {"num_processes": accelerator.num_processes, "shared_patients": shared}
     return compare(found, args.baseline, args.bootstrap_draws, args.seed, context, args.named_pairs)
 

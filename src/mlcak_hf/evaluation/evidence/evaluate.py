@@ -15,7 +15,6 @@ from accelerate import Accelerator
 
 from ... import __version__
 from ...data.columns import column_values
-from ...data.sources import shared_groups
 from ...data.training_data import stored_choices
 from ...errors import RecipeError
 from ...image_processing_mlcak import MLCAKImageProcessor
@@ -136,8 +135,7 @@ def evaluate_evidence(model: str, args: EvaluationArguments, options: EvidenceOp
         prevalence=options.prevalence,
         subgroups={name: column_values(rows, name) for name in options.subgroups},
         thresholds=chosen,
-        context=args.context
-        | {"images": split_name, "shared_patients": shared_groups(data.splits, data.columns, args.split)},
+        context=args.context | {"images": split_name, "shared_patients": data.shared_patients},
         facts=_facts(one, network, processor, data),
     )
     self_check = SelfCheck.of_model(network, processor, predictions.details["weights"])
