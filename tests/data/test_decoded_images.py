@@ -197,7 +197,7 @@ def test_training_reads_decoded_images_and_evaluation_only_exact_ones(tmp_path, 
     rows = dataset_of([stored(kind, seed) for seed in range(3)])
     backbone = {"model_type": "vit", "image_size": 28, "patch_size": 4, "num_channels": 1}
     config = MLCAKConfig(backbone_config=backbone, local_labels=[])
-    data = TrainingData(rows, rows.select([1]), DatasetColumns(findings=None, image_id="image_id"), {}, {})
+    data = TrainingData(rows, rows.select([1]), DatasetColumns(findings=None, image_id="image_id"), {}, {}, rows)
     opened = data.radiographs(config, processor(), DataArguments("drawn"))
     assert tuple(dataset.decoded_images is not None for dataset in opened) == kept
     off = data.radiographs(config, processor(), DataArguments("drawn", decode_once=False))
