@@ -20,7 +20,7 @@ from mlcak_hf.evaluation.localisation import Localisation
 from mlcak_hf.evaluation.predictions import ModelPredictions, align
 from mlcak_hf.evaluation.report.figure import draw_comparison
 from mlcak_hf.evaluation.report.tables import markdown, rich_table, write_report
-from mlcak_hf.evaluation.report.wording import footer, statements
+from mlcak_hf.evaluation.report.wording import footer, statements, warnings
 from mlcak_hf.evaluation.scores import TaskScores, global_scores, local_scores
 from mlcak_hf.probabilities import probabilities
 
@@ -267,6 +267,16 @@ def test_training_images_are_marked_in_table_figure_and_record_and_decide_nothin
     assert "student was trained on 23 of these 90" in drawn[0].get_suptitle().replace("\n", " ")
     labels = [label.get_text().replace("\n", " ") for axes in drawn[0].axes for label in axes.get_yticklabels()]
     assert "student (2 runs, trained on these images)" in labels
+
+
+def test_images_that_only_a_teacher_was_trained_on_are_marked_as_such():
+    details = {"trained_on": {"evaluated": 5, "by_teachers": 5}}
+    comparison = compare(
+        [predictions("student", details=details), predictions("plain", details=trained_on(0))], n_draws=60
+    )
+    (warning,) = [line for line in warnings(comparison) if "trained" in line]
+    assert warning.startswith("Warning: student, or a model that taught it, was trained on 5 of these 90 images")
+    assert all("or a model that taught it, was trained on 5" in pair.no_verdict for pair in comparison.differences)
 
 
 def test_a_model_without_a_record_of_its_training_images_is_named():

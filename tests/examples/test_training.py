@@ -573,6 +573,10 @@ def test_teacher_student_and_evaluation_share_the_split(made, monkeypatch, tmp_p
         return [row.trained_on for row in run_evaluation(EvaluationArguments(models=models, **where)).rows]
 
     record = json.loads((tmp_path / "student" / "training.json").read_text())
+    ours, theirs = (
+        json.loads((tmp_path / name / "training_images.json").read_text()) for name in ("student", "teacher")
+    )
+    assert (ours["teachers"], theirs["teachers"], ours["complete"]) == (theirs["sets"], [], True)
     # No thresholds: the validation rows are evaluated, or among those that are.
     assert evaluated("validation") == [({"evaluated": 0},)] * 2
     assert evaluated("train") == [({"evaluated": record["train"]["rows"]},)] * 2

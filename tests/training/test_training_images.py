@@ -83,6 +83,19 @@ def test_nothing_is_claimed_about_images_that_unrecorded_initial_weights_may_hav
     assert training_hits(tmp_path, {"evaluated": DIGESTS[2:]}) == {"evaluated": 0}
 
 
+def test_images_of_the_teachers_count_and_are_told_apart(tmp_path):
+    teacher = TrainingImages.of_run(DIGESTS[2:4])
+    TrainingImages.of_run(DIGESTS[:3], teachers=[teacher]).save(tmp_path)
+    assert training_hits(tmp_path, {"evaluated": DIGESTS[4:]}) == {"evaluated": 0}
+    assert training_hits(tmp_path, {"evaluated": DIGESTS[:3]}) == {"evaluated": 3}, "its own, though the teacher's too"
+    assert training_hits(tmp_path, {"evaluated": DIGESTS[1:]}) == {"evaluated": 3, "by_teachers": 1}
+    # A student of that student has both behind it; one of a model from the Hub has unknown images behind it.
+    TrainingImages.of_run(DIGESTS[4:5], teachers=[TrainingImages.load(tmp_path)]).save(tmp_path)
+    assert training_hits(tmp_path, {"evaluated": DIGESTS}) == {"evaluated": 5, "by_teachers": 4}
+    TrainingImages.of_run(DIGESTS[:1], teachers=[None]).save(tmp_path)
+    assert training_hits(tmp_path, {"evaluated": DIGESTS[1:]}) is None
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -100,7 +100,11 @@ def compare(
     counts = {metric: _class_counts(task, index) for metric, _, task in tasks if task is not None}
     rare = {metric: [name for name, count in of_task.items() if count.rare] for metric, of_task in counts.items()}
     made = tuple(_row(runs, measured[name]) for name, runs in rows.items())
-    unfit = {row.name: row.training_images() for row in made if row.training_images()}
+    unfit = {
+        row.name: f"{row.learner(row.name)} was trained on {row.training_images()} of these images"
+        for row in made
+        if row.training_images()
+    }
     differences = tuple(_differences(measured, pairs, rare, unfit))
     comparison = Comparison(
         rows=made,
@@ -218,7 +222,7 @@ def _add_delong(comparison: Comparison, runs: Mapping[str, Sequence[ModelPredict
 
 
 def _differences(
-    measured: dict[str, Runs], pairs: Sequence[tuple[str, str]], rare: dict[str, list[str]], unfit: dict[str, int]
+    measured: dict[str, Runs], pairs: Sequence[tuple[str, str]], rare: dict[str, list[str]], unfit: dict[str, str]
 ) -> list[Difference]:
     """Differences of the pairs, the p-values of those with a verdict adjusted for their number."""
     wanted = [(*pair, metric) for pair in pairs for metric in COMPARED]
@@ -226,9 +230,7 @@ def _differences(
             if all(metric in of_run for row in (name, other) for of_run in measured[row].values())]  # fmt: skip
     found = []
     for name, other, metric in both:
-        reasons = [
-            f"{row} was trained on {count} of these images" for row, count in unfit.items() if row in (name, other)
-        ]
+        reasons = [reason for row, reason in unfit.items() if row in (name, other)]
         if rare[metric]:
             reasons.append(f"fewer than {RARE} patients in a class of {', '.join(rare[metric])}")
         found.append(_difference(name, other, metric, measured, "; ".join(reasons)))

@@ -81,8 +81,8 @@ class Row:
         thresholds (`tuple[dict[str, float], ...]`):
             Operating thresholds of each run, by label.
         trained_on (`tuple[dict[str, int] | None, ...]`):
-            How many of the `"evaluated"` images, and of those behind the `"thresholds"`, each run was trained on;
-            `None` if it is not known.
+            How many of the `"evaluated"` images, and of those behind the `"thresholds"`, each run or its teachers were
+            trained on, and how many of these `"by_teachers"` alone; `None` if it is not known.
         details (`dict[str, Any]`):
             What else is known about the first run, such as its input size.
     """
@@ -95,6 +95,10 @@ class Row:
     thresholds: tuple[dict[str, float], ...] = ()
     trained_on: tuple[dict[str, int] | None, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+
+    def learner(self, name: str) -> str:
+        """Name the row, with its teachers if only they were trained on some of the images."""
+        return f"{name}, or a model that taught it," if self.training_images("by_teachers") else name
 
     def training_images(self, part: str = "evaluated") -> int:
         """Most of the evaluated images, or of those behind the thresholds, that any of the runs was trained on."""

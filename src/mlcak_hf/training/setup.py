@@ -27,7 +27,7 @@ from ..distillation.teachers import Teachers
 from ..errors import RecipeError
 from ..image_processing_mlcak import MLCAKImageProcessor
 from ..modeling_mlcak import MLCAKForCXRClassification
-from ..shipped import resolve_model
+from ..shipped import resolve_checkpoint, resolve_model
 from ..weights import weight_files, weights_digest
 from .arguments import SHIFTED, MLCAKTrainingArguments
 from .curves import draw_training_curves
@@ -276,9 +276,10 @@ def save_trained(
     train: Any = trainer.train_dataset
     # Before the folder, which may be that of the initial weights, gets a record of its own.
     initial = Path(resolve_model(model_args.model))
-    untrained = initial.is_dir() and not weight_files(initial)
-    earlier = TrainingImages.load(initial)
-    TrainingImages.of_run(map(train.digest, range(len(train))), earlier, complete=untrained).save(folder)
+    untrained, earlier = initial.is_dir() and not weight_files(initial), TrainingImages.load(initial)
+    sources = getattr(model_args, "teacher", None) or [None] if trainer.teachers is not None else []
+    taught_by = [source and TrainingImages.load(resolve_checkpoint(source)) for source in sources]
+    TrainingImages.of_run(map(train.digest, range(len(train))), earlier, untrained, taught_by).save(folder)
     TrainingRecord.of_run(trainer, model_args, data_args, data.preparation, metrics).save(folder)
     set_outdated_card_aside(folder)
     draw_training_curves(trainer.state.log_history, folder / "curves.png", title=folder.name)

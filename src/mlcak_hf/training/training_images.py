@@ -33,15 +33,22 @@ class TrainingImages:
         sets (`tuple[tuple[str, frozenset[str]], ...]`):
             Salt and salted hashes of every training; the first is that of the initial weights, if they were trained.
         complete (`bool`, *optional*, defaults to `True`):
-            Whether these are all. The images behind the initial weights are not known if these are from the Hub.
+            Whether these are all. The images behind initial weights or a teacher from the Hub are not known.
+        teachers (same as `sets`, *optional*):
+            Those of the models that taught it.
     """
 
     sets: tuple[tuple[str, frozenset[str]], ...]
     complete: bool = True
+    teachers: tuple[tuple[str, frozenset[str]], ...] = ()
 
     @classmethod
     def of_run(
-        cls, digests: Iterable[bytes], earlier: TrainingImages | None = None, complete: bool = True
+        cls,
+        digests: Iterable[bytes],
+        earlier: TrainingImages | None = None,
+        complete: bool = True,
+        teachers: Iterable[TrainingImages | None] = (),
     ) -> TrainingImages:
         """Record a finished training run.
 
@@ -52,11 +59,17 @@ class TrainingImages:
                 Those of the initial weights.
             complete (`bool`, *optional*, defaults to `True`):
                 `False` for trained initial weights without such a record.
+            teachers (`Iterable`, *optional*):
+                Those of the teachers; `None` for one without such a record.
         """
         salt = secrets.token_hex(16)
         hashes = frozenset(_salted(salt, digest) for digest in digests)
-        before = cls((), complete) if earlier is None else earlier
-        return cls((*before.sets, (salt, hashes)), before.complete)
+        before, taught_by = cls((), complete) if earlier is None else earlier, list(teachers)
+        known = [teacher for teacher in taught_by if teacher is not None]
+        whole = before.complete and len(known) == len(taught_by) and all(teacher.complete for teacher in known)
+        taught = [entry for model in (before, *known) for entry in model.teachers]
+        taught += [entry for teacher in known for entry in teacher.sets]
+        return cls((*before.sets, (salt, hashes)), whole, tuple(dict.fromkeys(taught)))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> TrainingImages | None:
@@ -70,10 +83,13 @@ class TrainingImages:
             return None
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            sets = tuple((bytes.fromhex(entry["salt"]).hex(), frozenset(entry["hashes"])) for entry in content["sets"])
-            if not sets or any(len(digest) != 32 for _, hashes in sets for digest in hashes):
+            sets, teachers = (
+                tuple((bytes.fromhex(entry["salt"]).hex(), frozenset(entry["hashes"])) for entry in entries)
+                for entries in (content["sets"], content.get("teachers", []))
+            )
+            if not sets or any(len(digest) != 32 for _, hashes in (*sets, *teachers) for digest in hashes):
                 raise ValueError("no sets of hashes")
-            return cls(sets, bool(content.get("complete", True)))
+            return cls(sets, bool(content.get("complete", True)), teachers)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DatasetError(
                 f"{file} must list hashes of training images, but cannot be read ({error!r}). Restore it, or delete it "
@@ -82,8 +98,11 @@ class TrainingImages:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `training_images.json` into a folder."""
-        sets = [{"salt": salt, "hashes": sorted(hashes)} for salt, hashes in self.sets]
-        content = {"complete": self.complete, "sets": sets}
+        sets, teachers = (
+            [{"salt": salt, "hashes": sorted(hashes)} for salt, hashes in entries]
+            for entries in (self.sets, self.teachers)
+        )
+        content = {"complete": self.complete, "sets": sets, "teachers": teachers}
         Path(folder, TRAINING_IMAGES_FILE).write_text(json.dumps(content), encoding="utf-8")
 
     def count(self, digests: Iterable[bytes]) -> int:
@@ -107,12 +126,20 @@ def training_hits(folder: str | Path, parts: Mapping[str, Iterable[bytes]]) -> d
 
     Returns:
         `dict[str, int]`, or `None` if that is not known: without a record, or if the images behind the initial weights
-        are not known and no image is among the others.
+        or a teacher are not known and no image is among the others. Images of its teachers are counted too;
+        `"by_teachers"` is the number of those that only they were trained on.
     """
     known = TrainingImages.load(folder)
     if known is None:
         return None
-    counts = {part: known.count(images) for part, images in parts.items()}
+    taught, counts = TrainingImages(known.teachers), dict[str, int]()
+    for part, images in parts.items():
+        listed = list(images)
+        own = known.count(listed)
+        only_theirs = taught.count(image for image in listed if not known.count([image]))
+        counts[part] = own + only_theirs
+        if only_theirs:
+            counts["by_teachers"] = counts.get("by_teachers", 0) + only_theirs
     return counts if known.complete or any(counts.values()) else None
 
 

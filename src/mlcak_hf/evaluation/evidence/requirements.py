@@ -85,7 +85,8 @@ class Requirement:
         if not _COMPARISONS[self.comparison](value, self.bound):
             return f"{self.text}: not met; {self.metric} is {value:.4f}."
         if images and self.metric != "share_refused":
-            return f"{self.text}: not met, because the model was trained on {images} of these images."
+            who = evidence.row.learner("the model")
+            return f"{self.text}: not met, because {who} was trained on {images} of these images."
         return ""
 
 

@@ -85,8 +85,8 @@ def _missing(evidence: Evidence) -> str:
 def _partitions(evidence: Evidence) -> str:
     if not evidence.row.trained_on or evidence.row.trained_on[0] is None:
         return "Not known whether the model was trained on these images."
-    count = evidence.row.training_images()
-    return f"The model was trained on {count} of the evaluated images, by hashes of their pixels." if count else (
+    count, who = evidence.row.training_images(), evidence.row.learner("The model")
+    return f"{who} was trained on {count} of the evaluated images, by hashes of their pixels." if count else (
         "None of the evaluated images was a training image, by hashes of their pixels."
     )  # fmt: skip
 

@@ -51,7 +51,8 @@ def judge(evidence: Evidence) -> Verdict:
     images, questions = evidence.row.training_images(), _open_questions(evidence)
     sentence = "Whether this model fits these images cannot be said from them."
     if images:
-        why = f"The model was trained on {images} of these {comparison.n_images} images, so every number is too good."
+        who = evidence.row.learner("The model")
+        why = f"{who} was trained on {images} of these {comparison.n_images} images, so every number is too good."
         return Verdict("cannot be said", sentence, (why,), questions)
     if auroc is None:
         why = "No global label has images of both classes, so nothing can be ranked."

@@ -115,16 +115,11 @@ def warnings(comparison: Comparison) -> list[str]:
     """Name rows trained on the evaluated images or on those behind their thresholds, and patients in both splits."""
     lines = [f"Warning: {line}" for line in shared_patients(comparison)]
     for row in comparison.rows:
-        if row.training_images():
-            lines.append(
-                f"Warning: {row.name} was trained on {row.training_images()} of these {comparison.n_images} images, so "
-                "its numbers are too good."
-            )
-        if row.training_images("thresholds"):
-            lines.append(
-                f"Warning: {row.name} was trained on {row.training_images('thresholds')} of the images that its "
-                "operating thresholds come from."
-            )
+        who = f"Warning: {row.learner(row.name)} was trained on"
+        if count := row.training_images():
+            lines.append(f"{who} {count} of these {comparison.n_images} images, so its numbers are too good.")
+        if count := row.training_images("thresholds"):
+            lines.append(f"{who} {count} of the images that its operating thresholds come from.")
     return lines
 
 
