@@ -324,7 +324,7 @@ def test_the_card_takes_notes_and_results_on_other_datasets(mlcak, folder, evalu
     found = Evidence.load(evaluated)
     auroc = f"{found.row.metrics['auroc_global'].value:.3f}"
     table = headings[names.index("Other datasets") + 1].splitlines()
-    marks = ("not known whether trained on these images", "trained on 7 of these images")
+    marks = ("not known whether trained on these images", "7 of these images were used in training")
     for row, mark in zip([line for line in table if "clinic.parquet" in line], marks, strict=True):
         assert row.startswith(f"| {found.row.name} | clinic.parquet | {COUNT} ({mark}) | {auroc} [")
     assert mlcak("card", model, "--notes", tmp_path / "nothing.md")[0] == 2

@@ -400,7 +400,7 @@ def test_folds_are_pooled_and_images_in_two_folds_refused(tmp_path):
     assert pooled.trained_on == 2
     report = report_maps([first, second]).report("made")
     assert (report.pairs, report.images, report.patients, report.weights) == (80, 80, 40, ("abc", "abc"))
-    assert report.statements()[-1] == "Warning: the model was trained on 2 of these 80 images."
+    assert report.statements()[-1] == "Warning: 2 of these 80 images were used to train the model or its teachers."
     with pytest.raises(MLCAKError, match="share 40 images"):
         pool_folds([first, first])
     first.save(tmp_path / "measured.npz")

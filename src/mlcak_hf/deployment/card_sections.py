@@ -55,7 +55,7 @@ def add_other_datasets(card: ModelCard, evaluations: Sequence[str | Path]) -> No
         auroc = "-" if estimate is None else f"{wording.number(estimate)} {wording.interval(estimate)}"
         marks, known = [], found.row.trained_on
         if count := found.row.training_images():
-            marks.append(f"trained on {count} of these images")
+            marks.append(f"{count} of these images were used in training")
         elif not known or None in known:
             marks.append("not known whether trained on these images")
         if any(name.startswith("global/") for name in found.comparison.rare_labels):

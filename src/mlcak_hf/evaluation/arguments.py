@@ -42,7 +42,7 @@ class EvaluationArguments(DatasetArguments):
     split: str = field(default="test", metadata={"help": "Split to evaluate."})
     threshold_split: str = field(
         default="validation",
-        metadata={"help": 'Split on which operating thresholds are chosen, or "none". It cannot be --split.'},
+        metadata={"help": 'Split on which thresholds are chosen; "none", as if it shares images with --split.'},
     )
     baseline: str | None = field(
         default=None, metadata={"help": 'Row to compare the others with. Default: the one named "plain", or the first.'}

@@ -127,7 +127,8 @@ class MapReport:
                 named = " and ".join(filter(None, (", ".join(methods[:-1]), methods[-1])))
                 lines.append(f"The maps of {named} {said}")
         if self.trained_on:
-            lines.append(f"Warning: the model was trained on {self.trained_on} of these {self.images} images.")
+            images = f"{self.trained_on} of these {self.images} images"
+            lines.append(f"Warning: {images} were used to train the model or its teachers.")
         return lines
 
 
