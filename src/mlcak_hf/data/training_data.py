@@ -110,7 +110,7 @@ class DataArguments(DatasetArguments):
     findings: list[str] | None = field(default=None, metadata={"help": "Findings to learn; default: all annotated."})
     max_train_samples: int | None = field(
         default=None,
-        metadata={"help": "Train on this many images, drawn with --split_seed. A smaller draw is part of a larger."},
+        metadata={"help": "Train on this many images, drawn with --split_seed; small draws are parts of larger ones."},
     )
     augment: bool = field(default=True, metadata={"help": "Train on seeded views instead of the stored images."})
     decode_once: bool = field(default=True, metadata={"help": "Keep decoded images in the cache of datasets."})
